@@ -1,0 +1,1 @@
+"""BERT and DistilBERT in JAX: models, distillation pre-training, GLUE and probes."""

@@ -1,0 +1,42 @@
+"""What a user is told when something is wrong: one line that names it, and an exit code that is not zero."""
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+
+
+class InputError(ValueError):
+    """A mistake in what the user gave. Its message is one line: what, where, what to do.
+
+    The command line prints the message and exits with status 2; a notebook sees an ordinary `ValueError`.
+    """
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn the errors that a user can cause or mend into one line on stderr and an exit status.
+
+    `InputError` exits with 2, Ctrl-C with 130, an error of the file system (a full disk, a missing permission) with 1, a reader
+    that closed the pipe with 141. Anything else is a defect of this package and keeps its traceback.
+    """
+    try:
+        yield
+    except InputError as error:
+        _leave(" ".join(str(error).split()), 2)
+    except KeyboardInterrupt as error:
+        _leave(f"interrupted: {error}" if str(error) else "interrupted; the same command goes on from what is finished", 130)
+    except BrokenPipeError:
+        # The interpreter flushes stdout once more while it exits, into the same closed pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        advice = "free some space and run the same command again; finished work is kept" if error.errno == errno.ENOSPC else ""
+        _leave(f"{error.strerror or error}{where}" + (f": {advice}" if advice else ""), 1)
+
+
+def _leave(message: str, status: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(status)
