@@ -26,14 +26,21 @@ def one_line_errors() -> Iterator[None]:
     except InputError as error:
         _leave(" ".join(str(error).split()), 2)
     except KeyboardInterrupt as error:
-        _leave(f"interrupted: {error}" if str(error) else "interrupted; the same command goes on from what is finished", 130)
+        _leave(
+            f"interrupted: {error}" if str(error) else "interrupted; the same command goes on from what is finished",
+            130,
+        )
     except BrokenPipeError:
         # The interpreter flushes stdout once more while it exits, into the same closed pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        advice = "free some space and run the same command again; finished work is kept" if error.errno == errno.ENOSPC else ""
+        advice = (
+            "free some space and run the same command again; finished work is kept"
+            if error.errno == errno.ENOSPC
+            else ""
+        )
         _leave(f"{error.strerror or error}{where}" + (f": {advice}" if advice else ""), 1)
 
 
