@@ -1,0 +1,296 @@
+"""Frozen dataclasses that describe a model and a run, JSON both ways, and errors that name the field.
+
+A run is a `PretrainConfig` (masked LM or distillation on packed rows) or a `FinetuneConfig` (one GLUE task, one seed).
+Files in `configs/` return one from `get_config()`; the command line overrides single fields (`--optimizer.learning-rate 1e-4`).
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from distilbert_jax.errors import InputError
+
+T = typing.TypeVar("T")
+Dtype = Literal["float32", "bfloat16"]
+
+
+def _require(condition: bool, owner: object, name: str, what: str) -> None:
+    if not condition:
+        raise InputError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r}: {what}")
+
+
+def _require_share(owner: object, *names: str) -> None:
+    for name in names:
+        _require(0.0 <= getattr(owner, name) < 1.0, owner, name, "expected a share, 0 ≤ value < 1")
+
+
+def _require_positive(owner: object, *names: str) -> None:
+    for name in names:
+        _require(getattr(owner, name) > 0, owner, name, "expected a value above 0")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The architecture of BERT or DistilBERT. Defaults are BERT-base uncased; see `distilbert_base` for the student."""
+
+    model_type: Literal["bert", "distilbert"] = "bert"
+    vocab_size: int = 30522
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2  # 0: the model has no token types (DistilBERT)
+    hidden_act: Literal["gelu", "gelu_new", "relu"] = "gelu"  # "gelu" is the exact one, with erf
+    layer_norm_eps: float = 1e-12
+    initializer_range: float = 0.02
+    hidden_dropout: float = 0.1  # after the embeddings and the feed-forward; BERT: also after the attention output
+    attention_dropout: float = 0.1  # on attention probabilities
+    classifier_dropout: float = 0.1
+    pad_token_id: int = 0
+    labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # of a classifier, in the order of their ids
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+        _require_positive(self, "intermediate_size", "max_position_embeddings", "layer_norm_eps", "initializer_range")
+        _require_share(self, "hidden_dropout", "attention_dropout", "classifier_dropout")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            self,
+            "num_attention_heads",
+            f"does not divide hidden_size = {self.hidden_size}",
+        )
+        _require(0 <= self.pad_token_id < self.vocab_size, self, "pad_token_id", "outside the vocabulary")
+        if self.model_type == "distilbert":
+            _require(self.type_vocab_size == 0, self, "type_vocab_size", "DistilBERT has no token types; expected 0")
+        else:
+            _require(self.type_vocab_size > 0, self, "type_vocab_size", "BERT has token types; expected 1 or more")
+
+    @classmethod
+    def bert_base(cls, **changes: Any) -> "ModelConfig":
+        """BERT-base uncased: 109,482,240 parameters with its pooler, without a head."""
+        return cls(**changes)
+
+    @classmethod
+    def distilbert_base(cls, **changes: Any) -> "ModelConfig":
+        """DistilBERT-base uncased: 66,362,880 parameters without a head."""
+        sizes = {"model_type": "distilbert", "num_hidden_layers": 6, "type_vocab_size": 0, "classifier_dropout": 0.2}
+        return cls(**{**sizes, **changes})
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Packed rows of a corpus (`python -m distilbert_jax.data.corpus`), and how they are batched."""
+
+    corpus: str = ""  # directory of token shards
+    heldout: str = ""  # directory of token shards of held-out text; empty: no evaluation during training
+    sequences: Literal["line", "document"] = "line"  # what one `[CLS] … [SEP]` holds
+    length: int = 128  # tokens in a row
+    batch_size: int = 32  # rows in a global batch: all devices, all micro-batches
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size")
+        _require(self.length >= 8, self, "length", "expected at least 8 tokens a row")
+
+
+@dataclass(frozen=True)
+class MaskingConfig:
+    """Masked-LM corruption, drawn on the device for each packed row."""
+
+    probability: float = 0.15  # n = ceil(probability · tokens of the row)
+    mask: float = 0.8  # of the drawn: become [MASK]
+    random: float = 0.1  # of the drawn: become a token uniform over the vocabulary; the rest stay
+    random_differs: bool = False  # True: the random token is never the true one (model card); the original allows it
+    weighting: Literal["frequency", "uniform"] = "frequency"  # p ∝ max(count, 1)^-smoothing, or all equal
+    smoothing: float = 0.7
+
+    def __post_init__(self) -> None:
+        _require(0.0 < self.probability < 1.0, self, "probability", "expected 0 < value < 1")
+        _require(self.mask >= 0.0, self, "mask", "expected a share")
+        _require(
+            self.random >= 0.0 and self.mask + self.random <= 1.0 + 1e-9, self, "random", "mask + random exceeds 1"
+        )
+        _require(self.smoothing >= 0.0, self, "smoothing", "expected a value of 0 or more")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the triple loss (paper, section 3; the original code's values): α_ce·L_ce + α_mlm·L_mlm + α_cos·L_cos + α_mse·L_mse."""
+
+    alpha_ce: float = 5.0
+    alpha_mlm: float = 2.0
+    alpha_cos: float = 1.0
+    alpha_mse: float = 0.0
+    temperature: float = 2.0
+    ce_tokens: Literal["all", "masked"] = "all"  # where L_ce and L_mse are taken
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "temperature")
+        for name in ("alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse"):
+            _require(getattr(self, name) >= 0.0, self, name, "expected a weight of 0 or more")
+        total = self.alpha_ce + self.alpha_mlm + self.alpha_cos + self.alpha_mse
+        _require(total > 0.0, self, "alpha_ce", "every weight is 0, nothing would be learned")
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """How a student begins (paper, section 3, "Student initialization")."""
+
+    init: Literal["teacher", "random"] = "teacher"
+    layers: tuple[int, ...] | None = None  # of the teacher; None: evenly spaced, the first and the last kept
+    fold_token_type: bool = True  # add the teacher's token-type-0 row to the positions; the original drops it
+    copy_transform: bool = True  # copy the masked-LM transform too; the original does so on request only
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with linear warm-up and linear decay; defaults of the original code. Biases and LayerNorms are never decayed."""
+
+    learning_rate: float = 5e-4
+    warmup: float = 0.05  # share of the steps
+    beta1: float = 0.9
+    beta2: float = 0.98
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+    clip_norm: float = 5.0
+    accumulate: int = 1  # micro-batches a step
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "learning_rate", "eps", "clip_norm", "accumulate")
+        _require(0.0 <= self.warmup <= 1.0, self, "warmup", "expected a share of the steps, 0 to 1")
+        _require_share(self, "beta1", "beta2")
+        _require(self.weight_decay >= 0.0, self, "weight_decay", "expected a value of 0 or more")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each mesh axis. `data` = -1 takes every device that the other axes leave."""
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.data == -1 or self.data > 0, self, "data", "expected -1 or a number of devices")
+        _require_positive(self, "fsdp", "tensor")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Where a run lives, how long it is, what it reports."""
+
+    directory: str = "runs/unnamed"
+    steps: int = 1000
+    seed: int = 0
+    dtype: Dtype = "float32"  # of the matmuls; parameters, optimiser and losses are float32
+    log_every: int = 50  # steps between lines on the terminal; metrics.jsonl has every step
+    eval_every: int = 500  # steps; 0: only at the end
+    save_every: int = 500  # steps
+    keep: int = 2  # checkpoints kept
+    deterministic: bool = False  # on a GPU: same bits at every run, at some cost (XLA's flag)
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "steps", "log_every", "save_every", "keep")
+        _require(self.eval_every >= 0, self, "eval_every", "expected 0 or a number of steps")
+        _require(0 <= self.seed < 2**32, self, "seed", "expected 0 ≤ seed < 2³²")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """One pre-training run: a model on masked LM, or a student on the triple loss when `teacher` is given."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    teacher: str = ""  # HF directory; empty: masked LM without a teacher
+    student: StudentConfig | None = None  # None: the model begins at random weights
+    init_from: str = ""  # HF directory whose layers the student begins with; empty: the teacher's
+    data: DataConfig = field(default_factory=DataConfig)
+    masking: MaskingConfig = field(default_factory=MaskingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            self.data.length <= self.model.max_position_embeddings,
+            self.data,
+            "length",
+            f"beyond the position table of {self.model.max_position_embeddings} (model.max_position_embeddings)",
+        )
+        _require(
+            self.data.batch_size % self.optimizer.accumulate == 0,
+            self.optimizer,
+            "accumulate",
+            f"does not divide data.batch_size = {self.data.batch_size}",
+        )
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain dictionaries, lists, strings and numbers."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))
+
+
+def to_json(config: Any) -> str:
+    """A config as indented JSON text; `from_json` reads it back to an equal config."""
+    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(kind: type[T], text: str, where: str = "config") -> T:
+    """Read a config of `kind` from JSON text.
+
+    Raises:
+        InputError: the text is not JSON, a field is unknown (the nearest name is given) or has a value of another type.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not valid JSON (line {error.lineno}: {error.msg})") from None
+    return _build(kind, values, where)
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """`value` (parsed JSON) as an instance of the annotation `kind`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: expected an object with the fields of {kind.__name__}, got {value!r}")
+        hints = typing.get_type_hints(kind)
+        for name in value:
+            if name not in hints:
+                nearest = difflib.get_close_matches(name, hints, n=1)
+                advice = f"; did you mean {nearest[0]!r}?" if nearest else f"; known fields: {', '.join(hints)}"
+                raise InputError(f"{where}.{name}: no such field in {kind.__name__}{advice}")
+        return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        return _build(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise InputError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {value!r}")
+    if origin is tuple:
+        if isinstance(value, list):
+            return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        raise InputError(f"{where}: expected a list, got {value!r}")
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise InputError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The fields in which two configs differ, each as `field: old → new`."""
+    found = []
+    for item in dataclasses.fields(old):
+        a, b = getattr(old, item.name), getattr(new, item.name)
+        if dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b):
+            found += differences(a, b, f"{prefix}{item.name}.")
+        elif a != b:
+            found.append(f"{prefix}{item.name}: {a!r} → {b!r}")
+    return found

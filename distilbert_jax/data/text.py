@@ -1,0 +1,87 @@
+"""Plain text from disk: `.txt`, `.txt.xz` and `.txt.gz`, UTF-8, a blank line between documents."""
+
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from distilbert_jax.errors import InputError
+
+_OPENERS = {".txt": None, ".xz": lzma.open, ".gz": gzip.open}
+# A paragraph is far shorter; without a limit, a file without line ends would be read into memory whole.
+_LONGEST_LINE = 16 << 20
+
+
+class TextSources:
+    """The documents of some text files, read as a stream: memory holds one document, however large the files are.
+
+    Args:
+        paths: files named `*.txt`, `*.txt.xz` or `*.txt.gz`. One paragraph or heading per line; a document never runs over
+            the end of its file.
+
+    Attributes:
+        size: bytes on disk of all files together, compressed as they are.
+        position: how many of these bytes the current iteration has read.
+
+    Raises:
+        InputError: a file is missing, empty or has another suffix; while reading: it is not UTF-8, or ends too early.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.paths = [Path(path) for path in paths]
+        if not self.paths:
+            raise InputError("no text file was given: name at least one .txt, .txt.xz or .txt.gz file")
+        for path in self.paths:
+            if not path.is_file():
+                raise InputError(f"{path}: no such text file")
+            if path.suffix not in _OPENERS or (path.suffix != ".txt" and Path(path.stem).suffix != ".txt"):
+                raise InputError(f"{path}: not a text file by its name: expected .txt, .txt.xz or .txt.gz")
+            if not path.stat().st_size:
+                raise InputError(f"{path}: the file is empty")
+        self.size = sum(path.stat().st_size for path in self.paths)
+        self.position = 0
+
+    def documents(self) -> Iterator[list[str]]:
+        """The lines of one document after the other, none of them blank."""
+        for path in self.paths:
+            document = []
+            for line in self._lines_of(path):
+                if line.strip():
+                    document.append(line)
+                elif document:
+                    yield document
+                    document = []
+            if document:
+                yield document
+
+    def lines(self) -> Iterator[str]:
+        """All lines that are not blank."""
+        for path in self.paths:
+            yield from (line for line in self._lines_of(path) if line.strip())
+
+    def _lines_of(self, path: Path) -> Iterator[str]:
+        before = sum(other.stat().st_size for other in self.paths[: self.paths.index(path)])
+        number = 0
+        with path.open("rb") as raw:
+            opener = _OPENERS[path.suffix]
+            stream = io.BufferedReader(opener(raw), 1 << 20) if opener else raw
+            try:
+                while line := stream.readline(_LONGEST_LINE):
+                    number += 1
+                    self.position = before + raw.tell()
+                    if len(line) == _LONGEST_LINE:
+                        raise InputError(
+                            f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; write one paragraph per line"
+                        )
+                    yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}, line {number}: not UTF-8 (byte {error.start + 1} of the line is "
+                    f"0x{error.object[error.start]:02x}); convert the file to UTF-8 first"
+                ) from error
+            except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
+                raise InputError(
+                    f"{path}: damaged or cut short after line {number} ({error}); fetch or make the file again"
+                ) from error

@@ -1,0 +1,47 @@
+"""Multi-head self-attention, shared by BERT and DistilBERT."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from distilbert_jax.config import ModelConfig
+from distilbert_jax.models.layers import Array, Linear, dropout, einsum
+
+
+def attention_bias(attention_mask: Array | None, segment_ids: Array | None) -> Array | None:
+    """What to add to the scores, float32 [B, 1, 1 or T, T]: 0 where a query may look at a key, else the lowest float32.
+
+    With `segment_ids` [B, T] (0 = padding, packed rows) a token looks at its own segment only; with `attention_mask` [B, T]
+    (1 = a token) every query looks at every key that is a token, as in the reference models.
+    """
+    if segment_ids is not None:
+        visible = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    elif attention_mask is not None:
+        visible = (attention_mask > 0)[:, None, None, :]
+    else:
+        return None
+    return jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min)
+
+
+class SelfAttention(nnx.Module):
+    """softmax(Q·Kᵀ/√H + bias)·V with output projection; dropout on the probabilities."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        D = config.hidden_size
+        linear = lambda: Linear(D, D, std=config.initializer_range, dtype=dtype, rngs=rngs)
+        self.query, self.key, self.value, self.out = linear(), linear(), linear(), linear()
+        self.num_heads = config.num_attention_heads
+        self.dropout = config.attention_dropout
+        self.dtype = dtype
+
+    def __call__(self, x: Array, bias: Array | None, rngs: Array | None) -> tuple[Array, Array]:
+        """x [B, T, D], bias as `attention_bias` gives it, rngs [B] → output [B, T, D], probabilities [B, N, T, T]."""
+        B, T, D = x.shape
+        split = lambda y: y.reshape(B, T, self.num_heads, D // self.num_heads)  # [B, T, N, H]
+        query = split(self.query(x)) * (D // self.num_heads) ** -0.5
+        scores = einsum("bqnh,bknh->bnqk", query, split(self.key(x)), self.dtype)
+        probabilities = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+        kept = dropout(probabilities, self.dropout, rngs)
+        mixed = einsum("bnqk,bknh->bqnh", kept, split(self.value(x)), self.dtype)
+        return self.out(mixed.reshape(B, T, D)), probabilities

@@ -1,0 +1,113 @@
+"""DistilBERT: the shared encoder without token types, its names, and how a student begins from a teacher's layers."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from distilbert_jax.config import ModelConfig
+from distilbert_jax.errors import InputError
+from distilbert_jax.models.heads import MaskedLM, SequenceClassification
+from distilbert_jax.models.params import merge, split
+
+NAMES = {
+    "encoder.embeddings.word": "distilbert.embeddings.word_embeddings.weight",
+    "encoder.embeddings.position": "distilbert.embeddings.position_embeddings.weight",
+    "encoder.embeddings.norm": "distilbert.embeddings.LayerNorm",
+    "encoder.layers.{i}.attention.query": "distilbert.transformer.layer.{i}.attention.q_lin",
+    "encoder.layers.{i}.attention.key": "distilbert.transformer.layer.{i}.attention.k_lin",
+    "encoder.layers.{i}.attention.value": "distilbert.transformer.layer.{i}.attention.v_lin",
+    "encoder.layers.{i}.attention.out": "distilbert.transformer.layer.{i}.attention.out_lin",
+    "encoder.layers.{i}.attention_norm": "distilbert.transformer.layer.{i}.sa_layer_norm",
+    "encoder.layers.{i}.ffn_in": "distilbert.transformer.layer.{i}.ffn.lin1",
+    "encoder.layers.{i}.ffn_out": "distilbert.transformer.layer.{i}.ffn.lin2",
+    "encoder.layers.{i}.ffn_norm": "distilbert.transformer.layer.{i}.output_layer_norm",
+    "head.transform": "vocab_transform",
+    "head.norm": "vocab_layer_norm",
+    "head.bias": "vocab_projector.bias",
+    "pooler.dense": "pre_classifier",
+    "classifier": "classifier",
+}
+
+
+class DistilBertForMaskedLM(MaskedLM):
+    """DistilBERT with a masked-LM head."""
+
+    model_type = "distilbert"
+    names = NAMES
+
+
+class DistilBertForSequenceClassification(SequenceClassification):
+    """DistilBERT with pre-classifier (ReLU) and a classifier or, with one label, a regression on [CLS]."""
+
+    model_type = "distilbert"
+    names = NAMES
+
+
+def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """round(i·(L_t−1)/(L_s−1)), halves to even: 12 → 6 gives 0, 2, 4, 7, 9, 11; 6 → 3 gives 0, 2, 5. One layer: the first."""
+    last = max(student_layers - 1, 1)
+    return tuple(round(i * (teacher_layers - 1) / last) for i in range(student_layers))
+
+
+def student_config(teacher: ModelConfig, num_hidden_layers: int) -> ModelConfig:
+    """DistilBERT of the teacher's width and vocabulary with `num_hidden_layers` layers."""
+    return dataclasses.replace(
+        teacher, model_type="distilbert", type_vocab_size=0, num_hidden_layers=num_hidden_layers, classifier_dropout=0.2
+    )
+
+
+def student_from_teacher(
+    teacher: MaskedLM,
+    config: ModelConfig,
+    *,
+    layers: tuple[int, ...] | None = None,
+    fold_token_type: bool = True,
+    copy_transform: bool = True,
+    dtype: DTypeLike = jnp.float32,
+    seed: int = 0,
+) -> DistilBertForMaskedLM:
+    """A student that begins with the teacher's embeddings, chosen layers and decoder bias (paper, section 3).
+
+    Args:
+        teacher: BERT (or DistilBERT) with a masked-LM head.
+        config: of the student; every size but the number of layers equals the teacher's.
+        layers: which teacher layer each student layer copies; None: `evenly_spaced_layers`.
+        fold_token_type: add the teacher's token-type-0 embedding to every position, so that a student with all the layers
+            gives the teacher's logits. The original drops it.
+        copy_transform: copy the masked-LM transform and its LayerNorm too; the original does so on request only.
+        seed: for what is not copied.
+
+    Raises:
+        InputError: a size differs from the teacher's, or a layer is not one of the teacher's.
+    """
+    given = teacher.config
+    for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+        if getattr(given, name) != getattr(config, name):
+            raise InputError(
+                f"student model.{name} = {getattr(config, name)}, the teacher's is {getattr(given, name)}: "
+                "a student that begins with the teacher's layers has its sizes"
+            )
+    chosen = evenly_spaced_layers(given.num_hidden_layers, config.num_hidden_layers) if layers is None else layers
+    if len(chosen) != config.num_hidden_layers:
+        raise InputError(
+            f"student.layers = {chosen}: {len(chosen)} layers named, model.num_hidden_layers is {config.num_hidden_layers}"
+        )
+    for layer in chosen:
+        if not 0 <= layer < given.num_hidden_layers:
+            raise InputError(
+                f"student.layers = {chosen}: {layer} is not a layer of the teacher (0 … {given.num_hidden_layers - 1})"
+            )
+    source = split(teacher)[1]
+    graphdef, params = split(DistilBertForMaskedLM(config, dtype=dtype, rngs=nnx.Rngs(seed)))
+    for path in params:
+        if path.startswith(("head.transform", "head.norm")) and not copy_transform:
+            continue
+        parts = path.split(".")
+        if parts[:2] == ["encoder", "layers"]:
+            parts[2] = str(chosen[int(parts[2])])
+        params[path] = source[".".join(parts)]
+    if fold_token_type and "encoder.embeddings.token_type" in source:
+        params["encoder.embeddings.position"] += source["encoder.embeddings.token_type"][0]
+    return merge(graphdef, params)

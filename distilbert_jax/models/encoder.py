@@ -1,0 +1,112 @@
+"""The encoder that BERT and DistilBERT share: embeddings and post-LayerNorm Transformer layers.
+
+The two differ in what `ModelConfig` says: DistilBERT has no token types and no dropout after the attention output.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from distilbert_jax.config import ModelConfig
+from distilbert_jax.models.attention import SelfAttention, attention_bias
+from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, embedding, fold_rows, layer_norm
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class EncoderOutput:
+    """last_hidden_state [B, T, D]; on request hidden_states, L+1 of [B, T, D] (embeddings first), and attentions,
+    L of [B, N, T, T] (probabilities before dropout). All float32."""
+
+    last_hidden_state: Array
+    hidden_states: tuple[Array, ...] | None = None
+    attentions: tuple[Array, ...] | None = None
+
+
+class Embeddings(nnx.Module):
+    """Word + position (+ token-type) embedding, LayerNorm, dropout."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        D, std = config.hidden_size, config.initializer_range
+        self.word = embedding(config.vocab_size, D, std=std, rngs=rngs)
+        self.position = embedding(config.max_position_embeddings, D, std=std, rngs=rngs)
+        if config.type_vocab_size:
+            self.token_type = embedding(config.type_vocab_size, D, std=std, rngs=rngs)
+        self.norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
+        self.dropout = config.hidden_dropout
+
+    def __call__(
+        self, input_ids: Array, position_ids: Array | None, token_type_ids: Array | None, rngs: Array | None
+    ) -> Array:
+        """int32 [B, T] each → [B, T, D]."""
+        T = input_ids.shape[1]
+        x = self.word[...][input_ids]
+        x += self.position[...][jnp.arange(T)[None] if position_ids is None else position_ids]
+        if hasattr(self, "token_type"):
+            x += self.token_type[...][jnp.zeros((1, T), jnp.int32) if token_type_ids is None else token_type_ids]
+        return dropout(self.norm(x), self.dropout, rngs)
+
+
+class Layer(nnx.Module):
+    """One Transformer layer: attention and feed-forward, each followed by residual and LayerNorm."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        D, F, std = config.hidden_size, config.intermediate_size, config.initializer_range
+        self.attention = SelfAttention(config, dtype=dtype, rngs=rngs)
+        self.attention_norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
+        self.ffn_in = Linear(D, F, std=std, dtype=dtype, rngs=rngs)
+        self.ffn_out = Linear(F, D, std=std, dtype=dtype, rngs=rngs)
+        self.ffn_norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
+        self.activation = config.hidden_act
+        self.ffn_dropout = config.hidden_dropout
+        self.attention_out_dropout = config.hidden_dropout if config.model_type == "bert" else 0.0
+
+    def __call__(self, x: Array, bias: Array | None, rngs: Array | None) -> tuple[Array, Array]:
+        """[B, T, D] → [B, T, D] and the attention probabilities [B, N, T, T]."""
+        attended, probabilities = self.attention(x, bias, fold_rows(rngs, 0))
+        x = self.attention_norm(x + dropout(attended, self.attention_out_dropout, fold_rows(rngs, 1)))
+        fed = self.ffn_out(ACTIVATIONS[self.activation](self.ffn_in(x)))
+        return self.ffn_norm(x + dropout(fed, self.ffn_dropout, fold_rows(rngs, 2))), probabilities
+
+
+class Encoder(nnx.Module):
+    """Embeddings and layers; what both models compute before a head."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.embeddings = Embeddings(config, rngs=rngs)
+        self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)])
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        *,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        segment_ids: Array | None = None,
+        rngs: Array | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> EncoderOutput:
+        """Encode `input_ids` int32 [B, T].
+
+        Args:
+            attention_mask: [B, T], 1 = a token, 0 = padding; None: all are tokens.
+            token_type_ids: int32 [B, T], BERT only; None: all 0.
+            position_ids: int32 [B, T]; None: 0 … T-1.
+            segment_ids: int32 [B, T] of packed rows, 0 = padding; sequences do not see each other.
+            rngs: key array [B] for dropout, one a row; None: no dropout.
+        """
+        bias = attention_bias(attention_mask, segment_ids)
+        x = self.embeddings(input_ids, position_ids, token_type_ids, fold_rows(rngs, 0))
+        hidden_states, attentions = [x], []
+        for i, layer in enumerate(self.layers):
+            x, probabilities = layer(x, bias, fold_rows(rngs, i + 1))
+            hidden_states.append(x)
+            attentions.append(probabilities)
+        return EncoderOutput(
+            x, tuple(hidden_states) if output_hidden_states else None, tuple(attentions) if output_attentions else None
+        )

@@ -1,0 +1,266 @@
+"""Hugging Face directories (config.json, model.safetensors, tokenizer.json) to NNX modules and back.
+
+The names of tensors come from the table of each family (`bert.NAMES`, `distilbert.NAMES`); a kernel is the transpose of the
+reference's weight. Only safetensors are read: a pickle runs code when it is opened.
+"""
+
+import json
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Self
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.typing import DTypeLike
+from safetensors import SafetensorError
+from safetensors.flax import load_file, save_file
+
+from distilbert_jax.config import ModelConfig
+from distilbert_jax.errors import InputError
+from distilbert_jax.models.params import Params, merge, split
+
+_SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id")
+CONFIG_FIELDS = {
+    "bert": {name: name for name in _SHARED_FIELDS}
+    | {
+        "hidden_size": "hidden_size",
+        "num_hidden_layers": "num_hidden_layers",
+        "num_attention_heads": "num_attention_heads",
+        "intermediate_size": "intermediate_size",
+        "type_vocab_size": "type_vocab_size",
+        "hidden_act": "hidden_act",
+        "layer_norm_eps": "layer_norm_eps",
+        "hidden_dropout": "hidden_dropout_prob",
+        "attention_dropout": "attention_probs_dropout_prob",
+        "classifier_dropout": "classifier_dropout",
+    },
+    "distilbert": {name: name for name in _SHARED_FIELDS}
+    | {
+        "hidden_size": "dim",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "hidden_dim",
+        "hidden_act": "activation",
+        "hidden_dropout": "dropout",
+        "attention_dropout": "attention_dropout",
+        "classifier_dropout": "seq_classif_dropout",
+    },
+}
+# In checkpoints, but no parameters: buffers and copies of the tied embedding.
+_NOT_PARAMETERS = re.compile(
+    r"(\.|^)(position_ids|token_type_ids)$|^cls\.predictions\.decoder\.|^vocab_projector\.weight$"
+)
+_OTHER_HEADS = re.compile(
+    r"^(cls\.|bert\.pooler\.|vocab_transform\.|vocab_layer_norm\.|vocab_projector\.|pre_classifier\.|classifier\.|qa_outputs\.)"
+)
+
+
+def read_config(directory: str | Path) -> ModelConfig:
+    """`config.json` of an HF directory as a `ModelConfig`; fields it leaves out have the reference's defaults."""
+    path = Path(directory) / "config.json"
+    if not Path(directory).is_dir():
+        raise InputError(f"{directory}: no such directory; expected a model with config.json and model.safetensors")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{directory}: has no config.json, so it is not a model directory") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not valid JSON ({error})") from None
+    model_type = found.get("model_type") if isinstance(found, dict) else None
+    if model_type not in CONFIG_FIELDS:
+        raise InputError(f"{path}: model_type is {model_type!r}; this package reads 'bert' and 'distilbert'")
+    defaults = ModelConfig.bert_base() if model_type == "bert" else ModelConfig.distilbert_base()
+    values: dict[str, Any] = {"model_type": model_type}
+    for ours, theirs in CONFIG_FIELDS[model_type].items():
+        value = found.get(theirs)
+        if ours == "classifier_dropout" and value is None and model_type == "bert":
+            value = found.get("hidden_dropout_prob")
+        values[ours] = getattr(defaults, ours) if value is None else value
+    if "id2label" in found:
+        values["labels"] = tuple(found["id2label"][key] for key in sorted(found["id2label"], key=int))
+    try:
+        return ModelConfig(type_vocab_size=values.pop("type_vocab_size", 0), **values)
+    except (InputError, TypeError) as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def hf_config(config: ModelConfig, architecture: str) -> dict[str, Any]:
+    """The content of `config.json` for a model of class `architecture`."""
+    values = {theirs: getattr(config, ours) for ours, theirs in CONFIG_FIELDS[config.model_type].items()}
+    if config.model_type == "distilbert":
+        values |= {"sinusoidal_pos_embds": False, "tie_weights_": True}
+    labels = {str(i): label for i, label in enumerate(config.labels)}
+    return {
+        "architectures": [architecture],
+        "model_type": config.model_type,
+        **values,
+        "id2label": labels,
+        "label2id": {label: int(i) for i, label in labels.items()},
+        "tie_word_embeddings": True,
+        "dtype": "float32",
+    }
+
+
+def hf_name(names: dict[str, str], path: str) -> str:
+    """The reference's tensor name for one of our parameter paths, e.g. `encoder.layers.0.ffn_in.kernel` for BERT gives
+    `bert.encoder.layer.0.intermediate.dense.weight`."""
+    if path in names:
+        return names[path]
+    module, _, leaf = path.rpartition(".")
+    pattern = re.sub(r"\.\d+\.", ".{i}.", module)
+    index = re.search(r"\.(\d+)\.", module)
+    return names[pattern].format(i=index and index[1]) + (".bias" if leaf == "bias" else ".weight")
+
+
+def read_tensors(directory: str | Path) -> dict[str, jnp.ndarray]:
+    """All tensors of `model.safetensors`, or of the shards that `model.safetensors.index.json` names."""
+    directory = Path(directory)
+    index = directory / "model.safetensors.index.json"
+    if (directory / "model.safetensors").is_file():
+        files = [directory / "model.safetensors"]
+    elif index.is_file():
+        files = sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
+    elif pickles := sorted(directory.glob("*.bin")):
+        raise InputError(
+            f"{pickles[0]}: a pickle can run code when it is read and is not loaded; convert it once with transformers: "
+            f"AutoModel.from_pretrained(DIR).save_pretrained(DIR)"
+        )
+    else:
+        raise InputError(f"{directory}: has no model.safetensors")
+    tensors: dict[str, jnp.ndarray] = {}
+    for file in files:
+        try:
+            tensors |= load_file(file)
+        except FileNotFoundError:
+            raise InputError(f"{file}: named by {index.name}, but not there") from None
+        except SafetensorError as error:
+            raise InputError(f"{file}: damaged or not a safetensors file ({error})") from None
+    return tensors
+
+
+def _reference_names(tensors: dict[str, jnp.ndarray], model_type: str) -> dict[str, jnp.ndarray]:
+    """Tensors under today's full names: legacy `gamma`/`beta` renamed, a missing `bert.`/`distilbert.` prefix added."""
+    renamed = {}
+    for name, value in tensors.items():
+        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+        name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+        if re.match(r"(embeddings|encoder|transformer|pooler)\.", name):
+            name = f"{model_type}.{name}"
+        renamed[name] = value
+    if "cls.predictions.bias" not in renamed and "cls.predictions.decoder.bias" in renamed:
+        renamed["cls.predictions.bias"] = renamed["cls.predictions.decoder.bias"]
+    return renamed
+
+
+def to_params(
+    tensors: dict[str, jnp.ndarray], names: dict[str, str], model_type: str, fresh: Params, where: str
+) -> Params:
+    """Parameters in the shapes of `fresh`, taken from reference tensors; head parameters that are missing keep the fresh values.
+
+    Raises:
+        InputError: a tensor of the encoder is missing, a shape contradicts the config, a name is unknown; all are listed.
+    """
+    source = _reference_names(tensors, model_type)
+    params, problems, initialised = {}, [], []
+    for path, value in fresh.items():
+        name = hf_name(names, path)
+        if name not in source:
+            (problems if path.startswith("encoder.") else initialised).append(f"{name} is missing")
+            params[path] = value
+            continue
+        tensor = source.pop(name)
+        tensor = tensor.T if path.endswith(".kernel") else tensor
+        if tensor.shape != value.shape:
+            problems.append(f"{name} has the shape {tensor.shape}, config.json asks for {value.shape}")
+        params[path] = jnp.asarray(tensor, jnp.float32)
+    left = [name for name in source if not _NOT_PARAMETERS.search(name)]
+    problems += [f"{name} is unknown" for name in left if not _OTHER_HEADS.match(name)]
+    if problems:
+        raise InputError(f"{where}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
+    skipped = sorted({name.rpartition(".")[0] for name in left})
+    if skipped:
+        print(f"{where}: not used here: {', '.join(skipped)}", file=sys.stderr)
+    if initialised:
+        fresh_names = sorted({entry.removesuffix(" is missing") for entry in initialised})
+        print(f"{where}: newly initialised: {', '.join(fresh_names)}", file=sys.stderr)
+    return params
+
+
+def write_directory(directory: str | Path, files: dict[str, Any]) -> None:
+    """Write files (name → function that writes to a path) so that the directory appears whole or not at all."""
+    directory = Path(directory)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    for name, write in files.items():
+        write(partial / name)
+    if directory.exists():
+        for file in partial.iterdir():
+            os.replace(file, directory / file.name)
+        partial.rmdir()
+    else:
+        os.replace(partial, directory)
+
+
+class PretrainedModel(nnx.Module):
+    """A model of one family that reads and writes HF directories. Subclasses name their family and its table of names."""
+
+    model_type: str
+    names: dict[str, str]
+    config: ModelConfig
+
+    @classmethod
+    def _family(cls, model_type: str) -> type[Self]:
+        for candidate in (cls, *cls.__subclasses__()):
+            if getattr(candidate, "model_type", None) == model_type:
+                return candidate
+        raise InputError(f"{cls.__name__} cannot hold a model of type {model_type!r}")
+
+    @classmethod
+    def from_pretrained(
+        cls, directory: str | Path, *, dtype: DTypeLike = jnp.float32, seed: int = 0, **changes: Any
+    ) -> Self:
+        """Load an HF directory.
+
+        On a family's own class (`BertForMaskedLM`) the directory must be of that family; on the head's base class (`MaskedLM`)
+        its `model_type` chooses. A head that the directory lacks is initialised from `seed` and named in one line on stderr.
+
+        Args:
+            dtype: of the matmuls; parameters are float32.
+            changes: fields of `ModelConfig` to set otherwise, e.g. `labels` for a new classifier.
+
+        Raises:
+            InputError: what is missing, damaged or contradictory, in one line.
+        """
+        config = ModelConfig(**{**vars(read_config(directory)), **changes})
+        model = cls._family(config.model_type)(config, dtype=dtype, rngs=nnx.Rngs(seed))
+        graphdef, fresh = split(model)
+        params = to_params(read_tensors(directory), model.names, config.model_type, fresh, str(directory))
+        return merge(graphdef, params)
+
+    def save_pretrained(self, directory: str | Path, tokenizer: Any = None) -> None:
+        """Write config.json, model.safetensors (float32, the reference's names, the tied decoder once) and, when a
+        `tokenizers.Tokenizer` is given, its files. An older model in the directory is replaced file by file."""
+        from distilbert_jax.data.tokenizer import (
+            save_tokenizer,
+        )  # the data floor stands beside the models, not under them
+
+        tensors = {}
+        for path, value in split(self)[1].items():
+            tensor = np.asarray(value)
+            tensors[hf_name(self.names, path)] = jnp.asarray(tensor.T if path.endswith(".kernel") else tensor)
+        content = json.dumps(hf_config(self.config, type(self).__name__), indent=2) + "\n"
+        write_directory(
+            directory,
+            {
+                "model.safetensors": lambda path: save_file(tensors, path, metadata={"format": "pt"}),
+                "config.json": lambda path: path.write_text(content, encoding="utf-8"),
+            },
+        )
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, directory, model_max_length=self.config.max_position_embeddings)

@@ -1,0 +1,100 @@
+"""The parts every layer is made of: matmuls under the one precision rule, Linear, row-keyed dropout, activations.
+
+The precision rule (stated here once): parameters are float32; a matmul casts both operands to the compute dtype and
+accumulates *and returns* float32; everything between matmuls is float32. With compute dtype float32 the matmul runs at
+`Precision.HIGHEST`, else a GPU would use TF32 and a TPU bfloat16.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+Array = jax.Array
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    # Written with erf rather than erfc, which XLA expands to about twice the work.
+    "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.7071067811865476)),
+    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+}
+
+
+def _contract(spec: str, a: Array, b: Array, dtype: DTypeLike) -> Array:
+    if dtype == jnp.float32:
+        return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST)
+    return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
+def einsum(spec: str, a: Array, b: Array, dtype: DTypeLike) -> Array:
+    """`jnp.einsum(spec, a, b)` under the precision rule: operands in `dtype`, float32 result.
+
+    Every index of `a` and of `b` has to stand in the other operand or in the result (no sums inside one operand), so that the
+    gradients are two einsums of the same kind. The cotangent is cast to `dtype` before them: JAX's own transpose of a
+    bfloat16 → float32 matmul would run float32 × bfloat16.
+    """
+    return _contract(spec, a, b, dtype)
+
+
+def _einsum_forward(spec: str, a: Array, b: Array, dtype: DTypeLike) -> tuple[Array, tuple[Array, Array]]:
+    return _contract(spec, a, b, dtype), (a, b)
+
+
+def _einsum_backward(spec: str, dtype: DTypeLike, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    a, b = saved
+    operands, result = spec.split("->")
+    left, right = operands.split(",")
+    grad_a = _contract(f"{result},{right}->{left}", g, b, dtype)
+    grad_b = _contract(f"{left},{result}->{right}", a, g, dtype)
+    return grad_a.astype(a.dtype), grad_b.astype(b.dtype)
+
+
+einsum.defvjp(_einsum_forward, _einsum_backward)
+
+
+class Linear(nnx.Module):
+    """y = x · kernel + bias, kernel [in, out] ~ N(0, std), bias [out] zero."""
+
+    def __init__(self, features_in: int, features_out: int, *, std: float, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (features_in, features_out)))
+        self.bias = nnx.Param(jnp.zeros((features_out,)))
+        self.dtype = dtype
+
+    def __call__(self, x: Array) -> Array:
+        """[..., in] → [..., out], float32."""
+        lead = "abcdefgh"[: x.ndim - 1]
+        return einsum(f"{lead}i,io->{lead}o", x, self.kernel[...], self.dtype) + self.bias[...]
+
+
+def embedding(rows: int, features: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
+    """A table [rows, features] ~ N(0, std)."""
+    return nnx.Param(std * jax.random.normal(rngs.params(), (rows, features)))
+
+
+def layer_norm(features: int, *, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm over the last axis in float32. The two-pass variance keeps parity where activations are far from zero."""
+    return nnx.LayerNorm(features, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+
+
+def fold_rows(rngs: Array | None, site: int) -> Array | None:
+    """Row keys [B] for one site of the model; None stays None."""
+    return None if rngs is None else jax.vmap(jax.random.fold_in, (0, None))(rngs, site)
+
+
+def dropout(x: Array, rate: float, rngs: Array | None) -> Array:
+    """Zero a share `rate` of `x` [B, ...] and scale the rest by its inverse.
+
+    `rngs` is a key array [B], one key for each row of the global batch (None: no dropout), so that what is dropped depends on
+    neither the mesh nor how the batch is cut into micro-batches. Each decision takes 16 random bits: the rate is exact to 2⁻¹⁷.
+    """
+    if rngs is None or rate == 0.0:
+        return x
+    drop = round(rate * 2**16)
+    size = x[0].size
+    words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,), jnp.uint32))(rngs)
+    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape[0], -1)[:, :size].reshape(x.shape)
+    return jnp.where(halves >= drop, x * (1.0 / (1.0 - drop / 2**16)), 0.0)

@@ -1,0 +1,32 @@
+"""A module's parameters as a flat dictionary `{"encoder.layers.0.ffn_in.kernel": array}`: what sharding rules, checkpoints,
+the optimiser and Hugging Face names all go by."""
+
+from typing import Any
+
+import jax
+from flax import nnx
+
+Params = dict[str, jax.Array]
+
+
+def split(model: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+    """A module as (graphdef, parameters by dotted path)."""
+    graphdef, state = nnx.split(model)
+    return graphdef, {".".join(map(str, path)): leaf.get_value() for path, leaf in nnx.to_flat_state(state)}
+
+
+def merge(graphdef: nnx.GraphDef, params: Params) -> Any:
+    """The module of `graphdef` with `params` as `split` names them; works inside `jax.jit`."""
+    nested: dict[Any, Any] = {}
+    for name, value in params.items():
+        *parents, last = (int(part) if part.isdigit() else part for part in name.split("."))
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = value
+    return nnx.merge(graphdef, nnx.State(nested))
+
+
+def count(params: Params) -> int:
+    """Number of parameters; the tied decoder is one table and counts once."""
+    return sum(value.size for value in params.values())
