@@ -1,0 +1,157 @@
+import json
+import random
+import subprocess
+import sys
+
+import pytest
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+from distilbert_jax.data.tokenizer import (
+    command,
+    fingerprint,
+    load_tokenizer,
+    save_tokenizer,
+    special_ids,
+    train_wordpiece,
+)
+from distilbert_jax.errors import InputError
+
+TEXT = "the tokenizer reads words and writes pieces of words; reading, writing, rereading: Äpfel, naïve café"
+WORDS = TEXT.split()
+
+
+def sentences(count=400, seed=0):
+    choose = random.Random(seed)
+    return [" ".join(choose.choices(WORDS, k=9)) for _ in range(count)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_wordpiece(iter(sentences()), 80)
+
+
+def test_special_tokens_come_first_and_wrap_a_pair(tokenizer):
+    ids = special_ids(tokenizer)
+    assert (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask) == (0, 1, 2, 3, 4)
+    pair = tokenizer.encode("The WORDS", "cafe ☃")
+    assert pair.tokens[0] == "[CLS]"
+    assert pair.tokens.count("[SEP]") == 2
+    assert pair.tokens[-2:] == ["[UNK]", "[SEP]"]
+    assert pair.type_ids == [0] * 4 + [1] * (len(pair.ids) - 4)
+    assert tokenizer.decode(tokenizer.encode("Rereading CAFÉ").ids) == "rereading cafe"
+
+
+@pytest.mark.parametrize("frequency", [2, 1200])
+def test_vocabulary_has_the_entries_that_the_plain_trainer_finds(frequency):
+    # No two merges of this text are tied, so that the plain trainer's order of ids does not matter to its choice.
+    texts = [
+        "abcd " * 2600 + "abcf " * 1300 + "abcg " * 600 + "abce " * 32 + "xyz " * 17 + "xyw " * 9 + "qr " * 5 + "m n"
+    ]
+    reference = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    reference.normalizer = normalizers.BertNormalizer()
+    reference.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    reference.train_from_iterator(
+        texts,
+        trainers.WordPieceTrainer(vocab_size=64, special_tokens=special, min_frequency=frequency, show_progress=False),
+    )
+    assert set(train_wordpiece(iter(texts), 64, min_frequency=frequency).get_vocab()) == set(reference.get_vocab())
+
+
+def test_same_text_in_any_order_gives_the_same_ids(tokenizer):
+    shuffled = sentences()
+    random.Random(1).shuffle(shuffled)
+    assert train_wordpiece(iter(shuffled), 80).get_vocab() == tokenizer.get_vocab()
+    assert train_wordpiece(iter(sentences(seed=3)[:50]), 80).get_vocab() != tokenizer.get_vocab()
+
+
+def test_case_and_accents_are_kept_on_request():
+    cased = train_wordpiece(iter(sentences()), 80, lowercase=False)
+    assert cased.decode(cased.encode("Äpfel café").ids) == "Äpfel café"
+
+
+def test_saved_tokenizer_loads_equal(tokenizer, tmp_path):
+    save_tokenizer(tokenizer, tmp_path / "new", model_max_length=64)
+    loaded = load_tokenizer(tmp_path / "new")
+    assert fingerprint(loaded) == fingerprint(load_tokenizer(tmp_path / "new" / "tokenizer.json"))
+    assert fingerprint(loaded) == fingerprint(tokenizer)
+    assert loaded.encode("the café", "words").ids == tokenizer.encode("the café", "words").ids
+    settings = json.loads((tmp_path / "new" / "tokenizer_config.json").read_text())
+    assert settings["model_max_length"] == 64
+    assert settings["do_lower_case"] is True
+    assert sorted(file.name for file in (tmp_path / "new").iterdir()) == ["tokenizer.json", "tokenizer_config.json"]
+
+
+def test_truncation_and_padding_of_a_file_are_switched_off_and_do_not_count(tokenizer, tmp_path):
+    cutting = Tokenizer.from_str(tokenizer.to_str())
+    cutting.enable_truncation(4)
+    cutting.enable_padding(length=8)
+    cutting.save(str(tmp_path / "tokenizer.json"))
+    assert fingerprint(cutting) == fingerprint(tokenizer)
+    assert len(load_tokenizer(tmp_path).encode("the words " * 10).ids) == 22
+    assert cutting.truncation is not None
+
+
+def test_fingerprint_changes_with_what_decides_ids(tokenizer):
+    cased = Tokenizer.from_str(tokenizer.to_str())
+    cased.normalizer = normalizers.BertNormalizer(lowercase=False)
+    grown = Tokenizer.from_str(tokenizer.to_str())
+    grown.add_tokens(["snowman"])
+    assert len({fingerprint(one) for one in (tokenizer, cased, grown)}) == 3
+
+
+@pytest.mark.parametrize("lowercase", [None, True, False])
+def test_directory_with_only_a_vocabulary_file_respects_its_case(tmp_path, lowercase):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "\u2028", "cafe", "Café", "##s"]
+    (tmp_path / "vocab.txt").write_text("\n".join(tokens) + "\n", encoding="utf-8")
+    if lowercase is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"do_lower_case": lowercase}))
+    tokenizer = load_tokenizer(tmp_path)
+    word = 7 if lowercase is False else 6
+    assert tokenizer.encode("Cafés" if lowercase is None else "Café").ids == [2, word, *[8] * (lowercase is None), 3]
+    assert special_ids(tokenizer).mask == 4
+
+
+def test_what_cannot_be_loaded_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nowhere: no such directory or tokenizer\.json"):
+        load_tokenizer(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"no tokenizer\.json or vocab\.txt in this directory"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "vocab.txt").write_text("one\ntwo\n")
+    with pytest.raises(InputError, match=r"vocab\.txt: no \[UNK\] among its 2 lines"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+    with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer that can be read"):
+        load_tokenizer(tmp_path)
+
+
+def test_what_cannot_be_trained_or_used_is_named(tokenizer):
+    with pytest.raises(InputError, match="no words"):
+        train_wordpiece(iter(["", " \t"]), 100)
+    with pytest.raises(InputError, match="vocab_size = 20 is too small"):
+        train_wordpiece(iter(["text"]), 20)
+    with pytest.raises(InputError, match=r"has no \[CLS\] \[SEP\] \[MASK\]"):
+        special_ids(Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")))
+
+
+def test_command_finds_its_own_output_and_keeps_another_tokenizer(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(sentences()))
+    command((text,), 80, tmp_path / "out")
+    before = (tmp_path / "out" / "tokenizer.json").read_bytes()
+    command((text,), 80, tmp_path / "out")
+    first, second = capsys.readouterr().out.splitlines()
+    assert "80 entries from 1 file(s)" in first
+    assert "found equal" in second
+    with pytest.raises(InputError, match="holds another tokenizer"):
+        command((text,), 70, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == before
+
+
+def test_command_line_answers_a_mistake_with_one_line(tmp_path):
+    arguments = ["--text", str(tmp_path / "missing.txt"), "--vocab-size", "100", "--out", str(tmp_path / "out")]
+    run = subprocess.run(
+        [sys.executable, "-m", "distilbert_jax.data.tokenizer", *arguments], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert run.stderr.splitlines() == [f"error: {tmp_path}/missing.txt: no such text file"]
