@@ -119,7 +119,10 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the triple loss (paper, section 3; the original code's values): α_ce·L_ce + α_mlm·L_mlm + α_cos·L_cos + α_mse·L_mse."""
+    """The triple loss (paper, section 3): α_ce·L_ce + α_mlm·L_mlm + α_cos·L_cos (+ α_mse·L_mse).
+
+    Defaults are the original code's; an often-copied 0.33 each gives poor results.
+    """
 
     alpha_ce: float = 5.0
     alpha_mlm: float = 2.0

@@ -5,7 +5,6 @@ reference's weight. Only safetensors are read: a pickle runs code when it is ope
 """
 
 import json
-import os
 import re
 import shutil
 import sys
@@ -201,10 +200,10 @@ def write_directory(directory: str | Path, files: dict[str, Any]) -> None:
         write(partial / name)
     if directory.exists():
         for file in partial.iterdir():
-            os.replace(file, directory / file.name)
+            file.replace(directory / file.name)
         partial.rmdir()
     else:
-        os.replace(partial, directory)
+        partial.replace(directory)
 
 
 class PretrainedModel(nnx.Module):
