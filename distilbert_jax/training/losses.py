@@ -1,0 +1,41 @@
+"""The terms of the triple loss (paper, section 3; the original distiller.py), each as a weighted *sum* over tokens.
+
+Sums, because the caller divides by counts over the whole global batch: the value then depends on neither the mesh nor the
+micro-batches. All arithmetic is float32.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def cross_entropy(logits: Array, labels: Array, weights: Array) -> Array:
+    """Σ weights · −log softmax(logits)[label]. logits [..., V], labels int32 [...], weights [...] → scalar."""
+    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return jnp.sum(weights * (jax.nn.logsumexp(logits, axis=-1) - picked))
+
+
+def distillation(student: Array, teacher: Array, weights: Array, temperature: float) -> Array:
+    """Σ weights · T² · KL(softmax(teacher/T) ‖ softmax(student/T)) (Hinton et al. 2015). Logits [..., V], weights [...] → scalar.
+
+    No gradient flows into the teacher.
+    """
+    s = student / temperature
+    t = jax.lax.stop_gradient(teacher) / temperature
+    t_log_norm = jax.nn.logsumexp(t, axis=-1, keepdims=True)
+    kl = jnp.sum(jnp.exp(t - t_log_norm) * (t - s), axis=-1) - t_log_norm[..., 0] + jax.nn.logsumexp(s, axis=-1)
+    return temperature**2 * jnp.sum(weights * kl)
+
+
+def logit_mse(student: Array, teacher: Array, weights: Array) -> Array:
+    """Σ weights · Σ_V (student − teacher)². Divided by the tokens, as the other terms are (the original divides by the rows)."""
+    return jnp.sum(weights * jnp.sum(jnp.square(student - jax.lax.stop_gradient(teacher)), axis=-1))
+
+
+def cosine_distance(student: Array, teacher: Array, weights: Array) -> Array:
+    """Σ weights · (1 − cos(student, teacher)) of hidden states [..., D]."""
+    teacher = jax.lax.stop_gradient(teacher)
+    dot = jnp.sum(student * teacher, axis=-1)
+    squares = (jnp.sum(jnp.square(student), axis=-1) + 1e-12) * (jnp.sum(jnp.square(teacher), axis=-1) + 1e-12)
+    return jnp.sum(weights * (1.0 - dot * jax.lax.rsqrt(squares)))

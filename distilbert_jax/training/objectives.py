@@ -1,0 +1,155 @@
+"""What a step minimises: masked LM, distillation with the triple loss, classification or regression.
+
+An objective has two halves. `prepare` sees the whole global batch once: it corrupts tokens, hands each row its dropout key
+and counts what the sums will be divided by. `loss` sees one micro-batch and returns its share of the global loss, so that
+shares add up to the same loss and gradient however the batch is cut.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from distilbert_jax.config import LossConfig, MaskingConfig
+from distilbert_jax.data.masking import corrupt
+from distilbert_jax.models.params import Params, merge
+from distilbert_jax.training import losses
+
+Batch = dict[str, jax.Array]
+Metrics = dict[str, jax.Array]
+MASKING, DROPOUT = 0, 1  # what a row's key is folded with
+
+
+class Objective(NamedTuple):
+    """prepare(rngs [B], batch) → (batch, totals); loss(params, frozen params, micro-batch, totals) → (loss, its parts)."""
+
+    prepare: Callable[[jax.Array, Batch], tuple[Batch, Metrics]]
+    loss: Callable[[Params, Params, Batch, Metrics], tuple[jax.Array, Metrics]]
+
+
+def _fold(rngs: jax.Array, site: int) -> jax.Array:
+    return jax.vmap(jax.random.fold_in, (0, None))(rngs, site)
+
+
+def _prepare_packed(
+    weights: np.ndarray, mask_id: int, masking: MaskingConfig
+) -> Callable[[jax.Array, Batch], tuple[Batch, Metrics]]:
+    def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
+        is_token = batch["segment_ids"] > 0
+        masked = corrupt(_fold(rngs, MASKING), batch["input_ids"], is_token, jnp.asarray(weights), mask_id, masking)
+        prepared = {
+            **batch,
+            "input_ids": masked.input_ids,
+            "positions": masked.positions,
+            "labels": masked.labels,
+            "masked_weights": masked.weights,
+            "rngs": _fold(rngs, DROPOUT),
+        }
+        totals = {
+            "tokens": is_token.sum().astype(jnp.float32),
+            # A batch without a single drawn token (all of it special) has a loss of 0, not 0/0.
+            "masked": jnp.maximum(masked.weights.sum(), 1.0),
+        }
+        return prepared, totals
+
+    return prepare
+
+
+def _encode(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
+    inputs = {name: batch[name] for name in ("position_ids", "segment_ids")}
+    return model.encoder(batch["input_ids"], **inputs, rngs=rngs).last_hidden_state
+
+
+def at_positions(values: jax.Array, positions: jax.Array) -> jax.Array:
+    """values [B, T, K] at positions [B, M] → [B, M, K]."""
+    return jnp.take_along_axis(values, positions[..., None], axis=1)
+
+
+def masked_lm(graphdef: nnx.GraphDef, weights: np.ndarray, mask_id: int, masking: MaskingConfig) -> Objective:
+    """Cross-entropy at the drawn positions; logits are computed there only.
+
+    Args:
+        graphdef: of a `MaskedLM`.
+        weights: float32 [V] from `masking.log_weights`.
+    """
+
+    def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
+        model = merge(graphdef, params)
+        hidden = at_positions(_encode(model, batch, batch["rngs"]), batch["positions"])
+        value = losses.cross_entropy(model.logits(hidden), batch["labels"], batch["masked_weights"]) / totals["masked"]
+        return value, {"loss_mlm": value}
+
+    return Objective(_prepare_packed(weights, mask_id, masking), loss)
+
+
+def distillation(
+    student: nnx.GraphDef,
+    teacher: nnx.GraphDef,
+    weights: np.ndarray,
+    mask_id: int,
+    masking: MaskingConfig,
+    config: LossConfig,
+) -> Objective:
+    """The triple loss: student and teacher see the same corrupted ids, the teacher without dropout.
+
+    L = α_ce·L_ce + α_mlm·L_mlm + α_cos·L_cos + α_mse·L_mse, where L_ce and L_mse are means over all tokens of the global
+    batch or over the drawn ones (`ce_tokens`), L_mlm over the drawn ones, L_cos over all. A term of weight 0 is not computed.
+    """
+
+    def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
+        model, guide = merge(student, params), merge(teacher, frozen)
+        s_hidden = _encode(model, batch, batch["rngs"])
+        t_hidden = jax.lax.stop_gradient(_encode(guide, batch, None))
+        everywhere = (batch["segment_ids"] > 0).astype(jnp.float32)
+        parts: Metrics = {}
+        if config.ce_tokens == "all" and (config.alpha_ce or config.alpha_mse):
+            s_logits, t_logits = model.logits(s_hidden), guide.logits(t_hidden)
+            at, total = everywhere, totals["tokens"]
+            s_masked = at_positions(s_logits, batch["positions"]) if config.alpha_mlm else None
+        else:
+            s_masked = s_logits = model.logits(at_positions(s_hidden, batch["positions"]))
+            t_logits = guide.logits(at_positions(t_hidden, batch["positions"]))
+            at, total = batch["masked_weights"], totals["masked"]
+        if config.alpha_ce:
+            parts["loss_ce"] = losses.distillation(s_logits, t_logits, at, config.temperature) / total
+        if config.alpha_mlm:
+            parts["loss_mlm"] = (
+                losses.cross_entropy(s_masked, batch["labels"], batch["masked_weights"]) / totals["masked"]
+            )
+        if config.alpha_cos:
+            parts["loss_cos"] = losses.cosine_distance(s_hidden, t_hidden, everywhere) / totals["tokens"]
+        if config.alpha_mse:
+            parts["loss_mse"] = losses.logit_mse(s_logits, t_logits, at) / total
+        return sum(getattr(config, name.replace("loss", "alpha")) * value for name, value in parts.items()), parts
+
+    return Objective(_prepare_packed(weights, mask_id, masking), loss)
+
+
+def classification(graphdef: nnx.GraphDef, num_labels: int) -> Objective:
+    """Cross-entropy of a `SequenceClassification`, or mean squared error when it has one label.
+
+    Batches hold input_ids, attention_mask, token_type_ids, labels (int32, or float32 for a regression) and weights float32 [B],
+    0 for rows that only fill up the last batch.
+    """
+
+    def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
+        return {**batch, "rngs": _fold(rngs, DROPOUT)}, {"examples": jnp.maximum(batch["weights"].sum(), 1.0)}
+
+    def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
+        logits = classify(merge(graphdef, params), batch, batch["rngs"])
+        if num_labels == 1:
+            value = jnp.sum(batch["weights"] * jnp.square(logits[:, 0] - batch["labels"]))
+        else:
+            value = losses.cross_entropy(logits, batch["labels"], batch["weights"])
+        return value / totals["examples"], {}
+
+    return Objective(prepare, loss)
+
+
+def classify(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
+    """Logits [B, labels] of a classifier; token types go to models that have them."""
+    types = {"token_type_ids": batch["token_type_ids"]} if model.config.type_vocab_size else {}
+    return model(batch["input_ids"], batch["attention_mask"], rngs=rngs, **types).logits

@@ -1,0 +1,36 @@
+"""AdamW with linear warm-up, linear decay and gradient clipping (defaults: the original train.py)."""
+
+import math
+
+import optax
+
+from distilbert_jax.config import OptimizerConfig
+from distilbert_jax.models.params import Params
+
+
+def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
+    """Learning rate of step 0, 1, …: from 0 up over ceil(warmup · steps) steps, then straight down to 0 at `steps`."""
+    warmup = math.ceil(config.warmup * steps)
+    up = optax.linear_schedule(0.0, config.learning_rate, max(warmup, 1))
+    down = optax.linear_schedule(config.learning_rate, 0.0, max(steps - warmup, 1))
+    return optax.join_schedules([up, down], [warmup]) if warmup else down
+
+
+def decayed(params: Params) -> dict[str, bool]:
+    """Which parameters weight decay applies to: all but biases and LayerNorms."""
+    return {name: not name.endswith((".bias", ".scale")) for name in params}
+
+
+def adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Clip by the global norm, then AdamW (ε outside the root, decoupled decay: as torch.optim.AdamW)."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.adamw(
+            schedule(config, steps),
+            b1=config.beta1,
+            b2=config.beta2,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            mask=decayed,
+        ),
+    )

@@ -1,0 +1,103 @@
+"""Meshes, and where each parameter and each batch row lives: one table of path rules, no annotation in model code."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from distilbert_jax.config import MeshConfig
+from distilbert_jax.errors import InputError
+
+ROWS = ("data", "fsdp")  # the axes that a batch is cut along
+# First match wins. A kernel is [in, out]: what enters a layer is cut along `out` on the tensor axis, what leaves it along `in`.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"embeddings\.word$", P("tensor", "fsdp")),
+    (r"embeddings\.(position|token_type)$", P(None, "fsdp")),
+    (r"\.(query|key|value|ffn_in)\.kernel$", P("fsdp", "tensor")),
+    (r"\.(query|key|value|ffn_in)\.bias$", P("tensor")),
+    (r"\.(out|ffn_out)\.kernel$", P("tensor", "fsdp")),
+    (r"head\.bias$", P("tensor")),
+    (r"\.(transform|dense)\.kernel$", P("fsdp", None)),
+)
+
+
+def make_mesh(config: MeshConfig) -> Mesh:
+    """A mesh (data, fsdp, tensor) over all devices of all processes.
+
+    Raises:
+        InputError: the axes ask for more devices than there are, or do not use them all.
+    """
+    available, inner = jax.device_count(), config.fsdp * config.tensor
+    data = available // inner if config.data == -1 else config.data
+    if data * inner != available or data == 0:
+        raise InputError(
+            f"mesh data × fsdp × tensor = {config.data} × {config.fsdp} × {config.tensor} does not fit {available} devices"
+        )
+    return jax.make_mesh(
+        (data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3
+    )
+
+
+def spec(path: str) -> P:
+    """The partition of the parameter at `path`; without a rule it is replicated."""
+    return next((rule for pattern, rule in RULES if re.search(pattern, path)), P())
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """Shardings for a tree that holds parameters under their paths (parameters, optimiser state, a whole train state).
+
+    Raises:
+        InputError: a dimension is not divisible by its mesh axis.
+    """
+
+    def place(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        path = next((key.key for key in reversed(keys) if isinstance(getattr(key, "key", None), str)), "")
+        partition = spec(path) if len(leaf.shape) == len(spec(path)) else P()
+        for size, axis in zip(leaf.shape, partition, strict=False):
+            if axis is not None and size % mesh.shape[axis]:
+                raise InputError(f"{path}: size {size} is not divisible by mesh.{axis} = {mesh.shape[axis]}")
+        return NamedSharding(mesh, partition)
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def check_heads(num_heads: int, mesh: Mesh) -> None:
+    """Raise InputError unless the tensor axis divides the attention heads."""
+    if num_heads % mesh.shape["tensor"]:
+        raise InputError(
+            f"model.num_attention_heads = {num_heads} is not divisible by mesh.tensor = {mesh.shape['tensor']}"
+        )
+
+
+def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+    """Raise InputError unless every micro-batch has the same number of rows on every device of the row axes."""
+    devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % (accumulate * devices):
+        raise InputError(
+            f"data.batch_size = {batch_size} is not divisible by optimizer.accumulate × data × fsdp devices = "
+            f"{accumulate} × {devices}"
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch [B, ...] over the data and fsdp axes."""
+    return NamedSharding(mesh, P(ROWS))
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Which rows of a global batch this process has to read, ascending, int64 [n]."""
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for rows in slices]))
+
+
+def place(batch: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh) -> dict[str, jax.Array]:
+    """This process' rows of a global batch as global arrays [batch_size, ...]."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: jax.make_array_from_process_local_data(sharding, rows, global_shape=(batch_size, *rows.shape[1:]))
+        for name, rows in batch.items()
+    }

@@ -1,0 +1,100 @@
+"""The one train step: prepare, gradients over micro-batches, optimiser update; jitted with shardings and donation."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from distilbert_jax.models.params import Params
+from distilbert_jax.training.objectives import Batch, Metrics, Objective
+from distilbert_jax.training.sharding import batch_sharding, shardings
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything a run needs to go on: `step` int32 (also the position in the data), the run's key as uint32 data,
+    parameters and optimiser state in float32."""
+
+    step: jax.Array
+    key: jax.Array
+    params: Params
+    opt_state: Any
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
+    """The state before step 0, placed on the mesh. `params` are copied: the step may consume its own."""
+
+    def build(values: Params) -> TrainState:
+        key = jax.random.key_data(jax.random.key(seed))
+        return TrainState(jnp.zeros((), jnp.int32), key, values, optimizer.init(values))
+
+    return jax.jit(build, out_shardings=shardings(jax.eval_shape(build, params), mesh))(params)
+
+
+def row_keys(key: jax.Array, step: jax.Array, rows: int) -> jax.Array:
+    """Keys [rows], one for each row of the global batch at `step`."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.fold_in(key, step), jnp.arange(rows))
+
+
+def gradients(
+    objective: Objective, params: Params, frozen: Params, batch: Batch, rngs: jax.Array, accumulate: int = 1
+) -> tuple[Params, Metrics]:
+    """Gradients of the global loss and its parts (with `loss`, the sum), over `accumulate` micro-batches.
+
+    Micro-batch a takes rows a, a + A, a + 2A, …: cutting the row axis into contiguous pieces would move rows between devices.
+    """
+    batch, totals = objective.prepare(rngs, batch)
+    grad = jax.value_and_grad(objective.loss, has_aux=True)
+
+    def micro(rows: Batch) -> tuple[Params, Metrics]:
+        (loss, parts), grads = grad(params, frozen, rows, totals)
+        return grads, {"loss": loss, **parts}
+
+    if accumulate == 1:
+        grads, metrics = micro(batch)
+    else:
+        cut = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+        zeros = jax.tree.map(
+            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(micro, jax.tree.map(lambda x: x[0], cut))
+        )
+        add = lambda total, rows: (jax.tree.map(jnp.add, total, micro(rows)), None)
+        (grads, metrics), _ = jax.lax.scan(add, zeros, cut)
+    return grads, {**metrics, **{name: totals[name] for name in totals}}
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    frozen: Params,
+    mesh: Mesh,
+    accumulate: int = 1,
+) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
+    """step(state, frozen, batch) → (state, metrics); the given state is donated.
+
+    Metrics are float32 scalars: loss, its parts, the totals they were divided by, and grad_norm before clipping.
+    """
+
+    def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
+        rngs = row_keys(jax.random.wrap_key_data(state.key), state.step, len(batch["input_ids"]))
+        grads, metrics = gradients(objective, state.params, frozen, batch, rngs, accumulate)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, state.key, params, opt_state), {
+            **metrics,
+            "grad_norm": optax.global_norm(grads),
+        }
+
+    state_shardings = shardings(state, mesh)
+    return jax.jit(
+        step,
+        in_shardings=(state_shardings, shardings(frozen, mesh), batch_sharding(mesh)),
+        out_shardings=(state_shardings, NamedSharding(mesh, P())),
+        donate_argnums=0,
+    )
