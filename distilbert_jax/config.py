@@ -33,6 +33,13 @@ def _require_positive(owner: object, *names: str) -> None:
         _require(getattr(owner, name) > 0, owner, name, "expected a value above 0")
 
 
+def _require_choices(owner: object) -> None:
+    for name, kind in typing.get_type_hints(type(owner)).items():
+        if typing.get_origin(kind) is Literal:
+            choices = typing.get_args(kind)
+            _require(getattr(owner, name) in choices, owner, name, f"expected one of {', '.join(map(repr, choices))}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The architecture of BERT or DistilBERT. Defaults are BERT-base uncased; see `distilbert_base` for the student."""
@@ -55,6 +62,7 @@ class ModelConfig:
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # of a classifier, in the order of their ids
 
     def __post_init__(self) -> None:
+        _require_choices(self)
         _require_positive(self, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
         _require_positive(self, "intermediate_size", "max_position_embeddings", "layer_norm_eps", "initializer_range")
         _require_share(self, "hidden_dropout", "attention_dropout", "classifier_dropout")
@@ -65,8 +73,10 @@ class ModelConfig:
             f"does not divide hidden_size = {self.hidden_size}",
         )
         _require(0 <= self.pad_token_id < self.vocab_size, self, "pad_token_id", "outside the vocabulary")
+        _require(len(self.labels) > 0, self, "labels", "expected at least one; one makes a regression")
         if self.model_type == "distilbert":
             _require(self.type_vocab_size == 0, self, "type_vocab_size", "DistilBERT has no token types; expected 0")
+            _require(self.layer_norm_eps == 1e-12, self, "layer_norm_eps", "DistilBERT's is fixed at 1e-12")
         else:
             _require(self.type_vocab_size > 0, self, "type_vocab_size", "BERT has token types; expected 1 or more")
 
@@ -93,6 +103,7 @@ class DataConfig:
     batch_size: int = 32  # rows in a global batch: all devices, all micro-batches
 
     def __post_init__(self) -> None:
+        _require_choices(self)
         _require_positive(self, "batch_size")
         _require(self.length >= 8, self, "length", "expected at least 8 tokens a row")
 
@@ -109,6 +120,7 @@ class MaskingConfig:
     smoothing: float = 0.7
 
     def __post_init__(self) -> None:
+        _require_choices(self)
         _require(0.0 < self.probability < 1.0, self, "probability", "expected 0 < value < 1")
         _require(self.mask >= 0.0, self, "mask", "expected a share")
         _require(
@@ -132,6 +144,7 @@ class LossConfig:
     ce_tokens: Literal["all", "masked"] = "all"  # where L_ce and L_mse are taken
 
     def __post_init__(self) -> None:
+        _require_choices(self)
         _require_positive(self, "temperature")
         for name in ("alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse"):
             _require(getattr(self, name) >= 0.0, self, name, "expected a weight of 0 or more")
@@ -147,6 +160,9 @@ class StudentConfig:
     layers: tuple[int, ...] | None = None  # of the teacher; None: evenly spaced, the first and the last kept
     fold_token_type: bool = True  # add the teacher's token-type-0 row to the positions; the original drops it
     copy_transform: bool = True  # copy the masked-LM transform too; the original does so on request only
+
+    def __post_init__(self) -> None:
+        _require_choices(self)
 
 
 @dataclass(frozen=True)
@@ -197,6 +213,7 @@ class RunConfig:
     deterministic: bool = False  # on a GPU: same bits at every run, at some cost (XLA's flag)
 
     def __post_init__(self) -> None:
+        _require_choices(self)
         _require_positive(self, "steps", "log_every", "save_every", "keep")
         _require(self.eval_every >= 0, self, "eval_every", "expected 0 or a number of steps")
         _require(0 <= self.seed < 2**32, self, "seed", "expected 0 ≤ seed < 2³²")

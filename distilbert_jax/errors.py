@@ -24,7 +24,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        _leave(" ".join(str(error).split()), 2)
+        _leave(str(error), 2)
     except KeyboardInterrupt as error:
         _leave(
             f"interrupted: {error}" if str(error) else "interrupted; the same command goes on from what is finished",
@@ -45,5 +45,5 @@ def one_line_errors() -> Iterator[None]:
 
 
 def _leave(message: str, status: int) -> None:
-    print(f"error: {message}", file=sys.stderr)
+    print("error:", *message.split(), file=sys.stderr)
     sys.exit(status)

@@ -54,7 +54,12 @@ def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> tuple[int,
 def student_config(teacher: ModelConfig, num_hidden_layers: int) -> ModelConfig:
     """DistilBERT of the teacher's width and vocabulary with `num_hidden_layers` layers."""
     return dataclasses.replace(
-        teacher, model_type="distilbert", type_vocab_size=0, num_hidden_layers=num_hidden_layers, classifier_dropout=0.2
+        teacher,
+        model_type="distilbert",
+        type_vocab_size=0,
+        num_hidden_layers=num_hidden_layers,
+        classifier_dropout=0.2,
+        layer_norm_eps=1e-12,  # fixed in the reference: its config.json cannot say another
     )
 
 
@@ -80,8 +85,10 @@ def student_from_teacher(
         seed: for what is not copied.
 
     Raises:
-        InputError: a size differs from the teacher's, or a layer is not one of the teacher's.
+        InputError: the student is no DistilBERT, a size differs from the teacher's, or a layer is not one of the teacher's.
     """
+    if config.model_type != "distilbert":
+        raise InputError(f"student model.model_type = {config.model_type!r}: expected 'distilbert'")
     given = teacher.config
     for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
         if getattr(given, name) != getattr(config, name):
@@ -107,7 +114,8 @@ def student_from_teacher(
         parts = path.split(".")
         if parts[:2] == ["encoder", "layers"]:
             parts[2] = str(chosen[int(parts[2])])
-        params[path] = source[".".join(parts)]
+        # A copy: a train step that donates the student's buffers must not take the teacher's with them.
+        params[path] = jnp.array(source[".".join(parts)], copy=True)
     if fold_token_type and "encoder.embeddings.token_type" in source:
         params["encoder.embeddings.position"] += source["encoder.embeddings.token_type"][0]
     return merge(graphdef, params)

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from distilbert_jax.config import ModelConfig
+from distilbert_jax.errors import InputError
 from distilbert_jax.models.attention import SelfAttention, attention_bias
 from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, embedding, fold_rows, layer_norm
 
@@ -42,7 +43,9 @@ class Embeddings(nnx.Module):
         self, input_ids: Array, position_ids: Array | None, token_type_ids: Array | None, rngs: Array | None
     ) -> Array:
         """int32 [B, T] each → [B, T, D]."""
-        T = input_ids.shape[1]
+        T, longest = input_ids.shape[1], self.position.shape[0]
+        if position_ids is None and longest < T:  # JAX would clamp the index and go on with a wrong position
+            raise InputError(f"input_ids: {T} tokens in a row, the model has {longest} positions; truncate the text")
         x = self.word[...][input_ids]
         x += self.position[...][jnp.arange(T)[None] if position_ids is None else position_ids]
         if hasattr(self, "token_type"):
@@ -99,6 +102,9 @@ class Encoder(nnx.Module):
             position_ids: int32 [B, T]; None: 0 … T-1.
             segment_ids: int32 [B, T] of packed rows, 0 = padding; sequences do not see each other.
             rngs: key array [B] for dropout, one a row; None: no dropout.
+
+        Raises:
+            InputError: T is beyond the position table and no `position_ids` are given.
         """
         bias = attention_bias(attention_mask, segment_ids)
         x = self.embeddings(input_ids, position_ids, token_type_ids, fold_rows(rngs, 0))

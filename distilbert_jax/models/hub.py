@@ -53,6 +53,7 @@ CONFIG_FIELDS = {
 _NOT_PARAMETERS = re.compile(
     r"(\.|^)(position_ids|token_type_ids)$|^cls\.predictions\.decoder\.|^vocab_projector\.weight$"
 )
+_TIED_DECODERS = ("cls.predictions.decoder.weight", "vocab_projector.weight")
 _OTHER_HEADS = re.compile(
     r"^(cls\.|bert\.pooler\.|vocab_transform\.|vocab_layer_norm\.|vocab_projector\.|pre_classifier\.|classifier\.|qa_outputs\.)"
 )
@@ -79,12 +80,16 @@ def read_config(directory: str | Path) -> ModelConfig:
         if ours == "classifier_dropout" and value is None and model_type == "bert":
             value = found.get("hidden_dropout_prob")
         values[ours] = getattr(defaults, ours) if value is None else value
-    if "id2label" in found:
-        values["labels"] = tuple(found["id2label"][key] for key in sorted(found["id2label"], key=int))
     try:
+        if labels := found.get("id2label"):
+            values["labels"] = tuple(str(labels[key]) for key in sorted(labels, key=int))
+        elif "num_labels" in found:
+            values["labels"] = tuple(f"LABEL_{i}" for i in range(found["num_labels"]))
         return ModelConfig(type_vocab_size=values.pop("type_vocab_size", 0), **values)
-    except (InputError, TypeError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path}: a field has a value of another type ({error})") from None
 
 
 def hf_config(config: ModelConfig, architecture: str) -> dict[str, Any]:
@@ -122,7 +127,10 @@ def read_tensors(directory: str | Path) -> dict[str, jnp.ndarray]:
     if (directory / "model.safetensors").is_file():
         files = [directory / "model.safetensors"]
     elif index.is_file():
-        files = sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
+        try:
+            files = sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise InputError(f"{index}: expected JSON with a weight_map from tensors to files") from None
     elif pickles := sorted(directory.glob("*.bin")):
         raise InputError(
             f"{pickles[0]}: a pickle can run code when it is read and is not loaded; convert it once with transformers: "
@@ -161,21 +169,26 @@ def to_params(
     """Parameters in the shapes of `fresh`, taken from reference tensors; head parameters that are missing keep the fresh values.
 
     Raises:
-        InputError: a tensor of the encoder is missing, a shape contradicts the config, a name is unknown; all are listed.
+        InputError: a tensor of the encoder is missing, a shape contradicts the config, a name is unknown, a decoder is not
+            tied to the word embedding; all are listed.
     """
     source = _reference_names(tensors, model_type)
     params, problems, initialised = {}, [], []
+    word = source.get(names["encoder.embeddings.word"])
+    for name in _TIED_DECODERS:
+        if "head.bias" in fresh and word is not None and name in source and not jnp.array_equal(source[name], word):
+            problems.append(f"{name} differs from the word embedding, but is tied to it here")
     for path, value in fresh.items():
         name = hf_name(names, path)
         if name not in source:
             (problems if path.startswith("encoder.") else initialised).append(f"{name} is missing")
             params[path] = value
             continue
-        tensor = source.pop(name)
-        tensor = tensor.T if path.endswith(".kernel") else tensor
-        if tensor.shape != value.shape:
-            problems.append(f"{name} has the shape {tensor.shape}, config.json asks for {value.shape}")
-        params[path] = jnp.asarray(tensor, jnp.float32)
+        tensor, kernel = source.pop(name), path.endswith(".kernel")
+        expected = value.shape[::-1] if kernel else value.shape
+        if tensor.shape != expected:
+            problems.append(f"{name} has the shape {tensor.shape}, config.json asks for {expected}")
+        params[path] = jnp.asarray(tensor.T if kernel else tensor, jnp.float32)
     left = [name for name in source if not _NOT_PARAMETERS.search(name)]
     problems += [f"{name} is unknown" for name in left if not _OTHER_HEADS.match(name)]
     if problems:
@@ -191,7 +204,7 @@ def to_params(
 
 def write_directory(directory: str | Path, files: dict[str, Any]) -> None:
     """Write files (name → function that writes to a path) so that the directory appears whole or not at all."""
-    directory = Path(directory)
+    directory = Path(directory).absolute()  # "." has no name of its own
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -24,7 +24,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def _contract(spec: str, a: Array, b: Array, dtype: DTypeLike) -> Array:
-    if dtype == jnp.float32:
+    if jnp.dtype(dtype) == jnp.float32:  # also for the name "float32", which alone is not equal to it
         return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST)
     return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
 
