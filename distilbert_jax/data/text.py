@@ -15,7 +15,7 @@ _LONGEST_LINE = 16 << 20
 
 
 class TextSources:
-    """The documents of some text files, read as a stream: memory holds one document, however large the files are.
+    """The documents of some text files, read as a stream: memory does not grow with the files.
 
     Args:
         paths: files named `*.txt`, `*.txt.xz` or `*.txt.gz`. One paragraph or heading per line; a document never runs over
@@ -43,16 +43,19 @@ class TextSources:
         self.size = sum(path.stat().st_size for path in self.paths)
         self.position = 0
 
-    def documents(self) -> Iterator[list[str]]:
-        """The lines of one document after the other, none of them blank."""
+    def documents(self, largest: int) -> Iterator[list[str]]:
+        """The lines of one document after the other, none of them blank; above `largest` bytes a document is cut in pieces."""
         for path in self.paths:
-            document = []
+            document, size = [], 0
             for line in self._lines_of(path):
-                if line.strip():
-                    document.append(line)
-                elif document:
+                blank = not line.strip()
+                length = len(line.encode())
+                if document and (blank or size + length > largest):
                     yield document
-                    document = []
+                    document, size = [], 0
+                if not blank:
+                    document.append(line)
+                    size += length + 1
             if document:
                 yield document
 

@@ -1,0 +1,331 @@
+import contextlib
+import errno
+import gzip
+import itertools
+import json
+import lzma
+import random
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from distilbert_jax.data import corpus as corpus_module
+from distilbert_jax.data import shards as shards_module
+from distilbert_jax.data import text as text_module
+from distilbert_jax.data.corpus import Corpus, build_corpus
+from distilbert_jax.data.text import TextSources
+from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_wordpiece
+from distilbert_jax.errors import InputError
+
+WORDS = [a + b for a in ("over", "under", "in", "re", "un") for b in ("write", "read", "pack", "mask", "draw")]
+
+
+def make_documents(count=40, seed=0):
+    choose = random.Random(seed)
+    return [
+        [" ".join(choose.choices(WORDS, k=choose.randint(1, 30))) for _ in range(choose.randint(1, 6))]
+        for _ in range(count)
+    ]
+
+
+DOCUMENTS = make_documents()
+TEXT = "\n\n".join("\n".join(document) for document in DOCUMENTS)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_wordpiece(itertools.chain.from_iterable(DOCUMENTS), 90)
+
+
+@pytest.fixture
+def source(tmp_path):
+    file = tmp_path / "text.txt"
+    file.write_text(TEXT, encoding="utf-8")
+    return file
+
+
+def documents_in(corpus):
+    """Ids of every line of every document, taken apart by the documented meaning of the arrays."""
+    found = []
+    for shard in corpus:
+        lines = np.split(shard.tokens, shard.line_ends)
+        assert not len(lines.pop())
+        starts = [0, *shard.document_ends[:-1]]
+        found += [[line.tolist() for line in lines[a:b]] for a, b in zip(starts, shard.document_ends, strict=True)]
+    return found
+
+
+def expected(tokenizer, documents=DOCUMENTS):
+    return [[tokenizer.encode(line, add_special_tokens=False).ids for line in document] for document in documents]
+
+
+def files_of(directory):
+    return {file.name: file.read_bytes() for file in (directory / "shards").iterdir()}
+
+
+@contextlib.contextmanager
+def interrupting_progress(description, total, after=2):
+    calls = itertools.count(1)
+
+    def done(position):
+        if next(calls) == after:
+            raise KeyboardInterrupt
+
+    yield done
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_shards_hold_every_line_of_every_document_in_order(tokenizer, source, tmp_path, processes):
+    corpus = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=processes)
+    reference = expected(tokenizer)
+    assert documents_in(corpus) == reference
+    ids = np.concatenate([np.concatenate(document) for document in reference]).astype(int)
+    np.testing.assert_array_equal(corpus.token_counts, np.bincount(ids, minlength=tokenizer.get_vocab_size()))
+    assert corpus.token_counts.dtype == np.int64
+    assert all(shard.tokens.dtype == np.uint16 for shard in corpus)
+    assert 3 < len(corpus) == corpus.shards_made
+    totals = {name: corpus.manifest[name] for name in ("documents", "lines", "tokens")}
+    assert totals == {"documents": len(DOCUMENTS), "lines": sum(map(len, DOCUMENTS)), "tokens": len(ids)}
+    assert corpus.specials == special_ids(load_tokenizer(corpus.path / "tokenizer"))
+
+
+def test_number_of_processes_changes_nothing(tokenizer, source, tmp_path):
+    for processes in (1, 2):
+        build_corpus([source], tokenizer, tmp_path / str(processes), shard_bytes=2500, processes=processes)
+    assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
+    assert (tmp_path / "1/manifest.json").read_bytes() == (tmp_path / "2/manifest.json").read_bytes()
+    assert str(tmp_path) not in (tmp_path / "1/manifest.json").read_text()
+
+
+def test_compression_byte_order_mark_and_line_ends_change_no_token(tokenizer, source, tmp_path):
+    raw = TEXT.encode()
+    variants = {"a.txt.xz": lzma.compress(raw), "b.txt.gz": gzip.compress(raw), "c.txt": b"\xef\xbb\xbf" + raw}
+    variants["d.txt"] = raw.replace(b"\n\n", b"\n \n\n\n").replace(b"\n", b"\r\n") + b"\r\n"
+    plain = build_corpus([source], tokenizer, tmp_path / "plain")
+    for name, content in variants.items():
+        (tmp_path / name).write_bytes(content)
+        assert list(TextSources([tmp_path / name]).lines()) == list(itertools.chain.from_iterable(DOCUMENTS))
+        assert build_corpus([tmp_path / name], tokenizer, tmp_path / f"of-{name}").fingerprint == plain.fingerprint, (
+            name
+        )
+
+
+def test_a_document_ends_with_its_file(tokenizer, tmp_path):
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("\n".join(DOCUMENTS[0]))
+    corpus = build_corpus([tmp_path / "a.txt", tmp_path / "b.txt"], tokenizer, tmp_path / "out")
+    assert documents_in(corpus) == expected(tokenizer, [DOCUMENTS[0]] * 2)
+
+
+def test_only_a_document_longer_than_a_shard_is_cut_and_only_at_a_line(tokenizer, tmp_path):
+    long = list(itertools.chain.from_iterable(DOCUMENTS[:20]))
+    documents = [DOCUMENTS[20], long, DOCUMENTS[21]]
+    (tmp_path / "text.txt").write_text("\n\n".join("\n".join(document) for document in documents))
+    corpus = build_corpus([tmp_path / "text.txt"], tokenizer, tmp_path / "out", shard_bytes=2000)
+    found = documents_in(corpus)
+    reference = expected(tokenizer, documents)
+    assert found[0] == reference[0]
+    assert found[-1] == reference[-1]
+    assert list(itertools.chain.from_iterable(found[1:-1])) == reference[1]
+    assert len(found) > 4
+
+
+def test_special_tokens_spelt_out_in_a_text_are_text(tokenizer, tmp_path):
+    (tmp_path / "text.txt").write_text("read [SEP] write [MASK] [PAD] mask [CLS]")
+    corpus = build_corpus([tmp_path / "text.txt"], tokenizer, tmp_path / "out")
+    ids = special_ids(tokenizer)
+    assert not np.isin(corpus.shard(0).tokens, [ids.sep, ids.mask, ids.pad, ids.cls]).any()
+    assert tokenizer.encode("[SEP]", add_special_tokens=False).ids == [ids.sep]
+
+
+def test_a_large_vocabulary_gets_wider_ids(tmp_path):
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(70_000))]
+    vocabulary = {word: index for index, word in enumerate(words)}
+    (tmp_path / "vocab.txt").write_text("\n".join(vocabulary))
+    (tmp_path / "text.txt").write_text("w1 w69999")
+    corpus = build_corpus([tmp_path / "text.txt"], load_tokenizer(tmp_path), tmp_path / "out")
+    assert corpus.shard(0).tokens.dtype == np.uint32
+    assert corpus.shard(0).tokens.tolist() == [6, 70_004]
+
+
+def test_second_run_finds_everything(tokenizer, source, tmp_path):
+    first = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
+    times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
+    second = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
+    assert (second.shards_made, second.manifest) == (0, first.manifest)
+    assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_an_interrupted_run_keeps_its_shards_and_the_next_makes_the_rest(
+    tokenizer, source, tmp_path, monkeypatch, processes
+):
+    whole = build_corpus([source], tokenizer, tmp_path / "whole", shard_bytes=2500)
+    monkeypatch.setattr(corpus_module, "progress", interrupting_progress)
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=processes)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="unfinished corpus"):
+        Corpus.open(tmp_path / "out")
+    resumed = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=processes)
+    assert len(whole) - 2 == resumed.shards_made
+    assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
+    assert resumed.manifest == whole.manifest
+
+
+def test_a_full_disk_keeps_finished_shards_and_leaves_no_half_file(tokenizer, source, tmp_path, monkeypatch):
+    calls = itertools.count(1)
+
+    def savez(stream, **arrays):
+        stream.write(b"half")
+        if next(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(shards_module.np, "savez", savez)
+    with pytest.raises(OSError, match="No space left"):
+        build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    assert sorted(files_of(tmp_path / "out")) == ["00000.json", "00000.npz", "00001.json", "00001.npz"]
+
+
+def test_text_in_flight_is_bounded(tokenizer, source, tmp_path, monkeypatch):
+    lock, under_way, most = threading.Lock(), [0], [0]
+
+    @contextlib.contextmanager
+    def slow_pool(workers, maker):
+        def make(*chunk):
+            entry = maker.make(*chunk)
+            with lock:
+                under_way[0] -= 1
+            return entry
+
+        with ThreadPoolExecutor(workers) as threads:
+
+            def submit(*chunk):
+                with lock:
+                    under_way[0] += 1
+                    most[0] = max(most[0], under_way[0])
+                return threads.submit(make, *chunk)
+
+            yield submit
+
+    monkeypatch.setattr(corpus_module, "worker_pool", slow_pool)
+    corpus = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=1500, processes=2)
+    assert len(corpus) > 6
+    assert most[0] <= 3
+    assert documents_in(corpus) == expected(tokenizer)
+
+
+def test_a_damaged_shard_is_named_and_mended(tokenizer, source, tmp_path):
+    corpus = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
+    corpus.verify()
+    file = tmp_path / "out/shards/00001.npz"
+    content = file.read_bytes()
+    file.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
+    with pytest.raises(InputError, match=r"00001\.npz: missing or not what was written"):
+        Corpus.open(tmp_path / "out").verify()
+    file.write_bytes(content[:300])
+    with pytest.raises(InputError, match=r"00001\.npz: missing or damaged"):
+        corpus.shard(1)
+    assert build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500).shards_made == 1
+    assert file.read_bytes() == content
+
+
+def test_changed_sources_replace_the_shards_that_change(tokenizer, source, tmp_path, monkeypatch):
+    before = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
+    source.write_text("\n\n".join("\n".join(document) for document in DOCUMENTS[:20]))
+    monkeypatch.setattr(corpus_module, "progress", interrupting_progress)
+    with pytest.raises(KeyboardInterrupt):
+        build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="unfinished"):
+        Corpus.open(tmp_path / "out")
+    after = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
+    assert documents_in(after) == expected(tokenizer, DOCUMENTS[:20])
+    assert after.shards_made <= len(after) < len(before)
+    assert len(files_of(tmp_path / "out")) == 2 * len(after)
+    assert after.fingerprint != before.fingerprint
+
+
+def test_a_corpus_of_another_tokenizer_is_refused(tokenizer, source, tmp_path):
+    build_corpus([source], tokenizer, tmp_path / "out")
+    other = train_wordpiece(iter(DOCUMENTS[0]), 64)
+    with pytest.raises(InputError, match="holds a corpus made with another tokenizer"):
+        build_corpus([source], other, tmp_path / "out")
+    assert Corpus.open(tmp_path / "out").vocab_size == tokenizer.get_vocab_size()
+
+
+def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp_path):
+    cutting = Tokenizer.from_str(tokenizer.to_str())
+    cutting.enable_truncation(4)
+    cutting.enable_padding(length=64)
+    assert documents_in(build_corpus([source], cutting, tmp_path / "out")) == expected(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.txt", None, "no such text file"),
+        ("page.html", b"text", r"expected \.txt, \.txt\.xz or \.txt\.gz"),
+        ("page.xz", b"text", r"expected \.txt, \.txt\.xz or \.txt\.gz"),
+        ("empty.txt", b"", "the file is empty"),
+        ("blank.txt", b"\n \n\t\n", "no documents, only blank lines"),
+        ("blank.txt.xz", lzma.compress(b""), "no documents, only blank lines"),
+        ("latin.txt", b"one\nna\xefve\n", r"latin\.txt, line 2: not UTF-8 \(byte 3 of the line is 0xef\)"),
+        ("cut.txt.xz", lzma.compress(TEXT.encode())[:-40], "damaged or cut short after line"),
+        ("cut.txt.gz", gzip.compress(TEXT.encode())[:-40], "damaged or cut short after line"),
+        ("not.txt.xz", b"plain text", "damaged or cut short after line 0"),
+        ("not.txt.gz", b"plain text", "damaged or cut short after line 0"),
+    ],
+)
+def test_a_source_that_cannot_be_read_is_named(tokenizer, tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        build_corpus([tmp_path / name], tokenizer, tmp_path / "out", shard_bytes=2500)
+    assert str(tmp_path / name) in str(caught.value)
+    assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_file_without_line_ends_is_refused_before_it_fills_memory(tokenizer, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(text_module, "_LONGEST_LINE", 1 << 20)
+    source.write_text("word " * 300_000)
+    with pytest.raises(InputError, match="line 1: longer than 1 MiB"):
+        build_corpus([source], tokenizer, tmp_path / "out")
+
+
+def test_what_is_not_a_finished_corpus_is_named(tokenizer, source, tmp_path):
+    with pytest.raises(InputError, match=r"nowhere: no corpus: build one with python -m distilbert_jax\.data\.corpus"):
+        Corpus.open(tmp_path / "nowhere")
+    build_corpus([source], tokenizer, tmp_path / "out")
+    manifest = tmp_path / "out/manifest.json"
+    good = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**good, "format": 99}))
+    with pytest.raises(InputError, match=r"manifest\.json: not a corpus of format 1"):
+        Corpus.open(tmp_path / "out")
+    manifest.write_text('{"format": 1,')
+    with pytest.raises(InputError, match=r"manifest\.json: damaged"):
+        Corpus.open(tmp_path / "out")
+    assert build_corpus([source], tokenizer, tmp_path / "out").manifest == good
+
+
+def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, source, tmp_path):
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    arguments = ["--text", str(source), "--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "distilbert_jax.data.corpus", *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert f"{len(DOCUMENTS)} documents" in run.stdout
+    source.write_bytes(b"\xff")
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert len(run.stderr.splitlines()) == 1
+    assert "line 1: not UTF-8" in run.stderr
+
+
+def test_nothing_of_the_data_floor_that_a_worker_needs_imports_jax():
+    script = "import sys, distilbert_jax.data.corpus; sys.exit(int(any(m in sys.modules for m in ('jax', 'grain'))))"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

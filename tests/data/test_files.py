@@ -1,0 +1,38 @@
+import pytest
+
+from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
+from distilbert_jax.errors import InputError
+
+
+def test_a_file_takes_its_name_only_when_it_is_complete(tmp_path):
+    path = tmp_path / "file"
+    write_json(path, [1])
+    with atomic_file(path) as file:
+        file.write(b"[2]")
+        file.flush()
+        assert read_json(path) == [1]
+    assert read_json(path) == [2]
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    write_json(path, [1])
+    with pytest.raises(TypeError):
+        write_json(path, {1, 2})
+    with pytest.raises(RuntimeError), atomic_file(path):
+        raise RuntimeError
+    assert read_json(path) == [1]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_missing_and_damaged_json_are_named(tmp_path):
+    with pytest.raises(InputError, match="file: no such file"):
+        read_json(tmp_path / "file")
+    (tmp_path / "file").write_bytes(b"[1")
+    with pytest.raises(InputError, match="file: damaged"):
+        read_json(tmp_path / "file")
+
+
+def test_checksum_is_the_published_one_of_its_input(tmp_path):
+    (tmp_path / "file").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
+    assert sha256_of(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
