@@ -153,16 +153,13 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class StudentConfig:
-    """How a student begins (paper, section 3, "Student initialization")."""
+class InitConfig:
+    """What a model begins with (paper, section 3, "Student initialization")."""
 
-    init: Literal["teacher", "random"] = "teacher"
-    layers: tuple[int, ...] | None = None  # of the teacher; None: evenly spaced, the first and the last kept
-    fold_token_type: bool = True  # add the teacher's token-type-0 row to the positions; the original drops it
+    source: str = ""  # HF directory whose weights it takes; empty: random weights
+    layers: tuple[int, ...] | None = None  # of the source; None: evenly spaced, the first and the last kept
+    fold_token_type: bool = True  # add the source's token-type-0 row to the positions; the original drops it
     copy_transform: bool = True  # copy the masked-LM transform too; the original does so on request only
-
-    def __post_init__(self) -> None:
-        _require_choices(self)
 
 
 @dataclass(frozen=True)
@@ -200,10 +197,9 @@ class MeshConfig:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Where a run lives, how long it is, what it reports."""
+    """Where a run lives and what it reports."""
 
     directory: str = "runs/unnamed"
-    steps: int = 1000
     seed: int = 0
     dtype: Dtype = "float32"  # of the matmuls; parameters, optimiser and losses are float32
     log_every: int = 50  # steps between lines on the terminal; metrics.jsonl has every step
@@ -214,19 +210,19 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require_choices(self)
-        _require_positive(self, "steps", "log_every", "save_every", "keep")
+        _require_positive(self, "log_every", "save_every", "keep")
         _require(self.eval_every >= 0, self, "eval_every", "expected 0 or a number of steps")
         _require(0 <= self.seed < 2**32, self, "seed", "expected 0 ≤ seed < 2³²")
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run: a model on masked LM, or a student on the triple loss when `teacher` is given."""
+    """One pre-training run: masked LM, or the triple loss when `teacher` is given."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    teacher: str = ""  # HF directory; empty: masked LM without a teacher
-    student: StudentConfig | None = None  # None: the model begins at random weights
-    init_from: str = ""  # HF directory whose layers the student begins with; empty: the teacher's
+    init: InitConfig = field(default_factory=InitConfig)
+    teacher: str = ""  # HF directory to distil from; empty: masked LM alone
+    steps: int = 1000
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -235,6 +231,7 @@ class PretrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
+        _require_positive(self, "steps")
         _require(
             self.data.length <= self.model.max_position_embeddings,
             self.data,
@@ -249,9 +246,37 @@ class PretrainConfig:
         )
 
 
-def to_dict(config: Any) -> dict[str, Any]:
-    """A config as plain dictionaries, lists, strings and numbers."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Fine-tuning of an encoder on one GLUE task with one seed; its length is in epochs, its last step is what is reported."""
+
+    model: str = ""  # HF directory of a BERT or DistilBERT
+    task: str = "sst2"  # a task of data/glue.py
+    data: str = ""  # folder with <task>/{train,validation}.parquet; empty: GLUE from the hub
+    length: int = 128  # tokens; what is longer is cut, and the share is printed
+    buckets: tuple[int, ...] = (
+        16,
+        32,
+        64,
+        128,
+    )  # lengths that batches are padded to; those beyond `length` are left out
+    batch_size: int = 32
+    epochs: int = 3
+    max_train_rows: int | None = None  # take the first so many rows only
+    save_model: bool = True
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            learning_rate=5e-5, warmup=0.1, beta2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0
+        )
+    )
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    run: RunConfig = field(default_factory=lambda: RunConfig(directory=""))  # empty: runs/glue/<model>/<task>-<seed>
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "batch_size", "epochs")
+        _require(self.length >= 8, self, "length", "expected at least 8 tokens")
+        _require(len(self.buckets) > 0 and min(self.buckets) > 0, self, "buckets", "expected lengths above 0")
+        _require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")
 
 
 def to_json(config: Any) -> str:

@@ -93,18 +93,18 @@ def student_from_teacher(
     for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
         if getattr(given, name) != getattr(config, name):
             raise InputError(
-                f"student model.{name} = {getattr(config, name)}, the teacher's is {getattr(given, name)}: "
+                f"model.{name} = {getattr(config, name)}, the teacher's is {getattr(given, name)}: "
                 "a student that begins with the teacher's layers has its sizes"
             )
     chosen = evenly_spaced_layers(given.num_hidden_layers, config.num_hidden_layers) if layers is None else layers
     if len(chosen) != config.num_hidden_layers:
         raise InputError(
-            f"student.layers = {chosen}: {len(chosen)} layers named, model.num_hidden_layers is {config.num_hidden_layers}"
+            f"init.layers = {chosen}: {len(chosen)} layers named, model.num_hidden_layers is {config.num_hidden_layers}"
         )
     for layer in chosen:
         if not 0 <= layer < given.num_hidden_layers:
             raise InputError(
-                f"student.layers = {chosen}: {layer} is not a layer of the teacher (0 … {given.num_hidden_layers - 1})"
+                f"init.layers = {chosen}: {layer} is not a layer of the teacher (0 … {given.num_hidden_layers - 1})"
             )
     source = split(teacher)[1]
     graphdef, params = split(DistilBertForMaskedLM(config, dtype=dtype, rngs=nnx.Rngs(seed)))

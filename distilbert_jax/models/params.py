@@ -1,9 +1,11 @@
 """A module's parameters as a flat dictionary `{"encoder.layers.0.ffn_in.kernel": array}`: what sharding rules, checkpoints,
 the optimiser and Hugging Face names all go by."""
 
+import hashlib
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
 Params = dict[str, jax.Array]
@@ -30,3 +32,12 @@ def merge(graphdef: nnx.GraphDef, params: Params) -> Any:
 def count(params: Params) -> int:
     """Number of parameters; the tied decoder is one table and counts once."""
     return sum(value.size for value in params.values())
+
+
+def digest(params: Params) -> str:
+    """SHA-256 over names and bytes of all parameters; equal for bit-identical weights."""
+    total = hashlib.sha256()
+    for name in sorted(params):
+        total.update(name.encode())
+        total.update(np.ascontiguousarray(jax.device_get(params[name])).tobytes())
+    return total.hexdigest()

@@ -1,0 +1,14 @@
+"""One fine-tuning run on a GLUE task.
+
+    python train.py configs/glue.py --model DIR --task rte [--data FOLDER] [--run.seed 1]
+
+DIR is a Hugging Face directory; FOLDER holds <task>/{train,validation}.parquet, without it GLUE comes from the hub.
+AdamW 5e-5, batch 32, 3 epochs, length 128: the common ground of the field, since the paper's settings were never published.
+Cost and scores of a real run: docs/results/first-run.md.
+"""
+
+from distilbert_jax.config import FinetuneConfig
+
+
+def get_config() -> FinetuneConfig:
+    return FinetuneConfig()

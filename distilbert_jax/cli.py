@@ -1,0 +1,68 @@
+"""The command line: config files, typed arguments through tyro, and their mistakes told in one line."""
+
+import contextlib
+import difflib
+import importlib.util
+import io
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from distilbert_jax.errors import InputError
+
+C = TypeVar("C")
+
+
+def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: Any = None, description: str = "") -> C:
+    """`tyro.cli` whose complaints come as one `InputError` instead of a box. `--help` prints and exits as usual."""
+    options = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(args), prog=prog, description=description or None, **options)
+    except SystemExit as exit:
+        if not exit.code:
+            raise
+        raise InputError(f"{prog}: {_one_line(complaint.getvalue())}; --help lists what there is") from None
+
+
+def _one_line(box: str) -> str:
+    """The words of a box that tyro prints, without frame, title and general advice."""
+    said = []
+    for line in box.splitlines():
+        words = line.strip("│╭╮╰╯─ ")
+        if line.startswith(("╭", "╰")) or not words:
+            continue
+        if words.startswith(("For full helptext", "Argument helptext")):
+            break
+        said.append(words)
+    return " ".join(said).replace(" Perhaps you meant:", "; perhaps you meant")
+
+
+def load_config(path: str) -> Any:
+    """What `get_config()` of a Python file returns.
+
+    Raises:
+        InputError: no such file (the nearest of its folder is named), or it has no `get_config`.
+    """
+    file = Path(path)
+    if not file.is_file():
+        nearest = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], n=1)
+        raise InputError(
+            f"{path}: no such config file" + (f"; did you mean {file.parent / nearest[0]}?" if nearest else "")
+        )
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
+    if not hasattr(module, "get_config"):
+        raise InputError(f"{path}: has no get_config() that returns a config")
+    return module.get_config()

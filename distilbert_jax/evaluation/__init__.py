@@ -1,0 +1,1 @@
+"""What came out: held-out masked LM, GLUE, speed, reports."""

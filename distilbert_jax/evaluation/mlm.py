@@ -1,0 +1,128 @@
+"""Masked LM on held-out text: loss, accuracy, perplexity and the KL divergence from a teacher.
+
+Uniform 15 %, 80/10/10, the mask of each packed row drawn from the row's index: every model, at whatever batch size and on
+whatever mesh, is asked the same questions.
+"""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from distilbert_jax.config import MaskingConfig, MeshConfig, PretrainConfig
+from distilbert_jax.data.masking import corrupt, log_weights
+from distilbert_jax.data.packing import PackedRows
+from distilbert_jax.data.tokenizer import SpecialIds
+from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.training import sharding
+from distilbert_jax.training.loop import Evaluate
+from distilbert_jax.training.losses import cross_entropy
+from distilbert_jax.training.objectives import at_positions
+from distilbert_jax.training.pretrain import corpus_rows, load_teacher
+
+MASKING = MaskingConfig(weighting="uniform")
+SEED = 0
+
+
+def mlm_evaluation(
+    graphdef: nnx.GraphDef,
+    rows: PackedRows,
+    specials: SpecialIds,
+    batch_size: int,
+    mesh: Mesh,
+    *,
+    teacher: tuple[nnx.GraphDef, Params] | None = None,
+    max_rows: int | None = None,
+) -> Evaluate:
+    """A function of parameters: `mlm_loss` (nats a drawn token), `mlm_accuracy`, `perplexity`, `tokens` (how many were drawn)
+    and, with a teacher, `kl_to_teacher`, the mean of KL(teacher ‖ model) over the drawn tokens in nats, at temperature 1.
+
+    Args:
+        graphdef: of a `MaskedLM`.
+        max_rows: take the first so many rows only.
+    """
+    number = min(len(rows), max_rows or len(rows))
+    spread = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch_size = -(-min(batch_size, number) // spread) * spread
+    weights = log_weights(rows.corpus.token_counts, tuple(vars(specials).values()), MASKING)
+    guide, frozen = teacher or (None, {})
+
+    def sums(params: Params, frozen: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(SEED), batch["row"])
+        ids, segments = batch["input_ids"], batch["segment_ids"]
+        masked = corrupt(keys, ids, segments > 0, jnp.asarray(weights), specials.mask, MASKING)
+        drawn = masked.weights * batch["counts"][:, None]
+
+        def logits(graph: nnx.GraphDef, values: Params) -> jax.Array:
+            model = merge(graph, values)
+            inputs = {"segment_ids": segments, "position_ids": batch["position_ids"]}
+            hidden = model.encoder(masked.input_ids, **inputs).last_hidden_state
+            return model.logits(at_positions(hidden, masked.positions))
+
+        ours = logits(graphdef, params)
+        found = {
+            "tokens": drawn.sum(),
+            "mlm_loss": cross_entropy(ours, masked.labels, drawn),
+            "mlm_accuracy": jnp.sum(drawn * (ours.argmax(-1) == masked.labels)),
+        }
+        if guide is not None:
+            theirs = jax.nn.log_softmax(logits(guide, frozen))
+            divergence = jnp.sum(jnp.exp(theirs) * (theirs - jax.nn.log_softmax(ours)), axis=-1)
+            found["kl_to_teacher"] = jnp.sum(drawn * divergence)
+        return found
+
+    jitted = jax.jit(sums)
+    local = sharding.local_rows(batch_size, mesh)
+
+    def evaluate(params: Params) -> dict[str, float]:
+        totals: dict[str, float] = {}
+        for start in range(0, number, batch_size):
+            row = np.arange(start, start + batch_size)[local]
+            read = rows.read(np.minimum(row, number - 1)).astype(np.int32)
+            batch = {
+                "input_ids": read[:, 0],
+                "segment_ids": read[:, 1],
+                "position_ids": read[:, 2],
+                "row": row.astype(np.int32),
+                "counts": (row < number).astype(np.float32),  # 0 for rows that fill up the last batch
+            }
+            for name, value in jax.device_get(jitted(params, frozen, sharding.place(batch, batch_size, mesh))).items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+        tokens = totals.pop("tokens")
+        means = {name: value / max(tokens, 1.0) for name, value in totals.items()}
+        return {**means, "perplexity": math.exp(min(means["mlm_loss"], 700.0)), "tokens": tokens}
+
+    return evaluate
+
+
+def heldout(config: PretrainConfig, graphdef: nnx.GraphDef, mesh: Mesh) -> Evaluate:
+    """The evaluation that a pre-training run makes of itself: the first 512 rows of `data.heldout`."""
+    rows, _ = corpus_rows(config.data.heldout, config.data.length, config.data.sequences)
+    return mlm_evaluation(graphdef, rows, rows.corpus.specials, config.data.batch_size, mesh, max_rows=512)
+
+
+def evaluate_mlm(
+    model: str,
+    corpus: str,
+    *,
+    teacher: str = "",
+    length: int = 128,
+    sequences: str = "line",
+    batch_size: int = 32,
+    max_rows: int | None = None,
+    dtype: str = "float32",
+) -> dict[str, float]:
+    """`mlm_evaluation` of an HF directory on a corpus directory, with all devices."""
+    rows, tokenizer = corpus_rows(corpus, length, sequences)
+    mesh = sharding.make_mesh(MeshConfig())
+    loaded = load_teacher(model, tokenizer, "--model", jnp.dtype(dtype))
+    guide = split(load_teacher(teacher, tokenizer, "--teacher", jnp.dtype(dtype))) if teacher else None
+    graphdef, params = split(loaded)
+    evaluate: Callable[[Params], dict[str, float]] = mlm_evaluation(
+        graphdef, rows, rows.corpus.specials, batch_size, mesh, teacher=guide, max_rows=max_rows
+    )
+    return evaluate(params)

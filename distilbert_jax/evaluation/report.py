@@ -1,0 +1,128 @@
+"""Several pre-training runs side by side: one table, results.json, and their curves as a PNG."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from distilbert_jax.data.files import write_json
+from distilbert_jax.data.glue import find_task
+from distilbert_jax.errors import InputError
+from distilbert_jax.evaluation.glue import summary
+from distilbert_jax.evaluation.mlm import evaluate_mlm
+from distilbert_jax.evaluation.speed import encoder_speed
+from distilbert_jax.models import MaskedLM
+from distilbert_jax.models.hub import read_config
+from distilbert_jax.models.params import count, split
+from distilbert_jax.training.logging import read_metrics
+
+
+def measure(run: Path, *, heldout: str, teacher: str, length: int) -> dict[str, Any]:
+    """One run's figures: `layers`, `parameters`, `mlm_loss`, `mlm_accuracy`, `perplexity`, `kl_to_teacher` (0 for the teacher
+    itself, null without one), `tokens_per_second` of the encoder at batch 32, `train_seconds`, `steps`, `tasks` {name: score}.
+    """
+    model = run / "model"
+    config = read_config(model)
+    trained = [entry for entry in read_metrics(run / "metrics.jsonl") if entry["kind"] == "train"]
+    figures: dict[str, Any] = {
+        "layers": config.num_hidden_layers,
+        "parameters": count(split(MaskedLM.from_pretrained(model))[1]),
+        "steps": trained[-1]["step"] if trained else 0,
+        "train_seconds": round(sum(entry["seconds"] for entry in trained), 1),
+        "kl_to_teacher": None,
+    }
+    if heldout:
+        figures |= evaluate_mlm(
+            str(model), heldout, teacher=str(Path(teacher) / "model") if teacher else "", length=length
+        )
+        figures["heldout_tokens"] = int(figures.pop("tokens"))
+    length = min(length, config.max_position_embeddings)
+    figures["tokens_per_second"] = round(encoder_speed(str(model), batch_size=32, length=length)["tokens_per_second"])
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.glob("glue/*/results.json"))]
+    figures["tasks"] = {task: row["median"] for task, row in summary(results).items()}
+    return figures
+
+
+def table(rows: dict[str, dict[str, Any]]) -> Table:
+    """`measure` of several runs for the terminal."""
+    tasks = list(dict.fromkeys(task for figures in rows.values() for task in figures["tasks"]))
+    view = Table("model", title="held-out masked LM, and dev scores × 100 (medians)", title_justify="left")
+    columns = {
+        "layers": "layers",
+        "parameters": "parameters",
+        "steps": "steps",
+        "train_seconds": "train s",
+        "mlm_loss": "MLM loss",
+        "mlm_accuracy": "MLM acc %",
+        "kl_to_teacher": "KL teacher",
+        "tokens_per_second": "tokens/s",
+    }
+    for title in (*columns.values(), *(f"{task}\n{'+'.join(find_task(task).metrics)}" for task in tasks)):
+        view.add_column(title, justify="right")
+
+    def shown(name: str, value: Any) -> str:
+        if value is None:
+            return "–"
+        if name == "mlm_accuracy":
+            return f"{100 * value:.1f}"
+        return f"{value:,}" if isinstance(value, int) else f"{value:,.3f}" if abs(value) < 100 else f"{value:,.0f}"
+
+    for name, figures in rows.items():
+        scores = [f"{figures['tasks'][task]:.1f}" if task in figures["tasks"] else "–" for task in tasks]
+        view.add_row(name, *(shown(column, figures.get(column)) for column in columns), *scores)
+    return view
+
+
+def curves(runs: Sequence[Path], path: Path) -> None:
+    """Training loss (masked LM, smoothed) and held-out loss of each run over its steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for i, run in enumerate(runs):
+        entries = read_metrics(run / "metrics.jsonl")
+        train = [(entry["step"], entry["loss_mlm"]) for entry in entries if "loss_mlm" in entry]
+        held = [(entry["step"], entry["mlm_loss"]) for entry in entries if entry["kind"] == "eval"]
+        if train:
+            smooth, mean = [], train[0][1]
+            for step, loss in train:
+                mean += 0.02 * (loss - mean)
+                smooth.append((step, mean))
+            axes.plot(*zip(*smooth, strict=True), color=f"C{i}", alpha=0.35, linewidth=1)
+        if held:
+            axes.plot(*zip(*held, strict=True), color=f"C{i}", marker="o", markersize=3, label=f"{run.name}, held out")
+    axes.set(
+        xlabel="step", ylabel="masked-LM loss, nats a token", title="pale: training, moving average · dots: held out"
+    )
+    axes.legend()
+    axes.grid(alpha=0.25)
+    partial = path.with_name(f".{path.stem}.partial.png")
+    figure.savefig(partial, dpi=130)
+    pyplot.close(figure)
+    partial.replace(path)
+
+
+def report(runs: Sequence[str], out: str, *, heldout: str = "", teacher: str = "", length: int = 128) -> dict[str, Any]:
+    """Measure the runs, print the table, write `<out>/results.json` ({run name: figures}) and `<out>/curves.png`.
+
+    Raises:
+        InputError: a run's directory has no model yet.
+    """
+    paths = [Path(run) for run in runs]
+    if not paths:
+        raise InputError("no run given; name directories that train.py made")
+    for path in paths:
+        if not (path / "model" / "model.safetensors").is_file():
+            raise InputError(f"{path}: has no model/model.safetensors; finish the run first")
+    rows = {path.name: measure(path, heldout=heldout, teacher=teacher, length=length) for path in paths}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    write_json(Path(out) / "results.json", rows)
+    curves(paths, Path(out) / "curves.png")
+    Console().print(table(rows))
+    print(f"{out}/results.json and {out}/curves.png written")
+    return rows

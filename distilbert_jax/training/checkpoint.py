@@ -1,0 +1,89 @@
+"""Checkpoints of the whole train state, through orbax: asynchronous, sharded, each file under a SHA-256 checked on restore.
+
+The digests are written into the checkpoint's temporary directory before orbax renames it into place, so that a checkpoint
+either is complete with its digests or is not there.
+"""
+
+import contextlib
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from distilbert_jax.errors import InputError
+from distilbert_jax.training.step import TrainState
+
+DIGESTS = "sha256.json"
+ITEM = "default"  # orbax' name for the one item in a checkpoint
+
+
+def _digests(item: Path) -> dict[str, str]:
+    files = sorted(path for path in item.rglob("*") if path.is_file() and path.name != DIGESTS)
+    return {str(path.relative_to(item)): hashlib.file_digest(path.open("rb"), "sha256").hexdigest() for path in files}
+
+
+class Checkpoints:
+    """The checkpoints of one run, `<directory>/<step>/`, at most `keep` of them."""
+
+    def __init__(self, directory: Path, keep: int):
+        self.directory = directory.absolute()
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            cleanup_tmp_directories=True,  # of a run that was killed while it saved
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def _seal(self) -> None:
+        """Runs in the saving thread when all data is written, before the rename."""
+        if jax.process_index() == 0:
+            for partial in self.directory.glob(f"*.orbax-checkpoint-tmp*/{ITEM}"):
+                (partial / DIGESTS).write_text(json.dumps(_digests(partial)))
+
+    def _problem(self, step: int) -> str | None:
+        """What is wrong with a checkpoint's files, or None."""
+        item = self.directory / str(step) / ITEM
+        try:
+            recorded = json.loads((item / DIGESTS).read_text())
+        except (OSError, ValueError):
+            return f"{DIGESTS} is missing or damaged"
+        found = _digests(item)
+        wrong = [name for name, digest in recorded.items() if found.get(name) != digest]
+        return f"{wrong[0]} is missing or damaged" if wrong else None
+
+    def restore(self, abstract: TrainState) -> TrainState | None:
+        """The newest state whose files are as they were written, placed as `abstract` says; None where no checkpoint is.
+
+        A damaged one is named on stderr, removed, and the one before it is used.
+
+        Raises:
+            InputError: there are checkpoints, and all are damaged.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            problem = self._problem(step)
+            if problem is None:
+                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+            print(f"{self.directory / str(step)}: skipped: {problem}", file=sys.stderr)
+            self._manager.delete(step)
+        if steps:
+            raise InputError(f"{self.directory}: every checkpoint is damaged; remove the run's directory to begin anew")
+        return None
+
+    def save(self, step: int, state: Any) -> None:
+        """Begin to save; returns when the state is copied to the host, waits for an earlier save that still runs."""
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=ocp.args.StandardSave(state))
+
+    def wait(self) -> None:
+        """Return when what was saved is on disk; an error of the saving thread is raised here."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """End the saving thread. An error that it holds was raised by `save` or `wait`, or follows one that is on its way."""
+        with contextlib.suppress(Exception):
+            self._manager.close()

@@ -1,0 +1,109 @@
+"""What a run reports: metrics.jsonl (every step exactly once), TensorBoard event files, and progress on the terminal.
+
+metrics.jsonl is the record. A run that goes on from step s cuts it back to s and writes the event files anew from it, so
+that a step that was taken twice is shown once.
+"""
+
+import json
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+SHORT = {"loss": "loss", "loss_ce": "ce", "loss_mlm": "mlm", "loss_cos": "cos", "loss_mse": "mse"}
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a metrics.jsonl; a last line that a kill cut short is left out."""
+    if not path.is_file():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+class RunLog:
+    """The logs of one run from `step` on. Entries: {"kind": "train" | "eval", "step": n, name: value, …}."""
+
+    def __init__(self, directory: Path, step: int, every: int):
+        self.path = directory / "metrics.jsonl"
+        self._every = every
+        kept = [entry for entry in read_metrics(self.path) if entry["step"] <= step]
+        partial = self.path.with_suffix(".partial")
+        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        partial.replace(self.path)
+        self._file = self.path.open("a", encoding="utf-8", buffering=1)
+        shutil.rmtree(directory / "tensorboard", ignore_errors=True)
+        self._events = SummaryWriter(str(directory / "tensorboard"), flush_secs=30)
+        for entry in kept:
+            self._show(entry)
+
+    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
+        """Record one entry; it has reached the operating system when this returns."""
+        entry = {"kind": kind, "step": step, **values}
+        self._file.write(json.dumps(entry) + "\n")
+        self._show(entry)
+
+    def _show(self, entry: dict[str, Any]) -> None:
+        if entry["kind"] == "eval" or entry["step"] % self._every == 0:
+            for name, value in entry.items():
+                if name not in ("kind", "step"):
+                    self._events.add_scalar(f"{entry['kind']}/{name}", value, entry["step"])
+
+    def close(self) -> None:
+        self._file.close()
+        self._events.close()
+
+
+class StepProgress:
+    """A bar on a terminal, elsewhere a line every `every` steps: loss parts, tokens (or examples) a second, time left."""
+
+    def __init__(self, title: str, steps: int, start: int, every: int, unit: str = "tokens"):
+        self._console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task(title, total=steps, completed=start, text="")
+        self._title, self._steps, self._every, self._unit = title, steps, every, unit
+        self._since, self._done, self._begun, self._start = time.perf_counter(), 0.0, None, start
+
+    def __enter__(self) -> "StepProgress":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.__exit__(*error)
+
+    def advance(self, step: int, metrics: dict[str, float], done: float) -> None:
+        """Step number `step` (from 1) ended, with `done` tokens or examples in it."""
+        now = time.perf_counter()
+        if self._begun is None:  # the first step holds the compilation
+            self._begun, self._since, self._start = now, now, step
+        else:
+            self._done += done
+        if step % self._every == 0 or step == self._steps:
+            rate = self._done / (now - self._since) if now > self._since else math.nan
+            self._since, self._done = now, 0.0
+            parts = "  ".join(f"{SHORT[name]} {metrics[name]:.3f}" for name in SHORT if name in metrics)
+            text = f"{parts}  {rate:,.0f} {self._unit}/s"
+            self._bar.update(self._task, completed=step, text=text)
+            if self._bar.disable:
+                left = (now - self._begun) / max(step - self._start, 1) * (self._steps - step)
+                self._console.print(f"{self._title} {step}/{self._steps}  {text}  {left:.0f} s left", soft_wrap=True)
+        else:
+            self._bar.update(self._task, completed=step)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(text, soft_wrap=True, highlight=False)

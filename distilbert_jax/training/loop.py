@@ -1,0 +1,130 @@
+"""The loop that every training run goes through: steps, logs, held-out evaluation, checkpoints, and a clean way out."""
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from optax import Schedule
+
+from distilbert_jax.config import RunConfig
+from distilbert_jax.errors import InputError
+from distilbert_jax.models.params import Params
+from distilbert_jax.training.checkpoint import Checkpoints
+from distilbert_jax.training.logging import RunLog, StepProgress
+from distilbert_jax.training.step import TrainState
+
+Batches = Callable[[int, int], Iterator[dict[str, jax.Array]]]  # (start, stop) → the placed batches start … stop-1
+Evaluate = Callable[[Params], dict[str, float]]
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop (Ctrl-C or SIGTERM) and left a checkpoint."""
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[threading.Event]:
+    """An event that Ctrl-C or SIGTERM sets, so that a step is never cut in the middle. A second Ctrl-C stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
+        yield asked
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def fit(
+    state: TrainState,
+    train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+    frozen: Params,
+    batches: Batches,
+    run: RunConfig,
+    steps: int,
+    schedule: Schedule,
+    *,
+    title: str,
+    unit: str = "tokens",
+    log: RunLog | None = None,
+    checkpoints: Checkpoints | None = None,
+    evaluate: Evaluate | None = None,
+) -> TrainState:
+    """Train from `state.step` to `steps`.
+
+    Metrics of a step are fetched while the next one runs, so that logging never waits for the device. Before a checkpoint they
+    are all written: what the logs hold up to step s is there whenever the checkpoint of s is.
+
+    Args:
+        unit: the total of the step ("tokens" or "examples") that the throughput counts.
+        log, checkpoints, evaluate: left out for runs that need none.
+
+    Raises:
+        InputError: the loss or a gradient is not finite; the last checkpoint is kept.
+        Interrupted: after Ctrl-C or SIGTERM, when the checkpoint is written.
+    """
+    start = int(state.step)
+    pending: tuple[int, float, dict[str, jax.Array]] | None = None
+
+    def settle(progress: StepProgress) -> None:
+        """Write the metrics of the step taken last."""
+        nonlocal pending
+        if pending is None:
+            return
+        step, begun, metrics = pending
+        pending = None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        broken = [name for name, value in values.items() if not math.isfinite(value)]
+        if broken:
+            raise InputError(
+                f"step {step}: {', '.join(broken)} is not finite ({values}); batch {step - 1} of the data order; "
+                "the last checkpoint is kept: try a lower learning rate"
+            )
+        rate = float(schedule(step - 1))
+        if log:
+            log.write(
+                "train", step, {**values, "learning_rate": rate, "seconds": round(time.perf_counter() - begun, 6)}
+            )
+        progress.advance(step, values, values[unit])
+
+    def save(progress: StepProgress, step: int) -> None:
+        settle(progress)
+        if checkpoints:
+            checkpoints.save(step, state)
+
+    with StepProgress(title, steps, start, run.log_every, unit) as progress, _stop_requests() as asked:
+        for step, batch in enumerate(batches(start, steps), start=start + 1):
+            begun = time.perf_counter()
+            state, metrics = train_step(state, frozen, batch)
+            settle(progress)
+            pending = (step, begun, metrics)
+            last = step == steps
+            if evaluate and (last or (run.eval_every and step % run.eval_every == 0)):
+                settle(progress)
+                values = evaluate(state.params)
+                if log:
+                    log.write("eval", step, values)
+                progress.say(f"{title} held out at {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+            if last or step % run.save_every == 0:
+                save(progress, step)
+            if asked.is_set() and not last:
+                save(progress, step)
+                if checkpoints:
+                    checkpoints.wait()
+                raise Interrupted(f"stopped after step {step} of {steps}; the same command goes on from there")
+        settle(progress)
+        if checkpoints:
+            checkpoints.wait()
+    return state
