@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 
 from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
 from distilbert_jax.data.progress import progress
-from distilbert_jax.data.shards import Shard, ShardMaker, worker_pool
+from distilbert_jax.data.shards import Shard, ShardMaker, id_dtype, worker_pool
 from distilbert_jax.data.text import TextSources
 from distilbert_jax.data.tokenizer import SpecialIds, fingerprint, load_tokenizer, save_tokenizer, special_ids
 from distilbert_jax.errors import InputError, one_line_errors
@@ -70,6 +70,11 @@ class Corpus:
     @property
     def vocab_size(self) -> int:
         return self.manifest["vocab_size"]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the ids in shards and packed rows: uint16, or uint32 for more than 65,536 entries."""
+        return id_dtype(self.vocab_size)
 
     @property
     def specials(self) -> SpecialIds:
@@ -162,17 +167,16 @@ def build_corpus(
         if int(stale.stem) >= len(shards):
             stale.unlink()
 
-    vocab_size = max(tokenizer.get_vocab().values()) + 1
     totals = {name: sum(shard[name] for shard in shards) for name in ("documents", "lines", "tokens")}
     manifest = {
         **origin,
-        "vocab_size": vocab_size,
+        "vocab_size": maker.vocab_size,
         "specials": dataclasses.asdict(specials),
         **totals,
         "shards": shards,
     }
     corpus = Corpus(out, manifest, made)
-    counts = sum(np.bincount(shard.tokens, minlength=vocab_size) for shard in corpus)
+    counts = sum(np.bincount(shard.tokens, minlength=maker.vocab_size) for shard in corpus)
     with atomic_file(out / "token_counts.npy") as file:
         np.save(file, counts.astype(np.int64))
     write_json(out / "manifest.json", manifest)

@@ -36,6 +36,11 @@ class Shard:
     document_ends: np.ndarray
 
 
+def id_dtype(vocab_size: int) -> np.dtype:
+    """The narrowest type that holds all ids of a vocabulary."""
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
 class ShardMaker:
     """Makes one shard of one chunk of text; every worker process has its own."""
 
@@ -45,7 +50,8 @@ class ShardMaker:
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text must not end a sequence
         self.tokenizer_id = tokenizer_id
-        self.dtype = np.uint16 if max(self.tokenizer.get_vocab().values()) < 1 << 16 else np.uint32
+        self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
+        self.dtype = id_dtype(self.vocab_size)
         self.out = out
 
     def finished(self, index: int, chunk: bytes) -> dict[str, Any] | None:

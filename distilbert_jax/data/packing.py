@@ -1,0 +1,253 @@
+"""Token shards to rows of one length: sequences side by side, told apart by segment ids and positions of their own.
+
+<corpus>/packed-<length>-<sequences>/manifest.json   written last: options, files, totals
+                                     00000.npy       rows of one shard; 00000.json says what they were made of
+"""
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from distilbert_jax.data.corpus import Corpus
+from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
+from distilbert_jax.data.progress import progress
+from distilbert_jax.data.shards import Shard
+from distilbert_jax.data.tokenizer import SpecialIds
+from distilbert_jax.errors import InputError
+
+FORMAT = 1
+SHORTEST_LENGTH = 8
+
+
+class PackedRows:
+    """The packed rows of a corpus, read from disk as they are asked for.
+
+    Attributes:
+        path: their directory, inside that of the corpus.
+        manifest: what `manifest.json` says: totals, dropped sequences, efficiency.
+        corpus: the corpus they are made of.
+    """
+
+    def __init__(self, path: Path, manifest: dict[str, Any], corpus: Corpus):
+        self.path, self.manifest, self.corpus = path, manifest, corpus
+        self._ends = np.cumsum([file["rows"] for file in manifest["files"]])
+        self._arrays: dict[int, np.ndarray] = {}
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "PackedRows":
+        """Open what `pack` has made.
+
+        Raises:
+            InputError: it is missing, unfinished or damaged, or the corpus has changed since.
+        """
+        path = Path(path)
+        if not (path / "manifest.json").is_file():
+            raise InputError(f"{path}: no packed rows, or not finished: pack the corpus")
+        manifest, corpus = read_json(path / "manifest.json"), Corpus.open(path.parent)
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise InputError(f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: pack the corpus again")
+        if manifest["corpus"] != corpus.fingerprint:
+            raise InputError(f"{path}: packed from other tokens than the corpus has now: pack it again")
+        for entry in manifest["files"]:
+            file = path / entry["file"]
+            if not file.is_file() or file.stat().st_size != entry["bytes"]:
+                raise InputError(f"{file}: missing or cut short: pack the corpus again, it mends this file")
+        return cls(path, manifest, corpus)
+
+    def __len__(self) -> int:
+        return self.manifest["rows"]
+
+    @property
+    def length(self) -> int:
+        """T, tokens per row."""
+        return self.manifest["options"]["length"]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.corpus.dtype
+
+    def read(self, indices: np.ndarray) -> np.ndarray:
+        """Rows by their number, any order.
+
+        Args:
+            indices: int [n], 0 ≤ index < len(self).
+
+        Returns:
+            `dtype` [n, 3, T]: token ids ([PAD] where empty); segment ids 1, 2, … (0 where empty); positions from 0 in
+            each sequence (0 where empty).
+        """
+        indices = np.asarray(indices)
+        if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
+            raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
+        rows = np.empty((len(indices), 3, self.length), self.dtype)
+        files = np.searchsorted(self._ends, indices, side="right")
+        for file in np.unique(files):
+            chosen = files == file
+            first = self._ends[file] - self.manifest["files"][file]["rows"]
+            rows[chosen] = self._array(int(file))[indices[chosen] - first]
+        return rows
+
+    def verify(self) -> None:
+        """Compare every file with its checksum; the InputError names the first that differs."""
+        for entry in self.manifest["files"]:
+            if sha256_of(self.path / entry["file"]) != entry["sha256"]:
+                raise InputError(f"{self.path / entry['file']}: not what was written: remove it and pack again")
+
+    def _array(self, file: int) -> np.ndarray:
+        if file not in self._arrays:
+            path = self.path / self.manifest["files"][file]["file"]
+            try:
+                self._arrays[file] = np.load(path, mmap_mode="r")
+            except (OSError, ValueError) as error:
+                raise InputError(f"{path}: missing or damaged ({error}): remove it and pack again") from error
+        return self._arrays[file]
+
+
+def pack(
+    corpus: Path,
+    length: int,
+    *,
+    sequences: Literal["line", "document"] = "line",
+    min_tokens: int = 12,
+    max_unk: float = 0.5,
+) -> PackedRows:
+    """Pack a corpus into rows of `length` tokens by best fit, each shard by itself; what is finished is found again.
+
+    A sequence is `[CLS] ids [SEP]`. One longer than a row is cut, and its pieces are wrapped again (the original's
+    lm_seqs_dataset.py:63-124, which drops short and unknown ones by the same two limits).
+
+    Args:
+        corpus: directory of the corpus; the rows go to `packed-<length>-<sequences>` inside.
+        length: T, tokens per row.
+        sequences: a line is a sequence, or all lines of a document joined.
+        min_tokens: sequences with fewer tokens, [CLS] and [SEP] included, are dropped.
+        max_unk: sequences of which this share or more is [UNK] are dropped.
+
+    Raises:
+        InputError: no such corpus, a length below 8, or nothing is left to pack.
+    """
+    if length < SHORTEST_LENGTH:
+        raise InputError(f"length = {length}: rows of fewer than {SHORTEST_LENGTH} tokens are not useful")
+    if sequences not in ("line", "document"):
+        raise InputError(f"sequences = {sequences!r}: expected 'line' or 'document'")
+    corpus = Corpus.open(corpus)
+    options = {"length": length, "sequences": sequences, "min_tokens": min_tokens, "max_unk": max_unk}
+    out = corpus.path / f"packed-{length}-{sequences}"
+    with contextlib.suppress(InputError):
+        rows = PackedRows.open(out)
+        if rows.manifest["options"] == options:
+            return rows
+
+    out.mkdir(exist_ok=True)
+    (out / "manifest.json").unlink(missing_ok=True)
+    files = []
+    with progress(f"packing rows of {length}", len(corpus)) as done:
+        for index, source in enumerate(corpus.manifest["shards"]):
+            files.append(_packed_file(corpus, index, {"shard": source["sha256"], "options": options}, out))
+            done(index + 1)
+    for stale in out.glob("[0-9]*"):
+        if int(stale.stem) >= len(files):
+            stale.unlink()
+    totals = {name: sum(file[name] for file in files) for name in ("rows", "sequences", "tokens", "short", "unknown")}
+    if not totals["rows"]:
+        raise InputError(
+            f"{corpus.path}: no sequence is left to pack: {totals['short']:,} have fewer than {min_tokens} tokens, "
+            f"{totals['unknown']:,} are {max_unk:.0%} [UNK] or more"
+        )
+    manifest = {
+        "format": FORMAT,
+        "corpus": corpus.fingerprint,
+        "options": options,
+        **totals,
+        "efficiency": totals["tokens"] / (totals["rows"] * length),
+        "files": files,
+    }
+    write_json(out / "manifest.json", manifest)
+    return PackedRows(out, manifest, corpus)
+
+
+def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) -> dict[str, Any]:
+    """The manifest's entry of one shard's rows, made now or found finished."""
+    file = out / f"{index:05}.npy"
+    with contextlib.suppress(InputError, OSError, KeyError, TypeError):
+        record = read_json(file.with_suffix(".json"))
+        if record["origin"] == origin and record["entry"]["sha256"] == sha256_of(file):
+            return record["entry"]
+    rows, counts = pack_shard(corpus.shard(index), corpus.specials, **origin["options"])
+    with atomic_file(file) as stream:
+        np.save(stream, rows)
+    entry = {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file), "rows": len(rows), **counts}
+    write_json(file.with_suffix(".json"), {"origin": origin, "entry": entry})
+    return entry
+
+
+def pack_shard(
+    shard: Shard, specials: SpecialIds, length: int, sequences: str, min_tokens: int, max_unk: float
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Rows [R, 3, T] as in `PackedRows.read`, and how many sequences and tokens are in them or were dropped."""
+    ends = shard.line_ends if sequences == "line" else shard.line_ends[shard.document_ends - 1]
+    starts, sizes = _cut(ends.astype(np.int64), length - 2)
+    unknown = np.concatenate([[0], np.cumsum(shard.tokens == specials.unk)])
+    long_enough = sizes + 2 >= min_tokens
+    known = unknown[starts + sizes] - unknown[starts] < max_unk * (sizes + 2)
+    kept = long_enough & known
+    starts, lengths = starts[kept], sizes[kept] + 2
+    row, offset, segment = best_fit(lengths, length)
+
+    # One entry per token of all kept sequences: which sequence, and where in it.
+    sequence = np.repeat(np.arange(len(lengths)), lengths)
+    position = np.arange(len(sequence)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    ids = shard.tokens[np.clip(starts[sequence] + position - 1, 0, len(shard.tokens) - 1)]
+    ids[position == 0] = specials.cls
+    ids[position == lengths[sequence] - 1] = specials.sep
+    rows = np.zeros((row.max(initial=-1) + 1, 3, length), shard.tokens.dtype)
+    rows[:, 0] = specials.pad
+    column = offset[sequence] + position
+    for channel, values in enumerate((ids, segment[sequence], position)):
+        rows[row[sequence], channel, column] = values
+    counts = {"sequences": len(lengths), "tokens": len(ids)}
+    return rows, {**counts, "short": int(np.sum(~long_enough)), "unknown": int(np.sum(long_enough & ~known))}
+
+
+def _cut(ends: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Starts and sizes of the pieces of at most `largest` tokens of the sequences that end at `ends`."""
+    first = np.concatenate([[0], ends[:-1]])
+    pieces = -(-(ends - first) // largest)
+    within = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    starts = np.repeat(first, pieces) + within * largest
+    return starts, np.minimum(np.repeat(ends, pieces) - starts, largest)
+
+
+def best_fit(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Best fit decreasing: the longest first, each into the fullest row that has room for it.
+
+    Args:
+        lengths: int [n], 1 ≤ length ≤ capacity.
+
+    Returns:
+        Row, first column in it and segment number (from 1) of each, int64 [n] each. Time is O(n log n).
+    """
+    placed = np.empty((3, len(lengths)), np.int64)
+    with_room = [[] for _ in range(capacity + 1)]
+    # Bit r of this number is set when a row has room r: its lowest bit from `size` up is the fullest row that fits.
+    rooms = 0
+    used = []
+    order = np.argsort(-lengths, kind="stable")
+    for item, size in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        if fitting := rooms >> size:
+            room = size + (fitting & -fitting).bit_length() - 1
+            row = with_room[room].pop()
+            if not with_room[room]:
+                rooms ^= 1 << room
+        else:
+            room, row = capacity, len(used)
+            used.append(0)
+        used[row] += 1
+        placed[:, item] = row, capacity - room, used[row]
+        if left := room - size:
+            with_room[left].append(row)
+            rooms |= 1 << left
+    return tuple(placed)

@@ -1,0 +1,237 @@
+import itertools
+import json
+import lzma
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distilbert_jax.data import packing as packing_module
+from distilbert_jax.data.corpus import Corpus, build_corpus
+from distilbert_jax.data.packing import PackedRows, best_fit, pack
+from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.errors import InputError
+
+WORDS = [f"w{i}" for i in range(300)]
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+PAD, UNK, CLS, SEP = range(4)
+
+
+def make_documents(count=60, seed=0):
+    """Lines of 1 to 60 words; in some, many words are unknown."""
+    choose = random.Random(seed)
+
+    def line():
+        unknown = choose.choice([0, 0, 0, 0.5, 0.9])
+        return " ".join(
+            "snow" if choose.random() < unknown else choose.choice(WORDS) for _ in range(choose.randint(1, 60))
+        )
+
+    return [[line() for _ in range(choose.randint(1, 5))] for _ in range(count)]
+
+
+DOCUMENTS = make_documents()
+
+
+@pytest.fixture
+def tokenizer(tmp_path):
+    (tmp_path / "vocabulary").mkdir()
+    (tmp_path / "vocabulary/vocab.txt").write_text("\n".join([*SPECIALS, *WORDS]))
+    return load_tokenizer(tmp_path / "vocabulary")
+
+
+def build(tokenizer, tmp_path, documents=DOCUMENTS):
+    (tmp_path / "text.txt").write_text("\n\n".join("\n".join(document) for document in documents))
+    return build_corpus([tmp_path / "text.txt"], tokenizer, tmp_path / "corpus", shard_bytes=3000, processes=1)
+
+
+@pytest.fixture
+def corpus(tokenizer, tmp_path):
+    return build(tokenizer, tmp_path)
+
+
+def sequences_of(documents, length, mode, min_tokens=12, max_unk=0.5):
+    """The sequences that should be packed, word by word in plain Python, with the numbers of those dropped."""
+    ids = {word: index for index, word in enumerate([*SPECIALS, *WORDS])}
+    texts = itertools.chain(*documents) if mode == "line" else (" ".join(document) for document in documents)
+    kept, short, unknown = [], 0, 0
+    for text in texts:
+        words = [ids.get(word, UNK) for word in text.split()]
+        for start in range(0, len(words), length - 2):
+            sequence = (CLS, *words[start : start + length - 2], SEP)
+            if len(sequence) < min_tokens:
+                short += 1
+            elif sequence.count(UNK) / len(sequence) >= max_unk:
+                unknown += 1
+            else:
+                kept.append(sequence)
+    return kept, short, unknown
+
+
+def unpack(rows):
+    """Sequences of rows [n, 3, T], each checked against the meaning of the three channels."""
+    found = []
+    for ids, segments, positions in rows.tolist():
+        number = 0
+        for number in range(1, max(segments) + 1):
+            columns = [column for column, segment in enumerate(segments) if segment == number]
+            assert columns == list(range(columns[0], columns[-1] + 1))
+            assert [positions[column] for column in columns] == list(range(len(columns)))
+            found.append(tuple(ids[column] for column in columns))
+        assert number > 0
+        filled = sum(segment > 0 for segment in segments)
+        assert set(segments[filled:]) | set(ids[filled:]) | set(positions[filled:]) <= {0}
+    return found
+
+
+@pytest.mark.parametrize("mode", ["line", "document"])
+@pytest.mark.parametrize("length", [16, 40, 64])
+def test_rows_hold_every_sequence_once_and_nothing_else(corpus, length, mode):
+    rows = pack(corpus.path, length, sequences=mode)
+    everything = rows.read(np.arange(len(rows)))
+    assert everything.dtype == np.uint16
+    assert everything.shape == (len(rows), 3, length) == (rows.manifest["rows"], 3, rows.length)
+    kept, short, unknown = sequences_of(DOCUMENTS, length, mode)
+    assert sorted(unpack(everything)) == sorted(kept)
+    assert (rows.manifest["short"], rows.manifest["unknown"]) == (short, unknown)
+    assert rows.manifest["sequences"] == len(kept)
+    assert rows.manifest["tokens"] == sum(map(len, kept)) == np.count_nonzero(everything[:, 1])
+    assert rows.manifest["efficiency"] == pytest.approx(np.mean(everything[:, 1] > 0))
+    assert len(corpus) > 3
+
+
+def test_limits_of_short_and_unknown_sequences_are_options(corpus):
+    rows = pack(corpus.path, 32, min_tokens=20, max_unk=0.3)
+    kept, short, unknown = sequences_of(DOCUMENTS, 32, "line", 20, 0.3)
+    assert sorted(unpack(rows.read(np.arange(len(rows))))) == sorted(kept)
+    assert (rows.manifest["short"], rows.manifest["unknown"]) == (short, unknown)
+
+
+def test_best_fit_is_that_of_a_search_through_all_rows():
+    random_lengths = np.random.default_rng(0).integers(3, 41, 400)
+    row, offset, segment = best_fit(random_lengths, 40)
+    filled = []
+    for length in sorted(random_lengths, reverse=True):
+        fitting = [used for used in filled if used + length <= 40]
+        if fitting:
+            filled[filled.index(max(fitting))] += length
+        else:
+            filled.append(length)
+    used = np.bincount(row, weights=random_lengths)
+    assert sorted(used) == sorted(filled)
+    for number in range(len(used)):
+        inside = np.flatnonzero(row == number)
+        inside = inside[np.argsort(offset[inside])]
+        lengths = random_lengths[inside]
+        np.testing.assert_array_equal(offset[inside], np.cumsum(lengths) - lengths)
+        np.testing.assert_array_equal(segment[inside], np.arange(len(inside)) + 1)
+
+
+def test_rows_are_read_in_any_order_across_files(corpus):
+    rows = pack(corpus.path, 32)
+    stacked = np.concatenate([np.load(rows.path / file["file"]) for file in rows.manifest["files"]])
+    indices = np.random.default_rng(0).integers(0, len(rows), 200)
+    np.testing.assert_array_equal(rows.read(indices), stacked[indices])
+    assert rows.read(np.array([], int)).shape == (0, 3, 32)
+    for outside in (-1, len(rows)):
+        with pytest.raises(IndexError):
+            rows.read(np.array([0, outside]))
+
+
+def test_second_call_finds_everything_and_options_remake_it(corpus):
+    first = pack(corpus.path, 32)
+    times = {file: file.stat().st_mtime_ns for file in first.path.iterdir()}
+    assert pack(corpus.path, 32).manifest == first.manifest
+    assert times == {file: file.stat().st_mtime_ns for file in first.path.iterdir()}
+    other = pack(corpus.path, 32, min_tokens=5)
+    assert other.path == first.path
+    assert other.manifest["sequences"] > first.manifest["sequences"]
+    assert pack(corpus.path, 32, sequences="document").path != first.path
+
+
+def test_an_interrupted_call_keeps_its_files(corpus, monkeypatch):
+    whole = pack(corpus.path, 32)
+    content = {file.name: file.read_bytes() for file in whole.path.iterdir()}
+    (whole.path / "manifest.json").unlink()
+    (whole.path / "00002.npy").unlink()
+    (whole.path / "00003.npy").write_bytes(b"damaged")
+    with pytest.raises(InputError, match="not finished"):
+        PackedRows.open(whole.path)
+    made, pack_shard = [], packing_module.pack_shard
+    monkeypatch.setattr(packing_module, "pack_shard", lambda *a, **k: made.append(1) or pack_shard(*a, **k))
+    assert pack(corpus.path, 32).manifest == whole.manifest
+    assert len(made) == 2
+    assert {file.name: file.read_bytes() for file in whole.path.iterdir()} == content
+
+
+def test_rows_of_a_corpus_that_has_changed_are_refused_and_remade(tokenizer, corpus, tmp_path):
+    before = pack(corpus.path, 32)
+    build(tokenizer, tmp_path, DOCUMENTS[:20])
+    with pytest.raises(InputError, match="packed from other tokens"):
+        PackedRows.open(before.path)
+    after = pack(corpus.path, 32)
+    assert sorted(unpack(after.read(np.arange(len(after))))) == sorted(sequences_of(DOCUMENTS[:20], 32, "line")[0])
+    assert len(list(after.path.glob("*.npy"))) == len(Corpus.open(corpus.path)) < len(before.manifest["files"])
+
+
+def test_a_damaged_file_is_named(corpus):
+    rows = pack(corpus.path, 32)
+    file = rows.path / "00001.npy"
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(InputError, match=r"00001\.npy: not what was written"):
+        rows.verify()
+    file.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"00001\.npy: missing or cut short"):
+        PackedRows.open(rows.path)
+    assert pack(corpus.path, 32).verify() is None
+    assert file.read_bytes() == content
+
+
+def test_what_cannot_be_packed_is_named(tokenizer, corpus, tmp_path):
+    with pytest.raises(InputError, match="length = 7"):
+        pack(corpus.path, 7)
+    with pytest.raises(InputError, match="sequences = 'page'"):
+        pack(corpus.path, 32, sequences="page")
+    with pytest.raises(InputError, match="no corpus"):
+        pack(tmp_path / "nowhere", 32)
+    with pytest.raises(InputError, match="no packed rows"):
+        PackedRows.open(corpus.path / "packed-9-line")
+    few = build(tokenizer, tmp_path, [["w1 w2"], ["snow " * 20]])
+    with pytest.raises(
+        InputError, match=r"no sequence is left to pack: 1 have fewer than 12 tokens, 1 are 50% \[UNK\]"
+    ):
+        pack(few.path, 32)
+
+
+def test_a_shard_without_sequences_gives_no_rows(tokenizer, tmp_path):
+    documents = [["w1 w2"] * 1000, ["w3 " * 30], ["w1"] * 2000, ["w4 " * 30]]
+    rows = pack(build(tokenizer, tmp_path, documents).path, 32)
+    assert [file["rows"] for file in rows.manifest["files"]].count(0) > 1
+    assert sorted(unpack(rows.read(np.arange(len(rows))))) == sorted(sequences_of(documents, 32, "line")[0])
+
+
+def test_manifest_of_another_format_is_refused(corpus):
+    rows = pack(corpus.path, 32)
+    manifest = rows.path / "manifest.json"
+    manifest.write_text(json.dumps({**rows.manifest, "format": 0}))
+    with pytest.raises(InputError, match="not packed rows of format 1"):
+        PackedRows.open(rows.path)
+
+
+def test_real_text_fills_rows_to_at_least_97_percent(tmp_path):
+    data = Path(os.environ.get("DISTILBERT_JAX_DATA", Path(__file__).parents[3] / "shared/data"))
+    if not (data / "text/wikipedia-en-heldout.txt.xz").is_file():
+        pytest.skip("the real text is not on this machine")
+    with lzma.open(data / "text/wikipedia-en-heldout.txt.xz", "rt", encoding="utf-8") as text:
+        lines = list(itertools.islice(text, 4000))
+    (tmp_path / "text.txt").write_text("".join(lines), encoding="utf-8")
+    words = sorted({word for line in lines[:1000] for word in line.lower().split()})
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join([*SPECIALS, *sorted({c for line in lines for c in line.lower()}), *words])
+    )
+    corpus = build_corpus([tmp_path / "text.txt"], load_tokenizer(tmp_path), tmp_path / "corpus")
+    for mode in ("line", "document"):
+        assert pack(corpus.path, 128, sequences=mode).manifest["efficiency"] >= 0.97
