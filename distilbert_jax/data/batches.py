@@ -1,0 +1,143 @@
+"""Batches by number: batch k is a function of the seed and k alone, so that the position in the data is one integer."""
+
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+
+from distilbert_jax.data.packing import PackedRows
+from distilbert_jax.errors import InputError
+
+_THREADS, _BUFFER = 2, 4
+
+
+class PackedBatches:
+    """Global batches of packed rows, every row once an epoch, in an order of its own each epoch.
+
+    Example i = k · B + j of the run, the j-th of batch k, is row π(i mod n) of the n rows, where π is the permutation
+    that (seed, i // n) draws. A batch may hold the end of one epoch and the start of the next, and none is short.
+
+    Args:
+        rows: what to take batches from.
+        batch_size: B, rows of a global batch, over all processes.
+        seed: of the order.
+    """
+
+    def __init__(self, rows: PackedRows, batch_size: int, seed: int):
+        if batch_size < 1:
+            raise InputError(f"batch_size = {batch_size}: a batch has at least one row")
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self._permutation = _Remembered(lambda epoch: _generator(seed, epoch).permutation(len(rows)))
+
+    def batch(self, k: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
+        """Batch k, or the rows of it that this process needs.
+
+        Args:
+            k: number of the batch, from 0, without end.
+            rows: which of the B rows, as an index into them; None for all.
+
+        Returns:
+            `input_ids`, `segment_ids` (0 where empty) and `position_ids`, int32 [n, T] each.
+        """
+        example = np.arange(k * self.batch_size, (k + 1) * self.batch_size)
+        if rows is not None:
+            example = example[rows]
+        epoch, place = np.divmod(example, len(self.rows))
+        index = np.empty_like(example)
+        for one in np.unique(epoch):
+            index[epoch == one] = self._permutation(int(one))[place[epoch == one]]
+        ids, segments, positions = np.moveaxis(self.rows.read(index), 1, 0).astype(np.int32, order="C")
+        return {"input_ids": ids, "segment_ids": segments, "position_ids": positions}
+
+
+class LengthBucketedBatches:
+    """Batches of examples of similar length, for fine-tuning: every example once an epoch, shuffled anew each epoch.
+
+    Args:
+        lengths: tokens of each example, int [n].
+        batch_size: examples of a batch; the last batch of a bucket in an epoch may have fewer.
+        seed: of the order of examples and of batches.
+        buckets: lengths to pad to, ascending; an example goes to the first that holds it.
+
+    Attributes:
+        batches_per_epoch: the same in every epoch.
+
+    Raises:
+        InputError: there are no examples, or one is longer than the last bucket.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, buckets: tuple[int, ...]):
+        lengths = np.asarray(lengths)
+        if not len(lengths) or batch_size < 1 or list(buckets) != sorted(set(buckets)):
+            raise InputError(
+                f"{len(lengths)} examples, batch_size = {batch_size}, buckets = {buckets}: expected examples, a size of "
+                "at least 1, and ascending buckets"
+            )
+        if lengths.max() > buckets[-1]:
+            raise InputError(
+                f"example {lengths.argmax()} has {lengths.max()} tokens, the largest bucket holds {buckets[-1]}: cut it"
+            )
+        self.batch_size, self.seed, self.buckets = batch_size, seed, tuple(buckets)
+        self._bucket = np.searchsorted(buckets, lengths)
+        self.batches_per_epoch = int(np.sum(-(-np.bincount(self._bucket) // batch_size)))
+        self._plan = _Remembered(self._draw_plan)
+
+    def batch(self, k: int) -> tuple[np.ndarray, int]:
+        """Indices of the examples of batch k, int64 [≤ batch_size], and the length to pad them to."""
+        epoch, place = divmod(k, self.batches_per_epoch)
+        return self._plan(epoch)[place]
+
+    def _draw_plan(self, epoch: int) -> list[tuple[np.ndarray, int]]:
+        generator = _generator(self.seed, epoch)
+        order = generator.permutation(len(self._bucket))
+        plan = []
+        for bucket, length in enumerate(self.buckets):
+            members = order[self._bucket[order] == bucket]
+            starts = range(0, len(members), self.batch_size)
+            plan += [(members[start : start + self.batch_size], length) for start in starts]
+        return [plan[place] for place in generator.permutation(len(plan))]
+
+
+class Batches(Protocol):
+    """What `prefetch` reads from."""
+
+    def batch(self, k: int, *rows: Any) -> Any: ...
+
+
+def prefetch(batches: Batches, start: int, stop: int, rows: np.ndarray | slice | None = None) -> Iterator[Any]:
+    """Batches `start` to `stop` − 1 in order, read ahead by grain in a few threads.
+
+    Its state is the number of the next batch: to resume, call it with another `start`. Closing it ends the threads.
+
+    Args:
+        rows: which rows of each global batch to read, see `PackedBatches.batch`; None for all.
+    """
+    import grain  # here, because it imports JAX
+
+    wanted = () if rows is None else (rows,)
+    dataset = grain.MapDataset.range(start, stop).map(lambda k: batches.batch(int(k), *wanted))
+    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BUFFER)
+    iterator = iter(dataset.to_iter_dataset(options))
+    try:
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64([seed, epoch]))
+
+
+class _Remembered:
+    """A function of the epoch that keeps its last two values: reading ahead crosses from one epoch into the next."""
+
+    def __init__(self, function: Callable[[int], Any]):
+        self._function = functools.lru_cache(maxsize=2)(function)
+        self._lock = threading.Lock()
+
+    def __call__(self, epoch: int) -> Any:
+        # Without the lock, the threads that wait for the same epoch would each draw it.
+        with self._lock:
+            return self._function(epoch)
