@@ -1,0 +1,123 @@
+"""The same work in PyTorch + transformers, written as fast as its own means allow without changing what is computed.
+
+SDPA attention, fused AdamW, the MLM loss at the drawn positions only. The original's code gathers the logits of all
+real tokens first; rows are full here, so that copy is left out. In bfloat16 the student trains under autocast (float32 parameters,
+as ours; pure bfloat16 parameters lose small updates) and the frozen teacher's weights are bfloat16; for inference autocast and
+bfloat16 weights are both candidates.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+
+from distilbert_jax.config import LossConfig, OptimizerConfig
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+Call = Callable[[], object]
+
+
+def _load(directory: Path) -> torch.nn.Module:
+    return transformers.AutoModelForMaskedLM.from_pretrained(directory, attn_implementation="sdpa")
+
+
+def _autocast(dtype: str) -> contextlib.AbstractContextManager:
+    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+
+
+def _tensors(batch: dict[str, np.ndarray], *names: str) -> dict[str, torch.Tensor]:
+    return {name: torch.from_numpy(batch[name].astype(np.int64)) for name in names}
+
+
+class Distillation:
+    """One distillation step of `student` from `teacher` (HF directories) on a fixed batch: calling it returns the loss."""
+
+    def __init__(
+        self,
+        teacher: Path,
+        student: Path,
+        batch: dict[str, np.ndarray],
+        dtype: str,
+        loss: LossConfig,
+        optimizer: OptimizerConfig,
+        compiled: bool = False,
+    ):
+        self.inputs = _tensors(batch, "input_ids", "attention_mask")
+        offsets = np.arange(len(batch["positions"]))[:, None] * batch["input_ids"].shape[1]
+        self.masked_at = torch.from_numpy((batch["positions"] + offsets).ravel())  # in [B·T]
+        self.labels = torch.from_numpy(batch["labels"].astype(np.int64).ravel())
+        self.teacher = _load(teacher).eval().requires_grad_(False).to(DTYPES[dtype])
+        self.student = _load(student).train()
+        self.config, self.dtype, self.clip_norm = loss, dtype, optimizer.clip_norm
+        self.optimizer = torch.optim.AdamW(
+            self.student.parameters(),
+            lr=optimizer.learning_rate,
+            betas=(optimizer.beta1, optimizer.beta2),
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            fused=True,
+        )
+        self.forward = torch.compile(self.loss) if compiled else self.loss
+
+    def loss(self) -> torch.Tensor:
+        """The triple loss, float32 scalar."""
+        with _autocast(self.dtype):
+            with torch.no_grad():
+                t = self.teacher(**self.inputs, output_hidden_states=True)
+            s = self.student(**self.inputs, output_hidden_states=True)
+        T, V = self.config.temperature, s.logits.shape[-1]
+        s_logits, t_logits = s.logits.float().view(-1, V), t.logits.float().view(-1, V)
+        ce = F.kl_div(F.log_softmax(s_logits / T, -1), F.softmax(t_logits / T, -1), reduction="batchmean") * T**2
+        mlm = F.cross_entropy(s_logits[self.masked_at], self.labels)
+        cos = 1 - F.cosine_similarity(s.hidden_states[-1].float(), t.hidden_states[-1].float(), dim=-1).mean()
+        return self.config.alpha_ce * ce + self.config.alpha_mlm * mlm + self.config.alpha_cos * cos
+
+    def loss_without_dropout(self) -> float:
+        """The loss, for comparison with the other side's."""
+        self.student.eval()
+        with torch.no_grad():
+            value = self.loss().item()
+        self.student.train()
+        return value
+
+    def __call__(self) -> float:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.forward()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
+        self.optimizer.step()
+        return loss.item()
+
+
+def steps(compiled: bool, dtype: str, **setting: object) -> Iterator[tuple[str, Call]]:
+    """Candidates for a distillation step, built one after another: (how, step)."""
+    how = "autocast, " if dtype == "bfloat16" else ""
+    yield f"{how}eager", Distillation(dtype=dtype, **setting)
+    if compiled:
+        yield f"{how}compiled", Distillation(dtype=dtype, compiled=True, **setting)
+
+
+def encoders(compiled: bool, dtype: str, student: Path, batch: dict[str, np.ndarray]) -> Iterator[tuple[str, Call]]:
+    """Candidates for encoder inference: (how, call that returns the last hidden state [B, T, D])."""
+    inputs = _tensors(batch, "input_ids", "attention_mask")
+
+    def call(encoder: torch.nn.Module, autocast: bool) -> Call:
+        @torch.inference_mode()
+        def run() -> torch.Tensor:
+            with _autocast("bfloat16" if autocast else "float32"):
+                return encoder(**inputs).last_hidden_state
+
+        return run
+
+    for how in ["autocast", "bfloat16 weights"] if dtype == "bfloat16" else [""]:
+        encoder = _load(student).eval().distilbert.to(DTYPES[dtype] if how == "bfloat16 weights" else torch.float32)
+        prefix = f"{how}, " if how else ""
+        yield f"{prefix}eager", call(encoder, how == "autocast")
+        if compiled:
+            yield f"{prefix}compiled", call(torch.compile(encoder), how == "autocast")
