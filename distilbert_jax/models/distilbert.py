@@ -88,7 +88,7 @@ def student_from_teacher(
         InputError: the student is no DistilBERT, a size differs from the teacher's, or a layer is not one of the teacher's.
     """
     if config.model_type != "distilbert":
-        raise InputError(f"student model.model_type = {config.model_type!r}: expected 'distilbert'")
+        raise InputError(f"model.model_type = {config.model_type!r}: a student is a 'distilbert'")
     given = teacher.config
     for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
         if getattr(given, name) != getattr(config, name):

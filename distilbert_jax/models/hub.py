@@ -71,7 +71,7 @@ def read_config(directory: str | Path) -> ModelConfig:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
     model_type = found.get("model_type") if isinstance(found, dict) else None
-    if model_type not in CONFIG_FIELDS:
+    if model_type not in tuple(CONFIG_FIELDS):
         raise InputError(f"{path}: model_type is {model_type!r}; this package reads 'bert' and 'distilbert'")
     defaults = ModelConfig.bert_base() if model_type == "bert" else ModelConfig.distilbert_base()
     values: dict[str, Any] = {"model_type": model_type}

@@ -1,0 +1,424 @@
+import dataclasses
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file, save_file
+
+from distilbert_jax.config import ModelConfig
+from distilbert_jax.errors import InputError
+from distilbert_jax.models import (
+    BertForMaskedLM,
+    BertForSequenceClassification,
+    DistilBertForMaskedLM,
+    DistilBertForSequenceClassification,
+    MaskedLM,
+    SequenceClassification,
+)
+from distilbert_jax.models.hub import read_config
+from distilbert_jax.models.params import count, split
+from tests.models.common import CLASSES, build
+
+
+def family(request, name):
+    config = request.getfixturevalue("tiny_distilbert" if name.startswith("Distil") else "tiny_bert")
+    return CLASSES[name], dataclasses.replace(config, labels=("no", "yes", "maybe"), hidden_dropout=0.15)
+
+
+def assert_equal_params(found, expected):
+    found, expected = split(found)[1], split(expected)[1]
+    assert found.keys() == expected.keys()
+    for path, value in expected.items():
+        assert found[path].dtype == jnp.float32
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
+
+
+@pytest.fixture
+def bert(tiny_bert):
+    return build(BertForMaskedLM, tiny_bert)
+
+
+@pytest.fixture
+def directory(bert, tmp_path):
+    """A BERT with a masked-LM head, as `save_pretrained` writes it."""
+    bert.save_pretrained(tmp_path / "bert")
+    return tmp_path / "bert"
+
+
+def rewrite(directory, change):
+    """Apply `change` to the tensors of a directory."""
+    tensors = load_file(directory / "model.safetensors")
+    save_file(change(tensors) or tensors, directory / "model.safetensors")
+
+
+# Round trip
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_saved_model_comes_back_bit_for_bit(name, request, tmp_path, capfd):
+    cls, config = family(request, name)
+    model = build(cls, config)
+    model.save_pretrained(tmp_path / "model")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model"]
+    assert sorted(file.name for file in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    for loader in (cls, MaskedLM if name.endswith("LM") else SequenceClassification):
+        again = loader.from_pretrained(tmp_path / "model")
+        assert type(again) is cls
+        assert again.config == config
+        assert_equal_params(again, model)
+    again.save_pretrained(tmp_path / "again")
+    for file in ("config.json", "model.safetensors"):
+        assert (tmp_path / "again" / file).read_bytes() == (tmp_path / "model" / file).read_bytes()
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_files_have_the_references_names_and_orientation(name, request, tmp_path):
+    cls, config = family(request, name)
+    model = build(cls, config)
+    model.save_pretrained(tmp_path)
+    tensors, params = load_file(tmp_path / "model.safetensors"), split(model)[1]
+    assert len(tensors) == len(params)
+    assert sum(tensor.size for tensor in tensors.values()) == count(params)
+    layer, feed_forward = {
+        "bert": ("bert.encoder.layer.1", "intermediate.dense"),
+        "distilbert": ("distilbert.transformer.layer.1", "ffn.lin1"),
+    }[config.model_type]
+    weight = tensors[f"{layer}.{feed_forward}.weight"]
+    assert weight.shape == (config.intermediate_size, config.hidden_size)
+    np.testing.assert_array_equal(weight.T, params["encoder.layers.1.ffn_in.kernel"])
+    assert not any("decoder.weight" in name or name == "vocab_projector.weight" for name in tensors), (
+        "tied: stored once"
+    )
+    content = json.loads((tmp_path / "config.json").read_text())
+    assert content["architectures"] == [name]
+    assert content["id2label"] == {"0": "no", "1": "yes", "2": "maybe"}
+    assert content["label2id"] == {"no": 0, "yes": 1, "maybe": 2}
+
+
+def test_saving_replaces_an_older_model_and_keeps_what_else_is_there(directory, tiny_bert):
+    (directory / "notes.txt").write_text("mine")
+    newer = build(BertForMaskedLM, tiny_bert, seed=1)
+    newer.save_pretrained(directory)
+    assert_equal_params(BertForMaskedLM.from_pretrained(directory), newer)
+    assert (directory / "notes.txt").read_text() == "mine"
+
+
+def test_a_model_is_saved_into_the_working_directory(bert, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    bert.save_pretrained(".")
+    assert_equal_params(BertForMaskedLM.from_pretrained("."), bert)
+
+
+def test_a_failed_save_leaves_the_older_model_whole(directory, bert, monkeypatch):
+    before = (directory / "model.safetensors").read_bytes()
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_text", full)
+    with pytest.raises(OSError, match="No space"):
+        build(BertForMaskedLM, bert.config, seed=1).save_pretrained(directory)
+    assert (directory / "model.safetensors").read_bytes() == before
+
+
+# What checkpoints in the wild look like
+
+
+def legacy_layer_norms(tensors):
+    swap = lambda name: re.sub(r"(LayerNorm)\.weight", r"\1.gamma", re.sub(r"(LayerNorm)\.bias", r"\1.beta", name))
+    return {swap(name): value for name, value in tensors.items()}
+
+
+def no_prefix(tensors):
+    return {name.removeprefix("bert."): value for name, value in tensors.items()}
+
+
+def tied_decoder(tensors):
+    tensors["cls.predictions.decoder.weight"] = tensors["bert.embeddings.word_embeddings.weight"].copy()
+    tensors["cls.predictions.decoder.bias"] = tensors["cls.predictions.bias"].copy()
+
+
+def decoder_bias_alone(tensors):
+    tensors["cls.predictions.decoder.bias"] = tensors.pop("cls.predictions.bias")
+
+
+def position_ids(tensors):
+    tensors["bert.embeddings.position_ids"] = np.arange(40, dtype=np.int64)[None]
+    tensors["bert.embeddings.token_type_ids"] = np.zeros((1, 40), np.int64)
+
+
+def no_prefix_position_ids(tensors):
+    return no_prefix(tensors) | {"embeddings.position_ids": np.arange(40, dtype=np.int64)[None]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [legacy_layer_norms, no_prefix, tied_decoder, decoder_bias_alone, position_ids, no_prefix_position_ids],
+    ids=lambda change: change.__name__,
+)
+def test_checkpoints_in_the_wild_load_without_a_word(change, directory, bert, capfd):
+    rewrite(directory, change)
+    assert_equal_params(BertForMaskedLM.from_pretrained(directory), bert)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_tied_projector_of_distilbert_loads(tiny_distilbert, tmp_path, capfd):
+    model = build(DistilBertForMaskedLM, tiny_distilbert)
+    model.save_pretrained(tmp_path)
+    word = "distilbert.embeddings.word_embeddings.weight"
+    rewrite(tmp_path, lambda tensors: tensors | {"vocab_projector.weight": tensors[word].copy()})
+    assert_equal_params(DistilBertForMaskedLM.from_pretrained(tmp_path), model)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_decoder_that_is_not_the_embedding_is_refused_by_the_masked_lm_alone(directory, capfd):
+    rewrite(directory, lambda tensors: tied_decoder(tensors) or tensors["cls.predictions.decoder.weight"].fill(0.5))
+    with pytest.raises(InputError, match=r"cls\.predictions\.decoder\.weight differs from the word embedding"):
+        BertForMaskedLM.from_pretrained(directory)
+    BertForSequenceClassification.from_pretrained(directory)
+
+
+def test_half_precision_files_become_float32(directory, bert):
+    rewrite(directory, lambda tensors: {name: value.astype(np.float16) for name, value in tensors.items()})
+    found, expected = split(BertForMaskedLM.from_pretrained(directory))[1], split(bert)[1]
+    for path, value in expected.items():
+        assert found[path].dtype == jnp.float32
+        np.testing.assert_array_equal(found[path], value.astype(jnp.float16).astype(jnp.float32))
+
+
+def test_shards_are_read_by_their_index(directory, bert):
+    tensors = load_file(directory / "model.safetensors")
+    shards = {name: f"model-{i % 2}.safetensors" for i, name in enumerate(tensors)}
+    for shard in set(shards.values()):
+        save_file({name: tensors[name] for name in tensors if shards[name] == shard}, directory / shard)
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    assert_equal_params(BertForMaskedLM.from_pretrained(directory), bert)
+    (directory / "model-1.safetensors").unlink()
+    expected = f"{directory}/model-1.safetensors: named by model.safetensors.index.json, but not there"
+    assert refusal(BertForMaskedLM, directory) == expected
+
+
+# A head that the file lacks, or that another class needs
+
+
+def test_other_heads_are_named_in_one_line(tiny_bert, directory, bert, capfd):
+    def more_heads(tensors):
+        for name in ("bert.pooler.dense", "cls.seq_relationship", "qa_outputs"):
+            tensors |= {f"{name}.weight": np.ones((2, 32), np.float32), f"{name}.bias": np.ones(2, np.float32)}
+
+    rewrite(directory, more_heads)
+    assert_equal_params(BertForMaskedLM.from_pretrained(directory), bert)
+    expected = f"{directory}: not used here: bert.pooler.dense, cls.seq_relationship, qa_outputs\n"
+    assert capfd.readouterr() == ("", expected)
+
+
+@pytest.mark.parametrize(
+    ("lm", "classifier", "unused", "fresh"),
+    [
+        (
+            BertForMaskedLM,
+            BertForSequenceClassification,
+            "cls.predictions, cls.predictions.transform.LayerNorm, cls.predictions.transform.dense",
+            "bert.pooler.dense.bias, bert.pooler.dense.weight, classifier.bias, classifier.weight",
+        ),
+        (
+            DistilBertForMaskedLM,
+            DistilBertForSequenceClassification,
+            "vocab_layer_norm, vocab_projector, vocab_transform",
+            "classifier.bias, classifier.weight, pre_classifier.bias, pre_classifier.weight",
+        ),
+    ],
+    ids=["bert", "distilbert"],
+)
+def test_a_new_classifier_is_reported_and_follows_the_seed(lm, classifier, unused, fresh, request, tmp_path, capfd):
+    _, config = family(request, lm.__name__)
+    model = build(lm, config)
+    model.save_pretrained(tmp_path)
+    first, again, other = (
+        classifier.from_pretrained(tmp_path, seed=seed, labels=("a", "b", "c", "d")) for seed in (1, 1, 2)
+    )
+    lines = capfd.readouterr().err.splitlines()
+    assert lines == [f"{tmp_path}: not used here: {unused}", f"{tmp_path}: newly initialised: {fresh}"] * 3
+    assert_equal_params(first, again)
+    assert first.config.labels == ("a", "b", "c", "d")
+    first, other, source = split(first)[1], split(other)[1], split(model)[1]
+    assert first["classifier.kernel"].shape == (32, 4)
+    assert first["classifier.kernel"].std() == pytest.approx(0.02, rel=0.3)
+    for path, value in first.items():
+        if path.startswith("encoder."):
+            np.testing.assert_array_equal(value, source[path])
+        elif path.endswith("kernel"):
+            assert (value != other[path]).all()
+
+
+# Refusals
+
+
+def refusal(cls, directory):
+    with pytest.raises(InputError) as caught:
+        cls.from_pretrained(directory)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_all_that_does_not_fit_is_listed_at_once(directory):
+    def spoil(tensors):
+        del tensors["bert.encoder.layer.1.output.dense.bias"]
+        tensors["bert.embeddings.LayerNorm.weight"] = np.ones(31, np.float32)
+        tensors["bert.encoder.layer.0.intermediate.dense.weight"] = np.ones((32, 48), np.float32)
+        tensors["bert.encoder.layer.2.output.dense.bias"] = np.ones(32, np.float32)
+        tensors["adapter.weight"] = np.ones(1, np.float32)
+
+    rewrite(directory, spoil)
+    message = refusal(BertForMaskedLM, directory)
+    assert message.startswith(f"{directory}: 5 tensors do not fit: ")
+    assert set(message.split(": ", 2)[2].split("; ")) == {
+        "bert.encoder.layer.1.output.dense.bias is missing",
+        "bert.embeddings.LayerNorm.weight has the shape (31,), config.json asks for (32,)",
+        "bert.encoder.layer.0.intermediate.dense.weight has the shape (32, 48), config.json asks for (48, 32)",
+        "bert.encoder.layer.2.output.dense.bias is unknown",
+        "adapter.weight is unknown",
+    }
+
+
+def test_a_pickle_is_refused_with_the_way_to_convert_it(directory):
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
+    message = refusal(BertForMaskedLM, directory)
+    assert message.startswith(f"{directory}/pytorch_model.bin: a pickle can run code")
+    assert "save_pretrained" in message
+
+
+@pytest.mark.parametrize("size", [0, 5, 2000, -1])
+def test_a_truncated_file_is_named(size, directory):
+    file = directory / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    assert refusal(BertForMaskedLM, directory).startswith(f"{file}: damaged or not a safetensors file (")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"weight_map": 3}', '{"weight_map": ["a"]}'])
+def test_an_index_that_is_none_is_named(content, directory):
+    (directory / "model.safetensors").unlink()
+    index = directory / "model.safetensors.index.json"
+    index.write_text(content)
+    assert refusal(BertForMaskedLM, directory) == f"{index}: expected JSON with a weight_map from tensors to files"
+
+
+def test_what_is_missing_is_named(directory, tmp_path):
+    (directory / "model.safetensors").unlink()
+    assert refusal(BertForMaskedLM, directory) == f"{directory}: has no model.safetensors"
+    (directory / "config.json").unlink()
+    assert refusal(BertForMaskedLM, directory).startswith(f"{directory}: has no config.json")
+    assert refusal(BertForMaskedLM, tmp_path / "none").startswith(f"{tmp_path}/none: no such directory")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "model_type is None; this package reads 'bert' and 'distilbert'"),
+        ("{}", "model_type is None; this package reads 'bert' and 'distilbert'"),
+        ('{"model_type": "roberta"}', "model_type is 'roberta'; this package reads"),
+        ('{"model_type": ["bert"]}', "model_type is ['bert']; this package reads"),
+        ('{"model_type": "bert", "hidden_size": 100}', "ModelConfig.num_attention_heads = 12: does not divide"),
+        ('{"model_type": "bert", "hidden_size": "big"}', "a field has a value of another type"),
+        ('{"model_type": "bert", "hidden_act": "silu"}', "ModelConfig.hidden_act = 'silu': expected one of 'gelu'"),
+        ('{"model_type": "bert", "id2label": ["a", "b"]}', "a field has a value of another type"),
+        ('{"model_type": "bert", "id2label": {"a": "b"}}', "a field has a value of another type"),
+    ],
+)
+def test_a_config_that_cannot_be_used_is_named(content, message, directory):
+    (directory / "config.json").write_text(content)
+    assert refusal(BertForMaskedLM, directory).startswith(f"{directory}/config.json: {message}")
+
+
+def test_a_config_that_is_not_text_is_named(directory):
+    (directory / "config.json").write_bytes(b"\xff\xfe")
+    assert refusal(BertForMaskedLM, directory).startswith(f"{directory}/config.json: not valid JSON")
+
+
+def test_the_other_family_is_refused_by_a_familys_own_class(directory):
+    assert refusal(DistilBertForMaskedLM, directory) == "DistilBertForMaskedLM cannot hold a model of type 'bert'"
+
+
+# config.json
+
+
+def config_of(tmp_path, **content):
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    return read_config(tmp_path)
+
+
+def test_a_minimal_config_means_the_references_defaults(tmp_path):
+    assert config_of(tmp_path, model_type="bert") == ModelConfig.bert_base()
+    assert config_of(tmp_path, model_type="distilbert") == ModelConfig.distilbert_base()
+
+
+def test_fields_have_the_names_of_their_family(tmp_path):
+    shared = {"vocab_size": 99, "max_position_embeddings": 40, "initializer_range": 0.03, "pad_token_id": 1}
+    bert = {
+        "hidden_size": 32,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "intermediate_size": 48,
+        "type_vocab_size": 3,
+        "hidden_act": "relu",
+        "layer_norm_eps": 1e-5,
+        "hidden_dropout_prob": 0.2,
+        "attention_probs_dropout_prob": 0.3,
+        "classifier_dropout": 0.4,
+    }
+    assert config_of(tmp_path, model_type="bert", **shared, **bert) == ModelConfig(
+        "bert", 99, 32, 3, 4, 48, 40, 3, "relu", 1e-5, 0.03, 0.2, 0.3, 0.4, 1
+    )
+    distilbert = {
+        "dim": 32,
+        "n_layers": 3,
+        "n_heads": 4,
+        "hidden_dim": 48,
+        "activation": "relu",
+        "dropout": 0.2,
+        "attention_dropout": 0.3,
+        "seq_classif_dropout": 0.4,
+    }
+    assert config_of(tmp_path, model_type="distilbert", **shared, **distilbert) == ModelConfig(
+        "distilbert", 99, 32, 3, 4, 48, 40, 0, "relu", 1e-12, 0.03, 0.2, 0.3, 0.4, 1
+    )
+
+
+def test_berts_classifier_dropout_falls_back_to_the_hidden_one(tmp_path):
+    common = {"model_type": "bert", "hidden_dropout_prob": 0.25}
+    assert config_of(tmp_path, **common).classifier_dropout == 0.25
+    assert config_of(tmp_path, **common, classifier_dropout=None).classifier_dropout == 0.25
+    assert config_of(tmp_path, **common, classifier_dropout=0.0).classifier_dropout == 0.0
+
+
+def test_labels_come_in_the_order_of_their_ids(tmp_path):
+    many = {str(i): f"label {i}" for i in (10, 2, 0, 1, 3, 4, 5, 6, 7, 8, 9)}
+    assert config_of(tmp_path, model_type="bert", id2label=many).labels == tuple(f"label {i}" for i in range(11))
+    assert config_of(tmp_path, model_type="bert", num_labels=3).labels == ("LABEL_0", "LABEL_1", "LABEL_2")
+    assert config_of(tmp_path, model_type="bert", id2label={"0": "score"}).labels == ("score",)
+
+
+# Sizes
+
+
+def sizes(cls, config):
+    """Parameters of a model and of its heads, counted without allocating them."""
+    params = split(nnx.eval_shape(lambda: cls(config, rngs=nnx.Rngs(0))))[1]
+    assert all(isinstance(value, jax.ShapeDtypeStruct) for value in params.values())
+    part = lambda start: count({path: value for path, value in params.items() if path.startswith(start)})
+    return count(params), part("encoder."), part("pooler."), part("classifier.")
+
+
+def test_models_have_the_published_numbers_of_parameters():
+    whole, encoder, *_ = sizes(DistilBertForMaskedLM, ModelConfig.distilbert_base())
+    assert (whole, encoder) == (66_985_530, 66_362_880)
+    whole, encoder, pooler, classifier = sizes(BertForSequenceClassification, ModelConfig.bert_base())
+    assert encoder + pooler == whole - classifier == 109_482_240

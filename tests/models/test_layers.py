@@ -1,0 +1,187 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from distilbert_jax.models import layers
+from distilbert_jax.models.layers import ACTIVATIONS, Linear, einsum, fold_rows, layer_norm
+from distilbert_jax.models.params import merge, split
+from tests.models.common import deviation, masked_lm
+
+dropout = jax.jit(layers.dropout, static_argnames="rate")
+
+# Every contraction of the models: Linear on [B, T, D] and [B, D], scores, mixing, decoder.
+SPECS = {
+    "abi,io->abo": ((3, 5, 8), (8, 6)),
+    "ai,io->ao": ((3, 8), (8, 6)),
+    "bqnh,bknh->bnqk": ((2, 5, 3, 4), (2, 7, 3, 4)),
+    "bnqk,bknh->bqnh": ((2, 3, 5, 7), (2, 7, 3, 4)),
+    "btd,vd->btv": ((2, 5, 8), (11, 8)),
+}
+
+
+def operands(spec, rng):
+    a, b = (rng.normal(size=shape).astype(np.float32) for shape in SPECS[spec])
+    return a, b, rng.normal(size=np.einsum(spec, a, b).shape).astype(np.float32)
+
+
+def rounded(x, dtype):
+    return np.asarray(jnp.asarray(x, dtype), np.float64)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("spec", SPECS)
+def test_einsum_and_its_gradients_are_those_of_the_rounded_operands(spec, dtype, rng):
+    a, b, g = operands(spec, rng)
+
+    @jax.jit
+    def both_ways(a, b, g):
+        result, pullback = jax.vjp(lambda a, b: einsum(spec, a, b, dtype), a, b)
+        return result, *pullback(g)
+
+    result, grad_a, grad_b = both_ways(a, b, g)
+    inputs, output = spec.split("->")
+    left, right = inputs.split(",")
+    a, b, g = (rounded(x, dtype) for x in (a, b, g))
+    assert deviation(result, np.einsum(spec, a, b)) < 1e-6
+    assert deviation(grad_a, np.einsum(f"{output},{right}->{left}", g, b)) < 1e-6
+    assert deviation(grad_b, np.einsum(f"{left},{output}->{right}", a, g)) < 1e-6
+    assert result.dtype == grad_a.dtype == grad_b.dtype == jnp.float32
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_einsum_has_the_gradients_of_jnp_einsum(spec, rng):
+    a, b, g = operands(spec, rng)
+    ours = lambda a, b: (jnp.sin(einsum(spec, a, b, jnp.float32)) * g).sum()
+    theirs = lambda a, b: (jnp.sin(jnp.einsum(spec, a, b, precision="highest")) * g).sum()
+    gradients = jax.jit(lambda *ab: [jax.grad(loss, (0, 1))(*ab) for loss in (ours, theirs)])(a, b)
+    for found, expected in zip(*gradients, strict=True):
+        assert deviation(found, expected) < 1e-6
+
+
+def inner_jaxprs(equation):
+    leaves = jax.tree.leaves(list(equation.params.values()), is_leaf=lambda leaf: hasattr(leaf, "eqns"))
+    return [leaf for leaf in leaves if hasattr(leaf, "eqns")]
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr, those of inner jaxprs too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in inner_jaxprs(equation):
+            yield from equations(inner)
+
+
+@functools.cache
+def training_step(config, dtype):
+    """The equations of a masked LM's loss and gradients."""
+    graphdef, params = split(masked_lm(config, dtype=dtype))
+    loss = lambda params: jnp.square(merge(graphdef, params)(jnp.ones((2, 6), jnp.int32)).logits).sum()
+    return list(equations(jax.make_jaxpr(jax.value_and_grad(loss))(params).jaxpr))
+
+
+def matmuls_of(config):
+    forward = 8 * config.num_hidden_layers + 2  # a layer: q, k, v, scores, mixing, out, two of the FFN; head: two
+    return 3 * forward  # each has two in the backward pass
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, "bfloat16"])
+def test_bfloat16_matmuls_take_bfloat16_and_give_float32_backward_too(tiny, dtype):
+    matmuls = [e for e in training_step(tiny, dtype) if e.primitive.name == "dot_general"]
+    assert len(matmuls) == matmuls_of(tiny)
+    for equation in matmuls:
+        assert [v.aval.dtype for v in equation.invars] == [jnp.bfloat16, jnp.bfloat16]
+        assert equation.outvars[0].aval.dtype == jnp.float32
+
+
+def test_between_bfloat16_matmuls_everything_is_float32(tiny):
+    moves = {"dot_general", "convert_element_type", "transpose", "reshape", "broadcast_in_dim", "squeeze"}
+    for equation in training_step(tiny, jnp.bfloat16):
+        if not inner_jaxprs(equation) and equation.primitive.name not in moves:
+            assert all(v.aval.dtype != jnp.bfloat16 for v in equation.invars), equation
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, "float32"])
+def test_float32_matmuls_run_at_full_precision_everywhere(tiny, dtype):
+    matmuls = [e for e in training_step(tiny, dtype) if e.primitive.name == "dot_general"]
+    assert len(matmuls) == matmuls_of(tiny)
+    for equation in matmuls:
+        assert equation.params["precision"] == (jax.lax.Precision.HIGHEST,) * 2
+
+
+def test_linear_is_x_times_kernel_plus_bias(rng):
+    linear = Linear(8, 6, std=0.02, dtype=jnp.float32, rngs=nnx.Rngs(0))
+    assert linear.kernel[...].std() == pytest.approx(0.02, rel=0.3)
+    assert not linear.bias[...].any()
+    linear.bias[...] = jnp.arange(6.0)
+    x = rng.normal(size=(2, 3, 8)).astype(np.float32)
+    expected = x.astype(np.float64) @ np.asarray(linear.kernel[...], np.float64) + np.arange(6)
+    assert deviation(linear(x), expected) < 1e-6
+    assert deviation(linear(x[0]), expected[0]) < 1e-6
+
+
+def test_gelu_is_the_exact_one(rng):
+    from scipy.special import erf
+
+    x = np.concatenate([rng.normal(size=500) * 3, [0.0, 20.0, -20.0]]).astype(np.float32)
+    exact = x * 0.5 * (1 + erf(x.astype(np.float64) / np.sqrt(2)))
+    assert np.abs(ACTIVATIONS["gelu"](x) - exact).max() < 1e-6
+    assert np.abs(ACTIVATIONS["gelu_new"](x) - exact).max() > 1e-4
+
+
+def test_layer_norm_keeps_its_precision_far_from_zero(rng):
+    x = (100.0 + rng.normal(size=(4, 64))).astype(np.float32)
+    exact = x.astype(np.float64)
+    exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-12)
+    assert deviation(jax.jit(layer_norm(64, eps=1e-12, rngs=nnx.Rngs(0)))(x), exact) < 1e-5
+
+
+KEYS = jax.random.split(jax.random.key(1), 6)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
+def test_dropout_zeroes_its_rate_and_scales_the_rest(rate):
+    x = jnp.full((6, 100, 101), 3.0)
+    kept = np.asarray(dropout(x, rate, KEYS))
+    assert len(np.unique(kept)) == 2
+    assert kept.max() == pytest.approx(3.0 / (1 - rate), rel=1e-4)
+    spread = np.sqrt(rate * (1 - rate) / kept.size)
+    assert abs((kept == 0).mean() - rate) < 4 * spread
+    assert abs(kept.mean() / 3.0 - 1.0) < 4 * spread / (1 - rate)
+
+
+def test_dropout_decides_for_each_element_on_its_own():
+    dropped = np.asarray(dropout(jnp.ones((6, 20_001)), 0.5, KEYS)) == 0
+    # Two decisions share one random word, rows have keys of their own: neither may show.
+    for a, b in [(dropped[:, :-1], dropped[:, 1:]), (dropped[:, :-2], dropped[:, 2:]), (dropped[:-1], dropped[1:])]:
+        assert abs((a == b).mean() - 0.5) < 4 * 0.5 / np.sqrt(a.size)
+
+
+@pytest.mark.parametrize("shape", [(5,), (7, 3, 3), (4, 4)])
+def test_what_a_row_drops_depends_on_its_key_alone(shape, rng):
+    x = rng.uniform(1, 2, size=(6, *shape)).astype(np.float32)
+    together = np.asarray(dropout(x, 0.5, KEYS))
+    assert together.shape == x.shape
+    for chosen in ([3], [4, 0, 5, 1]):
+        np.testing.assert_array_equal(together[chosen], dropout(x[np.array(chosen)], 0.5, KEYS[np.array(chosen)]))
+
+
+def test_dropout_gradient_passes_where_a_value_was_kept():
+    x = jnp.ones((6, 9))
+    gradient = jax.jit(jax.grad(lambda x: dropout(x, 0.3, KEYS).sum()))(x)
+    np.testing.assert_array_equal(gradient, dropout(x, 0.3, KEYS))
+
+
+def test_no_keys_or_no_rate_is_no_dropout():
+    x = jnp.ones((6, 9))
+    assert layers.dropout(x, 0.3, None) is x
+    assert layers.dropout(x, 0.0, KEYS) is x
+    assert fold_rows(None, 3) is None
+
+
+def test_sites_and_rows_have_keys_of_their_own():
+    keys = [fold_rows(KEYS, 0), fold_rows(KEYS, 1), fold_rows(fold_rows(KEYS, 0), 1), KEYS]
+    assert len({tuple(row) for key in keys for row in np.asarray(jax.random.key_data(key)).tolist()}) == 24

@@ -1,0 +1,196 @@
+import dataclasses
+
+import pytest
+
+from distilbert_jax.config import (
+    DataConfig,
+    FinetuneConfig,
+    InitConfig,
+    LossConfig,
+    MaskingConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    RunConfig,
+    differences,
+    from_json,
+    to_json,
+)
+from distilbert_jax.errors import InputError
+
+MODEL = ModelConfig("distilbert", 99, 32, 3, 4, 48, 40, 0, "relu", 1e-12, 0.03, 0.2, 0.3, 0.4, 7, ("no", "yes", "ähm"))
+DATA = DataConfig("corpus", "heldout", "document", 16, 24)
+MASKING = MaskingConfig(0.2, 0.7, 0.2, True, "uniform", 0.5)
+LOSS = LossConfig(1.0, 3.0, 2.0, 0.5, 4.0, "masked")
+INIT = InitConfig("bert", (0, 2, 5), False, False)
+OPTIMIZER = OptimizerConfig(1e-4, 0.1, 0.8, 0.99, 1e-8, 0.01, 1.0, 4)
+MESH = MeshConfig(2, 2, 4)
+RUN = RunConfig("runs/a", 2**32 - 1, "bfloat16", 1, 0, 5, 1, True)
+PRETRAIN = PretrainConfig(MODEL, INIT, "teacher", 10, DATA, MASKING, LOSS, OPTIMIZER, MESH, RUN)
+FINETUNE = FinetuneConfig("bert", "rte", "glue", 64, (8, 64), 16, 5, 100, False, OPTIMIZER, MESH, RUN)
+ALL = [MODEL, DATA, MASKING, LOSS, INIT, OPTIMIZER, MESH, RUN, PRETRAIN, FINETUNE]
+each = pytest.mark.parametrize("config", ALL, ids=lambda config: type(config).__name__)
+
+
+def test_every_config_class_is_among_the_examples():
+    from distilbert_jax import config as module
+
+    classes = {kind for kind in vars(module).values() if dataclasses.is_dataclass(kind)}
+    assert {type(config) for config in ALL} == classes
+
+
+@each
+def test_json_gives_an_equal_config_back(config):
+    kind, same = type(config), {"layer_norm_eps"} if config is MODEL else set()
+    unchanged = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) == getattr(kind(), f.name)}
+    assert unchanged == same, "the example has to differ from every default, or a lost field would go unnoticed"
+    assert from_json(kind, to_json(config)) == config
+    assert from_json(kind, to_json(kind())) == kind()
+
+
+def test_json_may_leave_fields_out_and_write_floats_as_integers():
+    config = from_json(PretrainConfig, '{"loss": {"temperature": 3}, "init": {"layers": null}, "data": {"length": 64}}')
+    assert config == PretrainConfig(loss=LossConfig(temperature=3.0), data=DataConfig(length=64))
+    assert type(config.loss.temperature) is float
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"run": {"sed": 5}}', "run.json.run.sed: no such field in RunConfig; did you mean 'seed'?"),
+        ('{"optimiser": {}}', "run.json.optimiser: no such field in PretrainConfig; did you mean 'optimizer'?"),
+        ('{"mesh": {"zzz": 1}}', "run.json.mesh.zzz: no such field in MeshConfig; known fields: data, fsdp, tensor"),
+        ('{"run": {"keep": "5"}}', "run.json.run.keep: expected int, got '5'"),
+        ('{"run": {"keep": 5.0}}', "run.json.run.keep: expected int, got 5.0"),
+        ('{"steps": true}', "run.json.steps: expected int, got True"),
+        ('{"run": {"deterministic": 1}}', "run.json.run.deterministic: expected bool, got 1"),
+        ('{"loss": {"alpha_ce": "high"}}', "run.json.loss.alpha_ce: expected float, got 'high'"),
+        ('{"run": {"dtype": "bf16"}}', "run.json.run.dtype: expected one of 'float32', 'bfloat16', got 'bf16'"),
+        ('{"init": {"layers": 3}}', "run.json.init.layers: expected a list, got 3"),
+        ('{"init": {"layers": [0, "2"]}}', "run.json.init.layers[1]: expected int, got '2'"),
+        ('{"data": []}', "run.json.data: expected an object with the fields of DataConfig, got []"),
+        ("[]", "run.json: expected an object with the fields of PretrainConfig, got []"),
+        ('{"run":\n{"seed": }}', "run.json: not valid JSON (line 2: Expecting value)"),
+    ],
+)
+def test_a_mistake_in_json_is_named_with_its_field(text, message):
+    with pytest.raises(InputError) as caught:
+        from_json(PretrainConfig, text, "run.json")
+    assert str(caught.value) == message
+
+
+POSITIVE, SHARE, WEIGHT = (0, -1), (-0.1, 1.0), (-0.1,)
+REFUSED = [
+    (ModelConfig, "model_type", ("gpt2",)),
+    (ModelConfig, "vocab_size", POSITIVE),
+    (ModelConfig, "hidden_size", POSITIVE),
+    (ModelConfig, "num_hidden_layers", POSITIVE),
+    (ModelConfig, "num_attention_heads", (*POSITIVE, 7)),
+    (ModelConfig, "intermediate_size", POSITIVE),
+    (ModelConfig, "max_position_embeddings", POSITIVE),
+    (ModelConfig, "type_vocab_size", POSITIVE),
+    (ModelConfig, "hidden_act", ("silu",)),
+    (ModelConfig, "layer_norm_eps", (*POSITIVE, float("nan"))),
+    (ModelConfig, "initializer_range", POSITIVE),
+    (ModelConfig, "hidden_dropout", (*SHARE, float("nan"))),
+    (ModelConfig, "attention_dropout", SHARE),
+    (ModelConfig, "classifier_dropout", SHARE),
+    (ModelConfig, "pad_token_id", (-1, 30522)),
+    (ModelConfig, "labels", ((),)),
+    (DataConfig, "batch_size", POSITIVE),
+    (DataConfig, "length", (7,)),
+    (DataConfig, "sequences", ("page",)),
+    (MaskingConfig, "probability", (0.0, 1.0)),
+    (MaskingConfig, "mask", WEIGHT),
+    (MaskingConfig, "random", (-0.1, 0.3)),
+    (MaskingConfig, "weighting", ("loss",)),
+    (MaskingConfig, "smoothing", WEIGHT),
+    (LossConfig, "temperature", POSITIVE),
+    (LossConfig, "alpha_ce", WEIGHT),
+    (LossConfig, "alpha_mlm", WEIGHT),
+    (LossConfig, "alpha_cos", WEIGHT),
+    (LossConfig, "alpha_mse", WEIGHT),
+    (LossConfig, "ce_tokens", ("some",)),
+    (OptimizerConfig, "learning_rate", POSITIVE),
+    (OptimizerConfig, "warmup", (-0.1, 1.1)),
+    (OptimizerConfig, "beta1", SHARE),
+    (OptimizerConfig, "beta2", SHARE),
+    (OptimizerConfig, "eps", POSITIVE),
+    (OptimizerConfig, "weight_decay", WEIGHT),
+    (OptimizerConfig, "clip_norm", POSITIVE),
+    (OptimizerConfig, "accumulate", POSITIVE),
+    (MeshConfig, "data", (0, -2)),
+    (MeshConfig, "fsdp", POSITIVE),
+    (MeshConfig, "tensor", POSITIVE),
+    (RunConfig, "seed", (-1, 2**32)),
+    (RunConfig, "dtype", ("float16",)),
+    (RunConfig, "log_every", POSITIVE),
+    (RunConfig, "eval_every", (-1,)),
+    (RunConfig, "save_every", POSITIVE),
+    (RunConfig, "keep", POSITIVE),
+    (PretrainConfig, "steps", POSITIVE),
+    (FinetuneConfig, "length", (7,)),
+    (FinetuneConfig, "buckets", ((), (0, 8))),
+    (FinetuneConfig, "batch_size", POSITIVE),
+    (FinetuneConfig, "epochs", POSITIVE),
+    (FinetuneConfig, "max_train_rows", (0,)),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        pytest.param(kind, name, value, id=f"{kind.__name__}.{name}={value}")
+        for kind, name, values in REFUSED
+        for value in values
+    ],
+)
+def test_a_value_out_of_range_is_refused_by_its_name(kind, name, value):
+    with pytest.raises(InputError) as caught:
+        kind(**{name: value})
+    assert str(caught.value).startswith(f"{kind.__name__}.{name} = {value!r}: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "start"),
+    [
+        (lambda: ModelConfig.distilbert_base(type_vocab_size=2), "ModelConfig.type_vocab_size = 2: DistilBERT"),
+        (lambda: ModelConfig.distilbert_base(layer_norm_eps=1e-5), "ModelConfig.layer_norm_eps = 1e-05: DistilBERT"),
+        (lambda: LossConfig(0.0, 0.0, 0.0, 0.0), "LossConfig.alpha_ce = 0.0: every weight is 0"),
+        (
+            lambda: PretrainConfig(data=DataConfig(length=513)),
+            "DataConfig.length = 513: beyond the position table of 512",
+        ),
+        (
+            lambda: PretrainConfig(optimizer=OptimizerConfig(accumulate=5)),
+            "OptimizerConfig.accumulate = 5: does not divide data.batch_size = 32",
+        ),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(make, start):
+    with pytest.raises(InputError) as caught:
+        make()
+    assert str(caught.value).startswith(start)
+
+
+def test_limits_themselves_are_allowed():
+    ModelConfig(hidden_dropout=0.0, pad_token_id=30521, num_attention_heads=768, labels=("score",))
+    MaskingConfig(mask=0.9, random=0.1, smoothing=0.0)
+    MaskingConfig(mask=0.0, random=0.0)
+    LossConfig(alpha_ce=0.0, alpha_mlm=0.0, alpha_cos=0.0, alpha_mse=1.0)
+    OptimizerConfig(warmup=1.0, beta1=0.0)
+    PretrainConfig(data=DataConfig(length=512), optimizer=OptimizerConfig(accumulate=32))
+
+
+def test_differences_name_the_fields_that_changed_and_no_other():
+    old = PretrainConfig()
+    new = dataclasses.replace(old, run=RunConfig(seed=3), teacher="bert", init=InitConfig(layers=(0, 1)), steps=5)
+    assert differences(old, old) == []
+    assert differences(old, new) == [
+        "init.layers: None → (0, 1)",
+        "teacher: '' → 'bert'",
+        "steps: 1000 → 5",
+        "run.seed: 0 → 3",
+    ]

@@ -1,0 +1,57 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = """
+import errno, os, sys
+from distilbert_jax.errors import InputError, one_line_errors
+with one_line_errors():
+    {body}
+"""
+
+
+def run(body: str, stdout=subprocess.PIPE) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", PROGRAM.format(body=body)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, text=True, env=environment, stdout=stdout, stderr=subprocess.PIPE)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "line"),
+    [
+        ("raise InputError('a.txt: empty')", 2, "error: a.txt: empty"),
+        ("raise InputError('two\\n  lines')", 2, "error: two lines"),
+        ("raise KeyboardInterrupt", 130, "error: interrupted; the same command goes on from what is finished"),
+        ("raise KeyboardInterrupt('at step 3')", 130, "error: interrupted: at step 3"),
+        ("open('no such file')", 1, "error: No such file or directory (no such file)"),
+        (
+            "raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'runs/x')",
+            1,
+            "error: No space left on device (runs/x): free some space and run the same command again; finished work is kept",
+        ),
+        ("raise OSError('a library said\\nthis')", 1, "error: a library said this"),
+        ("pass", 0, ""),
+    ],
+)
+def test_an_error_of_the_user_is_one_line_and_a_status(body, status, line):
+    done = run(body)
+    assert done.returncode == status
+    assert done.stderr.splitlines() == ([line] if line else [])
+
+
+def test_a_defect_keeps_its_traceback():
+    done = run("raise ValueError('a defect')")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_a_reader_that_went_away_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = run("print('x' * 100_000); sys.stdout.flush()", stdout=closed)
+    assert (done.returncode, done.stderr) == (141, "")
