@@ -76,14 +76,15 @@ def fit(
         Interrupted: after Ctrl-C or SIGTERM, when the checkpoint is written.
     """
     start = int(state.step)
-    pending: tuple[int, float, dict[str, jax.Array]] | None = None
+    pending: tuple[int, dict[str, jax.Array]] | None = None
+    since = time.perf_counter()  # when the last step was done, or the work between two steps
 
     def settle(progress: StepProgress) -> None:
         """Write the metrics of the step taken last."""
-        nonlocal pending
+        nonlocal pending, since
         if pending is None:
             return
-        step, begun, metrics = pending
+        step, metrics = pending
         pending = None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         broken = [name for name, value in values.items() if not math.isfinite(value)]
@@ -100,22 +101,24 @@ def fit(
         progress.advance(step, values, values[unit])
 
     def save(progress: StepProgress, step: int) -> None:
+        nonlocal since
         settle(progress)
         if checkpoints:
             checkpoints.save(step, state)
+        since = time.perf_counter()
 
     with StepProgress(title, steps, start, run.log_every, unit) as progress, _stop_requests() as asked:
         for step, batch in enumerate(batches(start, steps), start=start + 1):
-            begun = time.perf_counter()
             state, metrics = train_step(state, frozen, batch)
             settle(progress)
-            pending = (step, begun, metrics)
+            pending = (step, metrics)
             last = step == steps
             if evaluate and (last or (run.eval_every and step % run.eval_every == 0)):
                 settle(progress)
                 values = evaluate(state.params)
                 if log:
                     log.write("eval", step, values)
+                since = time.perf_counter()
                 progress.say(f"{title} held out at {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
             if last or step % run.save_every == 0:
                 save(progress, step)

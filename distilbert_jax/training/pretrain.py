@@ -119,6 +119,8 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
     train_step = make_train_step(objective, optimizer, state, frozen, mesh, config.optimizer.accumulate)
 
     # Where it goes on.
+    inputs = {"data.corpus": rows.corpus.fingerprint, "initial weights": digest(params), "teacher": digest(frozen)}
+    rundir.check_inputs(directory, inputs)
     checkpoints = Checkpoints(directory / "checkpoints", run.keep)
     restored = checkpoints.restore(state)
     state = restored or state

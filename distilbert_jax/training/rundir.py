@@ -1,12 +1,13 @@
 """A run's directory: its config, and whether the command that is given again goes on, has ended, or is another run.
 
-config.json · metrics.jsonl · tensorboard/ · checkpoints/ · model/ (the HF directory, written last).
+config.json · inputs.json · metrics.jsonl · tensorboard/ · checkpoints/ · model/ (the HF directory, written last).
 """
 
 from pathlib import Path
 from typing import Any
 
 from distilbert_jax.config import differences, from_json, to_json
+from distilbert_jax.data.files import atomic_file, read_json, write_json
 from distilbert_jax.errors import InputError
 
 # Fields that do not change what is computed: they may differ when a run goes on.
@@ -29,10 +30,26 @@ def enter(config: Any, directory: Path) -> Path:
                 "choose another --run.directory, or remove that one"
             )
     directory.mkdir(parents=True, exist_ok=True)
-    partial = recorded.with_suffix(".partial")
-    partial.write_text(to_json(config), encoding="utf-8")
-    partial.replace(recorded)
+    with atomic_file(recorded) as file:
+        file.write(to_json(config).encode())
     return directory
+
+
+def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
+    """Record what the run reads (name → fingerprint), or check that it is what the run began with.
+
+    Raises:
+        InputError: an input has changed since the run began.
+    """
+    recorded = directory / "inputs.json"
+    if recorded.is_file():
+        before = read_json(recorded)
+        changed = [name for name in inputs if before.get(name) != inputs[name]]
+        if changed:
+            raise InputError(
+                f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew"
+            )
+    write_json(recorded, inputs)
 
 
 def finished(directory: Path) -> bool:
