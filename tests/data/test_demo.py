@@ -57,8 +57,8 @@ def test_no_paragraph_occurs_twice_or_runs_over_lines(documents):
 
 
 def test_wrapped_lines_are_joined_and_what_is_no_prose_is_dropped():
-    text = """Heading of this text here.
-==========================
+    text = """A long heading, which reads like a sentence.
+============================================
 
 A paragraph of **prose** that is
 wrapped over lines, with a quote-
