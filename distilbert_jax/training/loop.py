@@ -93,11 +93,10 @@ def fit(
                 f"step {step}: {', '.join(broken)} is not finite ({values}); batch {step - 1} of the data order; "
                 "the last checkpoint is kept: try a lower learning rate"
             )
-        rate = float(schedule(step - 1))
+        seconds, since = time.perf_counter() - since, time.perf_counter()
         if log:
-            log.write(
-                "train", step, {**values, "learning_rate": rate, "seconds": round(time.perf_counter() - begun, 6)}
-            )
+            rate = float(schedule(step - 1))
+            log.write("train", step, {**values, "learning_rate": rate, "seconds": round(seconds, 6)})
         progress.advance(step, values, values[unit])
 
     def save(progress: StepProgress, step: int) -> None:
