@@ -1,1 +1,1 @@
-"""What goes in: text, its tokens on disk, packed rows, and batches of them. Nothing here imports JAX."""
+"""What goes in: text, its tokens on disk, packed rows, batches of them, and the masking inside the step."""
