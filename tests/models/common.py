@@ -12,7 +12,11 @@ from distilbert_jax.models import (
     BertForSequenceClassification,
     DistilBertForMaskedLM,
     DistilBertForSequenceClassification,
+    attention,
+    encoder,
+    heads,
 )
+from distilbert_jax.models.layers import dropout
 from distilbert_jax.models.params import merge, split
 
 CLASSES = {
@@ -69,3 +73,17 @@ def deviation(found, expected):
     found, expected = np.asarray(found, np.float64), np.asarray(expected, np.float64)
     assert found.shape == expected.shape
     return np.abs(found - expected).max() / np.abs(expected).max()
+
+
+def record_dropout(monkeypatch):
+    """A list that from now on gets (shape, rate, key data) of every dropout that a model applies, in its order."""
+    sites = []
+
+    def recorded(x, rate, rngs):
+        if rate > 0.0 and rngs is not None:
+            sites.append((x.shape, rate, jax.random.key_data(rngs)))
+        return dropout(x, rate, rngs)
+
+    for module in (attention, encoder, heads):
+        monkeypatch.setattr(module, "dropout", recorded)
+    return sites

@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from distilbert_jax.errors import InputError
-from distilbert_jax.models import attention, encoder, heads
-from distilbert_jax.models.layers import dropout
 from distilbert_jax.models.params import merge, split
-from tests.models.common import CLASSES, build, call, deviation, masked_lm
+from tests.models.common import CLASSES, build, call, deviation, masked_lm, record_dropout
 
 B, T = 3, 11
 LENGTHS = np.array((11, 7, 1))
@@ -103,19 +101,12 @@ def test_dropout_stands_where_the_reference_has_it_and_nowhere_else(name, reques
     family = "distilbert" if name.startswith("Distil") else "bert"
     rates = {"hidden_dropout": 0.11, "attention_dropout": 0.22, "classifier_dropout": 0.33}
     config = dataclasses.replace(request.getfixturevalue(f"tiny_{family}"), **rates)
-    sites = []
-
-    def recorded(x, rate, rngs):
-        if rate > 0.0:
-            sites.append((x.shape, rate, jax.random.key_data(rngs)))
-        return dropout(x, rate, rngs)
+    sites = record_dropout(monkeypatch)
 
     def keys():
         build(CLASSES[name], config)(jnp.ones((B, T), jnp.int32), rngs=KEYS)
         return [key for *_, key in sites]
 
-    for module in (attention, encoder, heads):
-        monkeypatch.setattr(module, "dropout", recorded)
     found = np.concatenate(jax.jit(keys)())
     hidden, probabilities = (B, T, config.hidden_size), (B, config.num_attention_heads, T, T)
     outputs = {"bert": 2, "distilbert": 1}[family]  # of attention and feed-forward; or of the feed-forward alone
