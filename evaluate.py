@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from distilbert_jax.cli import parse
+from distilbert_jax.cli import load_config, parse
 from distilbert_jax.config import Dtype, FinetuneConfig
 from distilbert_jax.errors import InputError, one_line_errors
 
@@ -80,7 +80,10 @@ class MlmCommand:
 
 @dataclass(frozen=True)
 class GlueCommand:
-    """Fine-tune a model on tasks × seeds and print medians and spreads on dev. Finished runs are found, not repeated."""
+    """Fine-tune a model on tasks × seeds and print medians and spreads on dev. Finished runs are found, not repeated.
+
+    A config file given first (`evaluate.py glue configs/glue.py --model DIR`) sets the defaults.
+    """
 
     run_with: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
     tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
@@ -164,7 +167,10 @@ def main(args: list[str]) -> None:
             f"evaluate.py {name}: no such command; "
             + (f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(COMMANDS)}")
         )
-    parse(COMMANDS[name], rest, prog=f"evaluate.py {name}").run()
+    default = None
+    if name == "glue" and rest and rest[0].endswith(".py"):
+        default = GlueCommand(load_config(rest.pop(0), FinetuneConfig))
+    parse(COMMANDS[name], rest, prog=f"evaluate.py {name}", default=default).run()
 
 
 if __name__ == "__main__":

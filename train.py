@@ -4,7 +4,7 @@ import sys
 
 from distilbert_jax.cli import load_config, parse
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
-from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.errors import one_line_errors
 
 
 def main(args: list[str]) -> None:
@@ -15,9 +15,6 @@ def main(args: list[str]) -> None:
     path, *overrides = args
     default = load_config(path)
     if not isinstance(default, PretrainConfig | FinetuneConfig):
-        raise InputError(
-            f"{path}: get_config() returned a {type(default).__name__}, expected PretrainConfig or FinetuneConfig"
-        )
     config = parse(type(default), overrides, prog=f"train.py {path}", default=default)
 
     # Imported here: --help and a mistake in the config need not wait for JAX.

@@ -42,11 +42,11 @@ def _one_line(box: str) -> str:
     return " ".join(said).replace(" Perhaps you meant:", "; perhaps you meant")
 
 
-def load_config(path: str) -> Any:
+def load_config(path: str, *kinds: type) -> Any:
     """What `get_config()` of a Python file returns.
 
     Raises:
-        InputError: no such file (the nearest of its folder is named), or it has no `get_config`.
+        InputError: no such file (the nearest of its folder is named), no `get_config` in it, or it returns none of `kinds`.
     """
     file = Path(path)
     if not file.is_file():
@@ -65,4 +65,8 @@ def load_config(path: str) -> Any:
         raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
     if not hasattr(module, "get_config"):
         raise InputError(f"{path}: has no get_config() that returns a config")
-    return module.get_config()
+    config = module.get_config()
+    if not isinstance(config, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{path}: get_config() returned a {type(config).__name__}, expected {expected}")
+    return config

