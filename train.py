@@ -13,8 +13,7 @@ def main(args: list[str]) -> None:
         print(__doc__, file=sys.stdout if asked else sys.stderr)
         sys.exit(0 if asked else 2)
     path, *overrides = args
-    default = load_config(path)
-    if not isinstance(default, PretrainConfig | FinetuneConfig):
+    default = load_config(path, PretrainConfig, FinetuneConfig)
     config = parse(type(default), overrides, prog=f"train.py {path}", default=default)
 
     # Imported here: --help and a mistake in the config need not wait for JAX.
