@@ -7,7 +7,7 @@ PYTEST_ARGS ?=
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
-PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -q -c constraints.txt
+PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt
 DEMO := runs/demo
 DEMO_TASKS := --tasks demo-topic demo-next demo-overlap --seeds 0
 
