@@ -2,6 +2,8 @@
 #   make demo · make test · make parity · make lint · make bench     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+# Found before this environment comes first on the path: an environment cannot be made anew by its own python.
+BASE := $(shell command -v "$(PYTHON)")
 PYTEST_ARGS ?=
 # The commands below are what a user types, with this environment's python first on the path.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -19,11 +21,11 @@ help:
 
 # One stamp for each set of extras; a change of the requirements renews them.
 $(VENV)/.core: pyproject.toml constraints.txt
-	@command -v "$(PYTHON)" >/dev/null || { echo "error: $(PYTHON): no such interpreter; name one with PYTHON=…" >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "error: $$("$(PYTHON)" --version) is too old; name Python 3.11 or later with PYTHON=…" >&2; exit 1; }
-	@echo "making $(VENV) with $$("$(PYTHON)" --version) and installing the packages …"
-	@$(ENTER) "$(PYTHON)" -m venv --clear $(VENV)
+	@test -n "$(BASE)" || { echo "error: $(PYTHON): no such interpreter; name one with PYTHON=…" >&2; exit 1; }
+	@"$(BASE)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $$("$(BASE)" --version) is too old; name Python 3.11 or later with PYTHON=…" >&2; exit 1; }
+	@echo "making $(VENV) with $$("$(BASE)" --version) and installing the packages …"
+	@$(ENTER) "$(BASE)" -m venv --clear $(VENV)
 	@$(PIP) -e .
 	@touch $@
 

@@ -128,7 +128,7 @@ print(len(next(iterator)))
 raise KeyboardInterrupt
 """
     script = script.format(path=__file__.rpartition("/")[0])
-    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=False)
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300, check=False)
     assert run.stdout == "3\n"
     assert run.stderr.strip().endswith("KeyboardInterrupt")
 
