@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
@@ -202,15 +203,14 @@ def to_params(
     return params
 
 
-def write_directory(directory: str | Path, files: dict[str, Any]) -> None:
-    """Write files (name → function that writes to a path) so that the directory appears whole or not at all."""
+def write_directory(directory: str | Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a directory that appears whole or not at all; in one that is there, file by file is replaced."""
     directory = Path(directory).absolute()  # "." has no name of its own
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    for name, write in files.items():
-        write(partial / name)
+    write(partial)
     if directory.exists():
         for file in partial.iterdir():
             file.replace(directory / file.name)
@@ -258,21 +258,19 @@ class PretrainedModel(nnx.Module):
     def save_pretrained(self, directory: str | Path, tokenizer: Any = None) -> None:
         """Write config.json, model.safetensors (float32, the reference's names, the tied decoder once) and, when a
         `tokenizers.Tokenizer` is given, its files. An older model in the directory is replaced file by file."""
-        from distilbert_jax.data.tokenizer import (
-            save_tokenizer,
-        )  # the data floor stands beside the models, not under them
+        # Imported here: the data floor stands beside the models, not under them.
+        from distilbert_jax.data.tokenizer import save_tokenizer
 
         tensors = {}
         for path, value in split(self)[1].items():
             tensor = np.asarray(value)
             tensors[hf_name(self.names, path)] = jnp.asarray(tensor.T if path.endswith(".kernel") else tensor)
-        content = json.dumps(hf_config(self.config, type(self).__name__), indent=2) + "\n"
-        write_directory(
-            directory,
-            {
-                "model.safetensors": lambda path: save_file(tensors, path, metadata={"format": "pt"}),
-                "config.json": lambda path: path.write_text(content, encoding="utf-8"),
-            },
-        )
-        if tokenizer is not None:
-            save_tokenizer(tokenizer, directory, model_max_length=self.config.max_position_embeddings)
+        config = json.dumps(hf_config(self.config, type(self).__name__), indent=2) + "\n"
+
+        def write(partial: Path) -> None:
+            save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+            (partial / "config.json").write_text(config, encoding="utf-8")
+            if tokenizer is not None:
+                save_tokenizer(tokenizer, partial, model_max_length=self.config.max_position_embeddings)
+
+        write_directory(directory, write)
