@@ -1,5 +1,6 @@
 """Train from a config file: `python train.py CONFIG.py [--field.sub value …]`, `--help` after the file lists its fields."""
 
+import os
 import sys
 
 from distilbert_jax.cli import load_config, parse
@@ -15,6 +16,9 @@ def main(args: list[str]) -> None:
     path, *overrides = args
     default = load_config(path, PretrainConfig, FinetuneConfig)
     config = parse(type(default), overrides, prog=f"train.py {path}", default=default)
+
+    if config.run.deterministic:  # read once, when JAX starts its backend
+        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
 
     # Imported here: --help and a mistake in the config need not wait for JAX.
     if isinstance(config, PretrainConfig):
