@@ -3,8 +3,8 @@
     python -m distilbert_jax.data.corpus --text wikipedia.txt.xz books.txt.xz --tokenizer bert-base-uncased --out corpus
     python train.py configs/distilbert_base.py --data.corpus corpus --teacher bert-base-uncased --init.source bert-base-uncased
 
-Cost: the paper gives 90 hours on 8 V100 (16 GB) for English Wikipedia and the Toronto Book Corpus; this config has not been run in full
-by this project. `steps` is 3 epochs of about 4 billion tokens; set it to 3 · rows / batch_size of your own corpus.
+Cost: the paper gives 90 hours on 8 V100 (16 GB) for English Wikipedia and the Toronto Book Corpus; this project has not run it in
+full. `steps` is 3 epochs of about 4 billion tokens; set it to 3 · rows / batch_size of your own corpus.
 On one GPU, --optimizer.accumulate cuts the global batch into micro-batches that fit; the result is the same.
 """
 
