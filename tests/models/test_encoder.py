@@ -78,6 +78,13 @@ def test_token_types_default_to_zero_and_matter(tiny_bert, rng):
     assert deviation(ones, default) > 1e-2
 
 
+def test_lists_and_numpy_arrays_do_as_input(tiny, rng):
+    model, (ids, types) = masked_lm(tiny), tokens(tiny, rng, 2, 4)
+    mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    lists = {name: value.tolist() for name, value in {"input_ids": ids, "attention_mask": mask, **types}.items()}
+    assert deviation(model(**lists).logits, model(ids, mask, **types).logits) < 1e-6
+
+
 def test_intermediate_results_come_on_request_only(tiny, rng):
     model, (ids, types) = masked_lm(tiny), tokens(tiny, rng, B, T)
     plain = call(model, ids, MASK, **types)
@@ -146,11 +153,12 @@ def test_a_rows_dropout_does_not_depend_on_its_batch(name, request, rng):
     first = call(model, ids, rngs=KEYS, **flags)
     for attentions in first.attentions:  # those returned are what they were before dropout
         np.testing.assert_allclose(attentions.sum(-1), 1.0, rtol=1e-5)
-    order = np.array((2, 0, 1))
-    ids, keys = ids[order], KEYS[order]
-    ids[2], other = 50, jax.random.split(jax.random.key(6), B)
-    assert deviation(call(model, ids, rngs=keys, **flags).logits[:2], first.logits[order[:2]]) < 1e-5
-    assert deviation(call(model, ids, rngs=other, **flags).logits[:2], first.logits[order[:2]]) > 1e-2
+    # The first two rows change places, the third becomes another row with another key.
+    order, other = np.array((1, 0)), jax.random.split(jax.random.key(6), B)
+    ids, keys = ids[[1, 0, 2]], jnp.concatenate([KEYS[order], other[2:]])
+    ids[2] = 50
+    assert deviation(call(model, ids, rngs=keys, **flags).logits[:2], first.logits[order]) < 1e-5
+    assert deviation(call(model, ids, rngs=other, **flags).logits[:2], first.logits[order]) > 1e-2
 
 
 def test_bfloat16_stays_near_float32(tiny, rng):
