@@ -5,6 +5,7 @@ import difflib
 import importlib.util
 import io
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -46,7 +47,8 @@ def load_config(path: str, *kinds: type) -> Any:
     """What `get_config()` of a Python file returns.
 
     Raises:
-        InputError: no such file (the nearest of its folder is named), no `get_config` in it, or it returns none of `kinds`.
+        InputError: no such file (the nearest of its folder is named), no `get_config` in it, an error that it raises, or
+            it returns none of `kinds`.
     """
     file = Path(path)
     if not file.is_file():
@@ -54,18 +56,24 @@ def load_config(path: str, *kinds: type) -> Any:
         raise InputError(
             f"{path}: no such config file" + (f"; did you mean {file.parent / nearest[0]}?" if nearest else "")
         )
-    spec = importlib.util.spec_from_file_location(file.stem, file)
+    name = f"config_{file.stem}"  # never the name of another module
+    spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise InputError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[file.stem] = module
+    sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise InputError(f"{path}: has no get_config() that returns a config")
+        config = module.get_config()
+    except InputError:
+        raise
     except SyntaxError as error:
         raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
-    if not hasattr(module, "get_config"):
-        raise InputError(f"{path}: has no get_config() that returns a config")
-    config = module.get_config()
+    except Exception as error:  # whatever a user's file raises, above all an unknown field
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        raise InputError(f"{path}: line {lines[-1] if lines else '?'}: {error}") from error
     if not isinstance(config, kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(f"{path}: get_config() returned a {type(config).__name__}, expected {expected}")

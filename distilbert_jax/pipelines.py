@@ -29,6 +29,11 @@ class FillMask:
         self.tokenizer = load_tokenizer(directory)
         self.ids = special_ids(self.tokenizer)
         self.model = MaskedLM.from_pretrained(directory, dtype=dtype)
+        if self.tokenizer.get_vocab_size() > self.model.config.vocab_size:
+            raise InputError(
+                f"{directory}: its tokenizer has {self.tokenizer.get_vocab_size()} pieces, the embedding only "
+                f"{self.model.config.vocab_size} rows"
+            )
         graphdef, self._params = split(self.model)
         self._logits = jax.jit(lambda params, ids, mask: merge(graphdef, params)(ids, mask).logits)
 

@@ -126,7 +126,7 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
 
         try:
             found = datasets.Dataset(parquet.read_table(where))
-        except (pyarrow.ArrowException, ValueError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{where}: damaged or not parquet ({error})") from None
     else:
         where = f"{HUB} {task.name} {split}"
@@ -159,8 +159,8 @@ def check(rows: Any, task: Task, where: str) -> None:
             raise InputError(f"{where}: row {bad}: {name} is {rows[name][bad]!r}, expected a text")
     low, high = task.label_range or (0, len(task.labels) - 1)
     for i, label in enumerate(rows["label"]):
-        whole = task.is_regression or isinstance(label, int)
-        if not isinstance(label, int | float) or not whole or not low <= label <= high:
+        kinds = int | float if task.is_regression else int
+        if not isinstance(label, kinds) or isinstance(label, bool) or not low <= label <= high:
             raise InputError(f"{where}: row {i}: label {label!r} is out of range, {task.name} has {low} to {high}")
 
 

@@ -14,9 +14,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from distilbert_jax.config import MaskingConfig, MeshConfig, PretrainConfig
+from distilbert_jax.data.corpus import Corpus
 from distilbert_jax.data.masking import corrupt, log_weights
 from distilbert_jax.data.packing import PackedRows
 from distilbert_jax.data.tokenizer import SpecialIds
+from distilbert_jax.errors import InputError
+from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.training import sharding
 from distilbert_jax.training.loop import Evaluate
@@ -100,8 +103,14 @@ def mlm_evaluation(
 
 
 def heldout(config: PretrainConfig, graphdef: nnx.GraphDef, mesh: Mesh) -> Evaluate:
-    """The evaluation that a pre-training run makes of itself: the first 512 rows of `data.heldout`."""
+    """The evaluation that a pre-training run makes of itself: the first 512 rows of `data.heldout`.
+
+    Raises:
+        InputError: the held-out corpus was made with another tokenizer than `data.corpus`.
+    """
     rows, _ = corpus_rows(config.data.heldout, config.data.length, config.data.sequences)
+    if rows.corpus.tokenizer_fingerprint != Corpus.open(config.data.corpus).tokenizer_fingerprint:
+        raise InputError(f"data.heldout = {config.data.heldout}: made with another tokenizer than {config.data.corpus}")
     return mlm_evaluation(graphdef, rows, rows.corpus.specials, config.data.batch_size, mesh, max_rows=512)
 
 
@@ -116,7 +125,17 @@ def evaluate_mlm(
     max_rows: int | None = None,
     dtype: str = "float32",
 ) -> dict[str, float]:
-    """`mlm_evaluation` of an HF directory on a corpus directory, with all devices."""
+    """`mlm_evaluation` of an HF directory on a corpus directory, with all devices.
+
+    Raises:
+        InputError: a number below 1, a length beyond the positions of a model, a tokenizer that is not the corpus'.
+    """
+    for name, value in (("--batch-size", batch_size), ("--max-rows", max_rows)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value}: expected 1 or more")
+    for directory in filter(None, (model, teacher)):
+        if length > (longest := read_config(directory).max_position_embeddings):
+            raise InputError(f"--length {length} is beyond the {longest} positions of {directory}")
     rows, tokenizer = corpus_rows(corpus, length, sequences)
     mesh = sharding.make_mesh(MeshConfig())
     loaded = load_teacher(model, tokenizer, "--model", jnp.dtype(dtype))

@@ -99,7 +99,8 @@ def curves(runs: Sequence[Path], path: Path) -> None:
     axes.set(
         xlabel="step", ylabel="masked-LM loss, nats a token", title="pale: training, moving average · dots: held out"
     )
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
     axes.grid(alpha=0.25)
     partial = path.with_name(f".{path.stem}.partial.png")
     figure.savefig(partial, dpi=130)
@@ -116,6 +117,10 @@ def report(runs: Sequence[str], out: str, *, heldout: str = "", teacher: str = "
     paths = [Path(run) for run in runs]
     if not paths:
         raise InputError("no run given; name directories that train.py made")
+    if len({path.name for path in paths}) < len(paths):
+        raise InputError(
+            f"{', '.join(runs)}: two runs have the same name; the figures of a run go by its directory's name"
+        )
     for path in paths:
         if not (path / "model" / "model.safetensors").is_file():
             raise InputError(f"{path}: has no model/model.safetensors; finish the run first")

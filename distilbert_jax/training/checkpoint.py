@@ -5,7 +5,6 @@ either is complete with its digests or is not there.
 """
 
 import contextlib
-import hashlib
 import json
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from distilbert_jax.data.files import sha256_of
 from distilbert_jax.errors import InputError
 from distilbert_jax.training.step import TrainState
 
@@ -23,7 +23,7 @@ ITEM = "default"  # orbax' name for the one item in a checkpoint
 
 def _digests(item: Path) -> dict[str, str]:
     files = sorted(path for path in item.rglob("*") if path.is_file() and path.name != DIGESTS)
-    return {str(path.relative_to(item)): hashlib.file_digest(path.open("rb"), "sha256").hexdigest() for path in files}
+    return {str(path.relative_to(item)): sha256_of(path) for path in files}
 
 
 class Checkpoints:
@@ -58,19 +58,22 @@ class Checkpoints:
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state whose files are as they were written, placed as `abstract` says; None where no checkpoint is.
 
-        A damaged one is named on stderr, removed, and the one before it is used.
+        A damaged one is named on stderr and the one before it is used; it is removed then, since its step will be saved again.
 
         Raises:
             InputError: there are checkpoints, and all are damaged.
         """
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        damaged: list[int] = []
+        for step in sorted(self._manager.all_steps(), reverse=True):
             problem = self._problem(step)
             if problem is None:
-                return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                for later in damaged:
+                    self._manager.delete(later)
+                return state
             print(f"{self.directory / str(step)}: skipped: {problem}", file=sys.stderr)
-            self._manager.delete(step)
-        if steps:
+            damaged.append(step)
+        if damaged:
             raise InputError(f"{self.directory}: every checkpoint is damaged; remove the run's directory to begin anew")
         return None
 

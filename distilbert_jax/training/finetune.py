@@ -43,7 +43,7 @@ def finetune(config: FinetuneConfig, predict: Predict, score: Score) -> dict[str
     """Fine-tune and score on every dev split; returns (and keeps as results.json in the run's directory)
 
     `{"task", "seed", "score" (mean of the metrics on the first dev split), "scores" {split: {metric: value}}, "steps",
-    "train_rows", "dev_rows" {split: n}, "cut_share", "train_seconds", "final_loss"}`.
+    "train_rows", "dev_rows" {split: n}, "cut_share", "train_seconds"}`.
 
     A run that has ended is found, not repeated; one that was interrupted begins anew and gives the same bits.
 

@@ -15,15 +15,28 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
+from distilbert_jax.errors import InputError
+
 SHORT = {"loss": "loss", "loss_ce": "ce", "loss_mlm": "mlm", "loss_cos": "cos", "loss_mse": "mse"}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a metrics.jsonl; a last line that a kill cut short is left out."""
+    """The whole lines of a metrics.jsonl; a last line that a kill cut short is left out.
+
+    Raises:
+        InputError: a line is damaged.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    lines = path.read_bytes().splitlines(keepends=True)
+    entries = []
+    for number, line in enumerate(lines, start=1):
+        if line.endswith(b"\n"):
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                raise InputError(f"{path}: line {number} is damaged; remove the line, or the run's directory") from None
+    return entries
 
 
 class RunLog:

@@ -125,7 +125,8 @@ def fit(
                 save(progress, step)
                 if checkpoints:
                     checkpoints.wait()
-                raise Interrupted(f"stopped after step {step} of {steps}; the same command goes on from there")
+                whence = "goes on from there" if checkpoints else "begins anew"
+                raise Interrupted(f"stopped after step {step} of {steps}; the same command {whence}")
         settle(progress)
         if checkpoints:
             checkpoints.wait()

@@ -46,6 +46,11 @@ def load_teacher(directory: str, tokenizer: Tokenizer, field: str, dtype: jnp.dt
         raise InputError(
             f"{field} = {directory}: its tokenizer is not the one that made the corpus; the ids would differ"
         )
+    if teacher.config.vocab_size < tokenizer.get_vocab_size():
+        raise InputError(
+            f"{field} = {directory}: its embedding has {teacher.config.vocab_size} rows, its tokenizer "
+            f"{tokenizer.get_vocab_size()} pieces"
+        )
     return teacher
 
 
@@ -123,6 +128,7 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
     optimizer = adamw(config.optimizer, config.steps)
     state = init_state(params, optimizer, run.seed, mesh)
     train_step = make_train_step(objective, optimizer, state, frozen, mesh, config.optimizer.accumulate)
+    evaluate = heldout(config, graphdef, mesh) if heldout and data.heldout else None
 
     # Where it goes on.
     inputs = {"data.corpus": rows.corpus.fingerprint, "initial weights": digest(params), "teacher": digest(frozen)}
@@ -154,7 +160,7 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
             title=directory.name,
             log=log,
             checkpoints=checkpoints,
-            evaluate=heldout(config, graphdef, mesh) if heldout and data.heldout else None,
+            evaluate=evaluate,
         )
     finally:
         log.close()

@@ -12,16 +12,19 @@ from distilbert_jax.errors import InputError
 
 # Fields that do not change what is computed: they may differ when a run goes on.
 FREE = ("run.log_every", "run.eval_every", "run.save_every", "run.keep", "mesh.")
+BEGUN = ("metrics.jsonl", "checkpoints", "model", "results.json")  # one of them is there: the run has begun
 
 
 def enter(config: Any, directory: Path) -> Path:
     """Make `directory` the run's, or check that it already is; returns it.
 
+    A run that was refused before its first step has not begun: its config binds nobody.
+
     Raises:
         InputError: the directory holds a run of another config; the fields that differ are named.
     """
     recorded = directory / "config.json"
-    if recorded.is_file():
+    if recorded.is_file() and any((directory / name).exists() for name in BEGUN):
         old = from_json(type(config), recorded.read_text(encoding="utf-8"), str(recorded))
         changed = [line for line in differences(old, config) if not line.startswith(FREE)]
         if changed:
