@@ -1,0 +1,150 @@
+"""Each term of the triple loss against loops in float64, and its gradient against finite differences of them."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from distilbert_jax.training import losses
+from tests.training.batches import quick_jit
+
+TOKENS, VOCAB = 6, 7
+
+
+def softmax(x):
+    powers = [math.exp(value - max(x)) for value in x]
+    return [power / sum(powers) for power in powers]
+
+
+def reference_cross_entropy(logits, labels, weights):
+    return sum(-w * math.log(softmax(x)[label]) for x, label, w in zip(logits, labels, weights, strict=True))
+
+
+def reference_distillation(student, teacher, weights, temperature):
+    total = 0.0
+    for s, t, w in zip(student, teacher, weights, strict=True):
+        p, q = softmax(t / temperature), softmax(s / temperature)
+        total += w * temperature**2 * sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    return total
+
+
+def reference_mse(student, teacher, weights):
+    return sum(w * sum((s - t) ** 2) for s, t, w in zip(student, teacher, weights, strict=True))
+
+
+def reference_cosine(student, teacher, weights):
+    cosine = lambda a, b: sum(a * b) / math.sqrt(sum(a * a) * sum(b * b))
+    return sum(w * (1 - cosine(s, t)) for s, t, w in zip(student, teacher, weights, strict=True))
+
+
+def slope(function, at, step=1e-5):
+    """Central differences of a float64 function."""
+    out = np.zeros_like(at)
+    for index in np.ndindex(at.shape):
+        up, down = at.copy(), at.copy()
+        up[index] += step
+        down[index] -= step
+        out[index] = (function(up) - function(down)) / (2 * step)
+    return out
+
+
+@pytest.fixture
+def values(rng):
+    student, teacher = 3 * rng.normal(size=(2, TOKENS, VOCAB))
+    # What a token of weight 0 holds must not matter, however large.
+    weights = np.array([1.0, 1.0, 0.0, 0.5, 1.0, 0.0])
+    student[2], teacher[2] = 1e4 * rng.normal(size=(2, VOCAB))
+    student[5], teacher[5] = 0.0, 1e15
+    return student, teacher, rng.integers(0, VOCAB, TOKENS), weights
+
+
+def terms(values):
+    """name → (the term as a function of the student, its reference)."""
+    _, teacher, labels, weights = values
+    t, y, w = jnp.float32(teacher), jnp.int32(labels), jnp.float32(weights)
+    return {
+        "cross_entropy": (
+            lambda s: losses.cross_entropy(s, y, w),
+            lambda s: reference_cross_entropy(s, labels, weights),
+        ),
+        "distillation": (
+            lambda s: losses.distillation(s, t, w, 2.0),
+            lambda s: reference_distillation(s, teacher, weights, 2.0),
+        ),
+        "distillation, temperature 1": (
+            lambda s: losses.distillation(s, t, w, 1.0),
+            lambda s: reference_distillation(s, teacher, weights, 1.0),
+        ),
+        "distillation, temperature 5": (
+            lambda s: losses.distillation(s, t, w, 5.0),
+            lambda s: reference_distillation(s, teacher, weights, 5.0),
+        ),
+        "logit_mse": (lambda s: losses.logit_mse(s, t, w), lambda s: reference_mse(s, teacher, weights)),
+        "cosine_distance": (
+            lambda s: losses.cosine_distance(s, t, w),
+            lambda s: reference_cosine(s, teacher, weights),
+        ),
+    }
+
+
+TERMS = list(terms((np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1), np.zeros(1))))
+
+
+def used(values):
+    """The values without the tokens of weight 0: the reference never sees them."""
+    student, teacher, labels, weights = values
+    return tuple(part[weights > 0] for part in (student, teacher, labels, weights))
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_value_and_gradient_equal_the_formula_in_float64(name, values):
+    ours, _ = terms(values)[name]
+    _, reference = terms(used(values))[name]
+    student, weights = values[0], values[3]
+    value, gradient = quick_jit(jax.value_and_grad(ours))(jnp.float32(student))
+    np.testing.assert_allclose(value, reference(student[weights > 0]), rtol=2e-6)
+    expected = np.zeros_like(student)
+    expected[weights > 0] = slope(reference, student[weights > 0])
+    assert abs(gradient - expected).max() <= 2e-6 * abs(expected).max()
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_tokens_of_weight_zero_add_exactly_nothing(name, values):
+    student, teacher, labels, weights = values
+    ours, _ = terms((student, teacher, labels, np.zeros_like(weights)))[name]
+    value, gradient = quick_jit(jax.value_and_grad(ours))(jnp.float32(student))
+    assert value == 0.0
+    np.testing.assert_array_equal(gradient, 0.0)
+
+
+@pytest.mark.parametrize("term", [losses.distillation, losses.logit_mse, losses.cosine_distance])
+def test_no_gradient_reaches_the_teacher(term, values):
+    student, teacher, _, weights = (jnp.float32(part) for part in used(values))
+    extra = (2.0,) if term is losses.distillation else ()
+    np.testing.assert_array_equal(jax.grad(term, argnums=1)(student, teacher, weights, *extra), 0.0)
+
+
+def test_distillation_is_zero_where_student_and_teacher_agree_up_to_a_constant(values):
+    student, _, _, weights = (jnp.float32(part) for part in used(values))
+    value, gradient = jax.value_and_grad(losses.distillation)(student, student + 3.0, weights, 2.0)
+    np.testing.assert_allclose(value, 0.0, atol=1e-5)
+    np.testing.assert_allclose(gradient, 0.0, atol=1e-6)
+
+
+def test_distillation_keeps_its_gradient_scale_at_high_temperature(rng):
+    # Hinton et al. 2015, equation 4: T² · ∂KL/∂s → (s − t)/V for centred logits.
+    student, teacher = rng.normal(size=(2, 4, VOCAB))
+    student -= student.mean(-1, keepdims=True)
+    teacher -= teacher.mean(-1, keepdims=True)
+    gradient = jax.grad(losses.distillation)(jnp.float32(student), jnp.float32(teacher), jnp.ones(4), 100.0)
+    np.testing.assert_allclose(gradient, (student - teacher) / VOCAB, atol=0.01)
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_leading_dimensions_are_summed_over(name, values):
+    pairs = lambda part: part.reshape(2, 3, *part.shape[1:])
+    ours, _ = terms(values)[name]
+    paired, _ = terms(tuple(map(pairs, values)))[name]
+    np.testing.assert_allclose(paired(jnp.float32(pairs(values[0]))), ours(jnp.float32(values[0])), rtol=1e-6)

@@ -1,0 +1,95 @@
+"""Schedule, weight decay and clipping against numbers worked out by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from distilbert_jax.config import OptimizerConfig
+from distilbert_jax.models import BertForMaskedLM, BertForSequenceClassification
+from distilbert_jax.models.params import split
+from distilbert_jax.training.optimizer import adamw, decayed, schedule
+
+
+def rates(steps, **changes):
+    rate = schedule(OptimizerConfig(**changes), steps)
+    return np.array([rate(step) for step in range(steps + 2)])
+
+
+def test_schedule_rises_from_zero_and_falls_to_zero():
+    found = rates(10, learning_rate=4.0, warmup=0.2)
+    np.testing.assert_allclose(found, [0, 2, 4, 3.5, 3, 2.5, 2, 1.5, 1, 0.5, 0, 0], atol=1e-6)
+
+
+def test_warmup_steps_are_rounded_up():
+    found = rates(10, learning_rate=6.0, warmup=0.11)  # 1.1 → 2 steps
+    np.testing.assert_allclose(found[:4], [0, 3, 6, 5.25], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("warmup", "steps", "expected"), [(0.07, 100, 7), (0.07, 300, 21), (0.1, 30, 3)])
+def test_whole_numbers_of_warmup_steps_are_not_rounded_up(warmup, steps, expected):
+    assert rates(steps, learning_rate=1.0, warmup=warmup).argmax() == expected
+
+
+def test_without_warmup_the_first_step_has_the_full_rate():
+    found = rates(5, learning_rate=5.0, warmup=0.0)
+    np.testing.assert_allclose(found, [5, 4, 3, 2, 1, 0, 0], atol=1e-6)
+
+
+def test_warmup_alone_never_falls():
+    np.testing.assert_allclose(rates(4, learning_rate=4.0, warmup=1.0)[:5], [0, 1, 2, 3, 4], rtol=1e-6)
+
+
+def test_biases_and_layer_norms_are_not_decayed(tiny_bert):
+    for kind in (BertForMaskedLM, BertForSequenceClassification):
+        _, params = split(nnx.eval_shape(lambda kind=kind: kind(tiny_bert, rngs=nnx.Rngs(0))))
+        mask = decayed(params)
+        assert mask == {name: value.ndim == 2 for name, value in params.items()}
+        assert mask["encoder.embeddings.word"]
+        assert not mask["encoder.embeddings.norm.scale"]
+
+
+def step_of(config, params, grads, steps=100):
+    optimizer = adamw(config, steps)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    return {name: np.asarray(value) for name, value in updates.items()}
+
+
+def test_first_step_is_the_adamw_formula_and_decay_is_decoupled():
+    config = OptimizerConfig(learning_rate=0.01, warmup=0.0, weight_decay=0.1, eps=0.5)
+    params = {"a.kernel": jnp.full((2, 2), 3.0), "a.bias": jnp.full(2, 3.0)}
+    grads = {"a.kernel": jnp.full((2, 2), 0.5), "a.bias": jnp.full(2, -0.5)}
+    updates = step_of(config, params, grads)
+    # After bias correction m = g and √v = |g|: g/(|g| + ε), ε outside the root.
+    np.testing.assert_allclose(updates["a.kernel"], -0.01 * (0.5 / (0.5 + 0.5) + 0.1 * 3.0), rtol=1e-5)
+    np.testing.assert_allclose(updates["a.bias"], 0.01 * 0.5 / (0.5 + 0.5), rtol=1e-5)
+
+
+def test_clipping_scales_all_gradients_to_the_norm_and_leaves_small_ones():
+    # ε so large that the step is proportional to the gradient.
+    config = OptimizerConfig(learning_rate=1e4, warmup=0.0, eps=1e4, clip_norm=5.0)
+    params = {"a.kernel": jnp.zeros((1, 1)), "b.bias": jnp.zeros(1)}
+    found = lambda x, y: step_of(config, params, {"a.kernel": jnp.full((1, 1), x), "b.bias": jnp.full(1, y)})
+    large = found(30.0, 40.0)  # norm 50 → 5
+    np.testing.assert_allclose(large["a.kernel"], -3.0, rtol=1e-3)
+    np.testing.assert_allclose(large["b.bias"], -4.0, rtol=1e-3)
+    small = found(3.0, 3.9)  # norm 4.92
+    np.testing.assert_allclose(small["a.kernel"], -3.0, rtol=1e-3)
+    np.testing.assert_allclose(small["b.bias"], -3.9, rtol=1e-3)
+
+
+def test_defaults_are_the_original_recipe():
+    config = OptimizerConfig()
+    assert (config.learning_rate, config.beta1, config.beta2, config.eps) == (5e-4, 0.9, 0.98, 1e-6)
+    assert (config.weight_decay, config.clip_norm, config.warmup) == (0.0, 5.0, 0.05)
+
+
+def test_moments_follow_their_betas():
+    config = OptimizerConfig(beta1=0.8, beta2=0.9, clip_norm=1e9)
+    params, optimizer = {"a.kernel": jnp.zeros((1, 1))}, adamw(config, 10)
+    state = optimizer.init(params)
+    for gradient in (1.0, 2.0):
+        _, state = optimizer.update({"a.kernel": jnp.full((1, 1), gradient)}, state, params)
+    mu, nu = (optax.tree.get(state, name)["a.kernel"].item() for name in ("mu", "nu"))
+    np.testing.assert_allclose([mu, nu], [0.8 * 0.2 + 0.2 * 2, 0.9 * 0.1 + 0.1 * 4], rtol=1e-6)

@@ -1,0 +1,167 @@
+"""One step is the same step on every mesh and in every number of micro-batches, with masks and dropout drawn in it."""
+
+import functools
+import re
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig, OptimizerConfig
+from distilbert_jax.data.masking import log_weights
+from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM
+from distilbert_jax.models.params import split
+from distilbert_jax.training import objectives, sharding
+from distilbert_jax.training.optimizer import adamw
+from distilbert_jax.training.step import init_state, make_train_step
+from tests.models.common import build
+from tests.training.batches import MASK, QUICK_COMPILE, SPECIAL, random_batch
+from tests.training.test_sharding import mesh_of
+
+ROWS, LENGTH, VOCAB = 16, 16, 96
+SIZES = {
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+    "intermediate_size": 32,
+    "max_position_embeddings": LENGTH,
+}
+
+
+def recorder() -> optax.GradientTransformation:
+    """Keeps in its state the gradients that go through it."""
+    return optax.GradientTransformation(lambda params: params, lambda grads, state, params: (grads, grads))
+
+
+class Setting(NamedTuple):
+    """One compiled train step, what it starts from, and where."""
+
+    mesh: jax.sharding.Mesh
+    step: jax.stages.Compiled
+    state: object  # a function that makes a fresh one: a step consumes its state
+    frozen: dict
+    batches: list
+
+
+@functools.cache
+def setting(data: int, fsdp: int, tensor: int, accumulate: int, rows: int = ROWS) -> Setting:
+    mesh = mesh_of(data, fsdp, tensor)
+    teacher, frozen = split(build(BertForMaskedLM, ModelConfig.bert_base(**SIZES), seed=0))
+    config = ModelConfig.distilbert_base(**SIZES)
+    student, params = split(build(DistilBertForMaskedLM, config, seed=1))
+    assert config.hidden_dropout > 0
+    assert config.attention_dropout > 0
+    rng = np.random.default_rng(0)
+    weights = log_weights(rng.integers(0, 1000, VOCAB), SPECIAL, MaskingConfig())
+    objective = objectives.distillation(student, teacher, weights, MASK, MaskingConfig(), LossConfig(alpha_mse=0.1))
+    optimizer = optax.chain(recorder(), adamw(OptimizerConfig(warmup=0.0), 10))
+    state = functools.partial(init_state, params, optimizer, 7, mesh)
+    batches = [sharding.place(random_batch(rng, rows, LENGTH, VOCAB), rows, mesh) for _ in range(2)]
+    frozen = jax.device_put(frozen, sharding.shardings(frozen, mesh))
+    step = make_train_step(objective, optimizer, state(), frozen, mesh, accumulate)
+    lowered = step.lower(state(), frozen, batches[0])
+    return Setting(mesh, lowered.compile(compiler_options=QUICK_COMPILE), state, frozen, batches)
+
+
+@functools.cache
+def two_steps(*shape):
+    """Per step: (gradients, metrics, parameters) on the host, in float64."""
+    _, step, state, frozen, batches = setting(*shape)
+    current, found = state(), []
+    for batch in batches:
+        current, metrics = step(current, frozen, batch)
+        found.append(jax.tree.map(np.float64, jax.device_get((current.opt_state[0], metrics, current.params))))
+    return found
+
+
+def norm(tree) -> float:
+    return np.sqrt(sum((value**2).sum() for value in tree.values()))
+
+
+def minus(a, b):
+    return {name: a[name] - b[name] for name in a}
+
+
+QUICK = [(8, 1, 1, 2), (2, 2, 2, 2)]
+SLOW = [(1, 1, 1, 2), (1, 1, 1, 4), (2, 1, 1, 1), (4, 1, 1, 4), (8, 1, 1, 1)]
+SLOW += [(1, 2, 1, 1), (1, 4, 1, 2), (1, 8, 1, 1), (1, 1, 2, 1), (1, 1, 4, 2)]
+SLOW += [(4, 2, 1, 2), (2, 1, 2, 1), (2, 1, 4, 2), (1, 2, 2, 1), (1, 2, 4, 2), (2, 2, 2, 1)]
+SHAPES = [*QUICK, *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "{}-{}-{}-accumulate-{}".format(*shape))
+def test_gradients_and_loss_do_not_depend_on_mesh_or_micro_batches(shape):
+    (expected, metrics, _), _ = two_steps(1, 1, 1, 1)
+    (found, found_metrics, _), _ = two_steps(*shape)
+    total = norm(expected)
+    assert norm(minus(found, expected)) <= 1e-5 * total
+    for name in expected:
+        if name.endswith("key.bias"):  # the softmax does not see it: rounding noise is all there is
+            assert max(norm({name: found[name]}), norm({name: expected[name]})) <= 1e-7 * total
+        else:
+            difference = np.linalg.norm(found[name] - expected[name])
+            assert difference <= 1e-5 * max(np.linalg.norm(expected[name]), 1e-6 * total), name
+    assert found_metrics.keys() == metrics.keys() >= {"loss", "loss_ce", "loss_mlm", "loss_cos", "loss_mse"}
+    for name in metrics:
+        np.testing.assert_allclose(found_metrics[name], metrics[name], rtol=1e-5, err_msg=name)
+    assert found_metrics["tokens"] == metrics["tokens"]
+    assert found_metrics["masked"] == metrics["masked"]
+
+
+@pytest.mark.parametrize("shape", QUICK, ids=lambda shape: "{}-{}-{}-accumulate-{}".format(*shape))
+def test_two_steps_on_a_mesh_equal_two_on_one_device(shape):
+    start = jax.tree.map(np.float64, jax.device_get(setting(1, 1, 1, 1).state().params))
+    for (_, metrics, params), (_, found_metrics, found) in zip(two_steps(1, 1, 1, 1), two_steps(*shape), strict=True):
+        np.testing.assert_allclose(found_metrics["loss"], metrics["loss"], rtol=1e-5)
+        np.testing.assert_allclose(found_metrics["grad_norm"], metrics["grad_norm"], rtol=1e-5)
+        for name in params:
+            if not name.endswith("key.bias"):  # Adam turns the rounding noise that is its gradient into steps
+                assert abs(params[name] - start[name]).max() > 1e-4, name
+                assert abs(found[name] - params[name]).max() <= 1e-6, name
+
+
+def test_masks_and_dropout_are_drawn_anew_each_step():
+    _, step, state, frozen, batches = setting(1, 1, 1, 1)
+    first, one = step(state(), frozen, batches[0])
+    _, other = step(first, frozen, batches[0])
+    assert one["masked"] == other["masked"]
+    assert abs(one["loss"] - other["loss"]) > 1e-3
+
+
+def test_same_step_twice_gives_the_same_bits():
+    _, step, state, frozen, batches = setting(2, 2, 2, 2)
+    (first, one), (second, other) = (step(state(), frozen, batches[0]) for _ in range(2))
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get((first, one)), jax.device_get((second, other)))
+
+
+def test_a_step_consumes_its_state_and_nothing_else():
+    _, step, state, frozen, batches = setting(8, 1, 1, 2)
+    given = state()
+    params = state().params
+    taken, _ = step(given, frozen, batches[0])
+    moments = [leaf for leaf in jax.tree.leaves(given.opt_state[1]) if leaf.ndim]
+    assert len(moments) == 2 * len(given.params)
+    assert all(leaf.is_deleted() for leaf in [*given.params.values(), *moments])
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((frozen, batches[0], taken, params)))
+    assert taken.step == 1
+
+
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_data_parallel_steps_exchange_gradients_and_no_activations(accumulate):
+    _, step, state, _, _ = setting(8, 1, 1, accumulate)
+    text = step.as_text()
+    calls = re.findall(r"= (.*?) (all-[a-z]+|collective-[a-z]+|reduce-scatter)[a-z-]*\(", text)
+    assert {kind for _, kind in calls} == {"all-reduce"}
+    shapes = {tuple(map(int, dims.split(","))) for result, _ in calls for dims in re.findall(r"\w\[([\d,]+)\]", result)}
+    assert shapes <= {value.shape for value in state().params.values()}
+
+
+@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_each_device_does_its_share_of_the_work_and_no_more(accumulate):
+    # Eight devices with two rows each do what one device does with two rows; the optimiser is small beside it.
+    flops = setting(8, 1, 1, accumulate).step.cost_analysis()["flops"]
+    alone = setting(1, 1, 1, accumulate, ROWS // 8).step.cost_analysis()["flops"]
+    np.testing.assert_allclose(flops, alone, rtol=0.05)
