@@ -5,8 +5,13 @@ either is complete with its digests or is not there.
 """
 
 import contextlib
+import errno
 import json
+import logging
+import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +24,7 @@ from distilbert_jax.training.step import TrainState
 
 DIGESTS = "sha256.json"
 ITEM = "default"  # orbax' name for the one item in a checkpoint
+SPARE = 2 << 20  # bytes that a checkpoint's many files may take beyond its arrays
 
 
 def _digests(item: Path) -> dict[str, str]:
@@ -26,11 +32,21 @@ def _digests(item: Path) -> dict[str, str]:
     return {str(path.relative_to(item)): sha256_of(path) for path in files}
 
 
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname
+
+
 class Checkpoints:
-    """The checkpoints of one run, `<directory>/<step>/`, at most `keep` of them."""
+    """The checkpoints of one run, `<directory>/<step>/`, at most `keep` of them.
+
+    `save` and `wait` raise an OSError where the disk is full; the checkpoints before are kept.
+    """
 
     def __init__(self, directory: Path, keep: int):
         self.directory = directory.absolute()
+        # What orbax logs of an error, in each of its threads, it raises too: the user is told once.
+        logging.getLogger("absl").addFilter(_not_of_orbax)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,  # of a run that was killed while it saved
@@ -79,12 +95,29 @@ class Checkpoints:
 
     def save(self, step: int, state: Any) -> None:
         """Begin to save; returns when the state is copied to the host, waits for an earlier save that still runs."""
-        if step not in self._manager.all_steps():
+        if step in self._manager.all_steps():
+            return
+        self.wait()
+        # Asked beforehand: on a disk that runs full while it writes, tensorstore's threads print tracebacks of their own.
+        if shutil.disk_usage(self.directory).free < 1.05 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SPARE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))
+        with self._full_disk():
             self._manager.save(step, args=ocp.args.StandardSave(state))
 
     def wait(self) -> None:
         """Return when what was saved is on disk; an error of the saving thread is raised here."""
-        self._manager.wait_until_finished()
+        with self._full_disk():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _full_disk(self) -> Iterator[None]:
+        """A full disk as the OSError that it is; tensorstore makes a ValueError of it."""
+        try:
+            yield
+        except ValueError as error:
+            if "RESOURCE_EXHAUSTED" in str(error):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from error
+            raise
 
     def close(self) -> None:
         """End the saving thread. An error that it holds was raised by `save` or `wait`, or follows one that is on its way."""

@@ -4,16 +4,20 @@ metrics.jsonl is the record. A run that goes on from step s cuts it back to s an
 that a step that was taken twice is shown once.
 """
 
+import contextlib
 import json
 import math
 import shutil
+import socket
 import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from distilbert_jax.errors import InputError
 
@@ -51,7 +55,7 @@ class RunLog:
         partial.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8", buffering=1)
         shutil.rmtree(directory / "tensorboard", ignore_errors=True)
-        self._events = SummaryWriter(str(directory / "tensorboard"), flush_secs=30)
+        self._events = _Events(directory / "tensorboard")
         for entry in kept:
             self._show(entry)
 
@@ -63,13 +67,31 @@ class RunLog:
 
     def _show(self, entry: dict[str, Any]) -> None:
         if entry["kind"] == "eval" or entry["step"] % self._every == 0:
-            for name, value in entry.items():
-                if name not in ("kind", "step"):
-                    self._events.add_scalar(f"{entry['kind']}/{name}", value, entry["step"])
+            values = {f"{entry['kind']}/{name}": entry[name] for name in entry if name not in ("kind", "step")}
+            self._events.write(entry["step"], values)
+
+    def close(self) -> None:
+        """Close the files. An error here follows one that `write` raised, or concerns events that are written anew."""
+        for file in (self._file, self._events):
+            with contextlib.suppress(OSError):
+                file.close()
+
+
+class _Events:
+    """A TensorBoard event file, written in the thread that asks: `SummaryWriter` has a thread of its own, whose errors (a full
+    disk) are tracebacks that nobody can catch."""
+
+    def __init__(self, directory: Path):
+        directory.mkdir(parents=True)
+        self._file = RecordWriter(str(directory / f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}"))
+        self._file.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._file.write(Event(wall_time=time.time(), step=step, summary=summary).SerializeToString())
 
     def close(self) -> None:
         self._file.close()
-        self._events.close()
 
 
 class StepProgress:

@@ -163,8 +163,8 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
             evaluate=evaluate,
         )
     finally:
-        log.close()
         checkpoints.close()
+        log.close()
     merge(graphdef, state.params).save_pretrained(directory / "model", tokenizer)
     print(f"{directory / 'model'}: written; weights {digest(state.params)[:16]}")
     return directory / "model"
