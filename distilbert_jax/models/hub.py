@@ -5,6 +5,7 @@ reference's weight. Only safetensors are read: a pickle runs code when it is ope
 """
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -210,7 +211,11 @@ def write_directory(directory: str | Path, write: Callable[[Path], None]) -> Non
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    write(partial)
+    try:
+        write(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     if directory.exists():
         for file in partial.iterdir():
             file.replace(directory / file.name)
@@ -268,7 +273,12 @@ class PretrainedModel(nnx.Module):
         config = json.dumps(hf_config(self.config, type(self).__name__), indent=2) + "\n"
 
         def write(partial: Path) -> None:
-            save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+            try:
+                save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
+            except SafetensorError as error:  # a full disk, in words of its own
+                if (number := re.search(r"os error (\d+)", str(error))) is None:
+                    raise
+                raise OSError(int(number[1]), os.strerror(int(number[1])), str(directory)) from error
             (partial / "config.json").write_text(config, encoding="utf-8")
             if tokenizer is not None:
                 save_tokenizer(tokenizer, partial, model_max_length=self.config.max_position_embeddings)
