@@ -149,6 +149,8 @@ def test_dropout_stands_where_the_reference_has_it(name, request, monkeypatch):
 @each
 def test_what_we_save_transformers_loads_whole(name, pair, request, tmp_path):
     config = request.getfixturevalue("tiny_distilbert" if name.startswith("Distil") else "tiny_bert")
+    config = dataclasses.replace(config, hidden_dropout=0.11, attention_dropout=0.22, classifier_dropout=0.33)
+    config = dataclasses.replace(config, hidden_act="relu", initializer_range=0.03, labels=("no", "yes", "maybe"))
     model = build(CLASSES[name], config, seed=4)
     model.save_pretrained(tmp_path)
     reference, report = getattr(transformers, name).from_pretrained(tmp_path, output_loading_info=True)
