@@ -13,7 +13,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     warmup = math.ceil(config.warmup * steps - 1e-9)  # 0.07 · 100 is 7.000000000000001
     up = optax.linear_schedule(0.0, config.learning_rate, max(warmup, 1))
     down = optax.linear_schedule(config.learning_rate, 0.0, max(steps - warmup, 1))
-    return optax.join_schedules([up, down], [warmup]) if warmup else down
+    return optax.join_schedules([up, down], [warmup])
 
 
 def decayed(params: Params) -> dict[str, bool]:

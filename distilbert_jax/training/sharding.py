@@ -33,7 +33,7 @@ def make_mesh(config: MeshConfig) -> Mesh:
     """
     available, inner = jax.device_count(), config.fsdp * config.tensor
     data = available // inner if config.data == -1 else config.data
-    if data * inner != available or data == 0:
+    if data * inner != available:
         raise InputError(
             f"mesh data × fsdp × tensor = {config.data} × {config.fsdp} × {config.tensor} does not fit {available} devices"
         )
