@@ -1,18 +1,27 @@
 """What every test stands on: eight devices on a CPU, tiny models, and the real data when it is there."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 # Before jax is imported. NPROC: on two cores jax 0.10.2 aborts when a collective stands inside a scan, because its thread
 # pool is smaller than the number of devices that wait for one another.
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 os.environ["NPROC"] = "16"
+# What one test has compiled, the next need not: a train step takes ten times as long to compile as to run a test with.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # child processes and xdist's workers inherit it
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="distilbert-jax-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distilbert_jax.config import ModelConfig
+from distilbert_jax.config import ModelConfig, PretrainConfig
+from tests import runs
 
 _DATA = Path(os.environ.get("DISTILBERT_JAX_DATA", Path(__file__).parents[2] / "shared" / "data"))
 _TINY = {
@@ -68,3 +77,21 @@ def tiny(request: pytest.FixtureRequest) -> ModelConfig:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> runs.World:
+    """Corpora and a teacher of one tiny language."""
+    return runs.make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="session")
+def finished(world: runs.World, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """A masked-LM run that nothing interrupted."""
+    return runs.train(runs.pretraining(world, tmp_path_factory.mktemp("runs") / "finished"))
+
+
+@pytest.fixture(scope="session")
+def distilled(world: runs.World, tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """A distillation run that nothing interrupted."""
+    return runs.train(runs.distilling(world, tmp_path_factory.mktemp("runs") / "distilled"))

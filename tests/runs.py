@@ -1,0 +1,219 @@
+"""Runs small enough for tests: a tiny language, its corpora and teacher, configs, and a child process that kills itself.
+
+`python -m tests.runs MOMENT CONFIG.py` is that child: `train.py CONFIG.py` with a signal at a moment of `MOMENTS`.
+"""
+
+import dataclasses
+import functools
+import os
+import random
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+from tensorboardX.proto.event_pb2 import Event
+
+import train as train_script
+from distilbert_jax import config as c
+from distilbert_jax.data.corpus import build_corpus
+from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer
+from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.evaluation.mlm import heldout
+from distilbert_jax.models import BertForMaskedLM
+from distilbert_jax.models.hub import PretrainedModel
+from distilbert_jax.training.checkpoint import Checkpoints
+from distilbert_jax.training.logging import RunLog, read_metrics
+from distilbert_jax.training.pretrain import pretrain
+
+ROOT = Path(__file__).parents[1]
+SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [f"{kind}{letter}" for kind in ("red", "blue") for letter in "abcdefghijklmnopqrst"] + ["goes", "to", "##s"]
+SIZES = {
+    "vocab_size": len(SPECIALS) + len(WORDS),
+    "hidden_size": 32,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 32,
+}
+BERT = c.ModelConfig.bert_base(num_hidden_layers=2, **SIZES)
+STUDENT = c.ModelConfig.distilbert_base(num_hidden_layers=1, **SIZES)
+STEPS = 30
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """What runs read, all below `path`: a tokenizer, two corpora and a teacher of one language."""
+
+    path: Path
+
+    def __getattr__(self, name: str) -> str:
+        return str(self.path / name)
+
+
+def sentence(choose: random.Random, words: int = 14, colour: str = "") -> str:
+    """Words of one colour in the order of the alphabet: easy to learn."""
+    colour, start = colour or choose.choice(("red", "blue")), choose.randrange(20)
+    return " ".join(f"{colour}{chr(ord('a') + (start + i) % 20)}" for i in range(words))
+
+
+def write_tokenizer(directory: Path, words: list[str] = WORDS) -> Path:
+    directory.mkdir(parents=True)
+    (directory / "vocab.txt").write_text("\n".join([*SPECIALS, *words]), encoding="utf-8")
+    save_tokenizer(load_tokenizer(directory), directory, model_max_length=32)
+    return directory
+
+
+def write_corpus(out: Path, tokenizer: Path, documents: int, seed: int) -> None:
+    """Documents of four lines; two lines fill a row of 32 tokens."""
+    choose = random.Random(seed)
+    text = out.with_suffix(".txt")
+    text.write_text("\n\n".join("\n".join(sentence(choose) for _ in range(4)) for _ in range(documents)))
+    build_corpus([text], load_tokenizer(tokenizer), out, processes=1)
+
+
+def make_world(path: Path) -> World:
+    tokenizer = write_tokenizer(path / "tokenizer")
+    write_corpus(path / "corpus", tokenizer, 20, seed=0)
+    write_corpus(path / "heldout", tokenizer, 6, seed=1)
+    BertForMaskedLM(BERT, rngs=nnx.Rngs(7)).save_pretrained(path / "teacher", load_tokenizer(tokenizer))
+    return World(path)
+
+
+def pretraining(world: World, directory: Path, **changes: Any) -> c.PretrainConfig:
+    """Masked LM from random weights; `changes` as on the command line, two underscores for the dot."""
+    base = c.PretrainConfig(
+        model=STUDENT,
+        steps=STEPS,
+        data=c.DataConfig(corpus=world.corpus, heldout=world.heldout, length=32, batch_size=8),
+        masking=c.MaskingConfig(weighting="uniform"),
+        optimizer=c.OptimizerConfig(learning_rate=1e-2),
+        run=c.RunConfig(directory=str(directory), log_every=5, eval_every=15, save_every=10),
+    )
+    return change(base, **changes)
+
+
+def distilling(world: World, directory: Path, **changes: Any) -> c.PretrainConfig:
+    """The triple loss, with a student that begins with the teacher's first layer."""
+    given = {"teacher": world.teacher, "init__source": world.teacher, "data__heldout": ""}
+    return pretraining(world, directory, **{**given, **changes})
+
+
+def change(config: Any, **changes: Any) -> Any:
+    for name, value in changes.items():
+        field, _, rest = name.partition("__")
+        value = change(getattr(config, field), **{rest: value}) if rest else value
+        config = dataclasses.replace(config, **{field: value})
+    return config
+
+
+def train(config: c.PretrainConfig) -> c.PretrainConfig:
+    pretrain(config, heldout)
+    return config
+
+
+def write_config(config: c.PretrainConfig, path: Path) -> str:
+    """A config file for train.py."""
+    path.with_suffix(".json").write_text(c.to_json(config))
+    path.write_text(
+        "from pathlib import Path\n\nfrom distilbert_jax.config import PretrainConfig, from_json\n\n\n"
+        'def get_config():\n    return from_json(PretrainConfig, Path(__file__).with_suffix(".json").read_text())\n'
+    )
+    return str(path)
+
+
+def weights(model: Path) -> dict[str, bytes]:
+    """The tensors of an HF directory, bit by bit."""
+    return {name: value.tobytes() for name, value in load_file(model / "model.safetensors").items()}
+
+
+def entries(directory: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without the time that steps took."""
+    found = read_metrics(directory / "metrics.jsonl")
+    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in found]
+
+
+def events(directory: Path) -> list[tuple[int, str, float]]:
+    """Step, tag and value of all TensorBoard events, without the time that steps took."""
+    found = []
+    for file in sorted((directory / "tensorboard").iterdir()):
+        data = file.read_bytes()
+        while data:  # a record: length, checksum of it, event, checksum
+            (size,) = struct.unpack("Q", data[:8])
+            event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
+            found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
+    return [entry for entry in found if entry[1] != "train/seconds"]
+
+
+def refused(call: Callable[[], Any], *words: str) -> str:
+    """The one line that `call` is refused with; every one of `words` is in it."""
+    with pytest.raises(InputError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message.strip()
+    for word in words:
+        assert word in message
+    return message
+
+
+def signal_at(owner: type, name: str, call: int, number: signal.Signals, *, after: bool = False) -> Callable[[], None]:
+    """Makes this process send itself a signal at the given call of a method, before it or after it."""
+
+    def install() -> None:
+        original, calls = getattr(owner, name), iter(range(1, 1000))
+
+        @functools.wraps(original)
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            due = next(calls) == call
+            if due and not after:
+                os.kill(os.getpid(), number)
+            result = original(*arguments, **options)
+            if due and after:
+                os.kill(os.getpid(), number)
+            return result
+
+        setattr(owner, name, wrapped)
+
+    return install
+
+
+MOMENTS = {
+    "between checkpoints": signal_at(RunLog, "write", 17, signal.SIGKILL, after=True),
+    "a checkpoint without digests": signal_at(Checkpoints, "_seal", 2, signal.SIGKILL),
+    "a checkpoint without its name": signal_at(Checkpoints, "_seal", 2, signal.SIGKILL, after=True),
+    "the model is written": signal_at(PretrainedModel, "save_pretrained", 1, signal.SIGKILL),
+    "Ctrl-C": signal_at(RunLog, "write", 17, signal.SIGINT),
+}
+
+
+def _kill_soon(seed: int) -> None:
+    """SIGKILL a moment after a save has begun."""
+    choose, save = random.Random(seed), Checkpoints.save
+
+    def wrapped(self: Checkpoints, step: int, state: Any) -> None:
+        threading.Timer(choose.uniform(0.0, 0.3), os.kill, (os.getpid(), signal.SIGKILL)).start()
+        save(self, step, state)
+
+    Checkpoints.save = wrapped
+
+
+def child(moment: str, config_file: str) -> subprocess.CompletedProcess:
+    """Train in a process that is stopped at a moment of `MOMENTS`, or soon after a save begins (`random 1`)."""
+    command = [sys.executable, "-m", "tests.runs", moment, config_file]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+if __name__ == "__main__":
+    if sys.argv[1].startswith("random"):
+        _kill_soon(int(sys.argv[1].split()[1]))
+    else:
+        MOMENTS[sys.argv[1]]()
+    with one_line_errors():
+        train_script.main(sys.argv[2:])

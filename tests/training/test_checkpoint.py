@@ -1,0 +1,232 @@
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh
+
+from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.training import checkpoint as module
+from distilbert_jax.training.checkpoint import Checkpoints
+from distilbert_jax.training.step import TrainState, init_state
+
+SHAPES = {"encoder.layers.0.ffn_in.kernel": (16, 8), "encoder.layers.0.ffn_in.bias": (8,), "head.norm.scale": (16,)}
+
+
+def mesh(devices, fsdp=1, tensor=1):
+    grid = np.array(jax.devices()[:devices]).reshape(-1, fsdp, tensor)
+    return Mesh(grid, ("data", "fsdp", "tensor"))
+
+
+def make_state(step, on=None):
+    """A state whose every number depends on the step."""
+    rng = np.random.default_rng(step)
+    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
+    state = init_state(params, optax.adamw(1e-3), seed=step, mesh=on or mesh(1))
+    noisy = lambda x: jax.device_put(jnp.asarray(rng.normal(size=x.shape), x.dtype), x.sharding)
+    opt_state = jax.tree.map(noisy, state.opt_state)
+    return TrainState(
+        jax.device_put(jnp.asarray(step, jnp.int32), state.step.sharding), state.key, state.params, opt_state
+    )
+
+
+def bits(state):
+    return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+def save(directory, *steps, keep=9, on=None):
+    checkpoints = Checkpoints(directory, keep)
+    for step in steps:
+        checkpoints.save(step, make_state(step, on))
+    checkpoints.wait()
+    checkpoints.close()
+
+
+def restore(directory, on=None):
+    checkpoints = Checkpoints(directory, 9)
+    try:
+        return checkpoints.restore(make_state(99, on))
+    finally:
+        checkpoints.close()
+
+
+def files(checkpoint):
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """A directory with checkpoints of the steps 1 and 2."""
+    directory = tmp_path_factory.mktemp("checkpoints") / "two"
+    save(directory, 1, 2)
+    return directory
+
+
+@pytest.fixture
+def copy(two, tmp_path):
+    return Path(shutil.copytree(two, tmp_path / "checkpoints"))
+
+
+def test_the_newest_state_comes_back_bit_for_bit(two, capsys):
+    assert bits(restore(two)) == bits(make_state(2))
+    assert capsys.readouterr().err == ""
+
+
+def test_where_no_checkpoint_is_there_is_no_state(tmp_path):
+    assert restore(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [((8, 2, 2), (1,)), ((8,), (2, 2)), ((1,), (8, 2, 4)), ((2, 1, 2), (8, 8))]
+)
+def test_a_state_is_restored_onto_another_mesh(before, after, tmp_path):
+    save(tmp_path / "checkpoints", 3, on=mesh(*before))
+    found = restore(tmp_path / "checkpoints", on=mesh(*after))
+    assert bits(found) == bits(make_state(3))
+    wanted = make_state(3, mesh(*after))
+    for leaf, like in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
+
+
+def flip_a_bit(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def cut_short(file):
+    os.truncate(file, file.stat().st_size // 2)
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, cut_short, Path.unlink])
+def test_whatever_file_of_the_newest_is_damaged_it_is_named_and_the_one_before_is_used(two, damage, tmp_path, capsys):
+    """Files of orbax beside the item are either not needed or make the checkpoint invisible: no wrong state comes back."""
+    names = [file.relative_to(two / "2") for file in files(two / "2")]
+    assert len(names) > 10
+    for i, name in enumerate(names):
+        directory = shutil.copytree(two, tmp_path / str(i))
+        damage(directory / "2" / name)
+        found, told = bits(restore(directory)), capsys.readouterr().err
+        if name.parts[0] == "default":
+            assert f"{directory / '2'}: skipped: " in told
+            if name.name != "sha256.json" or damage is not flip_a_bit:  # a flipped digest accuses the file it is of
+                assert f"{name.relative_to('default')} is missing or damaged" in told
+            assert found == bits(make_state(1))
+            assert not (directory / "2").exists(), "its step will be saved again"
+        else:
+            assert found in (bits(make_state(1)), bits(make_state(2)))
+
+
+def test_a_checkpoint_without_digests_is_skipped(copy, capsys):
+    (copy / "2/default/sha256.json").unlink()
+    assert bits(restore(copy)) == bits(make_state(1))
+    assert f"{copy / '2'}: skipped: sha256.json is missing or damaged" in capsys.readouterr().err
+
+
+def test_when_all_are_damaged_nothing_is_removed_and_nothing_begins(copy, capsys):
+    for step in "12":
+        flip_a_bit(copy / step / "default/_METADATA")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"every checkpoint is damaged; remove the run's directory") as caught:
+            restore(copy)
+        assert str(copy) in str(caught.value)
+        assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == ["skipped", "skipped"]
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    save(tmp_path / "checkpoints", 1, 2, 3, 4, 5, keep=2)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["4", "5"]
+
+
+def test_a_step_is_saved_once(two, tmp_path):
+    directory = Path(shutil.copytree(two, tmp_path / "checkpoints"))
+    checkpoints = Checkpoints(directory, 9)
+    checkpoints.save(2, make_state(7))
+    checkpoints.wait()
+    assert bits(checkpoints.restore(make_state(99))) == bits(make_state(2))
+    checkpoints.close()
+
+
+def test_what_a_killed_save_left_is_cleared_away(copy):
+    (copy / "2").rename(copy / "3.orbax-checkpoint-tmp")
+    assert bits(restore(copy)) == bits(make_state(1))
+    assert sorted(path.name for path in copy.iterdir()) == ["1"]
+
+
+def test_a_full_disk_is_noticed_before_anything_is_written(two, tmp_path, monkeypatch, capsys):
+    directory = Path(shutil.copytree(two, tmp_path / "checkpoints"))
+    checkpoints = Checkpoints(directory, 1)
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1e9, 1e9, module.SPARE))
+    with pytest.raises(SystemExit) as left, one_line_errors():
+        checkpoints.save(3, make_state(3))
+    assert left.value.code == 1
+    assert capsys.readouterr().err == (
+        f"error: No space left on device ({directory}): free some space and run the same command again; "
+        "finished work is kept\n"
+    )
+    checkpoints.close()
+    assert sorted(path.name for path in directory.iterdir()) == ["1", "2"]
+    assert bits(restore(directory)) == bits(make_state(2))
+
+
+@pytest.mark.parametrize(
+    "kind", [OSError(errno.ENOSPC, "No space left on device"), ValueError("RESOURCE_EXHAUSTED: x")]
+)
+def test_a_disk_that_runs_full_while_it_saves_leaves_the_one_before(copy, monkeypatch, kind):
+    def fail(self):
+        raise kind
+
+    monkeypatch.setattr(Checkpoints, "_seal", fail)
+    checkpoints = Checkpoints(copy, 1)
+    checkpoints.save(3, make_state(3))
+    with pytest.raises(OSError, match="No space left") as caught:
+        checkpoints.wait()
+    assert caught.value.errno == errno.ENOSPC
+    checkpoints.close()
+    monkeypatch.undo()
+    assert bits(restore(copy)) == bits(make_state(2))
+
+
+def test_another_error_of_the_saving_thread_is_no_full_disk(tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoints, "_seal", lambda self: int("three"))
+    checkpoints = Checkpoints(tmp_path / "checkpoints", 1)
+    checkpoints.save(3, make_state(3))
+    with pytest.raises(ValueError, match="three"):
+        checkpoints.wait()
+    checkpoints.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 4 MiB, where this machine lets one be mounted."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("no right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_on_a_disk_that_is_really_full_the_run_goes_on_once_there_is_space(small_disk, capfd):
+    directory = small_disk / "checkpoints"
+    checkpoints = Checkpoints(directory, 9)
+    checkpoints.save(1, make_state(1))
+    checkpoints.wait()
+    (small_disk / "ballast").write_bytes(b"x" * (3 << 20))
+    with pytest.raises(OSError, match="No space left"):
+        checkpoints.save(2, make_state(2))
+    checkpoints.close()
+    assert capfd.readouterr().err == ""
+    assert bits(restore(directory)) == bits(make_state(1))
+    (small_disk / "ballast").unlink()
+    save(directory, 2)
+    assert bits(restore(directory)) == bits(make_state(2))

@@ -1,0 +1,113 @@
+"""Statement 5 of the design: killed anywhere and started again with the same command, a run ends with the same bits."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+import train as train_script
+from distilbert_jax.training.checkpoint import Checkpoints
+from distilbert_jax.training.logging import RunLog
+from distilbert_jax.training.loop import Interrupted
+from tests import runs
+
+
+@pytest.fixture
+def config(world, tmp_path):
+    return runs.pretraining(world, tmp_path / "run")
+
+
+def assert_equal_runs(config, expected):
+    """Bit-identical weights, every step exactly once with the same losses, TensorBoard without duplicates."""
+    found, expected = Path(config.run.directory), Path(expected.run.directory)
+    assert runs.weights(found / "model") == runs.weights(expected / "model")
+    logged = runs.entries(found)
+    assert [entry["step"] for entry in logged if entry["kind"] == "train"] == list(range(1, runs.STEPS + 1))
+    assert [entry["step"] for entry in logged if entry["kind"] == "eval"] == [15, 30]
+    assert logged == runs.entries(expected)
+    shown = runs.events(found)
+    assert len(set(shown)) == len(shown) > 0
+    assert shown == runs.events(expected)
+
+
+def test_killed_while_it_saves_a_run_ends_with_the_same_bits(config, finished, tmp_path):
+    file = runs.write_config(config, tmp_path / "config.py")
+    killed = runs.child("a checkpoint without digests", file)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "run/model").exists()
+    assert [path.name for path in (tmp_path / "run/checkpoints").glob("*0")] == ["10"]
+    train_script.main([file])
+    assert_equal_runs(config, finished)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["between checkpoints", "a checkpoint without its name", "the model is written"])
+def test_killed_at_other_moments_too(moment, config, finished, tmp_path):
+    file = runs.write_config(config, tmp_path / "config.py")
+    assert runs.child(moment, file).returncode == -signal.SIGKILL
+    train_script.main([file])
+    assert_equal_runs(config, finished)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_while_it_saves(config, finished, tmp_path):
+    file = runs.write_config(config, tmp_path / "config.py")
+    ends = [runs.child(f"random {seed}", file).returncode for seed in range(6)]
+    assert ends[0] == -signal.SIGKILL
+    assert set(ends) <= {-signal.SIGKILL, 0}
+    train_script.main([file])
+    assert_equal_runs(config, finished)
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_one_line(config, finished, tmp_path):
+    file = runs.write_config(config, tmp_path / "config.py")
+    stopped = runs.child("Ctrl-C", file)
+    assert stopped.returncode == 130, stopped.stderr
+    (line,) = [line for line in stopped.stderr.splitlines() if line.startswith("error:")]
+    assert "Traceback" not in stopped.stderr
+    step = max(int(path.name) for path in (tmp_path / "run/checkpoints").iterdir())
+    assert f"stopped after step {step} of 30; the same command goes on" in line
+    assert step % 10, "a step that is saved anyway proves nothing"
+    train_script.main([file])
+    assert_equal_runs(config, finished)
+
+
+def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(config, finished, monkeypatch, tmp_path, capsys):
+    write = RunLog.write
+
+    def stop(self, kind, step, values):
+        write(self, kind, step, values)
+        if step == 21:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunLog, "write", stop)
+    with pytest.raises(Interrupted, match=r"stopped after step 22 of 30; the same command goes on from there"):
+        runs.train(config)
+    assert (tmp_path / "run/checkpoints/22/default/sha256.json").is_file()
+    monkeypatch.undo()
+    runs.train(config)
+    assert "goes on from step 22" in capsys.readouterr().out
+    assert_equal_runs(config, finished)
+
+
+def test_with_its_newest_checkpoint_damaged_a_run_goes_on_from_the_one_before(config, finished, tmp_path, capsys):
+    shutil.copytree(finished.run.directory, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/model")
+    (tmp_path / "run/config.json").unlink()
+    (tmp_path / "run/checkpoints/30/default/_METADATA").write_text("{}")
+    runs.train(config)
+    captured = capsys.readouterr()
+    assert "checkpoints/30: skipped: _METADATA" in captured.err
+    assert "goes on from step 20" in captured.out
+    assert_equal_runs(config, finished)
+
+
+def test_with_every_step_taken_only_the_model_is_written(config, finished, monkeypatch, tmp_path):
+    shutil.copytree(finished.run.directory, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/model")
+    (tmp_path / "run/config.json").unlink()
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: pytest.fail("a step was taken"))
+    runs.train(config)
+    assert_equal_runs(config, finished)

@@ -1,0 +1,78 @@
+import json
+
+import pytest
+
+from distilbert_jax.config import FinetuneConfig, PretrainConfig
+from distilbert_jax.training import rundir
+from tests.runs import change, refused
+
+CONFIG = PretrainConfig(teacher="bert")
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """The directory of a run that has taken a step."""
+    directory = rundir.enter(CONFIG, tmp_path / "runs/a")
+    (directory / "metrics.jsonl").write_text("")
+    return directory
+
+
+def test_a_new_directory_holds_the_config(tmp_path):
+    directory = rundir.enter(CONFIG, tmp_path / "runs/a")
+    assert directory == tmp_path / "runs/a"
+    assert json.loads((directory / "config.json").read_text())["teacher"] == "bert"
+    assert not rundir.finished(directory)
+
+
+def test_the_same_config_enters_again(begun):
+    assert rundir.enter(CONFIG, begun) == begun
+
+
+def test_another_config_is_refused_and_what_differs_is_named(begun):
+    other = change(CONFIG, optimizer__learning_rate=1e-4, model__hidden_dropout=0.2, run__seed=3, teacher="other")
+    message = refused(lambda: rundir.enter(other, begun), str(begun), "--run.directory")
+    assert "optimizer.learning_rate: 0.0005 → 0.0001" in message
+    assert "model.hidden_dropout: 0.1 → 0.2" in message
+    assert "run.seed: 0 → 3" in message
+    assert "teacher: 'bert' → 'other'" in message
+    assert rundir.enter(CONFIG, begun) == begun, "the refused config was recorded"
+
+
+@pytest.mark.parametrize(
+    "change_of", ["run__log_every", "run__eval_every", "run__save_every", "run__keep", "mesh__fsdp"]
+)
+def test_what_does_not_change_the_result_may_change(begun, change_of):
+    rundir.enter(change(CONFIG, **{change_of: 7}), begun)
+
+
+@pytest.mark.parametrize("sign", ["metrics.jsonl", "checkpoints", "model", "results.json"])
+def test_a_run_that_was_refused_before_its_first_step_may_be_corrected(tmp_path, sign):
+    other = change(CONFIG, data__batch_size=8)
+    rundir.enter(CONFIG, tmp_path)
+    rundir.enter(other, tmp_path)
+    (tmp_path / sign).mkdir()
+    refused(lambda: rundir.enter(CONFIG, tmp_path), "data.batch_size: 8 → 32")
+
+
+def test_a_run_of_another_kind_or_a_damaged_config_is_refused(begun):
+    refused(lambda: rundir.enter(FinetuneConfig(), begun), str(begun / "config.json"))
+    (begun / "config.json").write_text('{"model": ')
+    refused(lambda: rundir.enter(CONFIG, begun), str(begun / "config.json"), "not valid JSON")
+
+
+def test_changed_inputs_are_refused_by_name(begun):
+    inputs = {"data.corpus": "aaa", "teacher": "bbb"}
+    rundir.check_inputs(begun, inputs)
+    rundir.check_inputs(begun, inputs)
+    message = refused(lambda: rundir.check_inputs(begun, {**inputs, "data.corpus": "ccc"}), "data.corpus changed")
+    assert "teacher" not in message
+    rundir.check_inputs(begun, inputs)
+    (begun / "inputs.json").write_text("{")
+    refused(lambda: rundir.check_inputs(begun, inputs), "inputs.json", "damaged")
+
+
+def test_a_run_has_finished_when_its_model_is_there(begun):
+    (begun / "model").mkdir()
+    assert not rundir.finished(begun)
+    (begun / "model/model.safetensors").write_bytes(b"")
+    assert rundir.finished(begun)
