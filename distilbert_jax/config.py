@@ -255,12 +255,7 @@ class FinetuneConfig:
     task: str = "sst2"  # a task of data/glue.py
     data: str = ""  # folder with <task>/{train,validation}.parquet; empty: GLUE from the hub
     length: int = 128  # tokens; what is longer is cut, and the share is printed
-    buckets: tuple[int, ...] = (
-        16,
-        32,
-        64,
-        128,
-    )  # lengths that batches are padded to; those beyond `length` are left out
+    buckets: tuple[int, ...] = (32, 64, 128)  # batches are padded to one of these, or to `length`
     batch_size: int = 32
     epochs: int = 3
     max_train_rows: int | None = None  # take the first so many rows only

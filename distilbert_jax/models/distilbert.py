@@ -96,6 +96,11 @@ def student_from_teacher(
                 f"model.{name} = {getattr(config, name)}, the teacher's is {getattr(given, name)}: "
                 "a student that begins with the teacher's layers has its sizes"
             )
+    if layers is None and config.num_hidden_layers > given.num_hidden_layers:
+        raise InputError(
+            f"model.num_hidden_layers = {config.num_hidden_layers}: the teacher has only {given.num_hidden_layers}; "
+            "name the layers to copy with init.layers"
+        )
     chosen = evenly_spaced_layers(given.num_hidden_layers, config.num_hidden_layers) if layers is None else layers
     if len(chosen) != config.num_hidden_layers:
         raise InputError(
