@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import importlib.util
 import io
 import sys
@@ -28,6 +29,17 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
         if not exit.code:
             raise
         raise InputError(f"{prog}: {_one_line(complaint.getvalue())}; --help lists what there is") from None
+
+
+def call(command: Callable[..., None], module: str) -> None:
+    """Call a command with what the command line of `python -m <module>` gives for its arguments."""
+
+    # Parsed first and called after: while tyro reads, stderr is caught, and a command shows its progress there.
+    @functools.wraps(command)
+    def later(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    parse(later, sys.argv[1:], prog=f"python -m {module}")()
 
 
 def _one_line(box: str) -> str:

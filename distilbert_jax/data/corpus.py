@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tyro
 from tokenizers import Tokenizer
 
+from distilbert_jax.cli import call
 from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
 from distilbert_jax.data.progress import progress
 from distilbert_jax.data.shards import Shard, ShardMaker, id_dtype, worker_pool
@@ -138,8 +138,10 @@ def build_corpus(
         processes: how many tokenize at the same time; None for all cores.
 
     Raises:
-        InputError: a source cannot be read, has no documents, or `out` holds a corpus of another tokenizer.
+        InputError: a source cannot be read, has no documents, `out` holds a corpus of another tokenizer, or `processes` < 1.
     """
+    if processes is not None and processes < 1:
+        raise InputError(f"processes = {processes}: expected at least 1")
     out, text = Path(out), TextSources(sources)
     tokenizer_id, specials = fingerprint(tokenizer), special_ids(tokenizer)
     if (out / "tokenizer").is_dir() and fingerprint(load_tokenizer(out / "tokenizer")) != tokenizer_id:
@@ -239,4 +241,4 @@ def command(text: tuple[Path, ...], tokenizer: Path, out: Path, processes: int |
 
 if __name__ == "__main__":
     with one_line_errors():
-        tyro.cli(command)
+        call(command, "distilbert_jax.data.corpus")

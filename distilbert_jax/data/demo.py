@@ -13,8 +13,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-import tyro
-
+from distilbert_jax.cli import call
 from distilbert_jax.data.demo_tasks import write_tasks
 from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
 from distilbert_jax.data.progress import progress
@@ -189,4 +188,4 @@ def command(out: Path) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        tyro.cli(command)
+        call(command, "distilbert_jax.data.demo")

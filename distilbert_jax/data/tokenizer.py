@@ -9,9 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import tyro
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from distilbert_jax.cli import call
 from distilbert_jax.data.files import atomic_file, read_json, write_json
 from distilbert_jax.data.progress import progress
 from distilbert_jax.data.text import TextSources
@@ -233,4 +233,4 @@ def command(text: tuple[Path, ...], vocab_size: int, out: Path, lowercase: bool 
 
 if __name__ == "__main__":
     with one_line_errors():
-        tyro.cli(command)
+        call(command, "distilbert_jax.data.tokenizer")

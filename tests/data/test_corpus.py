@@ -329,3 +329,8 @@ def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, sou
 def test_nothing_of_the_data_floor_that_a_worker_needs_imports_jax():
     script = "import sys, distilbert_jax.data.corpus; sys.exit(int(any(m in sys.modules for m in ('jax', 'grain'))))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_no_processes_are_refused(tokenizer, source, tmp_path):
+    with pytest.raises(InputError, match="processes = 0: expected at least 1"):
+        build_corpus([source], tokenizer, tmp_path / "out", processes=0)
