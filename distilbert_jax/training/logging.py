@@ -111,7 +111,7 @@ class StepProgress:
         )
         self._task = self._bar.add_task(title, total=steps, completed=start, text="")
         self._title, self._steps, self._every, self._unit = title, steps, every, unit
-        self._since, self._done, self._begun, self._start = time.perf_counter(), 0.0, None, start
+        self._done, self._seconds, self._begun, self._start = 0.0, 0.0, None, start
 
     def __enter__(self) -> "StepProgress":
         self._bar.__enter__()
@@ -120,16 +120,16 @@ class StepProgress:
     def __exit__(self, *error: object) -> None:
         self._bar.__exit__(*error)
 
-    def advance(self, step: int, metrics: dict[str, float], done: float) -> None:
-        """Step number `step` (from 1) ended, with `done` tokens or examples in it."""
+    def advance(self, step: int, metrics: dict[str, float], done: float, seconds: float) -> None:
+        """Step number `step` (from 1) ended, with `done` tokens or examples in it; `seconds` is what it alone took."""
         now = time.perf_counter()
         if self._begun is None:  # the first step holds the compilation
-            self._begun, self._since, self._start = now, now, step
+            self._begun, self._start = now, step
         else:
-            self._done += done
+            self._done, self._seconds = self._done + done, self._seconds + seconds
         if step % self._every == 0 or step == self._steps:
-            rate = self._done / (now - self._since) if now > self._since else math.nan
-            self._since, self._done = now, 0.0
+            rate = self._done / self._seconds if self._seconds else math.nan
+            self._done = self._seconds = 0.0
             parts = "  ".join(f"{SHORT[name]} {metrics[name]:.3f}" for name in SHORT if name in metrics)
             text = f"{parts}  {rate:,.0f} {self._unit}/s"
             self._bar.update(self._task, completed=step, text=text)

@@ -97,7 +97,7 @@ def fit(
         if log:
             rate = float(schedule(step - 1))
             log.write("train", step, {**values, "learning_rate": rate, "seconds": round(seconds, 6)})
-        progress.advance(step, values, values[unit])
+        progress.advance(step, values, values[unit], seconds)
 
     def save(progress: StepProgress, step: int) -> None:
         nonlocal since

@@ -102,11 +102,11 @@ def test_values_that_are_not_finite_survive(tmp_path):
 
 
 def test_throughput_counts_what_was_done_since_the_last_line(capfd, monkeypatch):
-    clock = iter([0.0, 10.0, 12.0, 14.0, 18.0, 22.0])
+    clock = iter([10.0, 12.0, 14.0, 98.0, 102.0])  # an evaluation of 80 s before step 4
     monkeypatch.setattr("distilbert_jax.training.logging.time.perf_counter", lambda: next(clock))
     with StepProgress("run", 5, 0, 3, "examples") as progress:
-        for step in range(1, 6):
-            progress.advance(step, {"loss": 1.0}, 100.0)
+        for step, seconds in enumerate((10.0, 2.0, 2.0, 4.0, 4.0), start=1):
+            progress.advance(step, {"loss": 1.0}, 100.0, seconds)
     first, last = capfd.readouterr().err.splitlines()
     assert first == "run 3/5  loss 1.000  50 examples/s  4 s left"  # the first step holds the compilation
     assert last == "run 5/5  loss 1.000  25 examples/s  0 s left"
