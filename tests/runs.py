@@ -16,8 +16,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow
 import pytest
 from flax import nnx
+from pyarrow import parquet
 from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 
@@ -59,9 +61,9 @@ class World:
 
 
 def sentence(choose: random.Random, words: int = 14, colour: str = "") -> str:
-    """Words of one colour in the order of the alphabet: easy to learn."""
-    colour, start = colour or choose.choice(("red", "blue")), choose.randrange(20)
-    return " ".join(f"{colour}{chr(ord('a') + (start + i) % 20)}" for i in range(words))
+    """Words of one colour in the order of an alphabet of six letters: easy to learn."""
+    colour, start = colour or choose.choice(("red", "blue")), choose.randrange(6)
+    return " ".join(f"{colour}{chr(ord('a') + (start + i) % 6)}" for i in range(words))
 
 
 def write_tokenizer(directory: Path, words: list[str] = WORDS) -> Path:
@@ -77,6 +79,13 @@ def write_corpus(out: Path, tokenizer: Path, documents: int, seed: int) -> None:
     text = out.with_suffix(".txt")
     text.write_text("\n\n".join("\n".join(sentence(choose) for _ in range(4)) for _ in range(documents)))
     build_corpus([text], load_tokenizer(tokenizer), out, processes=1)
+
+
+def write_split(folder: Path, task: str, split: str, columns: dict[str, list]) -> Path:
+    """`<folder>/<task>/<split>.parquet` of these columns."""
+    (folder / task).mkdir(parents=True, exist_ok=True)
+    parquet.write_table(pyarrow.table(columns), folder / task / f"{split}.parquet")
+    return folder / task / f"{split}.parquet"
 
 
 def make_world(path: Path) -> World:

@@ -45,6 +45,11 @@ def test_what_does_not_change_the_result_may_change(begun, change_of):
     rundir.enter(change(CONFIG, **{change_of: 7}), begun)
 
 
+def test_a_run_may_be_moved(begun, tmp_path):
+    moved = begun.rename(tmp_path / "moved")
+    rundir.enter(change(CONFIG, run__directory=str(moved)), moved)
+
+
 @pytest.mark.parametrize("sign", ["metrics.jsonl", "checkpoints", "model", "results.json"])
 def test_a_run_that_was_refused_before_its_first_step_may_be_corrected(tmp_path, sign):
     other = change(CONFIG, data__batch_size=8)

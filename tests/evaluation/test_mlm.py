@@ -1,0 +1,133 @@
+import shutil
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from distilbert_jax.data.masking import corrupt
+from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.evaluation.mlm import MASKING, SEED, evaluate_mlm, mlm_evaluation
+from distilbert_jax.models.params import split
+from distilbert_jax.training.pretrain import corpus_rows
+from tests import runs
+from tests.models.common import call, masked_lm
+from tests.runs import BERT, STUDENT, change, refused
+
+
+def mesh(devices):
+    return Mesh(np.array(jax.devices()[:devices]).reshape(-1, 1, 1), ("data", "fsdp", "tensor"))
+
+
+@pytest.fixture(scope="module")
+def rows(world):
+    return corpus_rows(world.heldout, 32, "line")[0]
+
+
+@pytest.fixture(scope="module")
+def student():
+    return masked_lm(STUDENT, seed=1)
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return masked_lm(BERT, seed=2)
+
+
+def evaluate(model, rows, *, batch_size=8, devices=1, **options):
+    graphdef, params = split(model)
+    return mlm_evaluation(graphdef, rows, rows.corpus.specials, batch_size, mesh(devices), **options)(params)
+
+
+def log_softmax(logits):
+    logits = np.asarray(logits, np.float64)
+    shifted = logits - logits.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+def questions(rows):
+    """All rows with uniform masks drawn from the number of each row, at once."""
+    ids, segments, positions = np.moveaxis(rows.read(np.arange(len(rows))).astype(np.int32), 1, 0)
+    weights = np.zeros(rows.corpus.vocab_size, np.float32)
+    weights[list(vars(rows.corpus.specials).values())] = -np.inf
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(SEED), row) for row in range(len(rows))])
+    masked = corrupt(keys, jnp.asarray(ids), jnp.asarray(segments > 0), weights, rows.corpus.specials.mask, MASKING)
+    return masked, {"segment_ids": segments, "position_ids": positions}
+
+
+def brute_force(model, rows, teacher=None):
+    """The figures from whole logits in float64, one drawn token after the other."""
+    masked, inputs = questions(rows)
+    ours = log_softmax(call(model, masked.input_ids, None, **inputs).logits)
+    theirs = log_softmax(call(teacher, masked.input_ids, None, **inputs).logits) if teacher else None
+    losses, right, divergences = [], [], []
+    for row, places, labels, weights in zip(range(len(ours)), *map(np.asarray, masked[1:]), strict=True):
+        for position, label in zip(places[weights > 0], labels[weights > 0], strict=True):
+            losses.append(-ours[row, position, label])
+            right.append(ours[row, position].argmax() == label)
+            if teacher:
+                p = np.exp(theirs[row, position])
+                divergences.append(np.sum(p * (theirs[row, position] - ours[row, position])))
+    found = {"mlm_loss": np.mean(losses), "mlm_accuracy": np.mean(right), "tokens": len(losses)}
+    found["perplexity"] = np.exp(found["mlm_loss"])
+    return {**found, "kl_to_teacher": np.mean(divergences)} if teacher else found
+
+
+def test_figures_are_those_of_a_computation_token_by_token(rows, student, teacher):
+    assert evaluate(student, rows, teacher=split(teacher)) == pytest.approx(brute_force(student, rows, teacher), rel=1e-5)
+
+
+def test_every_model_is_asked_the_same_questions(rows, student, teacher):
+    found = evaluate(teacher, rows)
+    assert found == pytest.approx(brute_force(teacher, rows), rel=1e-5)
+    assert found["tokens"] == evaluate(student, rows)["tokens"]
+    assert 0.15 <= found["tokens"] / (rows.read(np.arange(len(rows)))[:, 1] > 0).sum() < 0.2
+
+
+@pytest.mark.parametrize(("batch_size", "devices"), [(5, 1), (100, 1), (8, 8), (3, 4)])
+def test_figures_depend_on_neither_batch_size_nor_mesh(rows, student, teacher, batch_size, devices):
+    expected = evaluate(student, rows, teacher=split(teacher))
+    found = evaluate(student, rows, teacher=split(teacher), batch_size=batch_size, devices=devices)
+    assert found == pytest.approx(expected, rel=1e-5)
+    assert found["tokens"] == expected["tokens"]
+
+
+@pytest.mark.parametrize("number", [1, 7, 1000])
+def test_of_a_large_corpus_the_first_rows_can_be_taken(rows, student, number):
+    masked, _ = questions(rows)
+    found = evaluate(student, rows, max_rows=number)
+    assert found["tokens"] == np.asarray(masked.weights)[:number].sum()
+
+
+def test_a_model_does_not_diverge_from_itself(rows, student):
+    assert abs(evaluate(student, rows, teacher=split(student))["kl_to_teacher"]) < 1e-6
+
+
+def test_an_hf_directory_is_evaluated_on_all_devices(world, tmp_path, rows, student):
+    student.save_pretrained(tmp_path / "student", load_tokenizer(world.tokenizer))
+    found = evaluate_mlm(str(tmp_path / "student"), world.heldout, teacher=world.teacher, length=32, batch_size=8)
+    expected = brute_force(student, rows)
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert found["kl_to_teacher"] > 0
+
+
+def test_refused_in_one_line(world, tmp_path):
+    shutil.copytree(world.teacher, tmp_path / "foreign")
+    other = runs.write_tokenizer(tmp_path / "tokenizer", runs.WORDS[::-1])
+    for file in other.iterdir():
+        shutil.copy(file, tmp_path / "foreign")
+    short = tmp_path / "short"
+    masked_lm(change(BERT, max_position_embeddings=16)).save_pretrained(short, load_tokenizer(world.tokenizer))
+    ask = lambda model, corpus=world.heldout, **options: lambda: evaluate_mlm(model, corpus, **{"length": 32, **options})
+    refused(ask(world.teacher, length=64), "--length 64", "32 positions", world.teacher)
+    refused(ask(world.teacher, teacher=str(short)), "--length 32", "16 positions", str(short))
+    refused(ask(world.teacher, batch_size=0), "--batch-size 0")
+    refused(ask(world.teacher, max_rows=0), "--max-rows 0")
+    refused(ask(str(tmp_path / "foreign")), "--model", "its tokenizer is not the one that made the corpus")
+    refused(ask(world.teacher, teacher=str(tmp_path / "foreign")), "--teacher", "its tokenizer")
+    refused(ask(str(tmp_path / "nowhere")), "nowhere")
+    refused(ask(world.teacher, corpus=str(tmp_path)), str(tmp_path), "no corpus")
+    refused(ask(world.teacher, corpus=""), "corpus")
+    assert not list(Path(world.heldout).glob("packed-64*"))

@@ -1,0 +1,171 @@
+import math
+import shutil
+import statistics
+from pathlib import Path
+
+import pytest
+from flax import nnx
+
+from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
+from distilbert_jax.models import BertForMaskedLM, MaskedLM
+from distilbert_jax.models.params import digest, split
+from distilbert_jax.training.logging import read_metrics
+from tests import runs
+from tests.runs import BERT, STUDENT, change, distilling, pretraining, refused
+
+
+def logged(config, kind="train"):
+    return [entry for entry in read_metrics(Path(config.run.directory) / "metrics.jsonl") if entry["kind"] == kind]
+
+
+def falls(values, by):
+    return statistics.fmean(values[:5]) - statistics.fmean(values[-5:]) > by
+
+
+def test_masked_lm_learns(finished):
+    assert falls([entry["loss_mlm"] for entry in logged(finished)], by=0.5)
+    held_out = [entry["mlm_loss"] for entry in logged(finished, "eval")]
+    assert len(held_out) == 2
+    assert max(held_out) < math.log(48) - 1.0, "it has learned only what it was shown"
+
+
+def test_distillation_learns_on_the_triple_loss(distilled):
+    entries = logged(distilled)
+    for entry in entries:
+        parts = 5.0 * entry["loss_ce"] + 2.0 * entry["loss_mlm"] + 1.0 * entry["loss_cos"]
+        assert entry["loss"] == pytest.approx(parts, rel=1e-5)
+    assert falls([entry["loss"] for entry in entries], by=0.05)
+
+
+@pytest.mark.parametrize(("describe", "reference"), [(pretraining, "finished"), (distilling, "distilled")])
+def test_the_same_seed_gives_the_same_bits_in_an_hf_directory(describe, reference, world, tmp_path, request, capsys):
+    expected = Path(request.getfixturevalue(reference).run.directory)
+    runs.train(describe(world, tmp_path / "again"))
+    model = tmp_path / "again/model"
+    assert runs.weights(model) == runs.weights(expected / "model")
+    assert runs.entries(tmp_path / "again") == runs.entries(expected)
+    told = capsys.readouterr().out.splitlines()[-1]
+    loaded = MaskedLM.from_pretrained(model)
+    assert told == f"{model}: written; weights {digest(split(loaded)[1])[:16]}"
+    assert loaded.config == STUDENT
+    assert fingerprint(load_tokenizer(model)) == fingerprint(load_tokenizer(world.tokenizer))
+
+
+def test_another_seed_gives_other_weights_and_other_batches(world, finished, tmp_path):
+    runs.train(pretraining(world, tmp_path / "other", run__seed=1, data__heldout=""))
+    other = runs.entries(tmp_path / "other")
+    assert runs.weights(tmp_path / "other/model") != runs.weights(Path(finished.run.directory) / "model")
+    assert other[0]["loss"] != logged(finished)[0]["loss"]
+
+
+def test_a_finished_run_is_found(finished, monkeypatch, capsys):
+    before = (Path(finished.run.directory) / "metrics.jsonl").stat().st_mtime_ns
+    monkeypatch.setattr("distilbert_jax.training.pretrain.fit", lambda *_, **__: pytest.fail("it trains again"))
+    runs.train(finished)
+    assert f"{finished.run.directory}: finished before" in capsys.readouterr().out
+    assert (Path(finished.run.directory) / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_a_changed_corpus_is_refused(world, finished, tmp_path):
+    shutil.copytree(finished.run.directory, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/model")
+    runs.write_corpus(tmp_path / "corpus", Path(world.tokenizer), 20, seed=5)
+    (tmp_path / "run/config.json").write_text(
+        (tmp_path / "run/config.json").read_text().replace(f'"{world.corpus}"', f'"{tmp_path / "corpus"}"')
+    )
+    config = pretraining(world, tmp_path / "run", data__corpus=str(tmp_path / "corpus"))
+    message = refused(lambda: runs.train(config), str(tmp_path / "run"), "data.corpus changed since this run began")
+    assert "weights" not in message
+
+
+@pytest.fixture(scope="module")
+def odd(world, tmp_path_factory):
+    """Teachers and corpora that do not fit, by what is odd about them."""
+    path = tmp_path_factory.mktemp("odd")
+    tokenizer = load_tokenizer(world.tokenizer)
+    for name, changes in {
+        "narrow": {"hidden_size": 16},
+        "short": {"max_position_embeddings": 16},
+        "few": {"vocab_size": 40},
+        "more": {"vocab_size": 60},
+    }.items():
+        BertForMaskedLM(change(BERT, **changes), rngs=nnx.Rngs(0)).save_pretrained(path / name, tokenizer)
+    other = runs.write_tokenizer(path / "tokenizer", runs.WORDS[::-1])
+    runs.write_corpus(path / "foreign-corpus", other, 2, seed=0)
+    shutil.copytree(world.teacher, path / "foreign")
+    for file in other.iterdir():
+        shutil.copy(file, path / "foreign")
+    shutil.copytree(world.corpus, path / "unfinished")
+    (path / "unfinished/manifest.json").unlink()
+    return runs.World(path)
+
+
+REFUSED = {
+    "no corpus named": (lambda w, o, d: pretraining(w, d, data__corpus=""), ["data.corpus is not set"]),
+    "no such corpus": (lambda w, o, d: pretraining(w, d, data__corpus=o.nowhere), ["nowhere", "no corpus"]),
+    "unfinished corpus": (lambda w, o, d: pretraining(w, d, data__corpus=o.unfinished), ["unfinished corpus"]),
+    "no such held-out corpus": (lambda w, o, d: pretraining(w, d, data__heldout=o.nowhere), ["nowhere"]),
+    "held-out corpus of another tokenizer": (
+        lambda w, o, d: pretraining(w, d, data__heldout=getattr(o, "foreign-corpus")),
+        ["data.heldout", "foreign-corpus", "another tokenizer"],
+    ),
+    "small vocabulary": (
+        lambda w, o, d: pretraining(w, d, model__vocab_size=40),
+        ["model.vocab_size = 40", "48 pieces"],
+    ),
+    "length beyond the positions": (
+        lambda w, o, d: pretraining(w, d, data__length=64),
+        ["length = 64", "max_position_embeddings"],
+    ),
+    "length beyond the teacher's positions": (
+        lambda w, o, d: distilling(w, d, teacher=o.short),
+        ["data.length = 32", "the teacher's 16 positions"],
+    ),
+    "no such teacher": (lambda w, o, d: distilling(w, d, teacher=o.nowhere), ["nowhere"]),
+    "teacher of another tokenizer": (lambda w, o, d: distilling(w, d, teacher=o.foreign), ["teacher = ", "tokenizer"]),
+    "teacher of another vocabulary": (lambda w, o, d: distilling(w, d, teacher=o.more), ["60 entries", "is 48"]),
+    "tokenizer beyond the embedding": (lambda w, o, d: distilling(w, d, teacher=o.few), ["40 rows", "48 pieces"]),
+    "hidden states of two sizes": (
+        lambda w, o, d: distilling(w, d, teacher=o.narrow),
+        ["loss.alpha_cos", "hidden_size 16", "32", "--loss.alpha-cos 0"],
+    ),
+    "source of another tokenizer": (
+        lambda w, o, d: distilling(w, d, init__source=o.foreign),
+        ["init.source = ", "tokenizer"],
+    ),
+    "layer that is not there": (
+        lambda w, o, d: distilling(w, d, init__layers=(2,)),
+        ["init.layers", "2 is not a layer"],
+    ),
+    "wrong number of layers": (
+        lambda w, o, d: distilling(w, d, init__layers=(0, 1)),
+        ["init.layers", "2 layers named"],
+    ),
+    "source of another architecture": (
+        lambda w, o, d: pretraining(w, d, model=change(BERT, num_hidden_layers=1), init__source=w.teacher),
+        ["init.source", "not the architecture"],
+    ),
+    "mesh of too many devices": (lambda w, o, d: pretraining(w, d, mesh__data=16), ["16 × 1 × 1", "8 devices"]),
+    "mesh of too few devices": (lambda w, o, d: pretraining(w, d, mesh__data=1, mesh__tensor=4), ["1 × 1 × 4"]),
+    "batch beside the devices": (lambda w, o, d: pretraining(w, d, data__batch_size=12), ["data.batch_size = 12", "8"]),
+    "heads beside the tensor axis": (
+        lambda w, o, d: pretraining(w, d, mesh__tensor=8, model__num_attention_heads=2),
+        ["num_attention_heads = 2", "mesh.tensor = 8"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_refused_in_one_line_before_any_step(case, world, odd, tmp_path, capfd):
+    describe, words = REFUSED[case]
+    refused(lambda: runs.train(describe(world, odd, tmp_path / "run")), *words)
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+    assert not (tmp_path / "run/checkpoints").exists()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_hidden_states_of_two_sizes_are_no_matter_without_the_cosine_loss(world, odd, tmp_path, monkeypatch):
+    config = distilling(world, tmp_path / "run", teacher=odd.narrow, loss__alpha_cos=0.0)
+    monkeypatch.setattr("distilbert_jax.training.pretrain.fit", lambda *_, **__: (_ for _ in ()).throw(LookupError))
+    with pytest.raises(LookupError):
+        runs.train(config)
