@@ -21,7 +21,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from distilbert_jax.cli import call
-from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
+from distilbert_jax.data.files import read_json, sha256_of, write_array, write_json
 from distilbert_jax.data.progress import progress
 from distilbert_jax.data.shards import Shard, ShardMaker, id_dtype, worker_pool
 from distilbert_jax.data.text import TextSources
@@ -179,8 +179,7 @@ def build_corpus(
     }
     corpus = Corpus(out, manifest, made)
     counts = sum(np.bincount(shard.tokens, minlength=maker.vocab_size) for shard in corpus)
-    with atomic_file(out / "token_counts.npy") as file:
-        np.save(file, counts.astype(np.int64))
+    write_array(out / "token_counts.npy", counts.astype(np.int64))
     write_json(out / "manifest.json", manifest)
     return corpus
 

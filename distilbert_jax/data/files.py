@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from distilbert_jax.errors import InputError
 
 
@@ -14,16 +16,28 @@ from distilbert_jax.errors import InputError
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when the `with` block ends without an error.
 
-    A disk that runs full or a process that is killed leaves what was under the name before.
+    A disk that runs full or a process that is killed leaves what was under the name before; the OSError names `path`.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             yield file
         partial.replace(path)
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        # Unlike an open, a write does not say in its error what it wrote to.
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write an .npy file, atomically."""
+    array = np.ascontiguousarray(array)
+    with atomic_file(path) as file:
+        # Not np.save: on a full disk its OSError has no errno.
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+        file.write(array.data)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from distilbert_jax.data.corpus import Corpus
-from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
+from distilbert_jax.data.files import read_json, sha256_of, write_array, write_json
 from distilbert_jax.data.progress import progress
 from distilbert_jax.data.shards import Shard
 from distilbert_jax.data.tokenizer import SpecialIds
@@ -177,8 +177,7 @@ def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) 
         if record["origin"] == origin and record["entry"]["sha256"] == sha256_of(file):
             return record["entry"]
     rows, counts = pack_shard(corpus.shard(index), corpus.specials, **origin["options"])
-    with atomic_file(file) as stream:
-        np.save(stream, rows)
+    write_array(file, rows)
     entry = {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file), "rows": len(rows), **counts}
     write_json(file.with_suffix(".json"), {"origin": origin, "entry": entry})
     return entry

@@ -1,6 +1,10 @@
+import errno
+from pathlib import Path
+
+import numpy as np
 import pytest
 
-from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
+from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_array, write_json
 from distilbert_jax.errors import InputError
 
 
@@ -36,3 +40,23 @@ def test_missing_and_damaged_json_are_named(tmp_path):
 def test_checksum_is_the_published_one_of_its_input(tmp_path):
     (tmp_path / "file").write_bytes(b"abc")  # FIPS 180-2, appendix B.1
     assert sha256_of(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (0, 2), (5,)])
+def test_an_array_is_the_file_that_numpy_writes(tmp_path, shape):
+    array = np.arange(np.prod(shape), dtype=np.uint16).reshape(shape)
+    np.save(tmp_path / "reference.npy", array)
+    write_array(tmp_path / "array.npy", array)
+    assert (tmp_path / "array.npy").read_bytes() == (tmp_path / "reference.npy").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' full device")
+@pytest.mark.parametrize(
+    "write", [lambda path: write_json(path, [1]), lambda path: write_array(path, np.zeros(1 << 20))]
+)
+def test_a_full_disk_is_named_with_the_file_that_found_it_full(tmp_path, write):
+    (tmp_path / ".file.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="file") as caught:
+        write(tmp_path / "file")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "file"))
+    assert list(tmp_path.iterdir()) == []
