@@ -1,7 +1,13 @@
 """One step is the same step on every mesh and in every number of micro-batches, with masks and dropout drawn in it."""
 
+import dataclasses
 import functools
+import os
 import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -59,7 +65,9 @@ def setting(data: int, fsdp: int, tensor: int, accumulate: int, rows: int = ROWS
     objective = objectives.distillation(student, teacher, weights, MASK, MaskingConfig(), LossConfig(alpha_mse=0.1))
     optimizer = optax.chain(recorder(), adamw(OptimizerConfig(warmup=0.0), 10))
     state = functools.partial(init_state, params, optimizer, 7, mesh)
-    batches = [sharding.place(random_batch(rng, rows, LENGTH, VOCAB), rows, mesh) for _ in range(2)]
+    mine = sharding.local_rows(rows, mesh)
+    whole = [random_batch(rng, rows, LENGTH, VOCAB) for _ in range(2)]
+    batches = [sharding.place({name: batch[name][mine] for name in batch}, rows, mesh) for batch in whole]
     frozen = jax.device_put(frozen, sharding.shardings(frozen, mesh))
     step = make_train_step(objective, optimizer, state(), frozen, mesh, accumulate)
     lowered = step.lower(state(), frozen, batches[0])
@@ -85,6 +93,17 @@ def minus(a, b):
     return {name: a[name] - b[name] for name in a}
 
 
+def assert_same_gradients(found, expected):
+    total = norm(expected)
+    assert norm(minus(found, expected)) <= 1e-5 * total
+    for name in expected:
+        if name.endswith("key.bias"):  # the softmax does not see it: rounding noise is all there is
+            assert max(norm({name: found[name]}), norm({name: expected[name]})) <= 1e-7 * total
+        else:
+            difference = np.linalg.norm(found[name] - expected[name])
+            assert difference <= 1e-5 * max(np.linalg.norm(expected[name]), 1e-6 * total), name
+
+
 QUICK = [(8, 1, 1, 2), (2, 2, 2, 2)]
 SLOW = [(1, 1, 1, 2), (1, 1, 1, 4), (2, 1, 1, 1), (4, 1, 1, 4), (8, 1, 1, 1)]
 SLOW += [(1, 2, 1, 1), (1, 4, 1, 2), (1, 8, 1, 1), (1, 1, 2, 1), (1, 1, 4, 2)]
@@ -96,19 +115,45 @@ SHAPES = [*QUICK, *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLO
 def test_gradients_and_loss_do_not_depend_on_mesh_or_micro_batches(shape):
     (expected, metrics, _), _ = two_steps(1, 1, 1, 1)
     (found, found_metrics, _), _ = two_steps(*shape)
-    total = norm(expected)
-    assert norm(minus(found, expected)) <= 1e-5 * total
-    for name in expected:
-        if name.endswith("key.bias"):  # the softmax does not see it: rounding noise is all there is
-            assert max(norm({name: found[name]}), norm({name: expected[name]})) <= 1e-7 * total
-        else:
-            difference = np.linalg.norm(found[name] - expected[name])
-            assert difference <= 1e-5 * max(np.linalg.norm(expected[name]), 1e-6 * total), name
+    assert_same_gradients(found, expected)
     assert found_metrics.keys() == metrics.keys() >= {"loss", "loss_ce", "loss_mlm", "loss_cos", "loss_mse"}
     for name in metrics:
         np.testing.assert_allclose(found_metrics[name], metrics[name], rtol=1e-5, err_msg=name)
     assert found_metrics["tokens"] == metrics["tokens"]
     assert found_metrics["masked"] == metrics["masked"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2])
+def test_gradients_and_loss_do_not_depend_on_the_number_of_processes(count, tmp_path):
+    (expected, metrics, _), _ = two_steps(1, 1, 1, 1)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        coordinator = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "tests.training.processes", coordinator, str(count)]
+    outputs = [tmp_path / f"{index}.npz" for index in range(count)]
+    started = [
+        subprocess.Popen(
+            [*command, str(index), str(output)],
+            cwd=Path(__file__).parents[2],
+            env={**os.environ, "XLA_FLAGS": ""},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index, output in enumerate(outputs)
+    ]
+    try:
+        for process in started:
+            _, said = process.communicate(timeout=300)
+            assert process.returncode == 0, said
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+    for output in outputs:
+        found = {name: np.float64(value) for name, value in np.load(output).items()}
+        np.testing.assert_allclose(found.pop("loss"), metrics["loss"], rtol=1e-5)
+        assert_same_gradients(found, expected)
 
 
 @pytest.mark.parametrize("shape", QUICK, ids=lambda shape: "{}-{}-{}-accumulate-{}".format(*shape))
@@ -125,8 +170,9 @@ def test_two_steps_on_a_mesh_equal_two_on_one_device(shape):
 
 def test_masks_and_dropout_are_drawn_anew_each_step():
     _, step, state, frozen, batches = setting(1, 1, 1, 1)
-    first, one = step(state(), frozen, batches[0])
-    _, other = step(first, frozen, batches[0])
+    first, later = state(), state()
+    later = dataclasses.replace(later, step=later.step + 5)
+    (_, one), (_, other) = (step(begun, frozen, batches[0]) for begun in (first, later))
     assert one["masked"] == other["masked"]
     assert abs(one["loss"] - other["loss"]) > 1e-3
 
