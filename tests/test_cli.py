@@ -1,33 +1,168 @@
+import json
+import subprocess
 import sys
 
 import pytest
 
-from distilbert_jax.cli import call
-from distilbert_jax.errors import InputError
+import evaluate
+import train
+from distilbert_jax.cli import load_config
+from distilbert_jax.config import FinetuneConfig, PretrainConfig
+from tests.runs import ROOT, pretraining, refused, write_config
 
-MODULE = "distilbert_jax.data.corpus"
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="config.py"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
 
 
-def command(out: str, processes: int | None = None) -> None:
-    """A command."""
-    print("on stderr:", out, processes, file=sys.stderr)
+CONFIG = "from distilbert_jax.config import *\n\n\ndef get_config():\n    return PretrainConfig(steps=7)\n"
+
+
+def test_a_config_file_gives_its_config(write):
+    assert load_config(write(CONFIG), PretrainConfig, FinetuneConfig) == PretrainConfig(steps=7)
+
+
+def test_a_config_file_does_not_take_the_name_of_another_module(write):
+    import json as before
+
+    load_config(write(CONFIG, "json.py"), PretrainConfig)
+    assert sys.modules["json"] is before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wrong"),
-    [([], "--out"), (["--out", "a", "--procs", "2"], "--procs"), (["--out", "a", "--processes", "two"], "'two'")],
+    ("text", "words"),
+    [
+        ("def get_config(:\n", ["line 1: invalid syntax"]),
+        ("x = 1\n", ["has no get_config()"]),
+        ("def get_config():\n    return 3\n", ["returned a int", "PretrainConfig"]),
+        (CONFIG.replace("steps", "step"), ["line 5", "unexpected keyword argument 'step'"]),
+        (CONFIG.replace("steps=7", "steps=0"), ["PretrainConfig.steps = 0"]),
+        ("import nowhere\n", ["line 1", "nowhere"]),
+    ],
 )
-def test_a_mistake_on_a_commands_line_is_one_line(arguments, wrong, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    with pytest.raises(InputError, match=r"--help lists what there is$") as caught:
-        call(command, MODULE)
-    message = str(caught.value)
-    assert message.startswith(f"python -m {MODULE}: ")
-    assert wrong in message
-    assert "\n" not in message
+def test_a_mistake_in_a_config_file_is_one_line(write, text, words):
+    refused(lambda: load_config(write(text), PretrainConfig), *words)
 
 
-def test_a_command_gets_its_arguments_and_keeps_its_stderr(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["command", "--out", "a", "--processes", "2"])
-    call(command, MODULE)
-    assert capsys.readouterr().err == "on stderr: a 2\n"
+def test_a_missing_config_file_is_answered_with_the_nearest(write, tmp_path):
+    write(CONFIG, "student.py")
+    refused(lambda: load_config(str(tmp_path / "studnet.py")), "no such config file", str(tmp_path / "student.py"))
+    message = refused(lambda: load_config(str(tmp_path / "xyz/a.py")), "no such config file")
+    assert "did you mean" not in message
+    refused(lambda: load_config(str(tmp_path)), "no such config file")
+    (tmp_path / "config.txt").write_text("")
+    refused(lambda: load_config(str(tmp_path / "config.txt")), "not a Python file")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--optimizer.lerning-rate", "1"],
+            ["--optimizer.lerning-rate", "perhaps you meant --optimizer.learning-rate"],
+        ),
+        (["--optimizer.learning-rate", "fast"], ["--optimizer.learning-rate", "'fast'"]),
+        (["--steps", "0"], ["PretrainConfig.steps = 0", "above 0"]),
+        (["--steps"], ["--steps", "Missing value"]),
+        (["--data.sequences", "lines"], ["--data.sequences", "'lines'", "'line', 'document'"]),
+        (["--run.seed", "-1"], ["RunConfig.seed = -1"]),
+        (["--data.length", "1024"], ["length = 1024", "max_position_embeddings"]),
+        (["stray"], ["stray"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(write, arguments, words):
+    message = refused(lambda: train.main([write(CONFIG), *arguments]), "train.py", "--help", *words)
+    assert not set("│╭╰") & set(message)
+
+
+def test_overrides_reach_the_run(world, write, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr("distilbert_jax.training.pretrain.pretrain", lambda config, heldout: taken.append(config))
+    train.main([write(CONFIG), "--steps", "9", "--optimizer.learning-rate", "1e-4", "--run.directory", "runs/x"])
+    assert (taken[0].steps, taken[0].optimizer.learning_rate, taken[0].run.directory) == (9, 1e-4, "runs/x")
+
+
+@pytest.mark.parametrize("main", [train.main, evaluate.main])
+@pytest.mark.parametrize(("arguments", "status"), [([], 2), (["-h"], 0), (["--help"], 0)])
+def test_help_is_there_without_a_command(main, arguments, status, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    assert left.value.code == status
+    captured = capsys.readouterr()
+    assert "python" in (captured.err if status else captured.out)
+
+
+@pytest.mark.parametrize("command", evaluate.COMMANDS)
+def test_every_command_has_help_and_is_told_of(command, capsys):
+    with pytest.raises(SystemExit) as left:
+        evaluate.main([command, "--help"])
+    assert left.value.code == 0
+    assert f"usage: evaluate.py {command}" in capsys.readouterr().out
+    assert f"\n{command} " in evaluate.__doc__
+
+
+def test_a_config_has_help(write, capsys):
+    with pytest.raises(SystemExit) as left:
+        train.main([write(CONFIG), "--help"])
+    assert left.value.code == 0
+    assert "--optimizer.learning-rate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fillmask"], ["evaluate.py fillmask: no such command", "did you mean 'fill-mask'?"]),
+        (["xyz"], ["no such command", *evaluate.COMMANDS]),
+        (["fill-mask", "[MASK]"], ["--model"]),
+        (["fill-mask", "--model", "nowhere"], ["no text given"]),
+        (["fill-mask", "--model", "nowhere", "[MASK]"], ["nowhere: no such directory"]),
+        (["fill-mask", "--model", "nowhere", "--topk", "3", "[MASK]"], ["--topk", "--top-k"]),
+        (["mlm", "--model", "nowhere"], ["--corpus"]),
+        (["speed", "--model", "nowhere", "--dtype", "float16"], ["--dtype", "'float16'", "'bfloat16'"]),
+        (["glue", "--model", "nowhere", "--tasks", "colla"], ["'colla'", "did you mean 'cola'"]),
+        (["report", "--out", "nowhere"], ["no run given"]),
+    ],
+)
+def test_a_mistake_in_a_command_is_one_line(arguments, words, capsys):
+    refused(lambda: evaluate.main(arguments), *words)
+    assert capsys.readouterr().out == ""
+
+
+def test_fill_mask_prints_a_json_object_a_line(world, capsys):
+    texts = ["reda [MASK] redc", "[MASK] goes [MASK]"]
+    evaluate.main(["fill-mask", "--model", world.teacher, "--json", "--top-k", "3", *texts])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [first["text"], second["text"]] == texts
+    assert len(first["answers"]) == 3
+    assert set(first["answers"][0]) == {"sequence", "score", "token", "token_str"}
+    assert [len(answers) for answers in second["answers"]] == [3, 3]
+
+
+def test_fill_mask_prints_a_table(world, capsys):
+    evaluate.main(["fill-mask", "--model", world.teacher, "reda [MASK] redc"])
+    shown = capsys.readouterr().out
+    assert "reda [MASK] redc" in shown
+    assert shown.count("\n") > 8
+
+
+def test_figures_are_printed_as_json_or_as_lines(world, capsys):
+    arguments = ["mlm", "--model", world.teacher, "--corpus", world.heldout, "--length", "32", "--max-rows", "8"]
+    evaluate.main([*arguments, "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == {"mlm_loss", "mlm_accuracy", "perplexity", "tokens"}
+    evaluate.main(arguments)
+    assert f"mlm_loss       {found['mlm_loss']:.4f}" in capsys.readouterr().out
+
+
+def test_a_mistake_ends_the_process_with_one_line_and_status_2(world, tmp_path):
+    config = write_config(pretraining(world, tmp_path / "run", data__corpus=str(tmp_path)), tmp_path / "config.py")
+    command = [sys.executable, "train.py", config]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}: no corpus: build one")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import statistics
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.data.glue import Examples, Task, find_task
+from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import sharding
 from distilbert_jax.training.finetune import finetune, run_directory
@@ -77,10 +79,21 @@ def predict(
 
 
 def run_grid(config: FinetuneConfig, tasks: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Fine-tune every (task, seed) in turn; finished ones are found. Misspelt tasks are refused before the first run."""
-    base = config.run.directory
+    """Fine-tune every (task, seed) in turn; finished ones are found. Tasks that a local folder lacks are told of and left out.
+
+    Raises:
+        InputError: before the first run: a task is misspelt, or the folder has none of them.
+    """
+    base, names = config.run.directory, [find_task(name).name for name in tasks]
+    absent = [name for name in names if config.data and not (Path(config.data) / name).is_dir()]
+    if absent:
+        if absent == names:
+            raise InputError(
+                f"{config.data}: has no folder {', '.join(absent)}; --data names one with <task>/train.parquet"
+            )
+        print(f"{config.data}: has no {', '.join(absent)}: left out", file=sys.stderr)
     found = []
-    for task in [find_task(name).name for name in tasks]:
+    for task in [name for name in names if name not in absent]:
         for seed in seeds:
             run = dataclasses.replace(
                 config.run, seed=seed, directory=str(Path(base) / f"{task}-{seed}") if base else ""

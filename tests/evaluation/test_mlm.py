@@ -50,8 +50,7 @@ def log_softmax(logits):
 def questions(rows):
     """All rows with uniform masks drawn from the number of each row, at once."""
     ids, segments, positions = np.moveaxis(rows.read(np.arange(len(rows))).astype(np.int32), 1, 0)
-    weights = np.zeros(rows.corpus.vocab_size, np.float32)
-    weights[list(vars(rows.corpus.specials).values())] = -np.inf
+    weights = jnp.zeros(rows.corpus.vocab_size).at[jnp.array([*vars(rows.corpus.specials).values()])].set(-jnp.inf)
     keys = jnp.stack([jax.random.fold_in(jax.random.key(SEED), row) for row in range(len(rows))])
     masked = corrupt(keys, jnp.asarray(ids), jnp.asarray(segments > 0), weights, rows.corpus.specials.mask, MASKING)
     return masked, {"segment_ids": segments, "position_ids": positions}
@@ -75,26 +74,31 @@ def brute_force(model, rows, teacher=None):
     return {**found, "kl_to_teacher": np.mean(divergences)} if teacher else found
 
 
-def test_figures_are_those_of_a_computation_token_by_token(rows, student, teacher):
-    assert evaluate(student, rows, teacher=split(teacher)) == pytest.approx(brute_force(student, rows, teacher), rel=1e-5)
+@pytest.fixture(scope="module")
+def figures(rows, student, teacher):
+    """Of the student beside the teacher, on one device, eight rows at once."""
+    return evaluate(student, rows, teacher=split(teacher))
 
 
-def test_every_model_is_asked_the_same_questions(rows, student, teacher):
+def test_figures_are_those_of_a_computation_token_by_token(rows, student, teacher, figures):
+    assert figures == pytest.approx(brute_force(student, rows, teacher), rel=1e-5)
+
+
+def test_every_model_is_asked_the_same_questions(rows, teacher, figures):
     found = evaluate(teacher, rows)
     assert found == pytest.approx(brute_force(teacher, rows), rel=1e-5)
-    assert found["tokens"] == evaluate(student, rows)["tokens"]
+    assert found["tokens"] == figures["tokens"]
     assert 0.15 <= found["tokens"] / (rows.read(np.arange(len(rows)))[:, 1] > 0).sum() < 0.2
 
 
-@pytest.mark.parametrize(("batch_size", "devices"), [(5, 1), (100, 1), (8, 8), (3, 4)])
-def test_figures_depend_on_neither_batch_size_nor_mesh(rows, student, teacher, batch_size, devices):
-    expected = evaluate(student, rows, teacher=split(teacher))
+@pytest.mark.parametrize(("batch_size", "devices"), [(100, 1), (5, 8)])
+def test_figures_depend_on_neither_batch_size_nor_mesh(rows, student, teacher, figures, batch_size, devices):
     found = evaluate(student, rows, teacher=split(teacher), batch_size=batch_size, devices=devices)
-    assert found == pytest.approx(expected, rel=1e-5)
-    assert found["tokens"] == expected["tokens"]
+    assert found == pytest.approx(figures, rel=1e-5)
+    assert found["tokens"] == figures["tokens"]
 
 
-@pytest.mark.parametrize("number", [1, 7, 1000])
+@pytest.mark.parametrize("number", [3, 1000])
 def test_of_a_large_corpus_the_first_rows_can_be_taken(rows, student, number):
     masked, _ = questions(rows)
     found = evaluate(student, rows, max_rows=number)
@@ -120,7 +124,9 @@ def test_refused_in_one_line(world, tmp_path):
         shutil.copy(file, tmp_path / "foreign")
     short = tmp_path / "short"
     masked_lm(change(BERT, max_position_embeddings=16)).save_pretrained(short, load_tokenizer(world.tokenizer))
-    ask = lambda model, corpus=world.heldout, **options: lambda: evaluate_mlm(model, corpus, **{"length": 32, **options})
+    ask = lambda model, corpus=world.heldout, **options: (
+        lambda: evaluate_mlm(model, corpus, **{"length": 32, **options})
+    )
     refused(ask(world.teacher, length=64), "--length 64", "32 positions", world.teacher)
     refused(ask(world.teacher, teacher=str(short)), "--length 32", "16 positions", str(short))
     refused(ask(world.teacher, batch_size=0), "--batch-size 0")

@@ -1,0 +1,160 @@
+import datasets
+import numpy as np
+import pytest
+
+from distilbert_jax.data.glue import TASKS, check, encode, find_task, load_split
+from distilbert_jax.data.tokenizer import load_tokenizer
+from tests.runs import refused, write_split
+
+ROWS = {"sentence": ["a b", "c", "d e f"], "label": [0, 1, 1]}
+PAIRS = {"sentence1": ["a", "b", "c"], "sentence2": ["d", "e", "f"], "label": [0.0, 2.5, 5.0]}
+
+
+def changed(columns, **changes):
+    return {name: values for name, values in {**columns, **changes}.items() if values is not None}
+
+
+@pytest.mark.parametrize(("task", "columns"), [("sst2", ROWS), ("stsb", PAIRS)])
+def test_a_split_is_read_from_a_local_folder(tmp_path, task, columns):
+    write_split(tmp_path, task, "train", {**columns, "idx": [0, 1, 2]})
+    found = load_split(find_task(task), "train", str(tmp_path))
+    assert {name: list(found[name]) for name in columns} == columns
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "words"),
+    [
+        ("sst2", changed(ROWS, sentence=None), ["no column sentence;", "sst2 has sentence, label"]),
+        ("sst2", changed(ROWS, label=None), ["no column label;"]),
+        ("stsb", ROWS, ["no column sentence1, sentence2;"]),
+        ("sst2", {"sentence": [], "label": []}, ["has no rows"]),
+        ("sst2", changed(ROWS, label=[0, 1, 2]), ["row 2: label 2 ", "0 to 1"]),
+        ("sst2", changed(ROWS, label=[0, -1, 1]), ["row 1: label -1 "]),
+        ("sst2", changed(ROWS, label=[0, None, 1]), ["row 1: label None"]),
+        ("sst2", changed(ROWS, label=[True, False, True]), ["row 0: label True"]),
+        ("sst2", changed(ROWS, label=[0.0, 1.0, 1.0]), ["row 0: label 0.0"]),
+        ("sst2", changed(ROWS, label=["0", "1", "1"]), ["row 0: label '0'"]),
+        ("stsb", changed(PAIRS, label=[0.0, 5.5, 1.0]), ["row 1: label 5.5", "0.0 to 5.0"]),
+        ("stsb", changed(PAIRS, label=[0.0, 1.0, float("nan")]), ["row 2: label nan"]),
+        ("stsb", changed(PAIRS, label=[0.0, 1.0, None]), ["row 2: label None"]),
+        ("stsb", changed(PAIRS, label=[True, False, True]), ["row 0: label True"]),
+        ("sst2", changed(ROWS, sentence=["a", None, "c"]), ["row 1: sentence is None, expected a text"]),
+        ("stsb", changed(PAIRS, sentence2=[1, 2, 3]), ["row 0: sentence2 is 1, expected a text"]),
+    ],
+)
+def test_a_split_that_does_not_fit_its_task_is_refused_in_one_line(tmp_path, task, columns, words):
+    file = write_split(tmp_path, task, "train", columns)
+    refused(lambda: load_split(find_task(task), "train", str(tmp_path)), str(file), *words)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    refused(lambda: load_split(find_task("rte"), "train", str(tmp_path)), str(tmp_path / "rte/train.parquet"), "--data")
+
+
+@pytest.mark.parametrize("size", [0, 3, 100, 0.5, 0.9, 0.999])
+def test_a_truncated_parquet_is_refused_in_one_line(tmp_path, size):
+    file = write_split(tmp_path, "sst2", "train", {"sentence": ["word"] * 3000, "label": [0, 1, 0] * 1000})
+    data = file.read_bytes()
+    file.write_bytes(data[: size if isinstance(size, int) else int(size * len(data))])
+    refused(lambda: load_split(find_task("sst2"), "train", str(tmp_path)), str(file), "damaged or not parquet")
+
+
+def test_a_damaged_page_is_refused_in_one_line(tmp_path):
+    file = write_split(tmp_path, "sst2", "train", {"sentence": ["word"] * 3000, "label": [0, 1, 0] * 1000})
+    data = bytearray(file.read_bytes())
+    data[4:60] = b"\xff" * 56
+    file.write_bytes(data)
+    refused(lambda: load_split(find_task("sst2"), "train", str(tmp_path)), str(file), "damaged or not parquet")
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("sst-2", "sst2"), ("SST2", "sst2"), ("mrcp", "mrpc"), ("STS-B", "stsb"), ("demo-topics", "demo-topic")],
+)
+def test_a_misspelt_task_is_answered_with_the_nearest(name, nearest):
+    refused(lambda: find_task(name), f"task {name!r}", f"did you mean {nearest!r}?")
+
+
+def test_a_task_like_no_other_is_answered_with_all():
+    refused(lambda: find_task("xyzw"), *TASKS)
+
+
+def test_generated_tasks_are_not_sought_on_the_hub():
+    refused(lambda: load_split(find_task("demo-topic"), "train"), "generated", "--data")
+
+
+def test_a_hub_that_is_out_of_reach_is_one_line(monkeypatch):
+    def offline(*arguments, **options):
+        raise ConnectionError("no route\nto host")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    refused(lambda: load_split(find_task("cola"), "train"), "cola train: not to be had from the hub", "--data")
+
+
+@pytest.fixture
+def tokenizer(world):
+    return load_tokenizer(world.tokenizer)
+
+
+def test_texts_and_pairs_are_tokenised_as_bert_reads_them(tokenizer):
+    rows = datasets.Dataset.from_dict(
+        {"sentence1": ["reda redb", "goes"], "sentence2": ["bluea", "to to to"], "label": [1.5, 2]}
+    )
+    found = encode(rows, find_task("stsb"), tokenizer, 16)
+    tokens = [[tokenizer.id_to_token(i) for i in ids] for ids in found.input_ids]
+    assert tokens == [
+        ["[CLS]", "reda", "redb", "[SEP]", "bluea", "[SEP]"],
+        ["[CLS]", "goes", "[SEP]", "to", "to", "to", "[SEP]"],
+    ]
+    assert [list(types) for types in found.token_type_ids] == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 1]]
+    assert list(found.lengths) == [6, 7]
+    assert (found.labels.dtype, found.cut) == (np.float32, 0)
+
+
+def test_the_longer_part_is_cut_first_and_counted(tokenizer):
+    long = " ".join(["reda"] * 30)
+    rows = datasets.Dataset.from_dict(
+        {"sentence1": [long, "redb"], "sentence2": ["bluea blueb", "goes"], "label": [1.0, 2.0]}
+    )
+    found = encode(rows, find_task("stsb"), tokenizer, 12)
+    tokens = [tokenizer.id_to_token(i) for i in found.input_ids[0]]
+    assert tokens == ["[CLS]", *["reda"] * 7, "[SEP]", "bluea", "blueb", "[SEP]"]
+    assert found.cut == 1
+    assert tokenizer.truncation is None
+
+
+def test_a_batch_is_padded_and_its_empty_rows_weigh_nothing(tokenizer):
+    rows = datasets.Dataset.from_dict({"sentence": ["reda", "redb redc", "goes"], "label": [0, 1, 1]})
+    found = encode(rows, find_task("sst2"), tokenizer, 16).batch(np.array([1, 2]), 4, 8, pad_id=9)
+    cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
+    redb, redc, goes = (tokenizer.token_to_id(token) for token in ("redb", "redc", "goes"))
+    expected = [[cls, redb, redc, sep, 9, 9, 9, 9], [cls, goes, sep, 9, 9, 9, 9, 9], [9] * 8, [9] * 8]
+    np.testing.assert_array_equal(found["input_ids"], expected)
+    np.testing.assert_array_equal(found["attention_mask"].sum(1), [4, 3, 0, 0])
+    np.testing.assert_array_equal(found["labels"], [1, 1, 0, 0])
+    np.testing.assert_array_equal(found["weights"], [1, 1, 0, 0])
+
+
+REAL = {
+    "cola": (8551, 1043),
+    "sst2": (67349, 872),
+    "mrpc": (3668, 408),
+    "stsb": (5749, 1500),
+    "qqp": (25683, 7600),
+    "mnli": (16356, 9815, 9832),
+    "rte": (2490, 277),
+    "wnli": (635, 71),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_real_tasks_pass_every_check(glue_dir, name):
+    task = find_task(name)
+    found = [load_split(task, split, str(glue_dir)) for split in ("train", *task.dev)]
+    assert tuple(map(len, found)) == REAL[name]
+    for rows in found:
+        check(rows, task, name)
+
+
+def test_a_real_task_that_is_not_there_is_one_line(glue_dir):
+    refused(lambda: load_split(find_task("qnli"), "train", str(glue_dir)), "qnli/train.parquet: no such file", "--data")

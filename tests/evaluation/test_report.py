@@ -1,0 +1,76 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from distilbert_jax.data.files import write_json
+from distilbert_jax.evaluation.mlm import evaluate_mlm
+from distilbert_jax.evaluation.report import curves, report
+from distilbert_jax.training.logging import read_metrics
+from tests.runs import refused
+
+
+@pytest.fixture(scope="module")
+def pair(finished, distilled, tmp_path_factory):
+    """Directories of two runs; the second has task scores of three seeds."""
+    path = tmp_path_factory.mktemp("report")
+    for name, config in (("first", finished), ("second", distilled)):
+        shutil.copytree(config.run.directory, path / name, ignore=shutil.ignore_patterns("checkpoints"))
+    for seed, score in enumerate((70.0, 90.0, 80.0)):
+        found = {"task": "demo-topic", "seed": seed, "score": score, "train_rows": 9, "dev_rows": {"validation": 3}}
+        directory = path / f"second/glue/demo-topic-{seed}"
+        directory.mkdir(parents=True)
+        write_json(directory / "results.json", {**found, "scores": {"validation": {"accuracy": score, "score": score}}})
+    return path
+
+
+def test_a_report_is_a_table_a_file_and_a_plot(pair, world, tmp_path, capsys):
+    runs = [str(pair / "first"), str(pair / "second")]
+    report(runs, str(tmp_path / "out"), heldout=world.heldout, teacher=str(pair / "first"), length=32)
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert list(found) == ["first", "second"]
+    for name, row in found.items():
+        assert set(row) == {
+            "layers", "parameters", "steps", "train_seconds", "mlm_loss", "mlm_accuracy", "perplexity", "kl_to_teacher",
+            "heldout_tokens", "tokens_per_second", "tasks",
+        }  # fmt: skip
+        assert (row["layers"], row["steps"]) == (1, 30)
+        entries = [entry for entry in read_metrics(pair / name / "metrics.jsonl") if entry["kind"] == "train"]
+        assert row["train_seconds"] == pytest.approx(sum(entry["seconds"] for entry in entries), abs=0.051)
+        assert row["tokens_per_second"] > 0
+    direct = evaluate_mlm(str(pair / "second/model"), world.heldout, teacher=str(pair / "first/model"), length=32)
+    assert found["second"]["mlm_loss"] == pytest.approx(direct["mlm_loss"])
+    assert found["second"]["kl_to_teacher"] == pytest.approx(direct["kl_to_teacher"])
+    assert direct["kl_to_teacher"] > 0.01
+    assert abs(found["first"]["kl_to_teacher"]) < 1e-6
+    assert (found["first"]["tasks"], found["second"]["tasks"]) == ({}, {"demo-topic": 80.0})
+    assert (tmp_path / "out/curves.png").read_bytes().startswith(b"\x89PNG")
+    shown = capsys.readouterr().out
+    assert "…" not in shown, "figures are cut"
+    for word in ("first", "second", "80.0", f"{tmp_path}/out/results.json"):
+        assert word in shown.replace("\n", "")
+
+
+def test_without_held_out_text_a_report_shows_the_rest(pair, tmp_path):
+    found = report([str(pair / "second")], str(tmp_path), length=32)["second"]
+    assert found["kl_to_teacher"] is None
+    assert "mlm_loss" not in found
+    assert (tmp_path / "results.json").is_file()
+
+
+def test_curves_need_no_held_out_loss(pair, tmp_path):
+    curves([pair / "second", tmp_path], tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_refused_in_one_line_before_anything_is_measured(pair, tmp_path):
+    shutil.copytree(pair / "first", tmp_path / "first")
+    (tmp_path / "unfinished").mkdir()
+    out = str(tmp_path / "out")
+    refused(lambda: report([], out), "no run given")
+    message = refused(lambda: report([str(pair / "first"), str(tmp_path / "unfinished")], out), "model.safetensors")
+    assert message.startswith(f"{tmp_path / 'unfinished'}: has no model")
+    refused(lambda: report([str(pair / "first"), str(tmp_path / "first")], out), "the same name")
+    assert not Path(out).exists()
