@@ -31,6 +31,6 @@ def get_config() -> PretrainConfig:
         data=DataConfig(corpus="runs/demo/corpus", heldout="runs/demo/heldout", length=64, batch_size=16),
         masking=MaskingConfig(weighting="uniform"),
         optimizer=OptimizerConfig(learning_rate=2e-3),
-        steps=1300,
-        run=RunConfig(directory="runs/demo/teacher", log_every=100, eval_every=325, save_every=325),
+        steps=1500,
+        run=RunConfig(directory="runs/demo/teacher", log_every=100, eval_every=500, save_every=500),
     )
