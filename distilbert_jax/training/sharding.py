@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from distilbert_jax.config import MeshConfig
 from distilbert_jax.errors import InputError
+from distilbert_jax.models.params import Params
 
 ROWS = ("data", "fsdp")  # the axes that a batch is cut along
 # First match wins. A kernel is [in, out]: what enters a layer is cut along `out` on the tensor axis, what leaves it along `in`.
@@ -63,6 +64,19 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, partition)
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def gather(params: Params, mesh: Mesh) -> Params:
+    """`params` as a jitted step computes with them: whole along fsdp, still cut along tensor.
+
+    Said once for each step, because the compiler, left alone, cuts the activations along fsdp as the kernels are cut, and then
+    gathers them over all rows instead of the kernels.
+    """
+    whole = lambda name: P(*(None if axis == "fsdp" else axis for axis in spec(name)))
+    return {
+        name: jax.lax.with_sharding_constraint(value, NamedSharding(mesh, whole(name)))
+        for name, value in params.items()
+    }
 
 
 def check_heads(num_heads: int, mesh: Mesh) -> None:

@@ -12,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from distilbert_jax.models.params import Params
 from distilbert_jax.training.objectives import Batch, Metrics, Objective
-from distilbert_jax.training.sharding import batch_sharding, shardings
+from distilbert_jax.training.sharding import batch_sharding, gather, shardings
 
 
 @jax.tree_util.register_dataclass
@@ -83,7 +83,7 @@ def make_train_step(
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         rngs = row_keys(jax.random.wrap_key_data(state.key), state.step, len(batch["input_ids"]))
-        grads, metrics = gradients(objective, state.params, frozen, batch, rngs, accumulate)
+        grads, metrics = gradients(objective, gather(state.params, mesh), gather(frozen, mesh), batch, rngs, accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, state.key, params, opt_state), {

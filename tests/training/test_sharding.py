@@ -81,6 +81,17 @@ def test_moments_of_the_optimiser_lie_where_their_parameters_do(tiny_bert):
     assert state.step.sharding.is_fully_replicated
 
 
+def test_gathered_parameters_are_whole_along_fsdp_and_cut_along_tensor(tiny_bert):
+    params = split(build(BertForMaskedLM, _with_vocabulary(tiny_bert, 96)))[1]
+    mesh = mesh_of(2, 2, 2)
+    placed = jax.device_put(params, sharding.shardings(params, mesh))
+    gathered = jax.jit(lambda tree: sharding.gather(tree, mesh))(placed)
+    for name, value in gathered.items():
+        np.testing.assert_array_equal(value, params[name])
+        cut = 2 if "tensor" in sharding.spec(name) else 1
+        assert value.addressable_shards[0].data.size * cut == value.size, name
+
+
 def _is_adam(part):
     return hasattr(part, "mu")
 

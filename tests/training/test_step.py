@@ -26,14 +26,14 @@ from tests.models.common import build
 from tests.training.batches import MASK, QUICK_COMPILE, SPECIAL, random_batch
 from tests.training.test_sharding import mesh_of
 
-ROWS, LENGTH, VOCAB = 16, 16, 96
+ROWS, LENGTH, VOCAB = 16, 14, 96
 SIZES = {
     "vocab_size": VOCAB,
     "hidden_size": 16,
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
     "intermediate_size": 32,
-    "max_position_embeddings": LENGTH,
+    "max_position_embeddings": 20,  # no parameter has the shape of an activation
 }
 
 
@@ -104,6 +104,10 @@ def assert_same_gradients(found, expected):
             assert difference <= 1e-5 * max(np.linalg.norm(expected[name]), 1e-6 * total), name
 
 
+def named(shape):
+    return "{}-{}-{}-accumulate-{}".format(*shape)
+
+
 QUICK = [(8, 1, 1, 2), (2, 2, 2, 2)]
 SLOW = [(1, 1, 1, 2), (1, 1, 1, 4), (2, 1, 1, 1), (4, 1, 1, 4), (8, 1, 1, 1)]
 SLOW += [(1, 2, 1, 1), (1, 4, 1, 2), (1, 8, 1, 1), (1, 1, 2, 1), (1, 1, 4, 2)]
@@ -111,7 +115,7 @@ SLOW += [(4, 2, 1, 2), (2, 1, 2, 1), (2, 1, 4, 2), (1, 2, 2, 1), (1, 2, 4, 2), (
 SHAPES = [*QUICK, *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: "{}-{}-{}-accumulate-{}".format(*shape))
+@pytest.mark.parametrize("shape", SHAPES, ids=named)
 def test_gradients_and_loss_do_not_depend_on_mesh_or_micro_batches(shape):
     (expected, metrics, _), _ = two_steps(1, 1, 1, 1)
     (found, found_metrics, _), _ = two_steps(*shape)
@@ -156,7 +160,7 @@ def test_gradients_and_loss_do_not_depend_on_the_number_of_processes(count, tmp_
         assert_same_gradients(found, expected)
 
 
-@pytest.mark.parametrize("shape", QUICK, ids=lambda shape: "{}-{}-{}-accumulate-{}".format(*shape))
+@pytest.mark.parametrize("shape", QUICK, ids=named)
 def test_two_steps_on_a_mesh_equal_two_on_one_device(shape):
     start = jax.tree.map(np.float64, jax.device_get(setting(1, 1, 1, 1).state().params))
     for (_, metrics, params), (_, found_metrics, found) in zip(two_steps(1, 1, 1, 1), two_steps(*shape), strict=True):
@@ -195,19 +199,22 @@ def test_a_step_consumes_its_state_and_nothing_else():
     assert taken.step == 1
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_data_parallel_steps_exchange_gradients_and_no_activations(accumulate):
-    _, step, state, _, _ = setting(8, 1, 1, accumulate)
+ROWS_CUT = [(8, 1, 1, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in [(8, 1, 1, 1), (1, 8, 1, 1)])]
+
+
+@pytest.mark.parametrize("shape", ROWS_CUT, ids=named)
+def test_devices_exchange_parameters_and_gradients_and_no_activations(shape):
+    _, step, state, frozen, _ = setting(*shape)
     text = step.as_text()
     calls = re.findall(r"= (.*?) (all-[a-z]+|collective-[a-z]+|reduce-scatter)[a-z-]*\(", text)
-    assert {kind for _, kind in calls} == {"all-reduce"}
+    assert {kind for _, kind in calls} == ({"all-reduce"} if shape[1] == 1 else {"all-reduce", "all-gather"})
     shapes = {tuple(map(int, dims.split(","))) for result, _ in calls for dims in re.findall(r"\w\[([\d,]+)\]", result)}
-    assert shapes <= {value.shape for value in state().params.values()}
+    assert shapes <= {value.shape for value in (*state().params.values(), *frozen.values())}
 
 
-@pytest.mark.parametrize("accumulate", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_each_device_does_its_share_of_the_work_and_no_more(accumulate):
-    # Eight devices with two rows each do what one device does with two rows; the optimiser is small beside it.
-    flops = setting(8, 1, 1, accumulate).step.cost_analysis()["flops"]
-    alone = setting(1, 1, 1, accumulate, ROWS // 8).step.cost_analysis()["flops"]
-    np.testing.assert_allclose(flops, alone, rtol=0.05)
+@pytest.mark.parametrize("shape", ROWS_CUT, ids=named)
+def test_each_device_does_its_share_of_the_work_and_no_more(shape):
+    # Eight devices with two rows each do what one device does with two rows, but for the optimiser, which is small beside it.
+    flops = setting(*shape).step.cost_analysis()["flops"]
+    alone = setting(1, 1, 1, shape[-1], ROWS // 8).step.cost_analysis()["flops"]
+    np.testing.assert_allclose(flops, alone, rtol=0.1)
