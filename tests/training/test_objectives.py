@@ -170,6 +170,16 @@ def test_triple_loss_is_the_weighted_sum_of_its_terms_at_their_tokens(ce_tokens)
     np.testing.assert_allclose(loss, total, rtol=1e-5)
 
 
+def test_masked_lm_is_the_mean_over_the_drawn_tokens():
+    expected = 0.0
+    for (logits, *_), (_, positions, labels) in zip(outputs_alone(), SEQUENCES, strict=True):
+        expected += reference_cross_entropy(logits[positions], labels, np.ones(len(labels))) / DRAWN
+    found = [share("masked_lm", row, 16)[0] for row in ([0, 1], [2, 3])]
+    loss, parts = jax.tree.map(lambda *values: sum(values), *found)
+    assert parts == {"loss_mlm": loss}
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_no_gradient_reaches_the_teacher(name):
     assert norm(share(name, [0, 1], 16)[2]) == 0.0
