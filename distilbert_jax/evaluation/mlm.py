@@ -4,6 +4,7 @@ Uniform 15 %, 80/10/10, the mask of each packed row drawn from the row's index: 
 whatever mesh, is asked the same questions.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from distilbert_jax.config import MaskingConfig, MeshConfig, PretrainConfig
 from distilbert_jax.data.corpus import Corpus
 from distilbert_jax.data.masking import corrupt, log_weights
 from distilbert_jax.data.packing import PackedRows
+from distilbert_jax.data.progress import progress
 from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.hub import read_config
@@ -40,15 +42,17 @@ def mlm_evaluation(
     *,
     teacher: tuple[nnx.GraphDef, Params] | None = None,
     max_rows: int | None = None,
+    show_progress: bool = False,
 ) -> Evaluate:
     """A function of parameters: `mlm_loss` (nats a drawn token), `mlm_accuracy`, `perplexity`, `tokens` (how many were drawn)
     and, with a teacher, `kl_to_teacher`, the mean of KL(teacher ‖ model) over the drawn tokens in nats, at temperature 1.
 
     Args:
         graphdef: of a `MaskedLM`.
-        max_rows: take the first so many rows only.
+        max_rows: take so many rows only, evenly spaced: the first of each shard are the long sequences, alone in their rows.
     """
     number = min(len(rows), max_rows or len(rows))
+    chosen = np.arange(number) * len(rows) // number
     spread = mesh.shape["data"] * mesh.shape["fsdp"]
     batch_size = -(-min(batch_size, number) // spread) * spread
     weights = log_weights(rows.corpus.token_counts, tuple(vars(specials).values()), MASKING)
@@ -84,18 +88,22 @@ def mlm_evaluation(
 
     def evaluate(params: Params) -> dict[str, float]:
         totals: dict[str, float] = {}
-        for start in range(0, number, batch_size):
-            row = np.arange(start, start + batch_size)[local]
-            read = rows.read(np.minimum(row, number - 1)).astype(np.int32)
-            batch = {
-                "input_ids": read[:, 0],
-                "segment_ids": read[:, 1],
-                "position_ids": read[:, 2],
-                "row": row.astype(np.int32),
-                "counts": (row < number).astype(np.float32),  # 0 for rows that fill up the last batch
-            }
-            for name, value in jax.device_get(jitted(params, frozen, sharding.place(batch, batch_size, mesh))).items():
-                totals[name] = totals.get(name, 0.0) + float(value)
+        with progress("evaluating", number) if show_progress else contextlib.nullcontext(lambda rows: None) as done:
+            for start in range(0, number, batch_size):
+                place = np.arange(start, start + batch_size)[local]
+                row = chosen[np.minimum(place, number - 1)]
+                read = rows.read(row).astype(np.int32)
+                batch = {
+                    "input_ids": read[:, 0],
+                    "segment_ids": read[:, 1],
+                    "position_ids": read[:, 2],
+                    "row": row.astype(np.int32),
+                    "counts": (place < number).astype(np.float32),  # 0 for rows that fill up the last batch
+                }
+                sharded = sharding.place(batch, batch_size, mesh)
+                for name, value in jax.device_get(jitted(params, frozen, sharded)).items():
+                    totals[name] = totals.get(name, 0.0) + float(value)
+                done(start + batch_size)
         tokens = totals.pop("tokens")
         means = {name: value / max(tokens, 1.0) for name, value in totals.items()}
         return {**means, "perplexity": math.exp(min(means["mlm_loss"], 700.0)), "tokens": tokens}
@@ -104,7 +112,7 @@ def mlm_evaluation(
 
 
 def heldout(config: PretrainConfig, graphdef: nnx.GraphDef, mesh: Mesh) -> Evaluate:
-    """The evaluation that a pre-training run makes of itself: the first 512 rows of `data.heldout`.
+    """The evaluation that a pre-training run makes of itself: 512 rows of `data.heldout`, evenly spaced.
 
     Raises:
         InputError: the held-out corpus was made with another tokenizer than `data.corpus`.
@@ -143,6 +151,6 @@ def evaluate_mlm(
     guide = split(load_teacher(teacher, tokenizer, "--teacher", jnp.dtype(dtype))) if teacher else None
     graphdef, params = split(loaded)
     evaluate: Callable[[Params], dict[str, float]] = mlm_evaluation(
-        graphdef, rows, rows.corpus.specials, batch_size, mesh, teacher=guide, max_rows=max_rows
+        graphdef, rows, rows.corpus.specials, batch_size, mesh, teacher=guide, max_rows=max_rows, show_progress=True
     )
     return evaluate(params)
