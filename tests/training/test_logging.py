@@ -71,6 +71,8 @@ def test_tensorboard_shows_every_so_many_steps_and_every_evaluation_once(tmp_pat
     expected += [(8, "train/loss", 1 / 8), (9, "eval/mlm_loss", 2 / 9)]
     for found, wanted in zip(runs.events(tmp_path), expected, strict=True):
         assert found == (*wanted[:2], pytest.approx(wanted[2]))
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    file.rename(file.with_name("events.out.tfevents.1.earlier"))
     write(tmp_path, 6, 9, start=5, every=4)
     assert [event[:2] for event in runs.events(tmp_path)] == [event[:2] for event in expected]
 
