@@ -6,6 +6,7 @@ accumulates *and returns* float32; everything between matmuls is float32. With c
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -25,8 +26,25 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 def _contract(spec: str, a: Array, b: Array, dtype: DTypeLike) -> Array:
     if jnp.dtype(dtype) == jnp.float32:  # also for the name "float32", which alone is not equal to it
-        return jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST)
+        return _contract_float32(spec, a, b)
     return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+
+
+def _contract_float32(spec: str, a: Array, b: Array) -> Array:
+    """With the rows of [B, T, ...] as one axis: within a float32 matmul XLA:CPU transposes one axis for free, two by a slow copy.
+    (Its bfloat16 matmuls are the other way round.)"""
+    left, right, result = parts = spec.replace("->", ",").split(",")
+    size = dict(zip(left + right, a.shape + b.shape, strict=True))
+    for pair in map("".join, itertools.pairwise(left)):
+        if all(pair in part or not set(pair) & set(part) for part in parts):
+            a, b = (
+                jax.lax.collapse(x, part.index(pair), part.index(pair) + 2) if pair in part else x
+                for x, part in ((a, left), (b, right))
+            )
+            spec = spec.replace(pair, pair[0])
+            break
+    out = jnp.einsum(spec, a, b, precision=jax.lax.Precision.HIGHEST)
+    return out.reshape([size[index] for index in result])
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
@@ -49,7 +67,15 @@ def _einsum_backward(spec: str, dtype: DTypeLike, saved: tuple[Array, Array], g:
     operands, result = spec.split("->")
     left, right = operands.split(",")
     grad_a = _contract(f"{result},{right}->{left}", g, b, dtype)
-    grad_b = _contract(f"{left},{result}->{right}", a, g, dtype)
+    # Either operand may come first here, and gets transposed: the one with the shorter axis. XLA:CPU knows batched bfloat16
+    # matmuls only in the order of their result.
+    own = [index for index in right if index not in left or index not in result]
+    batched = len(own) < len(right)
+    first = own[0] if batched else min(own, key=lambda index: b.shape[right.index(index)])
+    if first in left:
+        grad_b = _contract(f"{left},{result}->{right}", a, g, dtype)
+    else:
+        grad_b = _contract(f"{result},{left}->{right}", g, a, dtype)
     return grad_a.astype(a.dtype), grad_b.astype(b.dtype)
 
 
