@@ -172,8 +172,10 @@ def test_an_interrupted_run_keeps_its_shards_and_the_next_makes_the_rest(
     monkeypatch.undo()
     with pytest.raises(InputError, match="unfinished corpus"):
         Corpus.open(tmp_path / "out")
+    kept = len(list((tmp_path / "out/shards").glob("*.json")))  # with two processes, when the second one ends is chance
+    assert 1 <= kept < len(whole)
     resumed = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=processes)
-    assert len(whole) - 2 == resumed.shards_made
+    assert resumed.shards_made == len(whole) - kept
     assert files_of(tmp_path / "out") == files_of(tmp_path / "whole")
     assert resumed.manifest == whole.manifest
 
