@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from distilbert_jax import runtime
 from distilbert_jax.cli import load_config, parse
 from distilbert_jax.config import Dtype, FinetuneConfig
 from distilbert_jax.errors import InputError, one_line_errors
@@ -170,7 +171,9 @@ def main(args: list[str]) -> None:
     default = None
     if name == "glue" and rest and rest[0].endswith(".py"):
         default = GlueCommand(load_config(rest.pop(0), FinetuneConfig))
-    parse(COMMANDS[name], rest, prog=f"evaluate.py {name}", default=default).run()
+    command = parse(COMMANDS[name], rest, prog=f"evaluate.py {name}", default=default)
+    runtime.keep_freed_memory()
+    command.run()
 
 
 if __name__ == "__main__":

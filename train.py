@@ -1,8 +1,8 @@
 """Train from a config file: `python train.py CONFIG.py [--field.sub value …]`, `--help` after the file lists its fields."""
 
-import os
 import sys
 
+from distilbert_jax import runtime
 from distilbert_jax.cli import load_config, parse
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import one_line_errors
@@ -17,8 +17,9 @@ def main(args: list[str]) -> None:
     default = load_config(path, PretrainConfig, FinetuneConfig)
     config = parse(type(default), overrides, prog=f"train.py {path}", default=default)
 
-    if config.run.deterministic:  # read once, when JAX starts its backend
-        os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    runtime.keep_freed_memory()
+    if config.run.deterministic:
+        runtime.deterministic_gpu()
 
     # Imported here: --help and a mistake in the config need not wait for JAX.
     if isinstance(config, PretrainConfig):

@@ -1,0 +1,63 @@
+"""What a process asks of its machine."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+FAULTS = """
+import ctypes, resource, threading
+from distilbert_jax.runtime import keep_freed_memory
+
+made = {called} and keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+
+def step():
+    for _ in range(20):
+        buffer = libc.malloc(100 << 20)
+        ctypes.memset(buffer, 1, 100 << 20)
+        libc.free(buffer)
+
+def faults(run):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    run()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def in_thread():
+    thread = threading.Thread(target=step)
+    thread.start()
+    thread.join()
+
+print(int(made), faults(step), faults(in_thread))
+"""
+ONCE = (100 << 20) // os.sysconf("SC_PAGE_SIZE")  # page faults of touching the buffer for the first time
+
+
+def measure(called, **environment):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    script = FAULTS.format(called=called)
+    run = subprocess.run([sys.executable, "-c", script], env=kept | environment, capture_output=True, text=True, check=True)
+    return tuple(map(int, run.stdout.split()))
+
+
+def glibc():
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION").startswith("glibc")
+    except (AttributeError, ValueError):
+        return False
+
+
+@pytest.mark.skipif(not glibc(), reason="the setting is glibc's")
+def test_memory_that_a_step_freed_is_there_for_the_next():
+    made, main, thread = measure(called=True)
+    assert made
+    assert main < 1.5 * ONCE  # 20 steps, one first touch
+    assert thread < 1.5 * ONCE
+    assert min(measure(called=False)[1:]) > 15 * ONCE  # huge pages, where the system gives them, would make this test pointless
+
+
+def test_a_users_own_malloc_settings_stay():
+    assert measure(called=True, MALLOC_ARENA_MAX="4")[0] == 0
