@@ -15,9 +15,9 @@ What to know before quoting a number
   weights) a short trial keeps the fastest, named in the table. It does not get ipex, ONNX or packed weights.
 - bfloat16 is not the same arithmetic on both sides: PyTorch rounds every activation to bfloat16, this project only the
   operands of matmuls (which keeps twice the bytes in memory). Weights are bfloat16 before inference on both sides.
-- Both live in one process and have the allocator's setting that train.py makes (`runtime.keep_freed_memory`): on an idle machine it
-  took a third off this project's float32 distillation step and an eighth off PyTorch's. Each call of a round is preceded by an untimed one where calls are short, so that the threads of the
-  other side are asleep.
+- Both live in one process: each call of a round is preceded by an untimed one where calls are short, so that the threads of the
+  other side are asleep. Both have the allocator's setting that train.py makes (`runtime.keep_freed_memory`): on an idle machine it
+  took a third off this project's float32 distillation step and an eighth off PyTorch's.
 - Full rows: with padding, packing would favour this project; that is not shown here.
 - A shared machine moves medians by some per cent from run to run; trust ratios, and look at their min – max. Other work on the
   same cores slows PyTorch's threads, which wait for the slowest of them at each operation, more than JAX's: ratios from a

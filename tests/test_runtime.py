@@ -39,7 +39,9 @@ ONCE = (100 << 20) // os.sysconf("SC_PAGE_SIZE")  # page faults of touching the 
 def measure(called, **environment):
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
     script = FAULTS.format(called=called)
-    run = subprocess.run([sys.executable, "-c", script], env=kept | environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", script], env=kept | environment, capture_output=True, text=True, check=True
+    )
     return tuple(map(int, run.stdout.split()))
 
 
@@ -56,7 +58,9 @@ def test_memory_that_a_step_freed_is_there_for_the_next():
     assert made
     assert main < 1.5 * ONCE  # 20 steps, one first touch
     assert thread < 1.5 * ONCE
-    assert min(measure(called=False)[1:]) > 15 * ONCE  # huge pages, where the system gives them, would make this test pointless
+    assert (
+        min(measure(called=False)[1:]) > 15 * ONCE
+    )  # huge pages, where the system gives them, would make this test pointless
 
 
 def test_a_users_own_malloc_settings_stay():
