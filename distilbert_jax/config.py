@@ -58,6 +58,7 @@ class ModelConfig:
     hidden_dropout: float = 0.1  # after the embeddings and the feed-forward; BERT: also after the attention output
     attention_dropout: float = 0.1  # on attention probabilities
     classifier_dropout: float = 0.1
+    qa_dropout: float = 0.0  # before the question-answering head; BERT has none there
     pad_token_id: int = 0
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # of a classifier, in the order of their ids
 
@@ -65,7 +66,7 @@ class ModelConfig:
         _require_choices(self)
         _require_positive(self, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
         _require_positive(self, "intermediate_size", "max_position_embeddings", "layer_norm_eps", "initializer_range")
-        _require_share(self, "hidden_dropout", "attention_dropout", "classifier_dropout")
+        _require_share(self, "hidden_dropout", "attention_dropout", "classifier_dropout", "qa_dropout")
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             self,
@@ -78,6 +79,7 @@ class ModelConfig:
             _require(self.type_vocab_size == 0, self, "type_vocab_size", "DistilBERT has no token types; expected 0")
             _require(self.layer_norm_eps == 1e-12, self, "layer_norm_eps", "DistilBERT's is fixed at 1e-12")
         else:
+            _require(self.qa_dropout == 0.0, self, "qa_dropout", "BERT has no dropout there; expected 0")
             _require(self.type_vocab_size > 0, self, "type_vocab_size", "BERT has token types; expected 1 or more")
 
     @classmethod
@@ -88,8 +90,8 @@ class ModelConfig:
     @classmethod
     def distilbert_base(cls, **changes: Any) -> "ModelConfig":
         """DistilBERT-base uncased: 66,362,880 parameters without a head."""
-        sizes = {"model_type": "distilbert", "num_hidden_layers": 6, "type_vocab_size": 0, "classifier_dropout": 0.2}
-        return cls(**{**sizes, **changes})
+        own = {"model_type": "distilbert", "num_hidden_layers": 6, "type_vocab_size": 0}
+        return cls(**{**own, "classifier_dropout": 0.2, "qa_dropout": 0.1, **changes})
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,9 @@ from distilbert_jax.config import (
 )
 from distilbert_jax.errors import InputError
 
-MODEL = ModelConfig("distilbert", 99, 32, 3, 4, 48, 40, 0, "relu", 1e-12, 0.03, 0.2, 0.3, 0.4, 7, ("no", "yes", "ähm"))
+MODEL = ModelConfig(
+    "distilbert", 99, 32, 3, 4, 48, 40, 0, "relu", 1e-12, 0.03, 0.2, 0.3, 0.4, 0.5, 7, ("no", "yes", "ähm")
+)
 DATA = DataConfig("corpus", "heldout", "document", 16, 24)
 MASKING = MaskingConfig(0.2, 0.7, 0.2, True, "uniform", 0.5)
 LOSS = LossConfig(1.0, 3.0, 2.0, 0.5, 4.0, "masked")

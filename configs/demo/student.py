@@ -7,7 +7,7 @@ import dataclasses
 
 from configs.demo.teacher import get_config as teacher
 from distilbert_jax.config import InitConfig, OptimizerConfig, PretrainConfig, RunConfig
-from distilbert_jax.models.distilbert import student_config
+from distilbert_jax.models.student import student_config
 
 STEPS = 600
 

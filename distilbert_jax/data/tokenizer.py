@@ -15,6 +15,7 @@ from distilbert_jax.cli import call
 from distilbert_jax.data.files import atomic_file, read_json, write_json
 from distilbert_jax.data.progress import progress
 from distilbert_jax.data.text import TextSources
+from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError, one_line_errors
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
@@ -115,23 +116,22 @@ def _bert_tokenizer(vocabulary: dict[str, int], normalizer: normalizers.Normaliz
     return tokenizer
 
 
-def load_tokenizer(path: str | os.PathLike) -> Tokenizer:
-    """Load a tokenizer from a `tokenizer.json`, or from a directory that has one or else BERT's `vocab.txt`.
+def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
+    """Load a tokenizer from a `tokenizer.json`, or from a directory or hub id that has one or else BERT's `vocab.txt`.
 
     Truncation and padding are switched off: some published files have them on, and would cut every line of a corpus.
 
     Raises:
         InputError: nothing to load is there, or it cannot be read as a tokenizer.
     """
-    path = Path(path)
-    file = path / "tokenizer.json" if path.is_dir() else path
-    if path.is_dir() and not file.is_file() and (path / "vocab.txt").is_file():
-        tokenizer = _load_vocabulary(path)
+    file = Path(path)
+    if not file.is_file():
+        directory = locate(path, revision)
+        file = directory / "tokenizer.json"
+    if not file.is_file() and (directory / "vocab.txt").is_file():
+        tokenizer = _load_vocabulary(directory)
     elif not file.is_file():
-        wanted = (
-            "tokenizer.json or vocab.txt in this directory" if path.is_dir() else "such directory or tokenizer.json"
-        )
-        raise InputError(f"{path}: no {wanted}")
+        raise InputError(f"{path}: no tokenizer.json or vocab.txt in this directory")
     else:
         try:
             tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))

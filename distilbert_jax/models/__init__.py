@@ -1,19 +1,57 @@
 """BERT and DistilBERT as Flax NNX modules, and their way to and from Hugging Face directories."""
 
-from distilbert_jax.models.bert import BertForMaskedLM, BertForSequenceClassification
+from distilbert_jax.models.bert import (
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertModel,
+)
 from distilbert_jax.models.distilbert import (
     DistilBertForMaskedLM,
+    DistilBertForMultipleChoice,
+    DistilBertForQuestionAnswering,
     DistilBertForSequenceClassification,
-    student_from_teacher,
+    DistilBertForTokenClassification,
+    DistilBertModel,
 )
-from distilbert_jax.models.heads import MaskedLM, SequenceClassification
+from distilbert_jax.models.heads import (
+    EncoderModel,
+    MaskedLM,
+    MultipleChoice,
+    NextSentencePrediction,
+    PreTraining,
+    QuestionAnswering,
+    SequenceClassification,
+    TokenClassification,
+)
+from distilbert_jax.models.student import student_from_teacher
 
 __all__ = [
     "BertForMaskedLM",
+    "BertForMultipleChoice",
+    "BertForNextSentencePrediction",
+    "BertForPreTraining",
+    "BertForQuestionAnswering",
     "BertForSequenceClassification",
+    "BertForTokenClassification",
+    "BertModel",
     "DistilBertForMaskedLM",
+    "DistilBertForMultipleChoice",
+    "DistilBertForQuestionAnswering",
     "DistilBertForSequenceClassification",
+    "DistilBertForTokenClassification",
+    "DistilBertModel",
+    "EncoderModel",
     "MaskedLM",
+    "MultipleChoice",
+    "NextSentencePrediction",
+    "PreTraining",
+    "QuestionAnswering",
     "SequenceClassification",
+    "TokenClassification",
     "student_from_teacher",
 ]

@@ -1,6 +1,15 @@
 """BERT: the shared encoder with token types, and the reference's names of its parameters."""
 
-from distilbert_jax.models.heads import MaskedLM, SequenceClassification
+from distilbert_jax.models.heads import (
+    EncoderModel,
+    MaskedLM,
+    MultipleChoice,
+    NextSentencePrediction,
+    PreTraining,
+    QuestionAnswering,
+    SequenceClassification,
+    TokenClassification,
+)
 
 NAMES = {
     "encoder.embeddings.word": "bert.embeddings.word_embeddings.weight",
@@ -20,7 +29,16 @@ NAMES = {
     "head.bias": "cls.predictions.bias",
     "pooler.dense": "bert.pooler.dense",
     "classifier": "classifier",
+    "qa_outputs": "qa_outputs",
+    "seq_relationship": "cls.seq_relationship",
 }
+
+
+class BertModel(EncoderModel):
+    """BERT with pooler, without a head."""
+
+    model_type = "bert"
+    names = NAMES
 
 
 class BertForMaskedLM(MaskedLM):
@@ -32,6 +50,41 @@ class BertForMaskedLM(MaskedLM):
 
 class BertForSequenceClassification(SequenceClassification):
     """BERT with pooler (tanh) and a classifier or, with one label, a regression on [CLS]."""
+
+    model_type = "bert"
+    names = NAMES
+
+
+class BertForTokenClassification(TokenClassification):
+    """BERT with a classifier on every token."""
+
+    model_type = "bert"
+    names = NAMES
+
+
+class BertForQuestionAnswering(QuestionAnswering):
+    """BERT with start and end of an answer; no dropout before them."""
+
+    model_type = "bert"
+    names = NAMES
+
+
+class BertForMultipleChoice(MultipleChoice):
+    """BERT with pooler and one score for each choice."""
+
+    model_type = "bert"
+    names = NAMES
+
+
+class BertForNextSentencePrediction(NextSentencePrediction):
+    """BERT with pooler and next-sentence prediction."""
+
+    model_type = "bert"
+    names = NAMES
+
+
+class BertForPreTraining(PreTraining):
+    """BERT with masked LM and next-sentence prediction."""
 
     model_type = "bert"
     names = NAMES

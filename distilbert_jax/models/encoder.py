@@ -94,7 +94,7 @@ class Encoder(nnx.Module):
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> EncoderOutput:
-        """Encode `input_ids` int32 [B, T]; NumPy arrays and lists of lists do as well.
+        """Encode `input_ids` int32 [B, T]; NumPy arrays and lists of lists do as well, and one list is one row.
 
         Args:
             attention_mask: [B, T], 1 = a token, 0 = padding; None: all are tokens.
@@ -106,8 +106,9 @@ class Encoder(nnx.Module):
         Raises:
             InputError: T is beyond the position table and no `position_ids` are given.
         """
-        input_ids, attention_mask, token_type_ids = (
-            None if value is None else jnp.asarray(value) for value in (input_ids, attention_mask, token_type_ids)
+        input_ids, attention_mask, token_type_ids, position_ids, segment_ids = (
+            None if value is None else jnp.atleast_2d(jnp.asarray(value))
+            for value in (input_ids, attention_mask, token_type_ids, position_ids, segment_ids)
         )
         bias = attention_bias(attention_mask, segment_ids)
         x = self.embeddings(input_ids, position_ids, token_type_ids, fold_rows(rngs, 0))

@@ -1,4 +1,8 @@
-"""Heads on the shared encoder: masked language modelling and sequence classification."""
+"""The heads on the shared encoder. A family's classes (`bert`, `distilbert`) give them its names of parameters.
+
+The classes here choose the family by a directory's `model_type`: `MaskedLM.from_pretrained(…)` returns a `BertForMaskedLM` or a
+`DistilBertForMaskedLM`.
+"""
 
 import dataclasses
 from typing import Any
@@ -9,7 +13,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.models.encoder import Encoder
+from distilbert_jax.errors import InputError
+from distilbert_jax.models.encoder import Encoder, EncoderOutput
 from distilbert_jax.models.hub import PretrainedModel
 from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, einsum, fold_rows, layer_norm
 
@@ -17,14 +22,38 @@ HEAD_SITE = 10_000  # row keys of a head never meet those of a layer
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class ModelOutput:
-    """logits float32: [B, T, V] of a masked LM, [B, labels] of a classifier; the rest as in `EncoderOutput`."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PooledOutput(EncoderOutput):
+    """pooler_output float32 [B, D] (BERT's pooler; else None); the rest as in `EncoderOutput`."""
+
+    pooler_output: Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOutput(EncoderOutput):
+    """logits float32: [B, T, V] of a masked LM, [B, labels] of a classifier, [B, T, labels] of a token classifier,
+    [B, choices] of a multiple choice, [B, 2] (0: the second text follows the first) of next-sentence prediction."""
 
     logits: Array
-    last_hidden_state: Array
-    hidden_states: tuple[Array, ...] | None = None
-    attentions: tuple[Array, ...] | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QuestionAnsweringOutput(EncoderOutput):
+    """start_logits and end_logits float32 [B, T]."""
+
+    start_logits: Array
+    end_logits: Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PreTrainingOutput(EncoderOutput):
+    """prediction_logits float32 [B, T, V] (masked LM) and seq_relationship_logits [B, 2] (next sentence)."""
+
+    prediction_logits: Array
+    seq_relationship_logits: Array
 
 
 class MLMHead(nnx.Module):
@@ -32,7 +61,7 @@ class MLMHead(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         D = config.hidden_size
-        self.transform = Linear(D, D, std=config.initializer_range, dtype=dtype, rngs=rngs)
+        self.transform = _linear(config, D, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros((config.vocab_size,)))
         self.activation = config.hidden_act
@@ -48,8 +77,7 @@ class Pooler(nnx.Module):
     """Linear and activation on the first token: BERT's pooler (tanh), DistilBERT's pre-classifier (ReLU)."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        D = config.hidden_size
-        self.dense = Linear(D, D, std=config.initializer_range, dtype=dtype, rngs=rngs)
+        self.dense = _linear(config, config.hidden_size, dtype=dtype, rngs=rngs)
         self.activation = jnp.tanh if config.model_type == "bert" else jax.nn.relu
 
     def __call__(self, hidden: Array) -> Array:
@@ -57,8 +85,37 @@ class Pooler(nnx.Module):
         return self.activation(self.dense(hidden[:, 0]))
 
 
+def _linear(config: ModelConfig, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Linear:
+    return Linear(config.hidden_size, features, std=config.initializer_range, dtype=dtype, rngs=rngs)
+
+
+def _with(encoded: EncoderOutput, kind: type, **more: Any) -> Any:
+    """What the encoder gave, and what a head made of it."""
+    return kind(**vars(encoded), **more)
+
+
+class EncoderModel(PretrainedModel):
+    """The encoder without a head; BERT's with its pooler, unless `add_pooling_layer=False`."""
+
+    bare = True
+
+    def __init__(
+        self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs, add_pooling_layer: bool = True
+    ):
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        if add_pooling_layer and config.model_type == "bert":
+            self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
+        self.config = config
+
+    def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> PooledOutput:
+        """Arguments as `Encoder.__call__`."""
+        encoded = self.encoder(input_ids, attention_mask, **inputs)
+        pooled = self.pooler(encoded.last_hidden_state) if hasattr(self, "pooler") else None
+        return _with(encoded, PooledOutput, pooler_output=pooled)
+
+
 class MaskedLM(PretrainedModel):
-    """Encoder with a masked-LM head. `BertForMaskedLM` and `DistilBertForMaskedLM` give it their names for parameters."""
+    """Encoder with a masked-LM head."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
@@ -72,9 +129,7 @@ class MaskedLM(PretrainedModel):
     def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, T, V]."""
         encoded = self.encoder(input_ids, attention_mask, **inputs)
-        return ModelOutput(
-            self.logits(encoded.last_hidden_state), encoded.last_hidden_state, encoded.hidden_states, encoded.attentions
-        )
+        return _with(encoded, ModelOutput, logits=self.logits(encoded.last_hidden_state))
 
 
 class SequenceClassification(PretrainedModel):
@@ -83,9 +138,7 @@ class SequenceClassification(PretrainedModel):
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
-        self.classifier = Linear(
-            config.hidden_size, len(config.labels), std=config.initializer_range, dtype=dtype, rngs=rngs
-        )
+        self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
         self.config = config
 
     def __call__(
@@ -93,9 +146,130 @@ class SequenceClassification(PretrainedModel):
     ) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, labels]."""
         encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
-        pooled = dropout(
-            self.pooler(encoded.last_hidden_state), self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE)
+        pooled = self.pooler(encoded.last_hidden_state)
+        pooled = dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE))
+        return _with(encoded, ModelOutput, logits=self.classifier(pooled))
+
+
+class TokenClassification(PretrainedModel):
+    """Encoder, dropout, a classifier on every token."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
+        # The reference's DistilBERT has its classifier dropout for sequences only.
+        self.dropout = config.classifier_dropout if config.model_type == "bert" else config.hidden_dropout
+        self.config = config
+
+    def __call__(
+        self, input_ids: Array, attention_mask: Array | None = None, *, rngs: Array | None = None, **inputs: Any
+    ) -> ModelOutput:
+        """Arguments as `Encoder.__call__`; logits [B, T, labels]."""
+        encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
+        hidden = dropout(encoded.last_hidden_state, self.dropout, fold_rows(rngs, HEAD_SITE))
+        return _with(encoded, ModelOutput, logits=self.classifier(hidden))
+
+
+class QuestionAnswering(PretrainedModel):
+    """Encoder, dropout (DistilBERT's alone), and for every token how well an answer would start and end there."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.qa_outputs = _linear(config, 2, dtype=dtype, rngs=rngs)
+        self.config = config
+
+    def __call__(
+        self, input_ids: Array, attention_mask: Array | None = None, *, rngs: Array | None = None, **inputs: Any
+    ) -> QuestionAnsweringOutput:
+        """Arguments as `Encoder.__call__`; start_logits and end_logits [B, T], padding included."""
+        encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
+        hidden = dropout(encoded.last_hidden_state, self.config.qa_dropout, fold_rows(rngs, HEAD_SITE))
+        logits = self.qa_outputs(hidden)
+        return _with(encoded, QuestionAnsweringOutput, start_logits=logits[..., 0], end_logits=logits[..., 1])
+
+
+class MultipleChoice(PretrainedModel):
+    """Encoder, pooler, dropout, one score for each choice."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
+        self.classifier = _linear(config, 1, dtype=dtype, rngs=rngs)
+        self.config = config
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        *,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        rngs: Array | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> ModelOutput:
+        """Arguments as `Encoder.__call__`, but [B, choices, T] each, `rngs` [B]; logits [B, choices].
+
+        Hidden states and attentions come for the B · choices rows, the choices of the first example first.
+
+        Raises:
+            InputError: `input_ids` has not three axes.
+        """
+        shape = jnp.shape(input_ids)
+        if len(shape) != 3:
+            raise InputError(f"input_ids has the shape {shape}: a multiple choice takes [rows, choices, tokens]")
+        rows = lambda x: None if x is None else jnp.asarray(x).reshape(-1, shape[2])
+        if rngs is not None:  # a key for each choice
+            rngs = jax.vmap(lambda key: jax.vmap(lambda choice: jax.random.fold_in(key, choice))(jnp.arange(shape[1])))(
+                rngs
+            )
+            rngs = rngs.reshape(-1)
+        encoded = self.encoder(
+            rows(input_ids),
+            rows(attention_mask),
+            token_type_ids=rows(token_type_ids),
+            position_ids=rows(position_ids),
+            rngs=rngs,
+            output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
         )
-        return ModelOutput(
-            self.classifier(pooled), encoded.last_hidden_state, encoded.hidden_states, encoded.attentions
+        pooled = self.pooler(encoded.last_hidden_state)
+        pooled = dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE))
+        return _with(encoded, ModelOutput, logits=self.classifier(pooled).reshape(shape[:2]))
+
+
+class NextSentencePrediction(PretrainedModel):
+    """BERT's encoder, pooler, and whether the second text follows the first."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
+        self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
+        self.config = config
+
+    def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> ModelOutput:
+        """Arguments as `Encoder.__call__`; logits [B, 2], 0: follows, 1: is a stranger."""
+        encoded = self.encoder(input_ids, attention_mask, **inputs)
+        return _with(encoded, ModelOutput, logits=self.seq_relationship(self.pooler(encoded.last_hidden_state)))
+
+
+class PreTraining(PretrainedModel):
+    """BERT as it was pre-trained: masked LM and next sentence from one pass."""
+
+    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.head = MLMHead(config, dtype=dtype, rngs=rngs)
+        self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
+        self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
+        self.config = config
+
+    def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> PreTrainingOutput:
+        """Arguments as `Encoder.__call__`; prediction_logits [B, T, V], seq_relationship_logits [B, 2]."""
+        encoded = self.encoder(input_ids, attention_mask, **inputs)
+        hidden = encoded.last_hidden_state
+        return _with(
+            encoded,
+            PreTrainingOutput,
+            prediction_logits=self.head(hidden, self.encoder.embeddings.word[...]),
+            seq_relationship_logits=self.seq_relationship(self.pooler(hidden)),
         )

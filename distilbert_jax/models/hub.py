@@ -4,15 +4,15 @@ The names of tensors come from the table of each family (`bert.NAMES`, `distilbe
 reference's weight. Only safetensors are read: a pickle runs code when it is opened.
 """
 
+import dataclasses
 import json
 import os
 import re
-import shutil
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file, save_file
 
 from distilbert_jax.config import ModelConfig
+from distilbert_jax.directory import locate, write_directory
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import Params, merge, split
 
@@ -49,6 +50,7 @@ CONFIG_FIELDS = {
         "hidden_dropout": "dropout",
         "attention_dropout": "attention_dropout",
         "classifier_dropout": "seq_classif_dropout",
+        "qa_dropout": "qa_dropout",
     },
 }
 # In checkpoints, but no parameters: buffers and copies of the tied embedding.
@@ -61,11 +63,10 @@ _OTHER_HEADS = re.compile(
 )
 
 
-def read_config(directory: str | Path) -> ModelConfig:
-    """`config.json` of an HF directory as a `ModelConfig`; fields it leaves out have the reference's defaults."""
-    path = Path(directory) / "config.json"
-    if not Path(directory).is_dir():
-        raise InputError(f"{directory}: no such directory; expected a model with config.json and model.safetensors")
+def read_config(path_or_id: str | Path) -> ModelConfig:
+    """`config.json` of a model as a `ModelConfig`; fields it leaves out have the reference's defaults."""
+    directory = locate(path_or_id)
+    path = directory / "config.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -94,7 +95,7 @@ def read_config(directory: str | Path) -> ModelConfig:
         raise InputError(f"{path}: a field has a value of another type ({error})") from None
 
 
-def hf_config(config: ModelConfig, architecture: str) -> dict[str, Any]:
+def hf_config(config: ModelConfig, architecture: str, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:
     """The content of `config.json` for a model of class `architecture`."""
     values = {theirs: getattr(config, ours) for ours, theirs in CONFIG_FIELDS[config.model_type].items()}
     if config.model_type == "distilbert":
@@ -107,7 +108,7 @@ def hf_config(config: ModelConfig, architecture: str) -> dict[str, Any]:
         "id2label": labels,
         "label2id": {label: int(i) for i, label in labels.items()},
         "tie_word_embeddings": True,
-        "dtype": "float32",
+        "dtype": jnp.dtype(dtype).name,
     }
 
 
@@ -166,9 +167,14 @@ def _reference_names(tensors: dict[str, jnp.ndarray], model_type: str) -> dict[s
 
 
 def to_params(
-    tensors: dict[str, jnp.ndarray], names: dict[str, str], model_type: str, fresh: Params, where: str
+    tensors: dict[str, jnp.ndarray],
+    names: dict[str, str],
+    model_type: str,
+    shapes: dict[str, jax.ShapeDtypeStruct],
+    where: str,
 ) -> Params:
-    """Parameters in the shapes of `fresh`, taken from reference tensors; head parameters that are missing keep the fresh values.
+    """Parameters float32 in the given shapes, taken from reference tensors. Those of a head may be missing: they are left out, and
+    named in one line on stderr, as is what the file holds for other heads.
 
     Raises:
         InputError: a tensor of the encoder is missing, a shape contradicts the config, a name is unknown, a decoder is not
@@ -178,13 +184,15 @@ def to_params(
     params, problems, initialised = {}, [], []
     word = source.get(names["encoder.embeddings.word"])
     for name in _TIED_DECODERS:
-        if "head.bias" in fresh and word is not None and name in source and not jnp.array_equal(source[name], word):
+        if "head.bias" in shapes and word is not None and name in source and not jnp.array_equal(source[name], word):
             problems.append(f"{name} differs from the word embedding, but is tied to it here")
-    for path, value in fresh.items():
+    for path, value in shapes.items():
         name = hf_name(names, path)
         if name not in source:
-            (problems if path.startswith("encoder.") else initialised).append(f"{name} is missing")
-            params[path] = value
+            if path.startswith("encoder."):
+                problems.append(f"{name} is missing")
+            else:
+                initialised.append(name)
             continue
         tensor, kernel = source.pop(name), path.endswith(".kernel")
         expected = value.shape[::-1] if kernel else value.shape
@@ -199,29 +207,8 @@ def to_params(
     if skipped:
         print(f"{where}: not used here: {', '.join(skipped)}", file=sys.stderr)
     if initialised:
-        fresh_names = sorted({entry.removesuffix(" is missing") for entry in initialised})
-        print(f"{where}: newly initialised: {', '.join(fresh_names)}", file=sys.stderr)
+        print(f"{where}: newly initialised: {', '.join(sorted(initialised))}", file=sys.stderr)
     return params
-
-
-def write_directory(directory: str | Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a directory that appears whole or not at all; in one that is there, file by file is replaced."""
-    directory = Path(directory).absolute()  # "." has no name of its own
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    try:
-        write(partial)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if directory.exists():
-        for file in partial.iterdir():
-            file.replace(directory / file.name)
-        partial.rmdir()
-    else:
-        partial.replace(directory)
 
 
 class PretrainedModel(nnx.Module):
@@ -230,6 +217,7 @@ class PretrainedModel(nnx.Module):
     model_type: str
     names: dict[str, str]
     config: ModelConfig
+    bare = False  # True: without a head; the reference saves such a model's tensors without the family's prefix
 
     @classmethod
     def _family(cls, model_type: str) -> type[Self]:
@@ -240,37 +228,57 @@ class PretrainedModel(nnx.Module):
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, *, dtype: DTypeLike = jnp.float32, seed: int = 0, **changes: Any
+        cls,
+        path_or_id: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        seed: int = 0,
+        **changes: Any,
     ) -> Self:
-        """Load an HF directory.
+        """Load a model from an HF directory or, where there is no such directory, by its id on the Hugging Face hub.
 
-        On a family's own class (`BertForMaskedLM`) the directory must be of that family; on the head's base class (`MaskedLM`)
-        its `model_type` chooses. A head that the directory lacks is initialised from `seed` and named in one line on stderr.
+        On a family's own class (`BertForMaskedLM`) the model must be of that family; on the head's base class (`MaskedLM`)
+        its `model_type` chooses. What the file holds for other heads, and what this head has to draw from `seed` because the
+        file lacks it, is named in one line each on stderr.
 
         Args:
+            revision: branch, tag or commit on the hub.
             dtype: of the matmuls; parameters are float32.
-            changes: fields of `ModelConfig` to set otherwise, e.g. `labels` for a new classifier.
+            changes: fields of `ModelConfig` to set otherwise, e.g. `labels` for a new classifier; other arguments of the class
+                (`add_pooling_layer=False` of a bare model).
 
         Raises:
             InputError: what is missing, damaged or contradictory, in one line.
         """
-        config = ModelConfig(**{**vars(read_config(directory)), **changes})
-        model = cls._family(config.model_type)(config, dtype=dtype, rngs=nnx.Rngs(seed))
-        graphdef, fresh = split(model)
-        params = to_params(read_tensors(directory), model.names, config.model_type, fresh, str(directory))
+        directory = locate(path_or_id, revision)
+        fields = {field.name for field in dataclasses.fields(ModelConfig)}
+        config = ModelConfig(**vars(read_config(directory)) | {k: v for k, v in changes.items() if k in fields})
+        family = cls._family(config.model_type)
+        options = {name: value for name, value in changes.items() if name not in fields}
+        draw = lambda: family(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
+        graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
+        params = to_params(read_tensors(directory), family.names, config.model_type, shapes, str(path_or_id))
+        if len(params) < len(shapes):
+            params = {path: params.get(path, value) for path, value in split(draw())[1].items()}
         return merge(graphdef, params)
 
-    def save_pretrained(self, directory: str | Path, tokenizer: Any = None) -> None:
-        """Write config.json, model.safetensors (float32, the reference's names, the tied decoder once) and, when a
-        `tokenizers.Tokenizer` is given, its files. An older model in the directory is replaced file by file."""
+    def save_pretrained(self, directory: str | Path, tokenizer: Any = None, *, dtype: DTypeLike = jnp.float32) -> None:
+        """Write config.json, model.safetensors (the reference's names, the tied decoder once) and, when a
+        `tokenizers.Tokenizer` is given, its files. An older model in the directory is replaced file by file.
+
+        Args:
+            dtype: of the file. A model that was read from a bfloat16 file gives that file's bits back with `jnp.bfloat16`.
+        """
         # Imported here: the data floor stands beside the models, not under them.
         from distilbert_jax.data.tokenizer import save_tokenizer
 
         tensors = {}
         for path, value in split(self)[1].items():
-            tensor = np.asarray(value)
-            tensors[hf_name(self.names, path)] = jnp.asarray(tensor.T if path.endswith(".kernel") else tensor)
-        config = json.dumps(hf_config(self.config, type(self).__name__), indent=2) + "\n"
+            name = hf_name(self.names, path)
+            tensor = np.asarray(value).T if path.endswith(".kernel") else np.asarray(value)
+            tensors[name.removeprefix(f"{self.model_type}.") if self.bare else name] = jnp.asarray(tensor, dtype)
+        config = json.dumps(hf_config(self.config, type(self).__name__, dtype), indent=2) + "\n"
 
         def write(partial: Path) -> None:
             try:

@@ -16,13 +16,21 @@ import torch
 import transformers
 
 FILE = Path(__file__).with_name("models.npz")
-CLASSES = (
-    "BertForMaskedLM",
-    "BertForSequenceClassification",
-    "DistilBertForMaskedLM",
-    "DistilBertForSequenceClassification",
+HEADS = (
+    "Model",
+    "ForMaskedLM",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForQuestionAnswering",
+    "ForMultipleChoice",
 )
-SHARED = {"vocab_size": 99, "max_position_embeddings": 16, "num_labels": 3}
+CLASSES = (
+    *(f"Bert{head}" for head in HEADS),
+    "BertForNextSentencePrediction",
+    "BertForPreTraining",
+    *(f"DistilBert{head}" for head in HEADS),
+)
+SHARED = {"vocab_size": 99, "max_position_embeddings": 16}
 BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 37}
 DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 37}
 
@@ -31,7 +39,8 @@ def build(name: str, seed: int = 0) -> transformers.PreTrainedModel:
     """A model of class `name` in evaluation mode with random weights."""
     distilbert = name.startswith("Distil")
     kind = transformers.DistilBertConfig if distilbert else transformers.BertConfig
-    config = kind(**SHARED, **(DISTILBERT if distilbert else BERT), attn_implementation="eager")
+    labels = 2 if name.endswith("QuestionAnswering") else 3  # start and end
+    config = kind(**SHARED, num_labels=labels, **(DISTILBERT if distilbert else BERT), attn_implementation="eager")
     model = getattr(transformers, name)(config).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -50,13 +59,21 @@ def build(name: str, seed: int = 0) -> transformers.PreTrainedModel:
 
 
 def inputs(name: str, seed: int = 0) -> dict[str, np.ndarray]:
-    """Ids [3, 10] with padding and, for BERT, token types."""
+    """Ids [3, 10] (of a multiple choice [3, 2, 10]) with padding and, for BERT, token types."""
     rng = np.random.default_rng(seed)
-    mask = (np.arange(10) < np.array((10, 6, 2))[:, None]).astype(np.int32)
-    found = {"input_ids": rng.integers(5, 99, (3, 10)).astype(np.int32) * mask, "attention_mask": mask}
+    choices = (2,) if name.endswith("MultipleChoice") else ()
+    lengths = np.array((10, 6, 2)) if not choices else np.array(((10, 6), (2, 9), (7, 4)))
+    mask = (np.arange(10) < lengths[..., None]).astype(np.int32)
+    found = {"input_ids": rng.integers(5, 99, mask.shape).astype(np.int32) * mask, "attention_mask": mask}
     if name.startswith("Bert"):
-        found["token_type_ids"] = rng.integers(0, 2, (3, 10)).astype(np.int32)
+        found["token_type_ids"] = rng.integers(0, 2, mask.shape).astype(np.int32)
     return found
+
+
+def predictions(output: transformers.modeling_outputs.ModelOutput) -> dict[str, torch.Tensor]:
+    """What a head computed, by the reference's names; of a bare model its pooled output, if it has one."""
+    found = {key: value for key, value in output.items() if key == "pooler_output" or key.endswith("logits")}
+    return found or {"last_hidden_state": output.last_hidden_state}
 
 
 def main() -> None:
@@ -74,7 +91,7 @@ def main() -> None:
             f"{name}/weights/{key}": v.half().numpy() for key, v in model.state_dict().items() if key not in tied
         }
         recorded |= {f"{name}/inputs/{key}": value for key, value in given.items()}
-        recorded[f"{name}/outputs/logits"] = output.logits.numpy()
+        recorded |= {f"{name}/outputs/{key}": value.numpy() for key, value in predictions(output).items()}
         recorded[f"{name}/outputs/last_hidden_state"] = output.hidden_states[-1].numpy()
     np.savez_compressed(FILE, **recorded)
     print(f"{FILE.name}: {len(recorded)} arrays, {FILE.stat().st_size:,} bytes")

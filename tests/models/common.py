@@ -1,5 +1,6 @@
 """Models in which everything matters, and how far two arrays are apart."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,26 +8,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distilbert_jax.models import (
-    BertForMaskedLM,
-    BertForSequenceClassification,
-    DistilBertForMaskedLM,
-    DistilBertForSequenceClassification,
-    attention,
-    encoder,
-    heads,
-)
+from distilbert_jax import models
+from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, attention, encoder, heads
 from distilbert_jax.models.layers import dropout
 from distilbert_jax.models.params import merge, split
 
 CLASSES = {
-    cls.__name__: cls
-    for cls in (
-        BertForMaskedLM,
-        BertForSequenceClassification,
-        DistilBertForMaskedLM,
-        DistilBertForSequenceClassification,
+    name: getattr(models, name)
+    for family, own in (("Bert", ("ForNextSentencePrediction", "ForPreTraining")), ("DistilBert", ()))
+    for head in (
+        "Model",
+        "ForMaskedLM",
+        "ForSequenceClassification",
+        "ForTokenClassification",
+        "ForQuestionAnswering",
+        "ForMultipleChoice",
+        *own,
     )
+    if (name := family + head)
 }
 
 
@@ -66,6 +65,13 @@ def call(model, *arguments, **inputs):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _call(graphdef, flags, params, arguments, inputs):
     return merge(graphdef, params)(*arguments, **inputs, **dict(flags))
+
+
+def predictions(output):
+    """The arrays that a head adds to what the encoder gives, by the reference's names."""
+    own = {field.name for field in dataclasses.fields(encoder.EncoderOutput)}
+    found = {name: value for name, value in vars(output).items() if name not in own and value is not None}
+    return found or {"last_hidden_state": output.last_hidden_state}
 
 
 def deviation(found, expected):

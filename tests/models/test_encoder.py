@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,8 @@ def test_lists_and_numpy_arrays_do_as_input(tiny, rng):
     mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
     lists = {name: value.tolist() for name, value in {"input_ids": ids, "attention_mask": mask, **types}.items()}
     assert deviation(model(**lists).logits, model(ids, mask, **types).logits) < 1e-6
+    one = {name: value[1] for name, value in lists.items()}  # as a tokenizer gives it for one text
+    assert deviation(model(**one).logits, model(ids, mask, **types).logits[1:]) < 1e-6
 
 
 def test_intermediate_results_come_on_request_only(tiny, rng):
@@ -104,24 +107,31 @@ def test_intermediate_results_come_on_request_only(tiny, rng):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_dropout_stands_where_the_reference_has_it_and_nowhere_else(name, request, monkeypatch):
-    """Embeddings, attention probabilities, feed-forward, classifier; BERT alone: the attention output."""
+    """Embeddings, attention probabilities, feed-forward, most heads; BERT alone: the attention output."""
     family = "distilbert" if name.startswith("Distil") else "bert"
     rates = {"hidden_dropout": 0.11, "attention_dropout": 0.22, "classifier_dropout": 0.33}
+    rates |= {"qa_dropout": 0.44} if family == "distilbert" else {}
     config = dataclasses.replace(request.getfixturevalue(f"tiny_{family}"), **rates)
+    shape = (B, 2, T) if name.endswith("MultipleChoice") else (B, T)
+    rows = math.prod(shape[:-1])
     sites = record_dropout(monkeypatch)
 
     def keys():
-        build(CLASSES[name], config)(jnp.ones((B, T), jnp.int32), rngs=KEYS)
+        build(CLASSES[name], config)(jnp.ones(shape, jnp.int32), rngs=KEYS)
         return [key for *_, key in sites]
 
     found = np.concatenate(jax.jit(keys)())
-    hidden, probabilities = (B, T, config.hidden_size), (B, config.num_attention_heads, T, T)
+    hidden, probabilities = (rows, T, config.hidden_size), (rows, config.num_attention_heads, T, T)
     outputs = {"bert": 2, "distilbert": 1}[family]  # of attention and feed-forward; or of the feed-forward alone
     expected = [(hidden, 0.11)] + [(probabilities, 0.22), *[(hidden, 0.11)] * outputs] * config.num_hidden_layers
-    if name.endswith("Classification"):
-        expected.append(((B, config.hidden_size), 0.33))
+    if name.endswith(("SequenceClassification", "MultipleChoice")):
+        expected.append(((rows, config.hidden_size), 0.33))
+    elif name.endswith("TokenClassification"):
+        expected.append((hidden, 0.33 if family == "bert" else 0.11))
+    elif name == "DistilBertForQuestionAnswering":
+        expected.append((hidden, 0.44))
     assert [(shape, rate) for shape, rate, _ in sites] == expected
-    assert len(np.unique(found, axis=0)) == B * len(sites), "two sites or rows share a key"
+    assert len(np.unique(found, axis=0)) == rows * len(sites), "two sites or rows share a key"
 
 
 def test_only_bert_drops_in_the_attention_output(tiny, rng):

@@ -9,8 +9,8 @@ from flax import nnx
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, student_from_teacher
-from distilbert_jax.models.distilbert import evenly_spaced_layers, student_config
 from distilbert_jax.models.params import split
+from distilbert_jax.models.student import evenly_spaced_layers, student_config
 from tests.models.common import build, call, deviation
 
 
@@ -111,7 +111,7 @@ def test_a_step_that_donates_the_student_leaves_the_teacher_alive(teacher):
         ({"intermediate_size": 64}, None, "model.intermediate_size = 64, the teacher's is 48: "),
         ({"max_position_embeddings": 20}, None, "model.max_position_embeddings = 20, the teacher's is 40: "),
         (
-            {"model_type": "bert", "type_vocab_size": 2},
+            {"model_type": "bert", "type_vocab_size": 2, "qa_dropout": 0.0},
             None,
             "model.model_type = 'bert': a student is a 'distilbert'",
         ),

@@ -1,0 +1,104 @@
+"""The directory of a model (config.json, model.safetensors, tokenizer.json): found by its path or its hub id, written whole."""
+
+import functools
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from distilbert_jax.errors import InputError
+
+# Weights in other formats stay where they are.
+_FILES = [
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+]
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def locate(path_or_id: str | Path, revision: str | None = None) -> Path:
+    """The directory at a path or, where there is none, that of a model on the Hugging Face hub (`distilbert-base-uncased`).
+
+    A model from the hub comes through the cache of huggingface_hub: what it holds is not downloaded again, `HF_HUB_OFFLINE=1`
+    asks for nothing else, and `HF_TOKEN` or `hf auth login` open private and gated models.
+
+    Args:
+        revision: branch, tag or commit on the hub; None: its main branch.
+
+    Raises:
+        InputError: neither a directory nor reachable on the hub; the line says how to get a local copy.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise InputError(
+                f"{path_or_id}: revision {revision!r} was asked for, but this is a directory, which has no revisions"
+            )
+        return path
+    if path.exists():
+        raise InputError(f"{path_or_id}: is a file; expected the directory with config.json and model.safetensors")
+    if not isinstance(path_or_id, str) or not _HUB_ID.fullmatch(path_or_id):
+        raise InputError(
+            f"{path_or_id}: no such directory; expected a model with config.json and model.safetensors, or a hub id"
+        )
+    return _download(path_or_id, revision)
+
+
+@functools.cache  # one snapshot a process: its config, weights and tokenizer belong together
+def _download(name: str, revision: str | None) -> Path:
+    # Imported here: it brings an HTTP client, and most runs stay on the disk.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    absent = f"{name}: no such directory here, and"
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+    except GatedRepoError:
+        raise InputError(
+            f"{absent} the hub gives this model to members only: ask for access there, then set HF_TOKEN"
+        ) from None
+    except RepositoryNotFoundError:
+        raise InputError(f"{absent} no such model on the hub (if it is a private one, set HF_TOKEN)") from None
+    except RevisionNotFoundError:
+        raise InputError(f"{absent} the hub's model has no revision {revision!r}") from None
+    except HFValidationError:
+        raise InputError(f"{absent} this cannot be the name of a model on the hub") from None
+    except HfHubHTTPError as error:
+        raise InputError(f"{absent} the hub refused: {error}") from None
+    except OSError as error:  # among them: not in the cache, and no connection or offline
+        if error.errno is not None:  # of the disk, not of the network
+            raise
+        raise InputError(
+            f"{absent} the hub's model is neither in the cache nor reachable: where there is a network, "
+            f"`hf download {name} --local-dir DIR` makes a directory to copy and name instead"
+        ) from None
+
+
+def write_directory(directory: str | Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a directory that appears whole or not at all; in one that is there, file by file is replaced."""
+    directory = Path(directory).absolute()  # "." has no name of its own
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    partial = directory.with_name(f".{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        write(partial)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if directory.exists():
+        for file in partial.iterdir():
+            file.replace(directory / file.name)
+        partial.rmdir()
+    else:
+        partial.replace(directory)

@@ -1,0 +1,95 @@
+"""How a student begins: DistilBERT from chosen layers of a teacher (paper, section 3)."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from distilbert_jax.config import ModelConfig
+from distilbert_jax.errors import InputError
+from distilbert_jax.models.distilbert import DistilBertForMaskedLM
+from distilbert_jax.models.heads import MaskedLM
+from distilbert_jax.models.params import merge, split
+
+
+def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:
+    """round(i·(L_t−1)/(L_s−1)), halves to even: 12 → 6 gives 0, 2, 4, 7, 9, 11; 6 → 3 gives 0, 2, 5. One layer: the first."""
+    last = max(student_layers - 1, 1)
+    return tuple(round(i * (teacher_layers - 1) / last) for i in range(student_layers))
+
+
+def student_config(teacher: ModelConfig, num_hidden_layers: int) -> ModelConfig:
+    """DistilBERT of the teacher's width and vocabulary with `num_hidden_layers` layers."""
+    return dataclasses.replace(
+        teacher,
+        model_type="distilbert",
+        type_vocab_size=0,
+        num_hidden_layers=num_hidden_layers,
+        classifier_dropout=0.2,
+        qa_dropout=0.1,
+        layer_norm_eps=1e-12,  # fixed in the reference: its config.json cannot say another
+    )
+
+
+def student_from_teacher(
+    teacher: MaskedLM,
+    config: ModelConfig,
+    *,
+    layers: tuple[int, ...] | None = None,
+    fold_token_type: bool = True,
+    copy_transform: bool = True,
+    dtype: DTypeLike = jnp.float32,
+    seed: int = 0,
+) -> DistilBertForMaskedLM:
+    """A student that begins with the teacher's embeddings, chosen layers and decoder bias (paper, section 3).
+
+    Args:
+        teacher: BERT (or DistilBERT) with a masked-LM head.
+        config: of the student; every size but the number of layers equals the teacher's.
+        layers: which teacher layer each student layer copies; None: `evenly_spaced_layers`.
+        fold_token_type: add the teacher's token-type-0 embedding to every position, so that a student with all the layers
+            gives the teacher's logits. The original drops it.
+        copy_transform: copy the masked-LM transform and its LayerNorm too; the original does so on request only.
+        seed: for what is not copied.
+
+    Raises:
+        InputError: the student is no DistilBERT, a size differs from the teacher's, or a layer is not one of the teacher's.
+    """
+    if config.model_type != "distilbert":
+        raise InputError(f"model.model_type = {config.model_type!r}: a student is a 'distilbert'")
+    given = teacher.config
+    for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+        if getattr(given, name) != getattr(config, name):
+            raise InputError(
+                f"model.{name} = {getattr(config, name)}, the teacher's is {getattr(given, name)}: "
+                "a student that begins with the teacher's layers has its sizes"
+            )
+    if layers is None and config.num_hidden_layers > given.num_hidden_layers:
+        raise InputError(
+            f"model.num_hidden_layers = {config.num_hidden_layers}: the teacher has only {given.num_hidden_layers}; "
+            "name the layers to copy with init.layers"
+        )
+    chosen = evenly_spaced_layers(given.num_hidden_layers, config.num_hidden_layers) if layers is None else layers
+    if len(chosen) != config.num_hidden_layers:
+        raise InputError(
+            f"init.layers = {chosen}: {len(chosen)} layers named, model.num_hidden_layers is {config.num_hidden_layers}"
+        )
+    for layer in chosen:
+        if not 0 <= layer < given.num_hidden_layers:
+            raise InputError(
+                f"init.layers = {chosen}: {layer} is not a layer of the teacher (0 … {given.num_hidden_layers - 1})"
+            )
+    source = split(teacher)[1]
+    graphdef, params = split(DistilBertForMaskedLM(config, dtype=dtype, rngs=nnx.Rngs(seed)))
+    for path in params:
+        if path.startswith(("head.transform", "head.norm")) and not copy_transform:
+            continue
+        parts = path.split(".")
+        if parts[:2] == ["encoder", "layers"]:
+            parts[2] = str(chosen[int(parts[2])])
+        # A copy: a train step that donates the student's buffers must not take the teacher's with them.
+        params[path] = jnp.array(source[".".join(parts)], copy=True)
+    if fold_token_type and "encoder.embeddings.token_type" in source:
+        params["encoder.embeddings.position"] += source["encoder.embeddings.token_type"][0]
+    return merge(graphdef, params)
