@@ -1,4 +1,4 @@
-"""The terms of the triple loss (paper, section 3; the original distiller.py), each as a weighted *sum* over tokens.
+"""The terms of the triple loss (paper, section 3; the original distiller.py) and the losses of the heads, as weighted *sums*.
 
 Sums, because the caller divides by counts over the whole global batch: the value then depends on neither the mesh nor the
 micro-batches. All arithmetic is float32.
@@ -14,6 +14,26 @@ def cross_entropy(logits: Array, labels: Array, weights: Array) -> Array:
     """Σ weights · −log softmax(logits)[label]. logits [..., V], labels int32 [...], weights [...] → scalar."""
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     return jnp.sum(weights * (jax.nn.logsumexp(logits, axis=-1) - picked))
+
+
+def labelled(logits: Array, labels: Array) -> tuple[Array, Array]:
+    """Cross-entropy summed over the labels that are classes, and their number: labels outside 0 … V−1, such as −100, are ignored.
+
+    logits [..., V], labels int32 [...] → two scalars. The loss of token classification, multiple choice and next sentence
+    is their ratio over the global batch.
+    """
+    known = (labels >= 0) & (labels < logits.shape[-1])
+    return cross_entropy(logits, jnp.where(known, labels, 0), known.astype(jnp.float32)), known.sum()
+
+
+def question_answering(start_logits: Array, end_logits: Array, starts: Array, ends: Array) -> Array:
+    """Mean of the cross-entropies of start and end [B, T] at the positions int32 [B] → scalar.
+
+    As in the reference, an answer that lies beyond the T tokens is left out, of start and end each on its own; a negative position
+    counts as 0 ([CLS]: no answer).
+    """
+    terms = (labelled(logits, jnp.maximum(at, 0)) for logits, at in ((start_logits, starts), (end_logits, ends)))
+    return sum(total / jnp.maximum(count, 1) for total, count in terms) / 2
 
 
 def distillation(student: Array, teacher: Array, weights: Array, temperature: float) -> Array:

@@ -35,11 +35,11 @@ BERT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "in
 DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 37}
 
 
-def build(name: str, seed: int = 0) -> transformers.PreTrainedModel:
+def build(name: str, seed: int = 0, labels: int = 3) -> transformers.PreTrainedModel:
     """A model of class `name` in evaluation mode with random weights."""
     distilbert = name.startswith("Distil")
     kind = transformers.DistilBertConfig if distilbert else transformers.BertConfig
-    labels = 2 if name.endswith("QuestionAnswering") else 3  # start and end
+    labels = 2 if name.endswith("QuestionAnswering") else labels  # start and end
     config = kind(**SHARED, num_labels=labels, **(DISTILBERT if distilbert else BERT), attn_implementation="eager")
     model = getattr(transformers, name)(config).eval()
     generator = torch.Generator().manual_seed(seed)

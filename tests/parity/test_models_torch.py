@@ -1,20 +1,21 @@
-"""Live against transformers: the four classes, their gradients, and directories in both directions."""
+"""Live against transformers: every class, its losses and gradients, and directories in both directions."""
 
 import dataclasses
-import pydoc_data.topics
-import re
+import itertools
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pyarrow import parquet
 
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.hub import CONFIG_FIELDS, hf_config, hf_name
 from distilbert_jax.models.params import merge, split
-from tests.models.common import CLASSES, build, call, deviation, record_dropout
+from distilbert_jax.training import losses, objectives
+from tests.models.common import CLASSES, build, call, deviation, predictions, record_dropout
 
 pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
@@ -50,10 +51,14 @@ def as_tensors(given):
 @each
 @pytest.mark.parametrize("seed", [1, 2])
 def test_float32_outputs_are_the_references(name, seed, pair):
+    """On rows of unequal lengths, with padding and, for BERT, token types."""
     reference, model = pair(name)
     given = record.inputs(name, seed)
     expected, found = reference_output(reference, given), call(model, **given)
-    assert deviation(found.logits, expected.logits) < 1e-5
+    ours, theirs = predictions(found), record.predictions(expected)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        assert deviation(ours[key], value) < 1e-5, key
     assert deviation(found.last_hidden_state, expected.hidden_states[-1]) < 1e-5
 
 
@@ -71,62 +76,123 @@ def test_intermediate_results_are_the_references(name, pair):
 
 @each
 def test_bfloat16_is_nearer_to_float32_than_the_reference_in_bfloat16(name, pair):
-    """Measured over eight batches: ours is off by 0.6 to 0.7 % of the largest logit on average and 1.3 % at most, the reference
-    by 0.9 to 1.4 % on average."""
+    """The reference rounds every activation, this project the operands of matmuls only. Over 32 batches, ours is off by 0.5 to
+    1.0 % of the largest output on average, the reference by 1.0 to 1.7 %; the worst batch of all was off by 3.4 %, where
+    the outputs are six numbers near zero (DistilBERT's multiple choice), and by 1.6 % elsewhere."""
     reference, model = pair(name, jnp.bfloat16)
     halved = record.build(name, seed=1).bfloat16()
     ours, theirs = [], []
-    for seed in range(8):
+    for seed in range(32):
         given = record.inputs(name, seed)
-        exact = reference_output(reference, given).logits
-        ours.append(deviation(call(model, **given).logits, exact))
-        theirs.append(deviation(reference_output(halved, given).logits.float(), exact))
-    assert max(ours) < 0.025
-    assert np.mean(ours) < np.mean(theirs)
+        exact = record.predictions(reference_output(reference, given))
+        found, rounded = predictions(call(model, **given)), record.predictions(reference_output(halved, given))
+        for key, value in exact.items():
+            ours.append(deviation(found[key], value))
+            theirs.append(deviation(rounded[key].float(), value))
+    assert max(ours) < 0.04
+    assert np.mean(ours) < 0.012
+    assert np.mean(ours) < 0.8 * np.mean(theirs)
+
+
+def labels_of(name, seed=3):
+    """What the reference takes for labels of `record.inputs`, some of them to be ignored."""
+    rng = np.random.default_rng(seed)
+    token_labels = lambda classes: np.where(rng.random((3, 10)) < 0.5, rng.integers(0, classes, (3, 10)), -100)
+    if name.endswith("QuestionAnswering"):
+        return {"start_positions": np.array((4, 0, 10)), "end_positions": np.array((7, 12, 1))}  # 10 and 12 are cut off
+    if name.endswith("PreTraining"):
+        return {"labels": token_labels(99), "next_sentence_label": np.array((1, 0, 1))}
+    if name.endswith("MaskedLM"):
+        return {"labels": token_labels(99)}
+    if name.endswith("TokenClassification"):
+        return {"labels": token_labels(3)}
+    return {"labels": np.array((1, 0, 1))}
+
+
+def mean(total, count):
+    return total / count
+
+
+def loss_of(name, output, labels):
+    """Our losses in the reference's roles."""
+    if name.endswith("QuestionAnswering"):
+        return losses.question_answering(output.start_logits, output.end_logits, *labels.values())
+    if name.endswith("PreTraining"):
+        sentence = losses.labelled(output.seq_relationship_logits, labels["next_sentence_label"])
+        return mean(*losses.labelled(output.prediction_logits, labels["labels"])) + mean(*sentence)
+    return mean(*losses.labelled(output.logits, labels["labels"]))
+
+
+def assert_same_gradients(reference, model, expected, value_of):
+    """`expected` is the reference's loss, `value_of` maps our model to ours: values and gradients of all parameters agree."""
+    reference.zero_grad()
+    expected.backward()
+    graphdef, params = split(model)
+    value, gradients = jax.jit(jax.value_and_grad(lambda params: value_of(merge(graphdef, params))))(params)
+    assert value == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
+    theirs = {key: p.grad.numpy() for key, p in reference.named_parameters() if p.grad is not None}
+    found = {hf_name(model.names, path): g.T if path.endswith("kernel") else g for path, g in gradients.items()}
+    if model.bare:
+        found = {key.removeprefix(f"{model.model_type}."): g for key, g in found.items()}
+    assert found.keys() == theirs.keys()
+    word = next(key for key in found if key.endswith("word_embeddings.weight"))
+    for gradients in (found, theirs):  # the reference gives the embedding of padding no gradient, whatever reads it
+        gradients[word] = np.array(gradients[word])
+        gradients[word][0] = 0.0
+    norms = {key: np.linalg.norm(g) for key, g in theirs.items()}
+    whole = np.linalg.norm(list(norms.values()))
+    # Where theory says zero (a bias of keys moves all scores of a query alike), what is computed is rounding noise.
+    scales = {key: whole if norm < 1e-6 * whole else norm for key, norm in norms.items()}
+    worst = {key: np.linalg.norm(g - theirs[key]) / scales[key] for key, g in found.items()}
+    assert max(worst.values()) < 1e-5, worst
 
 
 @each
-def test_gradients_of_all_parameters_are_the_references(name, pair):
+def test_gradients_of_everything_a_model_gives_are_the_references(name, pair):
     reference, model = pair(name)
     given = record.inputs(name)
     rng = np.random.default_rng(3)
     output = reference(**as_tensors(given), output_hidden_states=True)
-    weights = [rng.normal(size=x.shape).astype(np.float32) for x in (output.logits, output.hidden_states[-1])]
-    # Real tokens only, as in every loss: the reference gives the embedding of padding no gradient whatever reads it.
-    weights = [w * given["attention_mask"][..., None] if w.ndim == 3 else w for w in weights]
-    loss = sum(
-        (x * torch.tensor(w)).mean() for x, w in zip((output.logits, output.hidden_states[-1]), weights, strict=True)
-    )
-    reference.zero_grad()
-    loss.backward()
-    expected = {key: p.grad for key, p in reference.named_parameters()}
+    parts = {**record.predictions(output), "last_hidden_state": output.hidden_states[-1]}
+    weights = {key: rng.normal(size=value.shape).astype(np.float32) for key, value in parts.items()}
+    expected = sum((value * torch.tensor(weights[key])).mean() for key, value in parts.items())
 
-    graphdef, params = split(model)
+    def value_of(model):
+        output = model(**given)
+        return sum((getattr(output, key) * weight).mean() for key, weight in weights.items())
 
-    @jax.jit
-    @jax.value_and_grad
-    def ours(params):
-        output = merge(graphdef, params)(**given)
-        return (output.logits * weights[0]).mean() + (output.last_hidden_state * weights[1]).mean()
+    assert_same_gradients(reference, model, expected, value_of)
 
-    value, gradients = ours(params)
-    assert value == pytest.approx(loss.item(), rel=1e-5, abs=1e-6)
-    found = {hf_name(model.names, path): g.T if path.endswith("kernel") else g for path, g in gradients.items()}
-    assert found.keys() == {key for key, gradient in expected.items() if gradient is not None}
-    norm = np.sqrt(sum(float((g**2).sum()) for g in expected.values() if g is not None))
-    worst = {}
-    for key, g in found.items():
-        difference = np.linalg.norm(np.asarray(g) - expected[key].numpy())
-        # A bias of keys moves all scores of a query alike: its gradient is zero, and what is computed is rounding noise.
-        noise = key.endswith(("key.bias", "k_lin.bias"))
-        worst[key] = difference / (norm if noise else max(np.linalg.norm(expected[key].numpy()), 1e-6 * norm))
-    assert max(worst.values()) < 1e-5, worst
+
+@pytest.mark.parametrize("name", [name for name in CLASSES if not name.endswith("Model")])
+def test_losses_of_the_heads_and_their_gradients_are_the_references(name, pair):
+    reference, model = pair(name)
+    given, labels = record.inputs(name), labels_of(name)
+    expected = reference(**as_tensors(given), **as_tensors(labels)).loss
+    assert_same_gradients(reference, model, expected, lambda model: loss_of(name, model(**given), labels))
+
+
+@pytest.mark.parametrize("family", ["Bert", "DistilBert"])
+def test_regression_and_its_gradients_are_the_references(family, tmp_path):
+    name = f"{family}ForSequenceClassification"
+    reference = record.build(name, seed=1, labels=1)
+    reference.save_pretrained(tmp_path)
+    given, scores = record.inputs(name), np.array((0.5, 3.2, 4.9), np.float32)
+    expected = reference(**as_tensors(given), labels=torch.tensor(scores)).loss
+    model = CLASSES[name].from_pretrained(tmp_path)
+    graphdef, batch = split(model)[0], {**given, "labels": scores, "weights": np.ones(3, np.float32), "rngs": None}
+    batch.setdefault("token_type_ids", np.zeros_like(given["input_ids"]))
+    objective = objectives.classification(graphdef, num_labels=1)
+    value_of = lambda model: objective.loss(split(model)[1], {}, batch, {"examples": 3.0})[0]
+    assert_same_gradients(reference, model, expected, value_of)
 
 
 @each
 def test_dropout_stands_where_the_reference_has_it(name, request, monkeypatch):
     config = request.getfixturevalue("tiny_distilbert" if name.startswith("Distil") else "tiny_bert")
     config = dataclasses.replace(config, hidden_dropout=0.11, attention_dropout=0.22, classifier_dropout=0.33)
+    if name.startswith("Distil"):
+        config = dataclasses.replace(config, qa_dropout=0.44)
     kind = transformers.DistilBertConfig if name.startswith("Distil") else transformers.BertConfig
     reference = getattr(transformers, name)(kind(**hf_config(config, name), attn_implementation="eager")).train()
     theirs, original = [], torch.nn.functional.dropout
@@ -150,18 +216,22 @@ def test_dropout_stands_where_the_reference_has_it(name, request, monkeypatch):
 def test_what_we_save_transformers_loads_whole(name, pair, request, tmp_path):
     config = request.getfixturevalue("tiny_distilbert" if name.startswith("Distil") else "tiny_bert")
     config = dataclasses.replace(config, hidden_dropout=0.11, attention_dropout=0.22, classifier_dropout=0.33)
-    config = dataclasses.replace(config, hidden_act="relu", initializer_range=0.03, labels=("no", "yes", "maybe"))
+    labels = ("no", "yes") if name.endswith("QuestionAnswering") else ("no", "yes", "maybe")
+    config = dataclasses.replace(config, hidden_act="relu", initializer_range=0.03, labels=labels)
     model = build(CLASSES[name], config, seed=4)
     model.save_pretrained(tmp_path)
     reference, report = getattr(transformers, name).from_pretrained(tmp_path, output_loading_info=True)
     assert {kind: list(keys) for kind, keys in report.items() if keys} == {}
     parameters = {key: value.detach().numpy() for key, value in reference.named_parameters()}
-    ours = {hf_name(model.names, path): (path, value) for path, value in split(model)[1].items()}
+    prefix = f"{model.model_type}." if model.bare else ""
+    ours = {hf_name(model.names, path).removeprefix(prefix): (path, v) for path, v in split(model)[1].items()}
     assert parameters.keys() == ours.keys()
     for key, (path, value) in ours.items():
         np.testing.assert_array_equal(parameters[key], value.T if path.endswith("kernel") else value, err_msg=key)
     given = record.inputs(name)
-    assert deviation(call(model, **given).logits, reference_output(reference.eval(), given).logits) < 1e-5
+    ours, theirs = call(model, **given), reference_output(reference.eval(), given)
+    for key, value in record.predictions(theirs).items():
+        assert deviation(getattr(ours, key), value) < 1e-5
     for field, theirs in CONFIG_FIELDS[config.model_type].items():
         assert getattr(reference.config, theirs) == getattr(config, field)
     assert reference.config.id2label == dict(enumerate(config.labels))
@@ -174,11 +244,14 @@ def minilm():
 
 
 @pytest.fixture(scope="module")
-def sentences():
-    """Twenty sentences of 5 to 60 words from Python's own documentation."""
-    text = " ".join(" ".join(pydoc_data.topics.topics.values()).split())
-    found = [s for s in re.split(r"(?<=\.) (?=[A-Z])", text) if 5 <= len(s.split()) <= 60]
-    return found[:: len(found) // 20][:20]
+def sentences(glue_dir):
+    """Fifty sentences of movie reviews, news and encyclopedias, of 5 to 60 words."""
+    columns = (("sst2", "sentence"), ("mrpc", "sentence1"), ("rte", "sentence2"), ("cola", "sentence"))
+    found = []
+    for task, column in columns:
+        texts = parquet.read_table(glue_dir / task / "validation.parquet").column(column).to_pylist()
+        found.append([text for text in texts if 5 <= len(text.split()) <= 60][:13])
+    return list(itertools.chain(*zip(*found, strict=True)))[:50]
 
 
 def test_a_real_encoder_gives_the_references_hidden_states(minilm, sentences):
@@ -194,7 +267,7 @@ def test_a_real_encoder_gives_the_references_hidden_states(minilm, sentences):
     model = MaskedLM.from_pretrained(minilm)
     found = call(model.encoder, ids, mask, token_type_ids=types).last_hidden_state
     real = mask > 0
-    assert len(sentences) == 20
+    assert len(sentences) == 50
     assert len(set(mask.sum(1))) > 5
     assert deviation(np.asarray(found)[real], expected.last_hidden_state.numpy()[real]) < 1e-5
 
