@@ -10,9 +10,9 @@ from flax import nnx
 
 from distilbert_jax.config import LossConfig, MaskingConfig, MeshConfig, ModelConfig, OptimizerConfig
 from distilbert_jax.data.masking import corrupt, log_weights
-from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, MaskedLM, student_from_teacher
+from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, MaskedLM
 from distilbert_jax.models.params import merge, split
-from distilbert_jax.models.student import student_config
+from distilbert_jax.models.student import student_config, student_from_teacher
 from distilbert_jax.training import objectives, sharding, step
 from distilbert_jax.training.optimizer import adamw
 

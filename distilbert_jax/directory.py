@@ -32,6 +32,8 @@ def locate(path_or_id: str | Path, revision: str | None = None) -> Path:
     Raises:
         InputError: neither a directory nor reachable on the hub; the line says how to get a local copy.
     """
+    if not str(path_or_id):
+        raise InputError("the name of the model is empty; expected a directory or a hub id")
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         if revision is not None:

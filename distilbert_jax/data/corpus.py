@@ -220,12 +220,12 @@ def _chunks(text: TextSources, shard_bytes: int) -> Iterator[bytes]:
         yield b"\n\n".join(chunk)
 
 
-def command(text: tuple[Path, ...], tokenizer: Path, out: Path, processes: int | None = None) -> None:
+def command(text: tuple[Path, ...], tokenizer: str, out: Path, processes: int | None = None) -> None:
     """Turn text files into a corpus of token shards.
 
     Args:
         text: .txt, .txt.xz or .txt.gz files, UTF-8, a blank line between documents.
-        tokenizer: directory with tokenizer.json or vocab.txt, or a tokenizer.json.
+        tokenizer: directory or hub id of a model with tokenizer.json or vocab.txt, or a tokenizer.json.
         out: directory for the corpus.
         processes: how many tokenize at the same time; all cores if not given.
     """

@@ -28,7 +28,6 @@ from distilbert_jax.models.heads import (
     SequenceClassification,
     TokenClassification,
 )
-from distilbert_jax.models.student import student_from_teacher
 
 __all__ = [
     "BertForMaskedLM",
@@ -53,5 +52,4 @@ __all__ = [
     "QuestionAnswering",
     "SequenceClassification",
     "TokenClassification",
-    "student_from_teacher",
 ]

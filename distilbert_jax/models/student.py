@@ -1,13 +1,18 @@
-"""How a student begins: DistilBERT from chosen layers of a teacher (paper, section 3)."""
+"""How a student begins: DistilBERT from chosen layers of a teacher (paper, section 3).
+
+python -m distilbert_jax.models.student --teacher bert-base-uncased --layers 0 2 4 7 9 11 --out student
+"""
 
 import dataclasses
+import sys
 
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from distilbert_jax.cli import call
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.models.distilbert import DistilBertForMaskedLM
 from distilbert_jax.models.heads import MaskedLM
 from distilbert_jax.models.params import merge, split
@@ -93,3 +98,45 @@ def student_from_teacher(
     if fold_token_type and "encoder.embeddings.token_type" in source:
         params["encoder.embeddings.position"] += source["encoder.embeddings.token_type"][0]
     return merge(graphdef, params)
+
+
+def convert(
+    teacher: str,
+    out: str,
+    layers: tuple[int, ...] = (),
+    num_hidden_layers: int = 0,
+    fold_token_type: bool = True,
+    copy_transform: bool = True,
+) -> None:
+    """Write a DistilBERT with layers of a masked-LM teacher as a Hugging Face directory, tokenizer included.
+
+    Args:
+        teacher: HF directory or hub id of a BERT or DistilBERT with a masked-LM head.
+        out: directory to write.
+        layers: of the teacher, e.g. 0 2 4 7 9 11; none: evenly spaced.
+        num_hidden_layers: how many, when they are evenly spaced; 0: all. With all of them the student gives the teacher's logits.
+        fold_token_type: add the teacher's token-type-0 embedding to the positions (the original drops it).
+        copy_transform: copy the masked-LM transform too.
+    """
+    # Imported here: the data floor stands beside the models, not under them.
+    from distilbert_jax.data.tokenizer import load_tokenizer
+
+    source = MaskedLM.from_pretrained(teacher)
+    if layers and num_hidden_layers not in (0, len(layers)):
+        raise InputError(f"--num-hidden-layers {num_hidden_layers}, but --layers names {len(layers)}; give one of them")
+    count = len(layers) or num_hidden_layers or source.config.num_hidden_layers
+    student = student_from_teacher(
+        source,
+        student_config(source.config, count),
+        layers=layers or None,
+        fold_token_type=fold_token_type,
+        copy_transform=copy_transform,
+    )
+    student.save_pretrained(out, load_tokenizer(teacher))
+    chosen = layers or evenly_spaced_layers(source.config.num_hidden_layers, count)
+    print(f"{out}: layers {', '.join(map(str, chosen))} of {teacher}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        call(convert, "distilbert_jax.models.student")

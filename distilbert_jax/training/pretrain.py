@@ -16,8 +16,9 @@ from distilbert_jax.data.masking import log_weights
 from distilbert_jax.data.packing import PackedRows, pack
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer, special_ids
 from distilbert_jax.errors import InputError
-from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, MaskedLM, student_from_teacher
+from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, MaskedLM
 from distilbert_jax.models.params import count, digest, merge, split
+from distilbert_jax.models.student import student_from_teacher
 from distilbert_jax.training import objectives, rundir, sharding
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog

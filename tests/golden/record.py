@@ -71,9 +71,9 @@ def inputs(name: str, seed: int = 0) -> dict[str, np.ndarray]:
 
 
 def predictions(output: transformers.modeling_outputs.ModelOutput) -> dict[str, torch.Tensor]:
-    """What a head computed, by the reference's names; of a bare model its pooled output, if it has one."""
-    found = {key: value for key, value in output.items() if key == "pooler_output" or key.endswith("logits")}
-    return found or {"last_hidden_state": output.last_hidden_state}
+    """What a head computed, by the reference's names; of a bare model its hidden states and, if it has one, pooled output."""
+    wanted = ("last_hidden_state", "pooler_output")
+    return {key: value for key, value in output.items() if key in wanted or key.endswith("logits")}
 
 
 def main() -> None:

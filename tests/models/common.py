@@ -1,6 +1,5 @@
 """Models in which everything matters, and how far two arrays are apart."""
 
-import dataclasses
 import functools
 
 import jax
@@ -68,10 +67,12 @@ def _call(graphdef, flags, params, arguments, inputs):
 
 
 def predictions(output):
-    """The arrays that a head adds to what the encoder gives, by the reference's names."""
-    own = {field.name for field in dataclasses.fields(encoder.EncoderOutput)}
-    found = {name: value for name, value in vars(output).items() if name not in own and value is not None}
-    return found or {"last_hidden_state": output.last_hidden_state}
+    """The arrays that a head computed, by the reference's names; of a bare model its hidden states and pooled output."""
+    found = {name: value for name, value in vars(output).items() if name.endswith("logits")}
+    if found:
+        return found
+    pooled = {} if output.pooler_output is None else {"pooler_output": output.pooler_output}
+    return {"last_hidden_state": output.last_hidden_state, **pooled}
 
 
 def deviation(found, expected):

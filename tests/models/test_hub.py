@@ -14,6 +14,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.models import (
     BertForMaskedLM,
     BertForSequenceClassification,
+    BertModel,
     DistilBertForMaskedLM,
     DistilBertForSequenceClassification,
 )
@@ -189,12 +190,17 @@ def test_a_decoder_that_is_not_the_embedding_is_refused_by_the_masked_lm_alone(d
     BertForSequenceClassification.from_pretrained(directory)
 
 
-def test_half_precision_files_become_float32(directory, bert):
-    rewrite(directory, lambda tensors: {name: value.astype(np.float16) for name, value in tensors.items()})
-    found, expected = split(BertForMaskedLM.from_pretrained(directory))[1], split(bert)[1]
-    for path, value in expected.items():
-        assert found[path].dtype == jnp.float32
-        np.testing.assert_array_equal(found[path], value.astype(jnp.float16).astype(jnp.float32))
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_a_file_comes_back_in_its_own_dtype_bit_for_bit(dtype, directory, bert, tmp_path):
+    bert.save_pretrained(directory, dtype=dtype)
+    content = (directory / "model.safetensors").read_bytes()
+    found = BertForMaskedLM.from_pretrained(directory)
+    for path, value in split(found)[1].items():
+        assert value.dtype == jnp.float32
+        np.testing.assert_array_equal(value, split(bert)[1][path].astype(dtype).astype(jnp.float32))
+    found.save_pretrained(tmp_path / "again", dtype=dtype)
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == content
+    assert json.loads((tmp_path / "again" / "config.json").read_text())["dtype"] == dtype
 
 
 def test_shards_are_read_by_their_index(directory, bert):
@@ -211,6 +217,38 @@ def test_shards_are_read_by_their_index(directory, bert):
 
 
 # A head that the file lacks, or that another class needs
+
+
+@pytest.mark.parametrize(
+    ("origin", "to"),
+    [
+        (origin, to)
+        for origin in ("BertForPreTraining", "BertModel", "DistilBertForMaskedLM", "DistilBertModel")
+        for to in CLASSES
+        if origin.startswith("Distil") == to.startswith("Distil")
+    ],
+)
+def test_a_file_made_for_one_class_loads_into_another(origin, to, request, tmp_path, capfd):
+    cls, config = family(request, origin)
+    model = build(cls, config)
+    model.save_pretrained(tmp_path)
+    found, source = split(CLASSES[to].from_pretrained(tmp_path))[1], split(model)[1]
+    for path in found.keys() & source.keys():
+        np.testing.assert_array_equal(found[path], source[path], err_msg=path)
+    said = capfd.readouterr().err.splitlines()
+    assert [line.split(": ")[1] for line in said] == (
+        ["not used here"] * bool(source.keys() - found.keys())
+        + ["newly initialised"] * bool(found.keys() - source.keys())
+    )
+
+
+def test_a_bare_model_without_its_pooler_is_silent_about_it(directory, bert, capfd):
+    model = BertModel.from_pretrained(directory, add_pooling_layer=False)
+    assert set(split(model)[1]) == {path for path in split(bert)[1] if path.startswith("encoder.")}
+    assert model([[2, 5, 3]]).pooler_output is None
+    assert capfd.readouterr().err.splitlines() == [
+        f"{directory}: not used here: cls.predictions, cls.predictions.transform.LayerNorm, cls.predictions.transform.dense"
+    ]
 
 
 def test_other_heads_are_named_in_one_line(tiny_bert, directory, bert, capfd):

@@ -1,0 +1,123 @@
+"""Where a model is found: on the disk, in the hub's cache, on the hub. A process each: the hub's settings are read once."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from distilbert_jax.directory import locate
+from distilbert_jax.errors import InputError
+from distilbert_jax.models import BertForMaskedLM
+from distilbert_jax.models.params import digest, split
+from tests.hub import COMMIT, serve
+from tests.models.common import build
+
+NAME = "someone/tiny-bert"
+LOAD = """
+import sys
+from distilbert_jax.errors import one_line_errors
+from distilbert_jax.models import MaskedLM
+from distilbert_jax.models.params import digest, split
+name, *revision = sys.argv[1:]
+with one_line_errors():
+    print(digest(split(MaskedLM.from_pretrained(name, revision=revision[0] if revision else None))[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def published(tiny_bert, tmp_path_factory):
+    """A model's directory as the hub has it, and the digest of its parameters."""
+    model = build(BertForMaskedLM, tiny_bert)
+    directory = tmp_path_factory.mktemp("published")
+    model.save_pretrained(directory)
+    (directory / "pytorch_model.bin").write_bytes(b"a pickle")
+    (directory / "README.md").write_text("a card")
+    return directory, digest(split(model)[1])
+
+
+@pytest.fixture
+def load(tmp_path):
+    """Load a model by its name in a process of its own with a cache of its own: (exit status, stdout, stderr)."""
+
+    def run(*arguments, **settings):
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
+        environment = kept | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"} | settings
+        done = subprocess.run(
+            [sys.executable, "-c", LOAD, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout.strip(), done.stderr.strip()
+
+    return run
+
+
+def test_a_model_from_the_hub_is_cached_and_then_needs_no_network(published, load, tmp_path):
+    directory, expected = published
+    with serve(directory, NAME, token="hf_mine") as hub:
+        assert load(NAME, HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_mine") == (0, expected, "")
+        first = len(hub.requests)
+        assert load(NAME, "v1", HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_mine") == (0, expected, "")
+        again = hub.requests[first:]
+    read = {path.rpartition("/")[2] for method, path, _ in hub.requests if "/resolve/" in path}
+    assert read == {"config.json", "model.safetensors"}, "other formats and the card stay where they are"
+    assert not any("/resolve/" in path for _, path, _ in again), "the tag is the commit that is cached already"
+    assert f"/api/models/{NAME}/revision/v1" in {path for _, path, _ in again}
+    # The hub is gone.
+    assert load(NAME, HF_ENDPOINT=hub.endpoint) == (0, expected, "")
+    assert load(NAME, HF_HUB_OFFLINE="1") == (0, expected, "")
+    assert load(NAME, COMMIT, HF_HUB_OFFLINE="1") == (0, expected, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "revision", "message"),
+    [
+        ("someone/else", [], "someone/else: no such directory here, and no such model on the hub"),
+        (NAME, [], "the hub gives this model to members only: ask for access there, then set HF_TOKEN"),
+        (NAME, ["v9"], "the hub's model has no revision 'v9'"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(name, revision, message, published, load):
+    with serve(published[0], NAME, token="hf_mine") as hub:
+        token = {"HF_TOKEN": "hf_mine"} if revision else {}
+        status, out, error = load(name, *revision, HF_ENDPOINT=hub.endpoint, **token)
+    assert (status, out) == (2, "")
+    assert error.startswith(f"error: {name}: no such directory here, and")
+    assert message in error
+    assert "\n" not in error
+
+
+@pytest.mark.parametrize("settings", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
+def test_without_a_network_the_way_to_a_local_copy_is_told(settings, load):
+    status, out, error = load(NAME, **settings)
+    assert (status, out) == (2, "")
+    assert error == (
+        f"error: {NAME}: no such directory here, and the hub's model is neither in the cache nor reachable: where there is a "
+        f"network, `hf download {NAME} --local-dir DIR` makes a directory to copy and name instead"
+    )
+
+
+def test_a_directory_comes_before_the_hub(published, tmp_path, monkeypatch):
+    (tmp_path / "someone").mkdir()
+    (tmp_path / NAME).symlink_to(published[0])
+    monkeypatch.chdir(tmp_path)
+    assert locate(NAME).samefile(published[0])
+    with pytest.raises(InputError, match=rf"^{NAME}: revision 'v1' was asked for, but this is a directory"):
+        locate(NAME, "v1")
+
+
+@pytest.mark.parametrize("path", ["/no/such/model", "./model", "runs/none/model", "../model", "a b", "~/none"])
+def test_what_cannot_be_an_id_is_no_directory(path):
+    with pytest.raises(InputError, match=f"^{re.escape(path)}: no such directory; expected a model with config.json"):
+        locate(path)
+
+
+def test_an_empty_name_is_not_the_working_directory():
+    with pytest.raises(InputError, match=r"^the name of the model is empty"):
+        locate("")
+
+
+def test_a_file_is_no_model(tmp_path):
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(InputError, match=r"model\.safetensors: is a file; expected the directory"):
+        locate(tmp_path / "model.safetensors")
