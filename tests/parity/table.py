@@ -38,7 +38,7 @@ real layers and no heads: those are as the reference draws them. As DistilBERT i
 """
 FOOT = """
 
-`python -m tests.parity.table --out docs/results/parity.md --glue DIR` at commit {commit}, DIR with GLUE as parquet; {packages}; CPU.
+`python -m tests.parity.table --out docs/results/parity.md --glue DIR` at commit {commit}, DIR: GLUE as parquet; {packages}; CPU.
 """
 
 
