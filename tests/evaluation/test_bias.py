@@ -121,6 +121,16 @@ def test_log_odds_are_those_of_brute_force(fill):
             assert entry["token_str"] == piece(fill, entry["token"])
 
 
+def test_the_arithmetic_is_float64(fill, rng, monkeypatch):
+    logits = (10 * rng.normal(size=(2, 50))).astype(np.float32)
+    monkeypatch.setattr(bias, "_mask_logits", lambda *arguments: logits)
+    (one,) = bias_probe(fill, PAIRS[:1], top_k=50)
+    first, second = logits.tolist()
+    for entry in one["log_odds"]:
+        expected = logit(first, entry["token"]) - logit(second, entry["token"])
+        assert entry["log_odds"] == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
 def test_an_embedding_row_without_a_piece_has_a_name(fill):
     names = {answer["token_str"] for answer in bias_probe(fill, PAIRS[:1], top_k=50)[0]["sides"]["red"]["top"]}
     assert len(names) == 50
@@ -219,6 +229,7 @@ def test_a_table_shows_both_sides_and_takes_no_piece_for_a_style():
     ):
         assert words in text
     assert "in both: 2 of 2 ([red], nurse)" in text
+    assert text.count("[red]") == 4  # at the top of each side, among the shared, with its log-odds
     assert "above 0: likelier in '[b]man'" in text
 
 
@@ -227,6 +238,7 @@ def test_bars_are_sorted_labelled_and_coloured_by_side():
     (axes,) = figure.axes
     assert [bar.get_width() for bar in axes.patches] == [-3.0, -1.0, 0.5, 2.0]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["c", "b", "$x$", "a"]
+    assert not any(label.get_parse_math() for label in axes.get_yticklabels()), "$x$ would become a formula"
     first, second = (Image.new("RGB", (1, 1), colour).getpixel((0, 0)) for colour in bias.COLOURS)
     colours = [tuple(round(255 * part) for part in bar.get_facecolor()[:3]) for bar in axes.patches]
     assert colours == [second, second, first, first]

@@ -45,6 +45,7 @@ def test_yaml_and_json_give_the_same_pairs(write):
         assert read_pairs(write(YAML, name)) == PAIRS
         assert read_pairs(write(b"\xef\xbb\xbf" + YAML.encode(), name)) == PAIRS
     assert read_pairs(write(json.dumps(entries), "a.json")) == PAIRS
+    assert read_pairs(write(b"\xef\xbb\xbf" + json.dumps(entries).encode(), "a.json")) == PAIRS
     assert read_pairs(write(json.dumps(entries, indent="\t"), "a.json")) == PAIRS
 
 
