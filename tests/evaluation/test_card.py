@@ -42,7 +42,7 @@ def own(fill):
     published = {}
     for prompt in CARD:
         ids = np.array([fill.tokenizer.encode(prompt).ids], np.int32)
-        (logits,) = np.asarray(call(fill.model, ids).logits, np.float64)[ids == fill.ids.mask]
+        (logits,) = np.asarray(call(fill.model, ids).logits, np.float64)[ids == fill.tokenizer.token_to_id("[MASK]")]
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
         best = np.argsort(-probabilities)[:5].tolist()
