@@ -3,6 +3,8 @@
 fill-mask  the most likely words for [MASK]
 mlm        masked-LM loss, accuracy and perplexity on held-out text, KL divergence from a teacher
 glue       fine-tune on tasks × seeds and print the dev scores
+bias       the words of two sides of a prompt, side by side
+card       the model card's three prompts, checked against the published scores
 speed      latency and tokens a second of the encoder
 report     one table, one results.json and the curves of several runs
 """
@@ -12,6 +14,7 @@ import difflib
 import json
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -104,6 +107,59 @@ class GlueCommand:
 
 
 @dataclass(frozen=True)
+class BiasCommand:
+    """Paired prompts: the likeliest words of each side, their overlap, and the log-odds of words between the sides."""
+
+    model: str  # HF directory or hub id
+    prompts: str = ""  # .yaml or .json file, form: distilbert_jax/evaluation/prompts.py; empty: the model card's pair
+    top_k: int = 10
+    words: tuple[str, ...] = ()  # of interest, for every pair; none: those of the file, else all in either top
+    out: str = ""  # directory for results.json and log_odds.png
+    json: bool = False
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from distilbert_jax.evaluation import bias
+        from distilbert_jax.evaluation.prompts import CARD_PAIR, read_pairs
+        from distilbert_jax.pipelines import FillMask
+
+        if Path(self.out).is_file():
+            raise InputError(f"--out {self.out}: is a file, expected a directory")
+        pairs = read_pairs(self.prompts) if self.prompts else [CARD_PAIR]
+        results = bias.bias_probe(FillMask(self.model), pairs, top_k=self.top_k, words=self.words)
+        for result in results:
+            if self.json:
+                print(json.dumps(result, ensure_ascii=False))
+            else:
+                Console().print(bias.table(result))
+        if self.out:
+            bias.write(results, self.model, self.out)
+
+
+@dataclass(frozen=True)
+class CardCommand:
+    """The three prompts of distilbert-base-uncased's model card: exit status 1 if a token differs or a score by over 1e-4."""
+
+    model: str  # HF directory or hub id
+    json: bool = False
+
+    def run(self) -> None:
+        from rich.console import Console
+
+        from distilbert_jax.evaluation.card import check_card, table
+        from distilbert_jax.pipelines import FillMask
+
+        rows = check_card(FillMask(self.model))
+        if self.json:
+            print("\n".join(map(json.dumps, rows)))
+        else:
+            Console().print(table(rows))
+        if not all(row["ok"] for row in rows):
+            sys.exit(1)
+
+
+@dataclass(frozen=True)
 class SpeedCommand:
     """Latency and tokens a second of the encoder on random tokens, without padding."""
 
@@ -152,6 +208,8 @@ COMMANDS: dict[str, Any] = {
     "fill-mask": FillMaskCommand,
     "mlm": MlmCommand,
     "glue": GlueCommand,
+    "bias": BiasCommand,
+    "card": CardCommand,
     "speed": SpeedCommand,
     "report": ReportCommand,
 }
