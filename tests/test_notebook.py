@@ -1,0 +1,50 @@
+"""The notebook runs from its first cell to its last, on models that are here."""
+
+import base64
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+from distilbert_jax.models.student import convert
+
+FILE = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
+
+
+@pytest.fixture(scope="module")
+def executed(world, tmp_path_factory):
+    """The notebook after its run, its models those of the tests."""
+    student = tmp_path_factory.mktemp("notebook") / "student"
+    convert(world.teacher, str(student), layers=(0,))
+    notebook = nbformat.read(FILE, as_version=4)
+    for cell in notebook.cells:
+        for name, directory in (("teacher", world.teacher), ("student", student)):
+            cell.source = cell.source.replace(f"../runs/demo/{name}/model", str(directory))
+    return NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=FILE.parent)
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_the_notebook_is_kept_without_outputs():
+    notebook = nbformat.read(FILE, as_version=4)
+    nbformat.validate(notebook)
+    assert outputs(notebook) == []
+    assert not any(cell.get("execution_count") for cell in notebook.cells)
+
+
+@pytest.mark.slow
+def test_every_cell_runs_and_says_nothing_on_stderr(executed):
+    assert [output.text for output in outputs(executed) if output.get("name") == "stderr"] == []
+    assert all(cell.outputs for cell in executed.cells[2:] if cell.cell_type == "code")
+
+
+@pytest.mark.slow
+def test_answers_are_tables_and_three_pictures_are_drawn(executed):
+    data = [output.data for output in outputs(executed) if "data" in output]
+    assert sum("<table" in entry.get("text/html", "") for entry in data) >= 3
+    pictures = [base64.b64decode(entry["image/png"]) for entry in data if "image/png" in entry]
+    assert len(pictures) == 3
+    assert all(picture.startswith(b"\x89PNG") and len(picture) > 5000 for picture in pictures)
