@@ -102,10 +102,10 @@ class EncoderModel(PretrainedModel):
     def __init__(
         self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs, add_pooling_layer: bool = True
     ):
+        super().__init__(config)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         if add_pooling_layer and config.model_type == "bert":
             self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
-        self.config = config
 
     def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> PooledOutput:
         """Arguments as `Encoder.__call__`."""
@@ -118,9 +118,9 @@ class MaskedLM(PretrainedModel):
     """Encoder with a masked-LM head."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(config)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.head = MLMHead(config, dtype=dtype, rngs=rngs)
-        self.config = config
 
     def logits(self, hidden: Array) -> Array:
         """Hidden states [B, T, D] (all of them, or those at chosen positions) → logits [B, T, V]."""
@@ -136,10 +136,10 @@ class SequenceClassification(PretrainedModel):
     """Encoder, pooler, dropout, classifier. One label makes it a regression."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(config)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
-        self.config = config
 
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None, *, rngs: Array | None = None, **inputs: Any
@@ -155,11 +155,11 @@ class TokenClassification(PretrainedModel):
     """Encoder, dropout, a classifier on every token."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(config)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
         # The reference's DistilBERT has its classifier dropout for sequences only.
         self.dropout = config.classifier_dropout if config.model_type == "bert" else config.hidden_dropout
-        self.config = config
 
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None, *, rngs: Array | None = None, **inputs: Any
@@ -174,9 +174,9 @@ class QuestionAnswering(PretrainedModel):
     """Encoder, dropout (DistilBERT's alone), and for every token how well an answer would start and end there."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(config)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.qa_outputs = _linear(config, 2, dtype=dtype, rngs=rngs)
-        self.config = config
 
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None, *, rngs: Array | None = None, **inputs: Any
@@ -192,10 +192,10 @@ class MultipleChoice(PretrainedModel):
     """Encoder, pooler, dropout, one score for each choice."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(config)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, 1, dtype=dtype, rngs=rngs)
-        self.config = config
 
     def __call__(
         self,
@@ -242,10 +242,10 @@ class NextSentencePrediction(PretrainedModel):
     """BERT's encoder, pooler, and whether the second text follows the first."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(config)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
-        self.config = config
 
     def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, 2], 0: follows, 1: is a stranger."""
@@ -257,11 +257,11 @@ class PreTraining(PretrainedModel):
     """BERT as it was pre-trained: masked LM and next sentence from one pass."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+        super().__init__(config)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.head = MLMHead(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
-        self.config = config
 
     def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> PreTrainingOutput:
         """Arguments as `Encoder.__call__`; prediction_logits [B, T, V], seq_relationship_logits [B, 2]."""

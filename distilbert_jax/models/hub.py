@@ -219,6 +219,11 @@ class PretrainedModel(nnx.Module):
     config: ModelConfig
     bare = False  # True: without a head; the reference saves such a model's tensors without the family's prefix
 
+    def __init__(self, config: ModelConfig):
+        if getattr(self, "model_type", config.model_type) != config.model_type:
+            raise InputError(f"{type(self).__name__} cannot hold a model of type {config.model_type!r}")
+        self.config = config
+
     @classmethod
     def _family(cls, model_type: str) -> type[Self]:
         for candidate in (cls, *cls.__subclasses__()):

@@ -390,6 +390,13 @@ def test_the_other_family_is_refused_by_a_familys_own_class(directory):
     assert refusal(DistilBertForMaskedLM, directory) == "DistilBertForMaskedLM cannot hold a model of type 'bert'"
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_config_of_the_other_family_is_refused(name, tiny_bert, tiny_distilbert):
+    config = tiny_bert if name.startswith("Distil") else tiny_distilbert
+    with pytest.raises(InputError, match=f"^{name} cannot hold a model of type '{config.model_type}'$"):
+        CLASSES[name](config, rngs=nnx.Rngs(0))
+
+
 # config.json
 
 
