@@ -144,7 +144,8 @@ class BertTokenizer:
                 f"max_length = {limit}: expected {shortest} to {self.max_length}, what the model has positions for"
             )
         for number, text in enumerate(texts, first):
-            _check_text(text, number)
+            for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
+                check_text(part, f"text {number}")
         found, cut = self.tokenizer.encode_batch(texts), 0
         for i, encoding in enumerate(found):
             parts = (0, 1) if isinstance(texts[i], tuple) else (0,)
@@ -160,11 +161,11 @@ class BertTokenizer:
         return self._cutting.encode(*(text if isinstance(text, tuple) else (text,)))
 
 
-def _check_text(text: Any, number: int) -> None:
-    for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
-        if not isinstance(part, str):
-            raise InputError(f"text {number} is a {type(part).__name__} ({part!r:.60}); expected a string")
-        try:
-            part.encode()
-        except UnicodeEncodeError:
-            raise InputError(f"text {number} is not valid Unicode: {part!r:.60} has half a surrogate pair") from None
+def check_text(text: Any, what: str) -> None:
+    """Raise InputError unless `text` is a string of valid Unicode; `what` names it."""
+    if not isinstance(text, str):
+        raise InputError(f"{what} is a {type(text).__name__} ({text!r:.60}); expected a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"{what} is not valid Unicode ({text!r:.60}); was it UTF-8 where it came from?") from None

@@ -46,12 +46,13 @@ class Forward:
         )
 
     def __call__(
-        self, rows: Sequence[Row], *options: Any, positions: Sequence[Sequence[int]] | None = None
+        self, rows: Sequence[Row], positions: Sequence[Sequence[int]] | None = None, options: tuple[Any, ...] = ()
     ) -> Iterator[tuple[int, np.ndarray]]:
         """The index of a row and its result, for every row; long rows first.
 
         Args:
             positions: for each row the tokens that are asked for; their number M is padded to a power of 2.
+            options: what `compute` takes after the batch.
         """
         width = [1 << (len(places) - 1).bit_length() for places in positions] if positions else [0] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: (width[i], len(rows[i].ids)), reverse=True)

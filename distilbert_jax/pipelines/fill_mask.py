@@ -1,7 +1,8 @@
 """Fill-mask: the words for each `[MASK]`, over the vocabulary or among targets, on their own or jointly."""
 
+import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
-from distilbert_jax.data.encoding import Row
+from distilbert_jax.data.encoding import Row, check_text
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.pipelines.base import Pipeline
 from distilbert_jax.pipelines.results import Answers
+from distilbert_jax.pipelines.scores import joint_search, largest, open_gap, replaced, word_log_scores
+
+_BEAM = 16  # hypotheses that a joint search keeps at least
 
 
 def _log_probabilities(model: MaskedLM, batch: dict[str, jax.Array]) -> jax.Array:
@@ -54,106 +58,195 @@ class FillMask(Pipeline):
             path_or_id, MaskedLM, _log_probabilities, revision=revision, dtype=dtype, batch_size=batch_size
         )
 
-    def __call__(self, texts: Any, top_k: int | None = None, targets: str | Sequence[str] | None = None) -> Any:
+    def __call__(
+        self,
+        texts: Any,
+        top_k: int | None = None,
+        targets: str | Sequence[str] | None = None,
+        joint: bool = False,
+        whole_words: bool = False,
+    ) -> Any:
         """Fill the masks of a text, of a list of texts (a list of results), or of an iterator (an iterator of results).
+
+        With several masks each is filled on its own while the others stay masked, so that their words need not go together.
+        `joint=True` fills them together, each given those on its left (`scores.joint_search`, with a beam of 16 or `top_k`
+        hypotheses). `whole_words=True` scores targets of several pieces by their pseudo-log-likelihood (`scores.word_log_scores`);
+        words of different numbers of pieces then fill gaps of different sizes, and the size is given, not scored.
 
         Args:
             top_k: how many answers; None: 5, or all targets.
             targets: score these tokens alone. A word that is no token of the vocabulary is replaced by its first piece, which a
-                line on stderr says.
+                line on stderr says; not so with `whole_words`.
 
         Returns:
             For a text with one mask a list of `{"score", "token", "token_str", "sequence"}`, most likely first; `score` is the
             probability over the whole vocabulary. With targets each has `share` as well, its part of what all of them have
-            together. With several masks a list of such lists, each mask on its own while the others stay masked, and `sequence`
-            keeps the special tokens.
+            together. With several masks a list of such lists, and `sequence` keeps the special tokens.
+
+            With `joint` a list of `{"score", "log_score", "tokens", "token_strs", "sequence"}` for each text, however many masks
+            it has, without a share. With `whole_words` an answer is `{"score", "log_score", "share", "tokens", "token_str",
+            "sequence"}`. Log-scores are in nats.
 
         Raises:
             InputError: a text is empty or without `[MASK]`, or a mask lies beyond the model's positions; `top_k` is outside
-                1 … vocabulary; there is no target.
+                1 … vocabulary; there is no target; options that contradict each other.
         """
         vocabulary = self.model.config.vocab_size
         if top_k is not None and not 1 <= top_k <= vocabulary:
             raise InputError(f"top_k = {top_k}: expected 1 to {vocabulary}, the size of the vocabulary")
-        if targets is None:
-            top_k, candidates = top_k or 5, np.arange(vocabulary)
+        if whole_words and joint:
+            raise InputError("joint and whole_words exclude each other: a joint search fills every mask with one token")
+        if whole_words and targets is None:
+            raise InputError("whole_words scores given words: name them as targets")
+        targets = [targets] if isinstance(targets, str) else targets
+        if targets is not None and not len(targets):
+            raise InputError("targets: none is given; name at least one word, or leave targets out")
+
+        answer: Callable[[Sequence[str], Sequence[Row]], list[Answers]]
+        if whole_words:
+            words = self._words(targets)
+            answer = lambda texts, rows: self._whole(texts, rows, words, top_k or len(words))
         else:
-            candidates = self._target_ids([targets] if isinstance(targets, str) else targets)
-            top_k = top_k or len(candidates)
-
-        def answer(texts: Sequence[str], rows: Sequence[Row]) -> list[Answers]:
-            return self._marginals(texts, rows, top_k, candidates, share=targets is not None)
-
+            ids = np.arange(vocabulary) if targets is None else self._tokens(targets)
+            if joint:
+                answer = lambda texts, rows: self._joint(texts, rows, ids, top_k or 5)
+            elif targets is None:
+                answer = lambda texts, rows: self._single(texts, rows, ids, top_k or 5, share=False)
+            else:
+                answer = lambda texts, rows: self._single(texts, rows, ids, top_k or len(ids), share=True)
         return self._over(texts, answer, "filling masks")
 
-    def _target_ids(self, targets: Sequence[str]) -> np.ndarray:
-        """Ids of the targets, each once."""
-        if not len(targets):
-            raise InputError("targets: none is given; name at least one word, or leave targets out")
-        ids, replaced = [], []
-        for target in targets:
-            token = self.tokenizer.token_to_id(target)
-            if token is None:
-                pieces = self.tokenizer.encode(target, add_special_tokens=False).ids
-                if not pieces:
-                    raise InputError(f"target {target!r} is empty: it has no word to score")
-                token = pieces[0]
-                replaced.append(f"{target!r} by {self.tokenizer.id_to_token(token)!r}")
-            ids.append(token)
-        if replaced:
-            print(
-                f"targets that are no token are replaced by their first piece: {', '.join(replaced)}", file=sys.stderr
-            )
-        return np.unique(ids)
+    def _pieces(self, target: str) -> tuple[int, ...]:
+        """The ids of a target: a token of the vocabulary as it stands, else the pieces that the tokenizer makes of it."""
+        check_text(target, "target")
+        token = self.tokenizer.token_to_id(target)
+        pieces = self.tokenizer.encode(target, add_special_tokens=False).ids if token is None else [token]
+        if not pieces:
+            raise InputError(f"target {target!r} is empty: it has no word to score")
+        return tuple(pieces)
 
-    def _masks(self, text: str, row: Row) -> np.ndarray:
-        """The positions of a row's masks."""
-        shown = text if len(text) <= 60 else text[:57] + "…"
-        mask = self.tokenizer.id_to_token(self.tokenizer.ids.mask)
-        found = np.flatnonzero(row.ids == self.tokenizer.ids.mask)
-        if len(found) < text.count(mask):
-            raise InputError(
-                f"text {shown!r}: the {mask} at the end lies beyond the {self.tokenizer.max_length} tokens "
-                f"that the model reads; shorten what comes before it"
-            )
-        if not len(found):
-            raise InputError(f"text {shown!r}: has no {mask}")
+    def _tokens(self, targets: Sequence[str]) -> np.ndarray:
+        """The ids of single tokens, each once; a line on stderr for those that are none."""
+        first = {target: self._pieces(target)[0] for target in targets}
+        others = [
+            f"{target!r} by {self.tokenizer.id_to_token(token)!r}"
+            for target, token in first.items()
+            if self.tokenizer.token_to_id(target) is None
+        ]
+        if others:
+            print(f"targets that are no token are replaced by their first piece: {', '.join(others)}", file=sys.stderr)
+        return np.unique(list(first.values()))
+
+    def _words(self, targets: Sequence[str]) -> list[tuple[int, ...]]:
+        """The pieces of words, each word once."""
+        words = {self._pieces(target): target for target in targets}
+        for pieces, target in words.items():
+            if self.tokenizer.ids.unk in pieces:
+                raise InputError(f"target {target!r} has characters that the vocabulary lacks: it cannot be scored")
+        return list(words)
+
+    def _masks(self, texts: Sequence[str], rows: Sequence[Row]) -> list[np.ndarray]:
+        """The positions of each row's masks."""
+        mask, found = self.tokenizer.id_to_token(self.tokenizer.ids.mask), []
+        for text, row in zip(texts, rows, strict=True):
+            found.append(np.flatnonzero(row.ids == self.tokenizer.ids.mask))
+            if len(found[-1]) < text.count(mask):
+                raise InputError(
+                    f"text {_shown(text)}: a {mask} lies beyond the {self.tokenizer.max_length} tokens that the model reads; "
+                    "shorten what stands before it"
+                )
+            if not len(found[-1]):
+                raise InputError(f"text {_shown(text)}: has no {mask}")
         return found
 
-    def _marginals(
-        self, texts: Sequence[str], rows: Sequence[Row], top_k: int, candidates: np.ndarray, *, share: bool
+    def _single(
+        self, texts: Sequence[str], rows: Sequence[Row], candidates: np.ndarray, top_k: int, share: bool
     ) -> list[Answers]:
-        masks = [self._masks(text, row) for text, row in zip(texts, rows, strict=True)]
+        """Every mask on its own."""
+        masks = self._masks(texts, rows)
         found = [Answers()] * len(rows)
-        for i, values in self._forward(rows, positions=masks):
+        for i, values in self._forward(rows, masks):
+            several = len(masks[i]) > 1
             per_mask = []
-            for position, log_p in zip(masks[i], values, strict=False):
-                log_p = log_p[candidates]
-                shares = np.exp(log_p - np.logaddexp.reduce(log_p)) if share else None
+            for position, log_p in zip(masks[i], values[:, candidates], strict=False):
+                shares = np.exp(log_p - np.logaddexp.reduce(log_p)) if share else log_p
                 answers = []
-                for best in _largest(log_p, top_k):
-                    token = int(candidates[best])
-                    answer = {"score": float(np.exp(log_p[best]))}
-                    if share:
-                        answer["share"] = float(shares[best])
-                    answer |= {
-                        "token": token,
-                        "token_str": self.tokenizer.decode([token], skip_special_tokens=False),
-                        "sequence": self._filled(rows[i].ids, [position], [token], special=len(masks[i]) > 1),
-                    }
-                    answers.append(answer)
+                for best in largest(log_p, top_k):
+                    token = candidates[[best]]
+                    answers.append(
+                        {
+                            "score": math.exp(log_p[best]),
+                            **({"share": float(shares[best])} if share else {}),
+                            "token": int(token[0]),
+                            "token_str": self._decode(token),
+                            "sequence": self._decode(replaced(rows[i].ids, [position], token), special=several),
+                        }
+                    )
                 per_mask.append(Answers(answers, texts[i]))
-            found[i] = per_mask[0] if len(per_mask) == 1 else Answers(per_mask, texts[i])
+            found[i] = Answers(per_mask, texts[i]) if several else per_mask[0]
         return found
 
-    def _filled(self, ids: np.ndarray, positions: Sequence[int], tokens: Sequence[int], *, special: bool) -> str:
-        """The text with `tokens` at `positions`."""
-        replaced = ids.copy()
-        replaced[positions] = tokens
-        return self.tokenizer.decode(replaced.tolist(), skip_special_tokens=not special)
+    def _joint(self, texts: Sequence[str], rows: Sequence[Row], candidates: np.ndarray, top_k: int) -> list[Answers]:
+        """All masks of a text together."""
+        masks = self._masks(texts, rows)
+        beams = joint_search(self._forward, rows, masks, candidates, max(top_k, _BEAM))
+        return [
+            Answers(
+                [
+                    {
+                        "score": math.exp(log_score),
+                        "log_score": log_score,
+                        "tokens": list(tokens),
+                        "token_strs": [self._decode([token]) for token in tokens],
+                        "sequence": self._decode(replaced(row.ids, places, tokens), special=False),
+                    }
+                    for log_score, tokens in beam[:top_k]
+                ],
+                text,
+            )
+            for text, row, places, beam in zip(texts, rows, masks, beams, strict=True)
+        ]
+
+    def _whole(
+        self, texts: Sequence[str], rows: Sequence[Row], words: Sequence[tuple[int, ...]], top_k: int
+    ) -> list[Answers]:
+        """Every mask on its own, words of any number of pieces in its place."""
+        masks = self._masks(texts, rows)
+        longest = max(words, key=len)
+        for text, row in zip(texts, rows, strict=True):
+            if (length := len(row.ids) + len(longest) - 1) > self.tokenizer.max_length:
+                raise InputError(
+                    f"text {_shown(text)}: with the {len(longest)} pieces of {self._decode(longest)!r} it has {length} tokens, "
+                    f"the model reads {self.tokenizer.max_length}; shorten it"
+                )
+        gaps = [(row, int(position)) for row, places in zip(rows, masks, strict=True) for position in places]
+        scores = iter(word_log_scores(self._forward, gaps, words, self.tokenizer.ids.mask))
+        found = []
+        for text, row, places in zip(texts, rows, masks, strict=True):
+            per_mask = []
+            for position, log_scores in zip(places, scores, strict=False):
+                shares = np.exp(log_scores - np.logaddexp.reduce(log_scores))
+                answers = []
+                for best in largest(log_scores, top_k):
+                    word = words[best]
+                    filled = open_gap(row, position, word, len(word), self.tokenizer.ids.mask).ids
+                    answers.append(
+                        {
+                            "score": math.exp(log_scores[best]),
+                            "log_score": float(log_scores[best]),
+                            "share": float(shares[best]),
+                            "tokens": list(word),
+                            "token_str": self._decode(word),
+                            "sequence": self._decode(filled, special=len(places) > 1),
+                        }
+                    )
+                per_mask.append(Answers(answers, text))
+            found.append(Answers(per_mask, text) if len(places) > 1 else per_mask[0])
+        return found
+
+    def _decode(self, ids: Sequence[int], *, special: bool = True) -> str:
+        return self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=not special)
 
 
-def _largest(values: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the `k` largest values (all, if there are fewer), largest first; equal ones by index."""
-    some = np.argpartition(-values, k - 1)[:k] if k < len(values) else np.arange(len(values))
-    return some[np.lexsort((some, -values[some]))]
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 60 else text[:59] + "…")
