@@ -144,7 +144,9 @@ class BertTokenizer:
                 f"max_length = {limit}: expected {shortest} to {self.max_length}, what the model has positions for"
             )
         for number, text in enumerate(texts, first):
-            for part in text if isinstance(text, tuple) and len(text) == 2 else (text,):
+            if isinstance(text, tuple) and len(text) != 2:
+                raise InputError(f"text {number} is a tuple of {len(text)}; a pair is (text, pair)")
+            for part in text if isinstance(text, tuple) else (text,):
                 check_text(part, f"text {number}")
         found, cut = self.tokenizer.encode_batch(texts), 0
         for i, encoding in enumerate(found):

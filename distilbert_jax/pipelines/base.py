@@ -100,8 +100,17 @@ class Pipeline:
         self.batch_size = batch_size
         self._forward = Forward(self.model, compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size)
 
-    def _over(self, texts: Any, answer: Answer, description: str, *, one: type | tuple[type, ...] = str) -> Any:
-        """The result of one text (of a type `one`), the list of those of a sequence, or the iterator of those of an iterator."""
+    def _over(
+        self,
+        texts: Any,
+        answer: Answer,
+        description: str,
+        *,
+        collect: Callable[[Iterator[Any]], Any],
+        one: type | tuple[type, ...] = str,
+    ) -> Any:
+        """The result of one text (of a type `one`), what `collect` makes of those of a sequence, or an iterator of those of an
+        iterator."""
         if isinstance(texts, one):
             (result,) = self._windows((texts,), answer)
             return result
@@ -112,7 +121,7 @@ class Pipeline:
         if not isinstance(texts, Sized):
             return self._lazily(texts, answer, description)
         with progress(description, len(texts)) if len(texts) > self.batch_size else contextlib.nullcontext() as done:
-            return list(self._windows(texts, answer, done))
+            return collect(self._windows(texts, answer, done))
 
     def _lazily(self, texts: Iterable[Any], answer: Answer, description: str) -> Iterator[Any]:
         with progress(description, None) as done:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from scipy.special import expit, softmax
 
 from distilbert_jax.data.encoding import Row
 from distilbert_jax.data.files import read_json
@@ -76,15 +77,15 @@ class TextClassification(Pipeline):
             found = dict(self._forward(rows))
             return [self._answers(texts[i], found[i], top_k) for i in range(len(rows))]
 
-        return self._over(texts, answer, "classifying", one=(str, tuple))
+        return self._over(texts, answer, "classifying", collect=Answers, one=(str, tuple))
 
     def _answers(self, text: Text, logits: np.ndarray, top_k: int | None) -> Answers:
         if len(logits) == 1:
             scores = logits
         elif self._several_labels:
-            scores = 1.0 / (1.0 + np.exp(-logits))
+            scores = expit(logits)
         else:
-            scores = np.exp(logits - np.logaddexp.reduce(logits))
+            scores = softmax(logits)
         best = np.argsort(-scores, kind="stable")[:top_k]
         answers = [{"label": self.model.config.labels[i], "score": float(scores[i])} for i in best]
         return Answers(answers, text if isinstance(text, str) else " | ".join(text))

@@ -2,7 +2,7 @@
 
 import difflib
 import operator
-from collections.abc import Sequence, Sized
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +59,13 @@ class FeatureExtraction(Pipeline):
         super().__init__(path_or_id, EncoderModel, _hidden_state, add_pooling_layer=False, **options)
 
     def __call__(self, texts: Any, pooling: str = "tokens", layer: int = -1) -> Any:
-        """Features of a text, of a list of texts, or, one by one, of an iterator. What is too long is cut, which a line on stderr says.
+        """Features of a text, of a list of texts, or, one by one, of an iterator.
+
+        What is too long is cut, which a line on stderr says.
 
         Args:
-            pooling: `"tokens"`: the states of all tokens, [CLS] and [SEP] among them; `"cls"`: the first token's; `"mean"`: the mean
-                over all of these tokens, as sentence-transformers takes it (not normalised).
+            pooling: `"tokens"`: the states of all tokens, [CLS] and [SEP] among them; `"cls"`: the first one's; `"mean"`: the
+                mean over all of these tokens, as sentence-transformers takes it (not normalised).
             layer: 0 for the embeddings, 1 … L for the layers; negative ones count from the end, -1 is the last.
 
         Returns:
@@ -88,7 +90,9 @@ class FeatureExtraction(Pipeline):
                 return [found[i][: len(row.ids)].copy() for i, row in enumerate(rows)]
             return [found[i] for i in range(len(rows))]
 
-        found = self._over(texts, answer, "extracting features")
-        if pooling == "tokens" or isinstance(texts, str) or not isinstance(texts, Sized):
-            return found
-        return np.stack(found) if found else np.zeros((0, self.model.config.hidden_size), np.float32)
+        def collect(found: Iterator[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+            if pooling == "tokens":
+                return list(found)
+            return np.stack(list(found)) if len(texts) else np.zeros((0, self.model.config.hidden_size), np.float32)
+
+        return self._over(texts, answer, "extracting features", collect=collect)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
+from scipy.special import softmax
 
 from distilbert_jax.data.encoding import Row, check_text
 from distilbert_jax.errors import InputError
@@ -114,7 +115,7 @@ class FillMask(Pipeline):
                 answer = lambda texts, rows: self._single(texts, rows, ids, top_k or 5, share=False)
             else:
                 answer = lambda texts, rows: self._single(texts, rows, ids, top_k or len(ids), share=True)
-        return self._over(texts, answer, "filling masks")
+        return self._over(texts, answer, "filling masks", collect=Answers)
 
     def _pieces(self, target: str) -> tuple[int, ...]:
         """The ids of a target: a token of the vocabulary as it stands, else the pieces that the tokenizer makes of it."""
@@ -169,7 +170,7 @@ class FillMask(Pipeline):
             several = len(masks[i]) > 1
             per_mask = []
             for position, log_p in zip(masks[i], values[:, candidates], strict=False):
-                shares = np.exp(log_p - np.logaddexp.reduce(log_p)) if share else log_p
+                shares = softmax(log_p) if share else log_p
                 answers = []
                 for best in largest(log_p, top_k):
                     token = candidates[[best]]
@@ -179,11 +180,11 @@ class FillMask(Pipeline):
                             **({"share": float(shares[best])} if share else {}),
                             "token": int(token[0]),
                             "token_str": self._decode(token),
-                            "sequence": self._decode(replaced(rows[i].ids, [position], token), special=several),
+                            "sequence": self._sequence(replaced(rows[i].ids, [position], token), special=several),
                         }
                     )
-                per_mask.append(Answers(answers, texts[i]))
-            found[i] = Answers(per_mask, texts[i]) if several else per_mask[0]
+                per_mask.append(answers)
+            found[i] = _of_masks(per_mask, texts[i])
         return found
 
     def _joint(self, texts: Sequence[str], rows: Sequence[Row], candidates: np.ndarray, top_k: int) -> list[Answers]:
@@ -198,7 +199,7 @@ class FillMask(Pipeline):
                         "log_score": log_score,
                         "tokens": list(tokens),
                         "token_strs": [self._decode([token]) for token in tokens],
-                        "sequence": self._decode(replaced(row.ids, places, tokens), special=False),
+                        "sequence": self._sequence(replaced(row.ids, places, tokens), special=False),
                     }
                     for log_score, tokens in beam[:top_k]
                 ],
@@ -225,7 +226,7 @@ class FillMask(Pipeline):
         for text, row, places in zip(texts, rows, masks, strict=True):
             per_mask = []
             for position, log_scores in zip(places, scores, strict=False):
-                shares = np.exp(log_scores - np.logaddexp.reduce(log_scores))
+                shares = softmax(log_scores)
                 answers = []
                 for best in largest(log_scores, top_k):
                     word = words[best]
@@ -237,15 +238,27 @@ class FillMask(Pipeline):
                             "share": float(shares[best]),
                             "tokens": list(word),
                             "token_str": self._decode(word),
-                            "sequence": self._decode(filled, special=len(places) > 1),
+                            "sequence": self._sequence(filled, special=len(places) > 1),
                         }
                     )
-                per_mask.append(Answers(answers, text))
-            found.append(Answers(per_mask, text) if len(places) > 1 else per_mask[0])
+                per_mask.append(answers)
+            found.append(_of_masks(per_mask, text))
         return found
 
-    def _decode(self, ids: Sequence[int], *, special: bool = True) -> str:
-        return self.tokenizer.decode([int(token) for token in ids], skip_special_tokens=not special)
+    def _sequence(self, ids: np.ndarray, *, special: bool) -> str:
+        """A filled text, with or without special tokens; a mask filled with padding is left out, as in the reference."""
+        ids = ids[ids != self.tokenizer.ids.pad]
+        return self.tokenizer.decode(ids.tolist(), skip_special_tokens=not special)
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False)
+
+
+def _of_masks(per_mask: list[list[dict[str, Any]]], text: str) -> Answers:
+    """The answers of the only mask, or a list of those of each."""
+    if len(per_mask) == 1:
+        return Answers(per_mask[0], text)
+    return Answers([Answers(answers, f"{text} (mask {n})") for n, answers in enumerate(per_mask, 1)], text)
 
 
 def _shown(text: str) -> str:

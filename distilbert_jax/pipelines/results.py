@@ -1,7 +1,7 @@
 """Results that are plain lists, and tables where people look at them."""
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Group
@@ -20,12 +20,12 @@ class Answers(list):
         super().__init__(answers)
         self.title = title
 
-    def _tables(self) -> "Iterable[tuple[str, list[dict[str, Any]]]]":
-        if not self or isinstance(self[0], dict):
+    def _tables(self) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        if self and not isinstance(self[0], dict):
+            for answers in self:
+                yield from answers._tables()
+        else:
             yield self.title, self
-            return
-        for i, answers in enumerate(self):
-            yield from ((title or (self.title if i == 0 else ""), rows) for title, rows in answers._tables())
 
     def __rich__(self) -> Group:
         return Group(*(_rich(title, rows) for title, rows in self._tables()))
