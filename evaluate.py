@@ -1,6 +1,8 @@
 """Evaluate a model: `python evaluate.py COMMAND …`, `python evaluate.py COMMAND --help`.
 
-fill-mask  the most likely words for [MASK]
+fill-mask  the most likely words for [MASK], also among given words, jointly, or of several pieces
+features   hidden states of any layer, of every token or pooled
+classify   labels and scores of a fine-tuned model
 mlm        masked-LM loss, accuracy and perplexity on held-out text, KL divergence from a teacher
 glue       fine-tune on tasks × seeds and print the dev scores
 bias       the words of two sides of a prompt, side by side
@@ -11,8 +13,10 @@ report     one table, one results.json and the curves of several runs
 
 import dataclasses
 import difflib
+import itertools
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,41 +24,107 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from distilbert_jax import runtime
-from distilbert_jax.cli import load_config, parse
+from distilbert_jax.cli import given_texts, load_config, parse, show, split_pair
 from distilbert_jax.config import Dtype, FinetuneConfig
 from distilbert_jax.errors import InputError, one_line_errors
 
 
 @dataclass(frozen=True)
-class FillMaskCommand:
-    """The most likely words for [MASK], as a table or as one JSON object a line."""
+class TextCommand:
+    """What the commands on texts have in common. Texts are arguments, lines of --file, or lines of standard input."""
 
-    texts: tyro.conf.Positional[tuple[str, ...]]  # each with at least one [MASK]
-    model: str  # HF directory
-    top_k: int = 5
-    json: bool = False
+    texts: tyro.conf.Positional[tuple[str, ...]]  # none: --file, or standard input
+    model: str  # HF directory or hub id
+    file: str = ""  # UTF-8, one text a line
+    batch_size: int = 32
     dtype: Dtype = "float32"
+    json: bool = False  # one JSON object a line
+
+    def results(self, pipeline: type, *options: Any, pairs: bool = False) -> Iterator[tuple[Any, Any]]:
+        """Texts and what a pipeline says of them, as they are read."""
+        texts = given_texts(self.texts, self.file)
+        loaded = pipeline(self.model, dtype=self.dtype, batch_size=self.batch_size)
+        asked, texts = itertools.tee(map(split_pair, texts, itertools.count(1)) if pairs else texts)
+        return zip(texts, loaded(asked, *options), strict=True)
+
+
+@dataclass(frozen=True)
+class FillMaskCommand(TextCommand):
+    """The most likely words for each [MASK], as tables or as one JSON object a line."""
+
+    top_k: int | None = None  # default: 5, or all targets
+    targets: tuple[str, ...] = ()  # score these words alone, over the vocabulary and among themselves
+    joint: bool = False  # several masks together, from left to right
+    whole_words: bool = False  # targets may have several pieces
 
     def run(self) -> None:
-        from rich.console import Console
-        from rich.table import Table
-
         from distilbert_jax.pipelines import FillMask
 
-        if not self.texts:
-            raise InputError("no text given; put one with [MASK] in quotes behind the command")
-        fill = FillMask(self.model, dtype=self.dtype)
-        for text, answer in zip(self.texts, fill(self.texts, self.top_k), strict=True):
+        options = (self.top_k, self.targets or None, self.joint, self.whole_words)
+        for text, answers in self.results(FillMask, *options):
             if self.json:
-                print(json.dumps({"text": text, "answers": answer}, ensure_ascii=False))
-                continue
-            for i, one in enumerate([answer] if isinstance(answer[0], dict) else answer):
-                table = Table(
-                    "score", "token", "token_str", "sequence", title=text if i == 0 else None, title_justify="left"
-                )
-                for row in one:
-                    table.add_row(f"{row['score']:.4f}", str(row["token"]), row["token_str"], row["sequence"])
-                Console().print(table)
+                print(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))
+            else:
+                show(answers)
+
+
+@dataclass(frozen=True)
+class FeaturesCommand(TextCommand):
+    """Hidden states of an encoder: one vector for each text or, with --pooling tokens, for each of its tokens."""
+
+    pooling: Literal["tokens", "cls", "mean"] = "mean"
+    layer: int = -1  # 0: the embeddings, -1: the last layer
+    out: str = ""  # .npy file for float32 [texts, hidden], in the place of output
+
+    def run(self) -> None:
+        import numpy as np
+
+        from distilbert_jax.data.files import write_array
+        from distilbert_jax.pipelines import FeatureExtraction
+        from distilbert_jax.pipelines.results import Answers
+
+        if self.out and (self.json or self.pooling == "tokens"):
+            raise InputError("--out writes one vector a text: it goes with --pooling cls or mean, and without --json")
+        if self.out and not Path(self.out).absolute().parent.is_dir():
+            raise InputError(f"--out {self.out}: the folder {Path(self.out).parent} does not exist; make it first")
+        found = self.results(FeatureExtraction, self.pooling, self.layer)
+        if self.out:
+            vectors = np.stack([vector for _, vector in found])
+            write_array(Path(self.out), vectors)
+            print(f"{self.out}: {' × '.join(map(str, vectors.shape))} {vectors.dtype}")
+            return
+        rows = []
+        for text, values in found:
+            if self.json:
+                print(json.dumps({"text": text, "features": values.tolist()}, ensure_ascii=False))
+            else:
+                shape = " × ".join(map(str, values.shape))
+                begins = " ".join(f"{value:.4f}" for value in values.flat[:4])
+                rows.append({"shape": shape, "norm": float(np.linalg.norm(values)), "begins": begins, "text": text})
+        if rows:
+            show(Answers(rows))
+
+
+@dataclass(frozen=True)
+class ClassifyCommand(TextCommand):
+    """Labels and scores of a fine-tuned model."""
+
+    top_k: int | None = 1  # None: all labels
+    pairs: bool = False  # a text is two with a tab between
+
+    def run(self) -> None:
+        from distilbert_jax.pipelines import TextClassification
+        from distilbert_jax.pipelines.results import Answers
+
+        rows = []
+        for text, labels in self.results(TextClassification, self.top_k, pairs=self.pairs):
+            parts = dict(zip(("text", "pair"), text if self.pairs else (text,), strict=False))
+            if self.json:
+                print(json.dumps({**parts, "labels": labels}, ensure_ascii=False))
+            else:
+                rows += [{**label, **parts} for label in labels]
+        if rows:
+            show(Answers(rows))
 
 
 @dataclass(frozen=True)
@@ -206,6 +276,8 @@ class ReportCommand:
 
 COMMANDS: dict[str, Any] = {
     "fill-mask": FillMaskCommand,
+    "features": FeaturesCommand,
+    "classify": ClassifyCommand,
     "mlm": MlmCommand,
     "glue": GlueCommand,
     "bias": BiasCommand,

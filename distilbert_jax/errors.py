@@ -23,6 +23,7 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
+        sys.stdout.flush()  # here, where a closed pipe is expected
     except InputError as error:
         _leave(str(error), 2)
     except KeyboardInterrupt as error:

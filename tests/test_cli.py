@@ -1,15 +1,21 @@
+import io
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import evaluate
 import train
+from distilbert_jax import models
 from distilbert_jax.cli import call, load_config
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
+from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError
-from tests.runs import ROOT, pretraining, refused, write_config
+from tests.models.common import build
+from tests.runs import BERT, ROOT, change, pretraining, refused, write_config
 
 
 @pytest.fixture
@@ -120,7 +126,16 @@ def test_a_config_has_help(write, capsys):
         (["fillmask"], ["evaluate.py fillmask: no such command", "did you mean 'fill-mask'?"]),
         (["xyz"], ["no such command", *evaluate.COMMANDS]),
         (["fill-mask", "[MASK]"], ["--model"]),
-        (["fill-mask", "--model", "nowhere"], ["no text given"]),
+        (["fill-mask", "--model", "nowhere"], ["no text given", "--file"]),
+        (["features", "--model", "nowhere"], ["no text given"]),
+        (["classify", "--model", "nowhere", "text", "--file", "texts.txt"], ["give one of them"]),
+        (["classify", "--model", "nowhere", "--file", "texts.txt"], ["--file texts.txt: no such file"]),
+        (["classify", "--model", "nowhere", "--file", "."], ["--file .: is a folder"]),
+        (["features", "--model", "nowhere", "a", "--out", "x.npy", "--pooling", "tokens"], ["--pooling cls or mean"]),
+        (
+            ["features", "--model", "nowhere", "a", "--out", "no/x.npy"],
+            ["--out no/x.npy: the folder no does not exist"],
+        ),
         (["fill-mask", "--model", "nowhere", "[MASK]"], ["nowhere: no such directory"]),
         (["fill-mask", "--model", "nowhere", "--topk", "3", "[MASK]"], ["--topk", "--top-k"]),
         (["mlm", "--model", "nowhere"], ["--corpus"]),
@@ -129,7 +144,8 @@ def test_a_config_has_help(write, capsys):
         (["report", "--out", "nowhere"], ["no run given"]),
     ],
 )
-def test_a_mistake_in_a_command_is_one_line(arguments, words, capsys):
+def test_a_mistake_in_a_command_is_one_line(arguments, words, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     refused(lambda: evaluate.main(arguments), *words)
     assert capsys.readouterr().out == ""
 
@@ -140,7 +156,7 @@ def test_fill_mask_prints_a_json_object_a_line(world, capsys):
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert [first["text"], second["text"]] == texts
     assert len(first["answers"]) == 3
-    assert set(first["answers"][0]) == {"sequence", "score", "token", "token_str"}
+    assert list(first["answers"][0]) == ["score", "token", "token_str", "sequence"]
     assert [len(answers) for answers in second["answers"]] == [3, 3]
 
 
@@ -149,6 +165,95 @@ def test_fill_mask_prints_a_table(world, capsys):
     shown = capsys.readouterr().out
     assert "reda [MASK] redc" in shown
     assert shown.count("\n") > 8
+
+
+def test_options_of_fill_mask_reach_it(world, capsys):
+    command = ["fill-mask", "--model", world.teacher, "--json", "reda [MASK] [MASK]"]
+    evaluate.main([*command, "--targets", "goes", "goess", "--whole-words"])
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert sorted(answer["token_str"] for answer in line["answers"][0]) == ["goes", "goess"]
+    evaluate.main([*command, "--joint", "--top-k", "2"])
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [len(answer["tokens"]) for answer in line["answers"]] == [2, 2]
+
+
+@pytest.fixture
+def standard_input(monkeypatch):
+    """Lets bytes be standard input."""
+    return lambda given: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+
+
+def test_texts_come_from_arguments_a_file_or_standard_input(world, tmp_path, capsys, standard_input):
+    command, texts = ["features", "--model", world.teacher, "--json"], ["reda goes", "to Äpfel", "redb"]
+    outputs = []
+    (tmp_path / "texts").write_bytes("\ufeffreda goes\r\nto Äpfel\nredb".encode())
+    standard_input("reda goes\nto Äpfel\nredb\n".encode())
+    for source in (texts, ["--file", str(tmp_path / "texts")], []):
+        evaluate.main([*command, *source])
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2]
+    found = [json.loads(line) for line in outputs[0].splitlines()]
+    assert [line["text"] for line in found] == texts
+    assert {len(line["features"]) for line in found} == {32}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["is empty"]),
+        (b"reda\n\nredb\n", ["line 2: is blank"]),
+        (b"reda\nred\xff\n", ["line 2: not UTF-8 (byte 4 of the line is 0xff)"]),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_before_the_first_result(
+    world, content, words, tmp_path, capsys, standard_input
+):
+    (tmp_path / "texts").write_bytes(content)
+    command = ["features", "--batch-size", "1", "--json", "--model"]
+    refused(lambda: evaluate.main([*command, "nowhere", "--file", str(tmp_path / "texts")]), str(tmp_path), *words)
+    standard_input(content)
+    refused(lambda: evaluate.main([*command, world.teacher]), "standard input", *words)
+    assert capsys.readouterr().out.count("\n") <= 1
+
+
+def test_features_are_shown_or_written(world, tmp_path, capsys):
+    command = ["features", "--model", world.teacher, "reda goes", "to [b]"]
+    evaluate.main([*command, "--pooling", "tokens", "--layer", "0"])
+    shown = capsys.readouterr().out
+    assert "4 × 32" in shown
+    assert "to [b]" in shown
+    evaluate.main([*command, "--out", str(tmp_path / "x.npy")])
+    assert capsys.readouterr().out == f"{tmp_path}/x.npy: 2 × 32 float32\n"
+    evaluate.main([*command, "--json"])
+    listed = [json.loads(line)["features"] for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.array(listed, np.float32))
+
+
+def test_classify_takes_texts_and_pairs(world, tmp_path, capsys):
+    kind = models.BertForSequenceClassification
+    build(kind, change(BERT, labels=("no", "yes"))).save_pretrained(tmp_path, load_tokenizer(world.tokenizer))
+    command = ["classify", "--model", str(tmp_path)]
+    evaluate.main([*command, "--json", "reda goes"])
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (line["text"], [set(label) for label in line["labels"]]) == ("reda goes", [{"label", "score"}])
+    evaluate.main([*command, "--json", "--pairs", "--top-k", "None", "reda\tgoes", "to\tredb"])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (second["text"], second["pair"], len(first["labels"])) == ("to", "redb", 2)
+    refused(lambda: evaluate.main([*command, "--pairs", "a\tb", "c"]), "text 2: a pair", "found 0 tabs")
+    evaluate.main([*command, "reda goes", "to"])
+    shown = capsys.readouterr().out
+    assert "reda goes" in shown
+    assert "yes" in shown or "no" in shown
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_a_reader_that_goes_away_ends_a_command_quietly(world, options):
+    command = [sys.executable, "evaluate.py", "fill-mask", "--model", world.teacher, *["reda [MASK]"] * 2, *options]
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        ended = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=300)
+    assert (ended.returncode, ended.stderr) == (141, "")
 
 
 def test_figures_are_printed_as_json_or_as_lines(world, capsys):

@@ -6,6 +6,7 @@ import lzma
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from distilbert_jax.errors import InputError
 
@@ -78,13 +79,34 @@ class TextSources:
                         raise InputError(
                             f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; write one paragraph per line"
                         )
-                    yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}, line {number}: not UTF-8 (byte {error.start + 1} of the line is "
-                    f"0x{error.object[error.start]:02x}); convert the file to UTF-8 first"
-                ) from error
+                    yield _decoded(line, number, path)
             except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
                 raise InputError(
                     f"{path}: damaged or cut short after line {number} ({error}); fetch or make the file again"
                 ) from error
+
+
+def texts_of(stream: BinaryIO, name: str | Path) -> Iterator[str]:
+    """The lines of a file or of standard input, each of them a text; they are read as they are asked for.
+
+    Raises:
+        InputError: there is no line; a line is blank (results are told apart by their place) or not UTF-8.
+    """
+    number = 0
+    for number, line in enumerate(stream, 1):
+        text = _decoded(line, number, name)
+        if not text.strip():
+            raise InputError(f"{name}, line {number}: is blank; every line is a text")
+        yield text
+    if not number:
+        raise InputError(f"{name}: is empty; expected one text a line")
+
+
+def _decoded(line: bytes, number: int, name: str | Path) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{name}, line {number}: not UTF-8 (byte {error.start + 1} of the line is "
+            f"0x{error.object[error.start]:02x}); convert it to UTF-8 first"
+        ) from error

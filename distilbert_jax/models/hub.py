@@ -172,9 +172,14 @@ def to_params(
     model_type: str,
     shapes: dict[str, jax.ShapeDtypeStruct],
     where: str,
+    *,
+    new_head: bool = True,
 ) -> Params:
     """Parameters float32 in the given shapes, taken from reference tensors. Those of a head may be missing: they are left out, and
     named in one line on stderr, as is what the file holds for other heads.
+
+    Args:
+        new_head: False: a head may not be missing.
 
     Raises:
         InputError: a tensor of the encoder is missing, a shape contradicts the config, a name is unknown, a decoder is not
@@ -203,6 +208,10 @@ def to_params(
     problems += [f"{name} is unknown" for name in left if not _OTHER_HEADS.match(name)]
     if problems:
         raise InputError(f"{where}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
+    if initialised and not new_head:
+        raise InputError(
+            f"{where}: has no trained head for this, {', '.join(sorted(initialised))} are missing; fine-tune it first"
+        )
     skipped = sorted({name.rpartition(".")[0] for name in left})
     if skipped:
         print(f"{where}: not used here: {', '.join(skipped)}", file=sys.stderr)
@@ -239,6 +248,7 @@ class PretrainedModel(nnx.Module):
         revision: str | None = None,
         dtype: DTypeLike = jnp.float32,
         seed: int = 0,
+        new_head: bool = True,
         **changes: Any,
     ) -> Self:
         """Load a model from an HF directory or, where there is no such directory, by its id on the Hugging Face hub.
@@ -250,6 +260,7 @@ class PretrainedModel(nnx.Module):
         Args:
             revision: branch, tag or commit on the hub.
             dtype: of the matmuls; parameters are float32.
+            new_head: False: a head that the file lacks is an error, none is drawn.
             changes: fields of `ModelConfig` to set otherwise, e.g. `labels` for a new classifier; other arguments of the class
                 (`add_pooling_layer=False` of a bare model).
 
@@ -263,7 +274,9 @@ class PretrainedModel(nnx.Module):
         options = {name: value for name, value in changes.items() if name not in fields}
         draw = lambda: family(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
         graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
-        params = to_params(read_tensors(directory), family.names, config.model_type, shapes, str(path_or_id))
+        params = to_params(
+            read_tensors(directory), family.names, config.model_type, shapes, str(path_or_id), new_head=new_head
+        )
         if len(params) < len(shapes):
             params = {path: params.get(path, value) for path, value in split(draw())[1].items()}
         return merge(graphdef, params)

@@ -27,7 +27,7 @@ def fill(directory):
 def probabilities(fill, model, text):
     """Softmax in float64 of the logits of the text alone, without padding: [masks, V]."""
     ids = np.array([fill.tokenizer.encode(text).ids], np.int32)
-    logits = np.asarray(call(model, ids).logits[0][ids[0] == fill.ids.mask], np.float64)
+    logits = np.asarray(call(model, ids).logits[0][ids[0] == fill.tokenizer.ids.mask], np.float64)
     exp = np.exp(logits - logits.max(-1, keepdims=True))
     return exp / exp.sum(-1, keepdims=True)
 
@@ -77,11 +77,20 @@ def test_several_texts_give_a_list_of_answers(fill):
     assert fill([]) == []
 
 
-def test_a_text_that_fills_every_position_is_read(fill, model):
+def test_a_text_that_fills_every_position_is_read_and_a_longer_one_is_cut_and_told_of(fill, model, capfd):
     text = "[MASK] " + "goes " * 37
     (expected,) = probabilities(fill, model, text)
-    assert fill(text, top_k=1)[0]["token"] == expected.argmax()
-    refused(lambda: fill(text + "goes"), "41 tokens", "40 positions", "'[MASK] goes", "…")
+    found = fill(text, top_k=1)
+    assert found[0]["token"] == expected.argmax()
+    assert capfd.readouterr().err == ""
+    sequences = [answers[0]["sequence"] for answers in fill([text + "goes", text, text + "to"], top_k=1)]
+    assert sequences == [found[0]["sequence"]] * 3
+    assert capfd.readouterr().err == "2 of 3 texts are longer than 40 tokens; what is beyond them was cut off\n"
+
+
+def test_a_mask_that_a_cut_would_lose_is_refused(fill):
+    refused(lambda: fill("goes " * 38 + "[MASK]"), "'goes goes", "…", "[MASK]", "beyond the 40 tokens")
+    refused(lambda: fill("[MASK] " + "goes " * 38 + "[MASK]"), "beyond the 40 tokens")
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 51])
@@ -92,7 +101,41 @@ def test_a_number_of_answers_outside_the_vocabulary_is_refused(fill, top_k):
 def test_a_text_without_a_mask_is_refused(fill):
     refused(lambda: fill("reda redb"), "'reda redb'", "has no [MASK]")
     refused(lambda: fill(["reda [MASK]", "reda [mask"]), "'reda [mask'")
-    refused(lambda: fill(""), "has no [MASK]")
+    refused(lambda: fill(""), "text 1 is empty")
+
+
+def test_targets_are_scored_over_the_vocabulary_and_among_themselves(fill, model):
+    text, targets = "reda [MASK] redc", ["goes", "redb", "##s", "redb"]
+    (expected,) = probabilities(fill, model, text)
+    ids = sorted({fill.tokenizer.token_to_id(target) for target in targets}, key=lambda i: -expected[i])
+    found = fill(text, targets=targets)
+    assert [answer["token"] for answer in found] == ids
+    assert [answer["score"] for answer in found] == pytest.approx(expected[ids], rel=1e-4)
+    assert [answer["share"] for answer in found] == pytest.approx(expected[ids] / expected[ids].sum(), rel=1e-4)
+    assert fill(text, 2, targets) == found[:2], "shares are among all targets, however many are shown"
+    assert fill(text, targets="goes")[0]["share"] == pytest.approx(1.0)
+    assert "share" not in fill(text)[0]
+
+
+def test_targets_hold_for_every_mask(fill):
+    first, second = fill("[MASK] to [MASK]", targets=["reda", "redb"])
+    assert {answer["token_str"] for answer in first} == {answer["token_str"] for answer in second} == {"reda", "redb"}
+    assert first != second
+
+
+def test_a_target_that_is_no_token_is_replaced_by_its_first_piece_and_told_of(fill, capfd):
+    text = "reda [MASK] redc"
+    expected = fill(text, targets=["goes", "to", "[UNK]"])
+    assert capfd.readouterr().err == ""
+    assert fill(text, targets=["GOESS", "goes", "to", "☃"]) == expected
+    assert capfd.readouterr().err == (
+        "targets that are no token are replaced by their first piece: 'GOESS' by 'goes', '☃' by '[UNK]'\n"
+    )
+
+
+def test_a_target_without_a_word_is_refused(fill):
+    refused(lambda: fill("reda [MASK]", targets=[]), "targets: none is given")
+    refused(lambda: fill("reda [MASK]", targets=["goes", " "]), "target ' ' is empty")
 
 
 def test_a_tokenizer_beyond_the_embedding_is_refused(world, tmp_path):

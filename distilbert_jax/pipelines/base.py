@@ -1,0 +1,145 @@
+"""What the pipelines share: any number of texts in, compiled for few shapes, results out in the same order."""
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from distilbert_jax.data.encoding import BertTokenizer, Row, announce_cut, stack
+from distilbert_jax.data.progress import progress
+from distilbert_jax.errors import InputError
+from distilbert_jax.models.hub import PretrainedModel
+from distilbert_jax.models.params import merge, split
+
+_SHORTEST = 16  # tokens; a length is padded to this times a power of 2
+_WINDOW = 4  # batches that are tokenized and sorted by length at once
+
+Text = str | tuple[str, str]
+Answer = Callable[[Sequence[Text], Sequence[Row]], Iterable[Any]]  # results of these texts, in their order
+
+
+class Forward:
+    """A model on rows of any length, compiled for few shapes.
+
+    Rows are sorted by length and padded to 16, 32, 64 … tokens or all positions of the model; a batch has 1, 8 or `batch_size`
+    of them.
+
+    Args:
+        model: whose `config` tells its positions.
+        compute: (model, batch, *options) → array [B, …]. The batch holds `input_ids`, `token_type_ids`, `attention_mask` [B, T]
+            and, where they are asked for, `positions` [B, M]. For each set of options it is compiled anew.
+    """
+
+    def __init__(self, model: PretrainedModel, compute: Callable[..., jax.Array], *, pad_id: int, batch_size: int):
+        graphdef, self._params = split(model)
+        self._longest = model.config.max_position_embeddings
+        self._pad_id, self._batch_size = pad_id, batch_size
+        self._sizes = sorted({1, min(8, batch_size), batch_size})
+        self._jitted = jax.jit(
+            lambda params, batch, options: compute(merge(graphdef, params), batch, *options), static_argnums=2
+        )
+
+    def __call__(
+        self, rows: Sequence[Row], positions: Sequence[Sequence[int]] | None = None, options: tuple[Any, ...] = ()
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """The index of a row and its result, for every row; long rows first.
+
+        Args:
+            positions: for each row the tokens that are asked for; their number M is padded to a power of 2.
+            options: what `compute` takes after the batch.
+        """
+        width = [1 << (len(places) - 1).bit_length() for places in positions] if positions else [0] * len(rows)
+        order = sorted(range(len(rows)), key=lambda i: (width[i], len(rows[i].ids)), reverse=True)
+        for _, alike in itertools.groupby(order, key=lambda i: width[i]):
+            alike = list(alike)
+            for start in range(0, len(alike), self._batch_size):
+                chunk = alike[start : start + self._batch_size]
+                size = next(size for size in self._sizes if size >= len(chunk))
+                length = _SHORTEST << max(0, (len(rows[chunk[0]].ids) - 1) // _SHORTEST).bit_length()
+                batch = stack(
+                    [rows[i] for i in chunk], self._pad_id, batch_size=size, length=min(length, self._longest)
+                )
+                if positions:
+                    batch["positions"] = np.zeros((size, width[chunk[0]]), np.int32)
+                    for row, i in enumerate(chunk):
+                        batch["positions"][row, : len(positions[i])] = positions[i]
+                yield from zip(chunk, np.asarray(self._jitted(self._params, batch, options)), strict=False)
+
+
+class Pipeline:
+    """A model and its tokenizer, called with one text, a sequence of texts or an iterator of them.
+
+    Attributes:
+        model, tokenizer: usable on their own, `model(**tokenizer(text))`.
+    """
+
+    def __init__(
+        self,
+        path_or_id: str | Path,
+        kind: type[PretrainedModel],
+        compute: Callable[..., jax.Array],
+        *,
+        revision: str | None,
+        dtype: DTypeLike,
+        batch_size: int,
+        **options: Any,
+    ):
+        if batch_size < 1:
+            raise InputError(f"batch_size = {batch_size}: expected 1 or more")
+        self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
+        self.model = kind.from_pretrained(path_or_id, revision=revision, dtype=jnp.dtype(dtype), **options)
+        pieces, embeddings = self.tokenizer.get_vocab_size(), self.model.config.vocab_size
+        if pieces > embeddings:
+            raise InputError(f"{path_or_id}: its tokenizer has {pieces} pieces, the embedding only {embeddings} rows")
+        self.batch_size = batch_size
+        self._forward = Forward(self.model, compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size)
+
+    def _over(
+        self,
+        texts: Any,
+        answer: Answer,
+        description: str,
+        *,
+        collect: Callable[[Iterator[Any]], Any],
+        one: type | tuple[type, ...] = str,
+    ) -> Any:
+        """The result of one text (of a type `one`), what `collect` makes of those of a sequence, or an iterator of those of an
+        iterator."""
+        if isinstance(texts, one):
+            (result,) = self._windows((texts,), answer)
+            return result
+        if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
+            raise InputError(
+                f"a {type(texts).__name__} was given; expected a text, a list of texts or an iterator of them"
+            )
+        if not isinstance(texts, Sized):
+            return self._lazily(texts, answer, description)
+        with progress(description, len(texts)) if len(texts) > self.batch_size else contextlib.nullcontext() as done:
+            return collect(self._windows(texts, answer, done))
+
+    def _lazily(self, texts: Iterable[Any], answer: Answer, description: str) -> Iterator[Any]:
+        with progress(description, None) as done:
+            yield from self._windows(texts, answer, done)
+
+    def _windows(
+        self, texts: Iterable[Any], answer: Answer, done: Callable[[float], None] | None = None
+    ) -> Iterator[Any]:
+        """Results in order. One batch is read ahead at first, so that they begin soon, later up to four."""
+        texts, size, seen, cut = iter(texts), self.batch_size, 0, 0
+        try:
+            while window := list(itertools.islice(texts, size)):
+                rows, shortened = self.tokenizer.rows(window, first=seen + 1)
+                cut += shortened
+                yield from answer(window, rows)
+                seen += len(window)
+                size = min(2 * size, _WINDOW * self.batch_size)
+                if done:
+                    done(seen)
+        finally:
+            announce_cut(cut, seen, self.tokenizer.max_length)

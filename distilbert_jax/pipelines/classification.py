@@ -1,0 +1,91 @@
+"""Labels of texts, from a fine-tuned directory."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+from scipy.special import expit, softmax
+
+from distilbert_jax.data.encoding import Row
+from distilbert_jax.data.files import read_json
+from distilbert_jax.directory import locate
+from distilbert_jax.errors import InputError
+from distilbert_jax.models import SequenceClassification
+from distilbert_jax.pipelines.base import Pipeline, Text
+from distilbert_jax.pipelines.results import Answers
+
+
+def _logits(model: SequenceClassification, batch: dict[str, jax.Array]) -> jax.Array:
+    """float32 [B, labels]."""
+    return model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"]).logits
+
+
+class TextClassification(Pipeline):
+    """Labels and their probabilities.
+
+    >>> classify = TextClassification("runs/glue/model/sst2-0/model")
+    >>> classify("A gripping film.")
+    [{'label': 'positive', 'score': 0.998…}]
+
+    Args:
+        path_or_id: HF directory or hub id of a sequence classifier.
+        dtype: of the matmuls.
+        batch_size: texts of a batch; fewer take less memory.
+
+    Raises:
+        InputError: the directory has no trained classifier; what else of it is missing, damaged or contradictory.
+    """
+
+    def __init__(
+        self,
+        path_or_id: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        batch_size: int = 32,
+    ):
+        options = {"revision": revision, "dtype": dtype, "batch_size": batch_size}
+        super().__init__(path_or_id, SequenceClassification, _logits, new_head=False, **options)
+        problem = read_json(locate(path_or_id, revision) / "config.json").get("problem_type")
+        self._several_labels = problem == "multi_label_classification"
+
+    def __call__(self, texts: Any, top_k: int | None = 1) -> Any:
+        """Classify a text, a list of texts (a list of results), or an iterator (an iterator of results).
+
+        A pair of texts is a tuple `(text, pair)`. What is too long is cut, which a line on stderr says.
+
+        Args:
+            top_k: how many labels, None: all.
+
+        Returns:
+            For a text a list of `{"label", "score"}`, best first. Scores are the softmax over the labels; a model with one label is
+            a regression, and its score is the plain value; if config.json says `multi_label_classification`, each label has its
+            own sigmoid.
+
+        Raises:
+            InputError: an empty text, a tuple that is no pair, `top_k` outside 1 … labels.
+        """
+        labels = self.model.config.labels
+        if top_k is not None and not 1 <= top_k <= len(labels):
+            raise InputError(f"top_k = {top_k}: expected 1 to {len(labels)}, the number of labels, or None for all")
+
+        def answer(texts: Sequence[Text], rows: Sequence[Row]) -> list[Answers]:
+            found = dict(self._forward(rows))
+            return [self._answers(texts[i], found[i], top_k) for i in range(len(rows))]
+
+        return self._over(texts, answer, "classifying", collect=Answers, one=(str, tuple))
+
+    def _answers(self, text: Text, logits: np.ndarray, top_k: int | None) -> Answers:
+        if len(logits) == 1:
+            scores = logits
+        elif self._several_labels:
+            scores = expit(logits)
+        else:
+            scores = softmax(logits)
+        best = np.argsort(-scores, kind="stable")[:top_k]
+        answers = [{"label": self.model.config.labels[i], "score": float(scores[i])} for i in best]
+        return Answers(answers, text if isinstance(text, str) else " | ".join(text))

@@ -1,0 +1,98 @@
+"""Features of texts: hidden states of any layer, for every token or pooled to one vector."""
+
+import difflib
+import operator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import DTypeLike
+
+from distilbert_jax.data.encoding import Row
+from distilbert_jax.errors import InputError
+from distilbert_jax.models import EncoderModel
+from distilbert_jax.pipelines.base import Pipeline
+
+POOLINGS = ("tokens", "cls", "mean")
+
+
+def _hidden_state(model: EncoderModel, batch: dict[str, jax.Array], layer: int, pooling: str) -> jax.Array:
+    """float32 [B, T, D] for tokens, else [B, D]. Layers beyond the one asked for are not computed: XLA drops them."""
+    mask = batch["attention_mask"]
+    output = model(batch["input_ids"], mask, token_type_ids=batch["token_type_ids"], output_hidden_states=True)
+    hidden = output.hidden_states[layer]
+    if pooling == "tokens":
+        return hidden
+    if pooling == "cls":
+        return hidden[:, 0]
+    return jnp.einsum("bt,btd->bd", mask.astype(jnp.float32), hidden, precision="highest") / mask.sum(1)[:, None]
+
+
+class FeatureExtraction(Pipeline):
+    """The hidden states of an encoder as NumPy arrays.
+
+    >>> features = FeatureExtraction("path/to/distilbert-base-uncased")
+    >>> features(["A text.", "Another, longer one."], pooling="mean").shape
+    (2, 768)
+
+    Args:
+        path_or_id: HF directory or hub id, whatever head it was saved with.
+        dtype: of the matmuls; what comes out is float32.
+        batch_size: texts of a batch; fewer take less memory.
+
+    Raises:
+        InputError: what of the model or its tokenizer is missing, damaged or contradictory.
+    """
+
+    def __init__(
+        self,
+        path_or_id: str | Path,
+        *,
+        revision: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        batch_size: int = 32,
+    ):
+        options = {"revision": revision, "dtype": dtype, "batch_size": batch_size}
+        super().__init__(path_or_id, EncoderModel, _hidden_state, add_pooling_layer=False, **options)
+
+    def __call__(self, texts: Any, pooling: str = "tokens", layer: int = -1) -> Any:
+        """Features of a text, of a list of texts, or, one by one, of an iterator.
+
+        What is too long is cut, which a line on stderr says.
+
+        Args:
+            pooling: `"tokens"`: the states of all tokens, [CLS] and [SEP] among them; `"cls"`: the first one's; `"mean"`: the
+                mean over all of these tokens, as sentence-transformers takes it (not normalised).
+            layer: 0 for the embeddings, 1 … L for the layers; negative ones count from the end, -1 is the last.
+
+        Returns:
+            float32. A text: [T, D] of its tokens without padding, or [D] pooled. A list of N texts: a list of N [Tᵢ, D], or [N, D].
+
+        Raises:
+            InputError: an empty text, an unknown pooling, a layer that the model has not.
+        """
+        if pooling not in POOLINGS:
+            nearest = difflib.get_close_matches(str(pooling), POOLINGS, n=1)
+            raise InputError(
+                f"pooling = {pooling!r}: "
+                + (f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(map(repr, POOLINGS))}")
+            )
+        states = self.model.config.num_hidden_layers + 1
+        if not -states <= operator.index(layer) < states:
+            raise InputError(f"layer = {layer}: the model has 0 (embeddings) to {states - 1}, or -{states} to -1")
+
+        def answer(texts: Sequence[str], rows: Sequence[Row]) -> list[np.ndarray]:
+            found = dict(self._forward(rows, options=(operator.index(layer) % states, pooling)))
+            if pooling == "tokens":  # copies: a view would hold the padded batch
+                return [found[i][: len(row.ids)].copy() for i, row in enumerate(rows)]
+            return [found[i] for i in range(len(rows))]
+
+        def collect(found: Iterator[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+            if pooling == "tokens":
+                return list(found)
+            return np.stack(list(found)) if len(texts) else np.zeros((0, self.model.config.hidden_size), np.float32)
+
+        return self._over(texts, answer, "extracting features", collect=collect)

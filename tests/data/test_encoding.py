@@ -1,0 +1,110 @@
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from distilbert_jax.data.encoding import BertTokenizer, Row, stack
+from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
+from distilbert_jax.models import EncoderModel, MaskedLM
+from tests.models.common import masked_lm
+from tests.runs import BERT, STUDENT, refused, write_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(world):
+    return BertTokenizer.from_pretrained(world.tokenizer)
+
+
+def test_texts_are_padded_to_the_longest(tokenizer):
+    batch = tokenizer(["reda goes to redb", "redc"])
+    ids = [[tokenizer.token_to_id(token) for token in row.split()] for row in (
+        "[CLS] reda goes to redb [SEP]", "[CLS] redc [SEP] [PAD] [PAD] [PAD]"
+    )]  # fmt: skip
+    np.testing.assert_array_equal(batch["input_ids"], ids)
+    np.testing.assert_array_equal(batch["attention_mask"], [[1] * 6, [1, 1, 1, 0, 0, 0]])
+    np.testing.assert_array_equal(batch["token_type_ids"], np.zeros((2, 6)))
+    assert {(array.dtype, array.shape) for array in batch.values()} == {(np.dtype(np.int32), (2, 6))}
+    assert tokenizer([])["input_ids"].shape == (0, 0)
+
+
+def test_one_text_is_a_batch_of_one(tokenizer):
+    for name, array in tokenizer("reda goes").items():
+        np.testing.assert_array_equal(array, tokenizer(["reda goes"])[name])
+
+
+def test_the_second_text_of_a_pair_has_token_type_1(tokenizer):
+    batch = tokenizer(["reda", "redb goes"], ["to redc", "to"])
+    np.testing.assert_array_equal(batch["token_type_ids"], [[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]])
+    assert tokenizer("reda", "to redc")["input_ids"].tolist() == batch["input_ids"][:1].tolist()
+    refused(lambda: tokenizer(["reda", "redb"], "to"), "2 texts and 1 pairs")
+
+
+@pytest.mark.parametrize("config", [BERT, STUDENT], ids=["bert", "distilbert"])
+def test_models_are_called_with_what_a_tokenizer_gives(world, config, tmp_path):
+    masked_lm(config).save_pretrained(tmp_path / "model", load_tokenizer(world.tokenizer))
+    tokenizer = BertTokenizer.from_pretrained(tmp_path / "model")
+    assert MaskedLM.from_pretrained(tmp_path / "model")(**tokenizer("reda [MASK]")).logits.shape == (1, 4, 48)
+    bare = EncoderModel.from_pretrained(tmp_path / "model", add_pooling_layer=False)
+    assert bare(**tokenizer(["reda", "goes to"])).last_hidden_state.shape == (2, 4, 32)
+
+
+def test_what_is_too_long_is_cut_and_told_of(tokenizer, capfd):
+    long = "reda " * 40
+    batch = tokenizer([long, "redb", long + long])
+    assert batch["input_ids"].shape == (3, 32)
+    assert batch["input_ids"][0, -1] == tokenizer.ids.sep
+    assert capfd.readouterr().err == "2 of 3 texts are longer than 32 tokens; what is beyond them was cut off\n"
+    assert tokenizer("reda goes to", max_length=4)["input_ids"].shape == (1, 4)
+    assert capfd.readouterr().err == "the text is longer than 4 tokens; what is beyond them was cut off\n"
+    pair = tokenizer("redb", long)
+    assert pair["token_type_ids"].sum() == 32 - 3, "the longer text of a pair is cut"
+    assert tokenizer("reda " * 30)["input_ids"].shape == (1, 32)
+    assert capfd.readouterr().err.count("\n") == 1
+    assert tokenizer.truncation is None, "cutting does not change the tokenizer that is saved"
+
+
+@pytest.mark.parametrize("max_length", [0, 2, 33])
+def test_a_length_beyond_the_model_or_below_a_word_is_refused(tokenizer, max_length):
+    refused(lambda: tokenizer("reda", max_length=max_length), f"max_length = {max_length}", "3 to 32")
+
+
+def test_what_is_no_text_is_refused(tokenizer):
+    for empty in ("", "  ", "\n", "\u200b"):
+        refused(lambda empty=empty: tokenizer(["reda", empty]), "text 2 is empty")
+    refused(lambda: tokenizer("reda", ""), "text 1 is empty")
+    refused(lambda: tokenizer(["reda", 3]), "text 2 is a int (3)")
+    refused(lambda: tokenizer("reda \ud800"), "text 1 is not valid Unicode")
+    assert tokenizer("[MASK]")["input_ids"].tolist() == [[tokenizer.ids.cls, tokenizer.ids.mask, tokenizer.ids.sep]]
+
+
+def test_the_shorter_limit_of_a_directory_holds(tmp_path):
+    directory = write_tokenizer(tmp_path / "tokenizer")
+    length = lambda: BertTokenizer.from_pretrained(directory).max_length
+    assert length() == 32
+    (directory / "config.json").write_text(json.dumps({"max_position_embeddings": 20}))
+    assert length() == 20
+    (directory / "tokenizer_config.json").write_text(json.dumps({"model_max_length": 10**30}))
+    assert length() == 20
+    (directory / "config.json").unlink()
+    assert length() == 512
+    assert BertTokenizer.from_pretrained(directory / "tokenizer.json").max_length == 512
+
+
+def test_the_rest_is_the_tokenizers_own_and_it_is_saved_like_it(world, tokenizer, tmp_path):
+    assert tokenizer.decode(tokenizer.encode("reda goes").ids) == "reda goes"
+    assert tokenizer.get_vocab_size() == 48
+    assert copy.deepcopy(tokenizer)("reda")["input_ids"].tolist() == tokenizer("reda")["input_ids"].tolist()
+    masked_lm(STUDENT).save_pretrained(tmp_path / "model", tokenizer)
+    assert fingerprint(load_tokenizer(tmp_path / "model")) == fingerprint(load_tokenizer(world.tokenizer))
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = tokenizer.no_such_thing
+
+
+def test_rows_fill_a_batch_of_a_given_shape():
+    batch = stack([Row(np.array([5, 6]), np.array([0, 1]))], 9, batch_size=2, length=3)
+    assert {name: array.tolist() for name, array in batch.items()} == {
+        "input_ids": [[5, 6, 9], [9, 9, 9]],
+        "token_type_ids": [[0, 1, 0], [0, 0, 0]],
+        "attention_mask": [[1, 1, 0], [0, 0, 0]],
+    }

@@ -1,0 +1,119 @@
+"""Live against the pipelines of transformers, on small models with random weights and a small tokenizer."""
+
+import numpy as np
+import pytest
+
+from distilbert_jax.data.encoding import BertTokenizer
+from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.pipelines import FeatureExtraction, FillMask, TextClassification
+from tests.models.common import CLASSES, build, deviation
+from tests.runs import BERT, STUDENT, change
+
+pytestmark = pytest.mark.parity
+transformers = pytest.importorskip("transformers")
+
+both = pytest.mark.parametrize("family", ["Bert", "DistilBert"])
+TEXTS = ["reda [MASK] redc", "[MASK] goes to bluea, redb!", "goess to [MASK]", "Reda GOES " * 10 + "[MASK] redq"]
+PAIRS = [("reda goes", "to blueb"), ("redb", "redc redd rede goes to redf")]
+
+
+@pytest.fixture(scope="module")
+def saved(world, tmp_path_factory):
+    """Class, labels → the directory of such a model, with a tokenizer."""
+
+    def save(name, labels=("no", "yes", "maybe")):
+        config = change(STUDENT if name.startswith("Distil") else BERT, labels=labels)
+        directory = tmp_path_factory.mktemp(name) / "model"
+        build(CLASSES[name], config, seed=2).save_pretrained(directory, load_tokenizer(world.tokenizer))
+        return str(directory)
+
+    return save
+
+
+@pytest.fixture(scope="module")
+def fillers(saved):
+    """Family → ours and the reference's fill-mask."""
+    made = {}
+    for family in ("Bert", "DistilBert"):
+        directory = saved(f"{family}ForMaskedLM")
+        made[family] = FillMask(directory), transformers.pipeline("fill-mask", directory, device="cpu")
+    return made
+
+
+def assert_same(found, expected):
+    """Answers with equal tokens and strings, and scores within 1e-5."""
+    assert len(found) == len(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        if isinstance(theirs, list):
+            assert_same(ours, theirs)
+            continue
+        assert {key: ours[key] for key in theirs if key != "score"} == {k: v for k, v in theirs.items() if k != "score"}
+        assert ours["score"] == pytest.approx(theirs["score"], rel=1e-4, abs=1e-5)
+
+
+@both
+@pytest.mark.parametrize("top_k", [1, 5, 48])
+def test_one_mask_is_filled_as_by_the_reference(family, top_k, fillers):
+    ours, theirs = fillers[family]
+    assert_same(ours(TEXTS, top_k=top_k), theirs(TEXTS, top_k=top_k))
+    assert_same(ours(TEXTS[0], top_k=top_k), theirs(TEXTS[0], top_k=top_k))
+
+
+@both
+def test_several_masks_are_filled_as_by_the_reference(family, fillers):
+    ours, theirs = fillers[family]
+    text = "reda [MASK] goes [MASK] [MASK]"
+    assert_same(ours(text, top_k=3), theirs(text, top_k=3))
+    assert_same(ours(text, top_k=3, targets=["reda", "to"]), theirs(text, top_k=3, targets=["reda", "to"]))
+
+
+@both
+def test_targets_are_scored_as_by_the_reference(family, fillers, capfd):
+    ours, theirs = fillers[family]
+    for targets in (["goes", "redb", "goes", "##s"], ["GOESS", "to", "Reda", "☃"], "bluea"):
+        for top_k in (2, 5):
+            assert_same(ours(TEXTS, top_k, targets), theirs(TEXTS, top_k=top_k, targets=targets))
+    assert "'GOESS' by 'goes', 'Reda' by 'reda', '☃' by '[UNK]'" in capfd.readouterr().err
+
+
+@both
+def test_what_is_refused_the_reference_refuses(family, fillers):
+    ours, theirs = fillers[family]
+    for text in ("reda goes", "reda [mask]"):
+        for fill in (ours, theirs):
+            with pytest.raises(Exception, match=r"\[MASK\]"):
+                fill(text)
+
+
+@both
+def test_features_are_the_references(family, saved):
+    directory = saved(f"{family}Model")
+    theirs = transformers.pipeline("feature-extraction", directory, device="cpu")
+    expected = [np.array(states[0]) for states in theirs(TEXTS)]
+    for states, reference in zip(FeatureExtraction(directory)(TEXTS), expected, strict=True):
+        assert deviation(states, reference) < 1e-5
+
+
+@both
+@pytest.mark.parametrize("labels", [("no", "yes", "maybe"), ("score",)])
+def test_labels_are_the_references(family, labels, saved):
+    directory = saved(f"{family}ForSequenceClassification", labels)
+    theirs = transformers.pipeline("text-classification", directory, device="cpu")
+    options = {"top_k": None} if len(labels) > 1 else {"top_k": None, "function_to_apply": "none"}
+    ours = TextClassification(directory)
+    assert_same(ours(TEXTS, None), theirs(TEXTS, **options))
+    pairs = [{"text": text, "text_pair": pair} for text, pair in PAIRS]
+    assert_same(ours(PAIRS, None), theirs(pairs, **options))
+
+
+def test_encoded_texts_are_the_references(saved):
+    directory = saved("BertModel")
+    ours, theirs = BertTokenizer.from_pretrained(directory), transformers.AutoTokenizer.from_pretrained(directory)
+    first, second = zip(*PAIRS, strict=True)
+    long = [text * 20 for text in first]
+    for given in ((TEXTS,), (first, second), (long,), (long, second)):
+        expected = theirs(*map(list, given), padding=True, truncation=True, return_tensors="np")
+        found = ours(*given)
+        assert expected["input_ids"].shape == found["input_ids"].shape
+        for name, value in found.items():
+            np.testing.assert_array_equal(value, expected[name])

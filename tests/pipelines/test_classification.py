@@ -1,0 +1,90 @@
+import json
+
+import numpy as np
+import pytest
+
+from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.models import BertForSequenceClassification, DistilBertForSequenceClassification
+from distilbert_jax.pipelines import TextClassification
+from tests.models.common import build, call
+from tests.runs import BERT, STUDENT, change, refused
+
+LABELS = ("no", "yes", "maybe")
+CLASSES = {"bert": (BertForSequenceClassification, BERT), "distilbert": (DistilBertForSequenceClassification, STUDENT)}
+
+
+@pytest.fixture(scope="module")
+def saved(world, tmp_path_factory):
+    """Family, labels → the directory of a classifier."""
+
+    def save(family, labels):
+        kind, config = CLASSES[family]
+        path = tmp_path_factory.mktemp("classifier") / "model"
+        build(kind, change(config, labels=labels)).save_pretrained(path, load_tokenizer(world.tokenizer))
+        return path
+
+    return save
+
+
+@pytest.fixture(scope="module", params=CLASSES)
+def classify(request, saved):
+    return TextClassification(saved(request.param, LABELS))
+
+
+def logits(classify, *text):
+    """Of a text or a pair alone, without padding."""
+    encoded = classify.tokenizer.encode(*text)
+    types = np.array([encoded.type_ids], np.int32)
+    return np.asarray(call(classify.model, np.array([encoded.ids], np.int32), token_type_ids=types).logits[0])
+
+
+def softmax(values):
+    return np.exp(values - values.max()) / np.exp(values - values.max()).sum()
+
+
+def test_labels_have_their_probabilities_best_first(classify):
+    texts = ["reda goes", "to " * 20, "redb to"]
+    for text, found in zip(texts, classify(texts, top_k=None), strict=True):
+        expected = softmax(logits(classify, text))
+        assert [answer["label"] for answer in found] == [LABELS[i] for i in np.argsort(-expected)]
+        assert [answer["score"] for answer in found] == pytest.approx(np.sort(expected)[::-1], rel=1e-4)
+        assert [answer["label"] for answer in classify(text)] == [found[0]["label"]]
+        assert [answer["label"] for answer in classify(text, top_k=2)] == [answer["label"] for answer in found[:2]]
+
+
+def test_a_tuple_is_a_pair(classify):
+    pairs = [("reda goes", "to redb"), ("to", "goes")]
+    for pair, found in zip(pairs, classify(pairs), strict=True):
+        assert found[0]["score"] == pytest.approx(softmax(logits(classify, *pair)).max(), rel=1e-4)
+        assert classify(pair)[0]["label"] == found[0]["label"]
+    assert [len(found) for found in classify(iter(["reda", *pairs]), None)] == [3, 3, 3]
+    refused(lambda: classify(("reda", "redb", "redc")), "text 1 is a tuple of 3", "(text, pair)")
+    refused(lambda: classify([("reda", " ")]), "text 1 is empty")
+    refused(lambda: classify([("reda", None)]), "text 1 is a NoneType")
+    assert classify([]) == []
+
+
+def test_a_regression_gives_its_value(saved):
+    classify = TextClassification(saved("bert", ("score",)))
+    (answer,) = classify("reda goes")
+    assert answer == {"label": "score", "score": pytest.approx(float(logits(classify, "reda goes")[0]), rel=1e-4)}
+
+
+def test_labels_that_do_not_exclude_each_other_have_probabilities_of_their_own(saved):
+    path = saved("distilbert", LABELS)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
+    classify = TextClassification(path)
+    found = {answer["label"]: answer["score"] for answer in classify("reda goes", None)}
+    expected = 1 / (1 + np.exp(-logits(classify, "reda goes")))
+    assert [found[label] for label in LABELS] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("top_k", [0, 4])
+def test_a_number_of_labels_that_are_not_there_is_refused(classify, top_k):
+    refused(lambda: classify("reda", top_k), f"top_k = {top_k}", "1 to 3")
+
+
+def test_a_directory_without_a_classifier_is_refused(directory, capfd):
+    message = refused(lambda: TextClassification(directory), str(directory), "no trained head", "classifier.weight")
+    assert "fine-tune" in message

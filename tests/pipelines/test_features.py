@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.models import BertForSequenceClassification, DistilBertModel
+from distilbert_jax.pipelines import FeatureExtraction
+from tests.models.common import build, call, deviation
+from tests.runs import BERT, STUDENT, change, refused
+
+TEXTS = ["reda", "redb goes to redc", "goes " * 25, "to"]
+
+
+@pytest.fixture(scope="module")
+def features(directory):
+    return FeatureExtraction(directory)
+
+
+def hidden_states(model, tokenizer, text):
+    """Of every layer, float32 [T, D] each, of the text alone."""
+    ids = np.array([tokenizer.encode(text).ids], np.int32)
+    return [np.asarray(states[0]) for states in call(model, ids, output_hidden_states=True).hidden_states]
+
+
+@pytest.mark.parametrize("layer", [0, 1, 2, -1, -2, -3])
+def test_features_of_every_layer_are_those_of_the_text_alone(features, model, layer):
+    expected = [hidden_states(model, features.tokenizer, text)[layer] for text in TEXTS]
+    tokens, cls, mean = (features(TEXTS, pooling, layer) for pooling in ("tokens", "cls", "mean"))
+    assert [states.shape for states in tokens] == [states.shape for states in expected]
+    assert cls.shape == mean.shape == (4, 32)
+    for i, states in enumerate(expected):
+        assert tokens[i].dtype == cls.dtype == mean.dtype == np.float32
+        assert deviation(tokens[i], states) < 1e-5
+        assert deviation(cls[i], states[0]) < 1e-5
+        assert deviation(mean[i], states.mean(0)) < 1e-5
+
+
+def test_a_text_has_one_result_and_no_text_has_none(features):
+    assert features(TEXTS[1]).shape == (6, 32)
+    assert features(TEXTS[1], "mean").shape == (32,)
+    assert features([TEXTS[1]], "mean").shape == (1, 32)
+    assert features([]) == []
+    assert features([], "cls").shape == (0, 32)
+    assert list(features(iter([]), "cls")) == []
+
+
+@pytest.mark.parametrize(("kind", "config"), [(BertForSequenceClassification, BERT), (DistilBertModel, STUDENT)])
+def test_the_encoder_is_taken_from_any_head(world, kind, config, tmp_path):
+    model = build(kind, change(config, labels=("no", "yes")))
+    model.save_pretrained(tmp_path / "model", load_tokenizer(world.tokenizer))
+    features = FeatureExtraction(tmp_path / "model")
+    assert deviation(features("goes to reda"), hidden_states(model, features.tokenizer, "goes to reda")[-1]) < 1e-5
+
+
+@pytest.mark.parametrize("layer", [3, -4, 100])
+def test_a_layer_that_is_not_there_is_refused(features, layer):
+    refused(lambda: features("reda", layer=layer), f"layer = {layer}", "0 (embeddings) to 2", "-3 to -1")
+
+
+def test_an_unknown_pooling_is_refused(features):
+    refused(lambda: features("reda", "means"), "pooling = 'means'", "did you mean 'mean'?")
+    refused(lambda: features("reda", "max"), "'tokens', 'cls', 'mean'")
