@@ -21,7 +21,9 @@ def executed(world, tmp_path_factory):
     for cell in notebook.cells:
         for name, directory in (("teacher", world.teacher), ("student", student)):
             cell.source = cell.source.replace(f"../runs/demo/{name}/model", str(directory))
-        cell.source = cell.source.replace('["string", "file", "new"]', '["reda", "blueb"]')  # words that these models know
+        cell.source = cell.source.replace(
+            '["string", "file", "new"]', '["reda", "blueb"]'
+        )  # words that these models know
     return NotebookClient(notebook, timeout=300, kernel_name="python3").execute(cwd=FILE.parent)
 
 
@@ -37,9 +39,10 @@ def test_the_notebook_is_kept_without_outputs():
 
 
 @pytest.mark.slow
-def test_every_cell_runs_and_nothing_but_the_heads_it_leaves_out_is_told(executed):
+def test_every_cell_runs_and_nothing_unexpected_is_told(executed):
     told = "".join(output.text for output in outputs(executed) if output.get("name") == "stderr").splitlines()
-    assert [line for line in told if ": not used here: vocab_" not in line] == []
+    expected = ": not used here: vocab_", "both sides are the same tokens"  # to a tokenizer without the card's words
+    assert [line for line in told if not any(part in line for part in expected)] == []
     assert all(cell.outputs for cell in executed.cells[2:] if cell.cell_type == "code")
 
 

@@ -210,7 +210,7 @@ def to_params(
         raise InputError(f"{where}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
     if initialised and not new_head:
         raise InputError(
-            f"{where}: has no trained head for this, {', '.join(sorted(initialised))} are missing; fine-tune it first"
+            f"{where}: has no trained head for this, {', '.join(sorted(initialised))} are missing; train it first"
         )
     skipped = sorted({name.rpartition(".")[0] for name in left})
     if skipped:

@@ -55,9 +55,8 @@ class FillMask(Pipeline):
         dtype: DTypeLike = jnp.float32,
         batch_size: int = 32,
     ):
-        super().__init__(
-            path_or_id, MaskedLM, _log_probabilities, revision=revision, dtype=dtype, batch_size=batch_size
-        )
+        options = {"revision": revision, "dtype": dtype, "batch_size": batch_size}
+        super().__init__(path_or_id, MaskedLM, _log_probabilities, new_head=False, **options)
 
     def __call__(
         self,

@@ -2,26 +2,10 @@ import numpy as np
 import pytest
 
 from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.models import EncoderModel
 from distilbert_jax.pipelines import FillMask
-from tests.models.common import call, masked_lm
-from tests.runs import BERT, change, refused
-
-
-@pytest.fixture(scope="module")
-def model():
-    return masked_lm(change(BERT, max_position_embeddings=40, vocab_size=50))
-
-
-@pytest.fixture(scope="module")
-def directory(world, model, tmp_path_factory):
-    path = tmp_path_factory.mktemp("model")
-    model.save_pretrained(path, load_tokenizer(world.tokenizer))
-    return path
-
-
-@pytest.fixture(scope="module")
-def fill(directory):
-    return FillMask(directory)
+from tests.models.common import call
+from tests.runs import refused
 
 
 def probabilities(fill, model, text):
@@ -141,3 +125,10 @@ def test_a_target_without_a_word_is_refused(fill):
 def test_a_tokenizer_beyond_the_embedding_is_refused(world, tmp_path):
     masked_lm(change(BERT, vocab_size=40)).save_pretrained(tmp_path / "model", load_tokenizer(world.tokenizer))
     refused(lambda: FillMask(tmp_path / "model"), "48 pieces", "40 rows")
+
+
+def test_a_directory_without_a_masked_lm_head_is_refused(directory, tmp_path):
+    EncoderModel.from_pretrained(directory, add_pooling_layer=False).save_pretrained(
+        tmp_path, load_tokenizer(directory)
+    )
+    refused(lambda: FillMask(tmp_path), str(tmp_path), "no trained head", "cls.predictions.bias")
