@@ -4,8 +4,8 @@ import pytest
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.pipelines import FillMask
-from tests.models.common import call
-from tests.runs import refused
+from tests.models.common import call, masked_lm
+from tests.runs import BERT, change, refused
 
 
 def probabilities(fill, model, text):
