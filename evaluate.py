@@ -134,9 +134,9 @@ class MlmCommand:
     Every model is asked the same questions: 15 % of the tokens, uniform, 80/10/10, drawn from the index of the packed row.
     """
 
-    model: str  # HF directory
+    model: str  # HF directory or hub id
     corpus: str  # directory made by python -m distilbert_jax.data.corpus
-    teacher: str = ""  # HF directory
+    teacher: str = ""  # HF directory or hub id
     length: int = 128  # tokens in a packed row
     sequences: Literal["line", "document"] = "line"
     batch_size: int = 32
@@ -233,7 +233,7 @@ class CardCommand:
 class SpeedCommand:
     """Latency and tokens a second of the encoder on random tokens, without padding."""
 
-    model: str  # HF directory
+    model: str  # HF directory or hub id
     batch_size: int = 8
     length: int = 128
     rounds: int = 20

@@ -158,7 +158,7 @@ class LossConfig:
 class InitConfig:
     """What a model begins with (paper, section 3, "Student initialization")."""
 
-    source: str = ""  # HF directory whose weights it takes; empty: random weights
+    source: str = ""  # HF directory or hub id whose weights it takes; empty: random weights
     layers: tuple[int, ...] | None = None  # of the source; None: evenly spaced, the first and the last kept
     fold_token_type: bool = True  # add the source's token-type-0 row to the positions; the original drops it
     copy_transform: bool = True  # copy the masked-LM transform too; the original does so on request only
@@ -224,7 +224,7 @@ class PretrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
-    teacher: str = ""  # HF directory to distil from; empty: masked LM alone
+    teacher: str = ""  # HF directory or hub id to distil from; empty: masked LM alone
     steps: int = 1000
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -253,7 +253,7 @@ class PretrainConfig:
 class FinetuneConfig:
     """Fine-tuning of an encoder on one GLUE task with one seed; its length is in epochs, its last step is what is reported."""
 
-    model: str = ""  # HF directory of a BERT or DistilBERT
+    model: str = ""  # HF directory or hub id of a BERT or DistilBERT
     task: str = "sst2"  # a task of data/glue.py
     data: str = ""  # folder with <task>/{train,validation}.parquet; empty: GLUE from the hub
     length: int = 128  # tokens; what is longer is cut, and the share is printed

@@ -36,13 +36,18 @@ def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, T
     return pack(Path(corpus), length, sequences=sequences), load_tokenizer(Path(corpus) / "tokenizer")
 
 
-def load_teacher(directory: str, tokenizer: Tokenizer, field: str, dtype: jnp.dtype) -> MaskedLM:
+def load_teacher(
+    directory: str, tokenizer: Tokenizer, field: str, dtype: jnp.dtype, *, new_head: bool = False
+) -> MaskedLM:
     """A masked LM whose vocabulary is the corpus' own.
 
+    Args:
+        new_head: True: the masked-LM head may be missing, and is drawn then. A drawn head teaches nothing.
+
     Raises:
-        InputError: its tokenizer differs from the corpus'.
+        InputError: its tokenizer differs from the corpus', or it has no head.
     """
-    teacher = MaskedLM.from_pretrained(directory, dtype=dtype)
+    teacher = MaskedLM.from_pretrained(directory, dtype=dtype, new_head=new_head)
     if fingerprint(load_tokenizer(directory)) != fingerprint(tokenizer):
         raise InputError(
             f"{field} = {directory}: its tokenizer is not the one that made the corpus; the ids would differ"
@@ -66,7 +71,7 @@ def initial_model(config: PretrainConfig, tokenizer: Tokenizer, counts: np.ndarr
             smoothed[: len(counts)] += counts
             model.head.bias[...] = jnp.asarray(np.log(smoothed / smoothed.sum()), jnp.float32)
         return model
-    source = load_teacher(init.source, tokenizer, "init.source", dtype)
+    source = load_teacher(init.source, tokenizer, "init.source", dtype, new_head=True)
     if config.model.model_type == "bert":
         if source.config != config.model:
             raise InputError(

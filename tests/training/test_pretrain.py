@@ -90,6 +90,7 @@ def odd(world, tmp_path_factory):
         "more": {"vocab_size": 60},
     }.items():
         BertForMaskedLM(change(BERT, **changes), rngs=nnx.Rngs(0)).save_pretrained(path / name, tokenizer)
+    BertModel(BERT, rngs=nnx.Rngs(0)).save_pretrained(path / "headless", tokenizer)
     other = runs.write_tokenizer(path / "tokenizer", runs.WORDS[::-1])
     runs.write_corpus(path / "foreign-corpus", other, 2, seed=0)
     shutil.copytree(world.teacher, path / "foreign")
@@ -121,6 +122,7 @@ REFUSED = {
         lambda w, o, d: distilling(w, d, teacher=o.short),
         ["data.length = 32", "the teacher's 16 positions"],
     ),
+    "teacher without a head": (lambda w, o, d: distilling(w, d, teacher=o.headless), ["headless", "no trained head"]),
     "no such teacher": (lambda w, o, d: distilling(w, d, teacher=o.nowhere), ["nowhere"]),
     "teacher of another tokenizer": (lambda w, o, d: distilling(w, d, teacher=o.foreign), ["teacher = ", "tokenizer"]),
     "teacher of another vocabulary": (lambda w, o, d: distilling(w, d, teacher=o.more), ["60 entries", "is 48"]),
