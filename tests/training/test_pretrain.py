@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
-from distilbert_jax.models import BertForMaskedLM, MaskedLM
+from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.params import digest, split
 from distilbert_jax.training.logging import read_metrics
 from tests import runs
