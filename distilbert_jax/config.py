@@ -159,10 +159,18 @@ class InitConfig:
     """What a model begins with (paper, section 3, "Student initialization")."""
 
     source: str = ""  # HF directory or hub id whose weights it takes; empty: random weights
-    layers: tuple[int, ...] | None = None  # of the source; None: evenly spaced, the first and the last kept
+    layers: tuple[int, ...] | Literal["first", "last"] | None = (
+        None  # of the source; None: evenly spaced, both ends kept
+    )
     fold_token_type: bool = True  # add the source's token-type-0 row to the positions; the original drops it
     copy_transform: bool = True  # copy the masked-LM transform too; the original does so on request only
     unigram_bias: bool = False  # random weights: decoder bias at the log frequency of each token in the corpus
+    # learned: trained like the rest; frozen: kept as they begin; sinusoidal: the table of Vaswani et al. 2017, kept
+    positions: Literal["learned", "frozen", "sinusoidal"] = "learned"
+
+    def __post_init__(self) -> None:
+        _require(self.layers is None or len(self.layers) > 0, self, "layers", "expected at least one layer")
+        _require_choices(self)
 
 
 @dataclass(frozen=True)
@@ -311,7 +319,9 @@ def _build(kind: Any, value: Any, where: str) -> Any:
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
-        return _build(next(a for a in arguments if a is not type(None)), value, where)
+        kinds = [a for a in arguments if a is not type(None)]
+        of_text = [a for a in kinds if (typing.get_origin(a) is Literal) == isinstance(value, str)]
+        return _build((of_text or kinds)[0], value, where)
     if origin is Literal:
         if value in arguments:
             return value

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -99,6 +100,12 @@ class Linear(nnx.Module):
 def embedding(rows: int, features: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
     """A table [rows, features] ~ N(0, std)."""
     return nnx.Param(std * jax.random.normal(rngs.params(), (rows, features)))
+
+
+def sinusoids(rows: int, features: int) -> Array:
+    """The fixed position table [rows, features] of Vaswani et al. 2017, sine and cosine in turn, as the reference has it."""
+    angles = np.arange(rows)[:, None] / 10000.0 ** (2 * (np.arange(features) // 2) / features)
+    return jnp.asarray(np.where(np.arange(features) % 2, np.cos(angles), np.sin(angles)), jnp.float32)
 
 
 def layer_norm(features: int, *, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:

@@ -5,6 +5,7 @@ python -m distilbert_jax.models.student --teacher bert-base-uncased --layers 0 2
 
 import dataclasses
 import sys
+from typing import Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -24,6 +25,36 @@ def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> tuple[int,
     return tuple(round(i * (teacher_layers - 1) / last) for i in range(student_layers))
 
 
+def chosen_layers(
+    choice: tuple[int, ...] | Literal["first", "last"] | None, teacher_layers: int, student_layers: int
+) -> tuple[int, ...]:
+    """The teacher's layers that a student of `student_layers` begins with; None: `evenly_spaced_layers`.
+
+    Raises:
+        InputError: as many layers are not there, one is not the teacher's, or another number is named.
+    """
+    if not isinstance(choice, tuple) and student_layers > teacher_layers:
+        raise InputError(
+            f"model.num_hidden_layers = {student_layers}: the teacher has only {teacher_layers}; "
+            "name the layers to copy with init.layers"
+        )
+    if choice is None:
+        return evenly_spaced_layers(teacher_layers, student_layers)
+    if not isinstance(choice, tuple):
+        first = 0 if choice == "first" else teacher_layers - student_layers
+        return tuple(range(first, first + student_layers))
+    if len(choice) != student_layers:
+        raise InputError(
+            f"init.layers = {choice}: {len(choice)} layers named, model.num_hidden_layers is {student_layers}"
+        )
+    for layer in choice:
+        if not 0 <= layer < teacher_layers:
+            raise InputError(
+                f"init.layers = {choice}: {layer} is not a layer of the teacher (0 … {teacher_layers - 1})"
+            )
+    return choice
+
+
 def student_config(teacher: ModelConfig, num_hidden_layers: int) -> ModelConfig:
     """DistilBERT of the teacher's width and vocabulary with `num_hidden_layers` layers."""
     return dataclasses.replace(
@@ -41,7 +72,7 @@ def student_from_teacher(
     teacher: MaskedLM,
     config: ModelConfig,
     *,
-    layers: tuple[int, ...] | None = None,
+    layers: tuple[int, ...] | Literal["first", "last"] | None = None,
     fold_token_type: bool = True,
     copy_transform: bool = True,
     dtype: DTypeLike = jnp.float32,
@@ -52,7 +83,7 @@ def student_from_teacher(
     Args:
         teacher: BERT (or DistilBERT) with a masked-LM head.
         config: of the student; every size but the number of layers equals the teacher's.
-        layers: which teacher layer each student layer copies; None: `evenly_spaced_layers`.
+        layers: which teacher layer each student layer copies, or the first or last ones; None: `evenly_spaced_layers`.
         fold_token_type: add the teacher's token-type-0 embedding to every position, so that a student with all the layers
             gives the teacher's logits. The original drops it.
         copy_transform: copy the masked-LM transform and its LayerNorm too; the original does so on request only.
@@ -70,21 +101,7 @@ def student_from_teacher(
                 f"model.{name} = {getattr(config, name)}, the teacher's is {getattr(given, name)}: "
                 "a student that begins with the teacher's layers has its sizes"
             )
-    if layers is None and config.num_hidden_layers > given.num_hidden_layers:
-        raise InputError(
-            f"model.num_hidden_layers = {config.num_hidden_layers}: the teacher has only {given.num_hidden_layers}; "
-            "name the layers to copy with init.layers"
-        )
-    chosen = evenly_spaced_layers(given.num_hidden_layers, config.num_hidden_layers) if layers is None else layers
-    if len(chosen) != config.num_hidden_layers:
-        raise InputError(
-            f"init.layers = {chosen}: {len(chosen)} layers named, model.num_hidden_layers is {config.num_hidden_layers}"
-        )
-    for layer in chosen:
-        if not 0 <= layer < given.num_hidden_layers:
-            raise InputError(
-                f"init.layers = {chosen}: {layer} is not a layer of the teacher (0 … {given.num_hidden_layers - 1})"
-            )
+    chosen = chosen_layers(layers, given.num_hidden_layers, config.num_hidden_layers)
     source = split(teacher)[1]
     graphdef, params = split(DistilBertForMaskedLM(config, dtype=dtype, rngs=nnx.Rngs(seed)))
     for path in params:
@@ -133,7 +150,7 @@ def convert(
         copy_transform=copy_transform,
     )
     student.save_pretrained(out, load_tokenizer(teacher))
-    chosen = layers or evenly_spaced_layers(source.config.num_hidden_layers, count)
+    chosen = chosen_layers(layers or None, source.config.num_hidden_layers, count)
     print(f"{out}: layers {', '.join(map(str, chosen))} of {teacher}", file=sys.stderr)
 
 

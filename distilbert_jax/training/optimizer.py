@@ -1,6 +1,7 @@
 """AdamW with linear warm-up, linear decay and gradient clipping (defaults: the original train.py)."""
 
 import math
+from collections.abc import Collection
 
 import optax
 
@@ -21,9 +22,15 @@ def decayed(params: Params) -> dict[str, bool]:
     return {name: not name.endswith((".bias", ".scale")) for name in params}
 
 
-def adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
-    """Clip by the global norm, then AdamW (ε outside the root, decoupled decay: as torch.optim.AdamW)."""
+def adamw(config: OptimizerConfig, steps: int, frozen: Collection[str] = ()) -> optax.GradientTransformation:
+    """Clip by the global norm, then AdamW (ε outside the root, decoupled decay: as torch.optim.AdamW).
+
+    Args:
+        frozen: parameters that stay as they are, to the bit; their gradients do not count in the norm.
+    """
+    held = lambda params: {name: name in frozen for name in params}
     return optax.chain(
+        *([optax.masked(optax.set_to_zero(), held)] if frozen else []),
         optax.clip_by_global_norm(config.clip_norm),
         optax.adamw(
             schedule(config, steps),
@@ -31,6 +38,6 @@ def adamw(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
             b2=config.beta2,
             eps=config.eps,
             weight_decay=config.weight_decay,
-            mask=decayed,
+            mask=lambda params: {name: decays and name not in frozen for name, decays in decayed(params).items()},
         ),
     )

@@ -17,6 +17,7 @@ from distilbert_jax.data.packing import PackedRows, pack
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer, special_ids
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, MaskedLM
+from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import count, digest, merge, split
 from distilbert_jax.models.student import student_from_teacher
 from distilbert_jax.training import objectives, rundir, sharding
@@ -116,6 +117,8 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
             f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces"
         )
     model = initial_model(config, tokenizer, rows.corpus.token_counts, dtype)
+    if config.init.positions == "sinusoidal":
+        model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
     graphdef, params = split(model)
 
     # What a step minimises.
@@ -131,7 +134,8 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
         objective = objectives.distillation(graphdef, guide, weights, ids.mask, config.masking, config.loss)
     else:
         objective = objectives.masked_lm(graphdef, weights, ids.mask, config.masking)
-    optimizer = adamw(config.optimizer, config.steps)
+    held = () if config.init.positions == "learned" else ("encoder.embeddings.position",)
+    optimizer = adamw(config.optimizer, config.steps, held)
     state = init_state(params, optimizer, run.seed, mesh)
     train_step = make_train_step(objective, optimizer, state, frozen, mesh, config.optimizer.accumulate)
     evaluate = heldout(config, graphdef, mesh) if heldout and data.heldout else None

@@ -1,4 +1,5 @@
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,7 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.models import layers
-from distilbert_jax.models.layers import ACTIVATIONS, Linear, einsum, fold_rows, layer_norm
+from distilbert_jax.models.layers import ACTIVATIONS, Linear, einsum, fold_rows, layer_norm, sinusoids
 from distilbert_jax.models.params import merge, split
 from tests.models.common import deviation, masked_lm
 
@@ -195,3 +196,12 @@ def test_bfloat16_attention_has_gradients_at_sizes_of_real_models(rng):
     grad_query, grad_key = pullback(*(x.astype(np.float32) for x in (query, key, g)))
     assert deviation(grad_query, np.einsum("bnqk,bknh->bqnh", g, key)) < 1e-6
     assert deviation(grad_key, np.einsum("bnqk,bqnh->bknh", g, query)) < 1e-6
+
+
+def test_sinusoids_are_the_formula_of_the_paper():
+    table = sinusoids(50, 6)
+    for position in (0, 1, 49):
+        for pair in range(3):
+            angle = position / 10000 ** (2 * pair / 6)
+            assert table[position, 2 * pair] == pytest.approx(math.sin(angle), abs=1e-6)
+            assert table[position, 2 * pair + 1] == pytest.approx(math.cos(angle), abs=1e-6)

@@ -11,7 +11,13 @@ from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM
 from distilbert_jax.models.params import split
-from distilbert_jax.models.student import convert, evenly_spaced_layers, student_config, student_from_teacher
+from distilbert_jax.models.student import (
+    chosen_layers,
+    convert,
+    evenly_spaced_layers,
+    student_config,
+    student_from_teacher,
+)
 from tests.models.common import build, call, deviation
 
 
@@ -30,6 +36,23 @@ from tests.models.common import build, call, deviation
 )
 def test_layers_are_evenly_spaced_with_the_first_and_the_last_kept(teacher, student, layers):
     assert evenly_spaced_layers(teacher, student) == layers
+
+
+@pytest.mark.parametrize(
+    ("choice", "layers"),
+    [(None, (0, 2, 5)), ("first", (0, 1, 2)), ("last", (3, 4, 5)), ((5, 0, 0), (5, 0, 0))],
+)
+def test_layers_are_chosen_by_number_or_by_name(choice, layers):
+    assert chosen_layers(choice, 6, 3) == layers
+
+
+@pytest.mark.parametrize("choice", [None, "first", "last"])
+def test_more_layers_than_the_teacher_has_need_names(choice):
+    with pytest.raises(
+        InputError, match=r"model\.num_hidden_layers = 7: the teacher has only 6; name the layers to copy"
+    ):
+        chosen_layers(choice, 6, 7)
+    assert chosen_layers((0, 1, 2, 3, 4, 5, 5), 6, 7)[-1] == 5
 
 
 @pytest.fixture(scope="module")

@@ -93,3 +93,16 @@ def test_moments_follow_their_betas():
         _, state = optimizer.update({"a.kernel": jnp.full((1, 1), gradient)}, state, params)
     mu, nu = (optax.tree.get(state, name)["a.kernel"].item() for name in ("mu", "nu"))
     np.testing.assert_allclose([mu, nu], [0.8 * 0.2 + 0.2 * 2, 0.9 * 0.1 + 0.1 * 4], rtol=1e-6)
+
+
+def test_frozen_parameters_stay_to_the_bit_and_do_not_count_in_the_norm():
+    config = OptimizerConfig(learning_rate=0.1, warmup=0.0, weight_decay=0.5, clip_norm=1.0)
+    params = {"held": jnp.full((2,), 3.0), "free": jnp.ones((2,))}
+    gradients = {"held": jnp.full((2,), 1e6), "free": jnp.array([3.0, 4.0])}
+    optimizer, alone = adamw(config, 100, ("held",)), adamw(config, 100)
+    found, _ = optimizer.update(gradients, optimizer.init(params), params)
+    expected, _ = alone.update(
+        {"free": gradients["free"]}, alone.init({"free": params["free"]}), {"free": params["free"]}
+    )
+    np.testing.assert_array_equal(optax.apply_updates(params, found)["held"], params["held"])
+    np.testing.assert_array_equal(found["free"], expected["free"])

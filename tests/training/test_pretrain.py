@@ -3,11 +3,13 @@ import shutil
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flax import nnx
 
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
+from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import digest, split
 from distilbert_jax.training.logging import read_metrics
 from tests import runs
@@ -171,3 +173,20 @@ def test_hidden_states_of_two_sizes_are_no_matter_without_the_cosine_loss(world,
     monkeypatch.setattr("distilbert_jax.training.pretrain.fit", lambda *_, **__: (_ for _ in ()).throw(LookupError))
     with pytest.raises(LookupError):
         runs.train(config)
+
+
+@pytest.mark.parametrize("positions", ["frozen", "sinusoidal"])
+def test_positions_that_are_held_come_out_as_they_began(positions, world, tmp_path):
+    config = runs.train(
+        distilling(world, tmp_path / "run", init__positions=positions, optimizer__weight_decay=0.1, steps=3)
+    )
+    path = "encoder.embeddings.position"
+    teacher = split(MaskedLM.from_pretrained(world.teacher))[1]
+    expected = {
+        "frozen": teacher[path] + teacher["encoder.embeddings.token_type"][0],
+        "sinusoidal": sinusoids(*teacher[path].shape),
+    }[positions]
+    found = split(MaskedLM.from_pretrained(tmp_path / "run/model"))[1]
+    np.testing.assert_array_equal(found[path], expected)
+    assert (found["encoder.embeddings.word"] != teacher["encoder.embeddings.word"]).any()
+    assert config.init.positions == positions
