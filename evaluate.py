@@ -36,7 +36,7 @@ class TextCommand:
     texts: tyro.conf.Positional[tuple[str, ...]]  # none: --file, or standard input
     model: str  # HF directory or hub id
     file: str = ""  # UTF-8, one text a line
-    batch_size: int = 32
+    batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
     dtype: Dtype = "float32"
     json: bool = False  # one JSON object a line
 

@@ -82,12 +82,14 @@ def split_pair(text: str, number: int) -> tuple[str, str]:
     return parts[0], parts[1]
 
 
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # for `one_line_errors`; rich would end the process with a status of its own
+
+
 def show(view: Any) -> None:
-    """Print what rich renders. Not `Console.print` alone: it ends the process itself when a reader closes the pipe."""
-    console = Console()
-    with console.capture() as shown:
-        console.print(view)
-    print(shown.get(), end="")
+    """Print a table, or what else rich renders."""
+    _Output().print(view)
 
 
 def _one_line(box: str) -> str:

@@ -201,7 +201,7 @@ def test_texts_come_from_arguments_a_file_or_standard_input(world, tmp_path, cap
     ("content", "words"),
     [
         (b"", ["is empty"]),
-        (b"reda\n\nredb\n", ["line 2: is blank"]),
+        (b"reda\n \nredb\n", ["line 2: is blank"]),
         (b"reda\nred\xff\n", ["line 2: not UTF-8 (byte 4 of the line is 0xff)"]),
     ],
 )
@@ -251,8 +251,11 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(world, options):
     command = [sys.executable, "evaluate.py", "fill-mask", "--model", world.teacher, *["reda [MASK]"] * 2, *options]
     reader, writer = os.pipe()
     os.close(reader)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # so that the last line is written while the process ends
     with os.fdopen(writer, "wb") as closed:
-        ended = subprocess.run(command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True, timeout=300)
+        ended = subprocess.run(
+            command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True, env=environment, timeout=300
+        )
     assert (ended.returncode, ended.stderr) == (141, "")
 
 

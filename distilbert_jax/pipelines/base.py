@@ -18,7 +18,7 @@ from distilbert_jax.models.hub import PretrainedModel
 from distilbert_jax.models.params import merge, split
 
 _SHORTEST = 16  # tokens; a length is padded to this times a power of 2
-_WINDOW = 4  # batches that are tokenized and sorted by length at once
+_WINDOW = 8  # batches that are tokenized and sorted by length at once
 
 Text = str | tuple[str, str]
 Answer = Callable[[Sequence[Text], Sequence[Row]], Iterable[Any]]  # results of these texts, in their order
@@ -87,9 +87,11 @@ class Pipeline:
         *,
         revision: str | None,
         dtype: DTypeLike,
-        batch_size: int,
+        batch_size: int | None,
         **options: Any,
     ):
+        if batch_size is None:  # beyond 8 rows a CPU's caches overflow: a row of 128 tokens takes up to twice as long
+            batch_size = 8 if jax.default_backend() == "cpu" else 64
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size}: expected 1 or more")
         self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
@@ -130,7 +132,7 @@ class Pipeline:
     def _windows(
         self, texts: Iterable[Any], answer: Answer, done: Callable[[float], None] | None = None
     ) -> Iterator[Any]:
-        """Results in order. One batch is read ahead at first, so that they begin soon, later up to four."""
+        """Results in order. One batch is read ahead at first, so that they begin soon, later up to eight."""
         texts, size, seen, cut = iter(texts), self.batch_size, 0, 0
         try:
             while window := list(itertools.islice(texts, size)):

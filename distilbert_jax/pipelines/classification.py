@@ -34,7 +34,7 @@ class TextClassification(Pipeline):
     Args:
         path_or_id: HF directory or hub id of a sequence classifier.
         dtype: of the matmuls.
-        batch_size: texts of a batch; fewer take less memory.
+        batch_size: texts of a batch; None: 8 on a CPU, 64 on an accelerator.
 
     Raises:
         InputError: the directory has no trained classifier; what else of it is missing, damaged or contradictory.
@@ -46,7 +46,7 @@ class TextClassification(Pipeline):
         *,
         revision: str | None = None,
         dtype: DTypeLike = jnp.float32,
-        batch_size: int = 32,
+        batch_size: int | None = None,
     ):
         options = {"revision": revision, "dtype": dtype, "batch_size": batch_size}
         super().__init__(path_or_id, SequenceClassification, _logits, new_head=False, **options)

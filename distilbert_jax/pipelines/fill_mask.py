@@ -41,7 +41,7 @@ class FillMask(Pipeline):
     Args:
         path_or_id: HF directory or hub id of a masked LM.
         dtype: of the matmuls.
-        batch_size: rows of a batch; fewer take less memory.
+        batch_size: rows of a batch; None: 8 on a CPU, 64 on an accelerator.
 
     Raises:
         InputError: what of the model or its tokenizer is missing, damaged or contradictory.
@@ -53,7 +53,7 @@ class FillMask(Pipeline):
         *,
         revision: str | None = None,
         dtype: DTypeLike = jnp.float32,
-        batch_size: int = 32,
+        batch_size: int | None = None,
     ):
         options = {"revision": revision, "dtype": dtype, "batch_size": batch_size}
         super().__init__(path_or_id, MaskedLM, _log_probabilities, new_head=False, **options)

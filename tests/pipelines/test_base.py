@@ -79,9 +79,9 @@ def test_an_iterator_is_read_as_its_results_are_taken(directory):
     assert read == []
     next(results)
     assert len(read) == 2
-    for n in range(1, 30):
+    for n in range(1, 60):
         next(results)
-        assert len(read) <= n + 1 + 8
+        assert len(read) <= n + 1 + 16
 
 
 def test_a_list_longer_than_a_batch_shows_progress(directory, monkeypatch):
