@@ -101,6 +101,8 @@ def hf_config(config: ModelConfig, architecture: str, dtype: DTypeLike = jnp.flo
     if config.model_type == "distilbert":
         values |= {"sinusoidal_pos_embds": False, "tie_weights_": True}
     labels = {str(i): label for i, label in enumerate(config.labels)}
+    if len(labels) == 1:  # else transformers' pipeline puts a sigmoid on the score
+        values["problem_type"] = "regression"
     return {
         "architectures": [architecture],
         "model_type": config.model_type,

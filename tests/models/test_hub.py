@@ -106,6 +106,12 @@ def test_files_have_the_references_names_and_orientation(name, request, tmp_path
     assert content["label2id"] == {"no": 0, "yes": 1, "maybe": 2}
 
 
+@pytest.mark.parametrize(("labels", "kind"), [(("score",), "regression"), (("a", "b"), None)])
+def test_one_label_is_saved_as_a_regression(labels, kind, tiny_bert, tmp_path):
+    build(BertForSequenceClassification, dataclasses.replace(tiny_bert, labels=labels)).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == kind
+
+
 def test_saving_replaces_an_older_model_and_keeps_what_else_is_there(directory, tiny_bert):
     (directory / "notes.txt").write_text("mine")
     newer = build(BertForMaskedLM, tiny_bert, seed=1)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -21,7 +22,7 @@ from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM
 from distilbert_jax.models.params import split
 from distilbert_jax.training import objectives, sharding
 from distilbert_jax.training.optimizer import adamw
-from distilbert_jax.training.step import init_state, make_train_step
+from distilbert_jax.training.step import init_state, make_train_step, row_keys
 from tests.models.common import build
 from tests.training.batches import MASK, QUICK_COMPILE, SPECIAL, random_batch
 from tests.training.test_sharding import mesh_of
@@ -179,6 +180,11 @@ def test_masks_and_dropout_are_drawn_anew_each_step():
     (_, one), (_, other) = (step(begun, frozen, batches[0]) for begun in (first, later))
     assert one["masked"] == other["masked"]
     assert abs(one["loss"] - other["loss"]) > 1e-3
+
+
+def test_every_row_of_every_step_has_a_key_of_its_own():
+    keys = jnp.concatenate([row_keys(jax.random.key(0), step, 6) for step in (0, 1)])
+    assert len(np.unique(jax.random.key_data(keys), axis=0)) == 12
 
 
 def test_same_step_twice_gives_the_same_bits():
