@@ -1,7 +1,7 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
 #   make demo · make test · make parity · make lint · make bench     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
-VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(notdir $(PYTHON)))
+VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
 BASE := $(shell command -v "$(PYTHON)")
 PYTEST_ARGS ?= -n 2

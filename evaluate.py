@@ -159,7 +159,9 @@ class GlueCommand:
     A config file given first (`evaluate.py glue configs/glue.py --model DIR`) sets the defaults.
     """
 
-    run_with: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(default_factory=FinetuneConfig)
+    run_with: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(
+        default_factory=lambda: FinetuneConfig(save_model=False)
+    )
     tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     json: bool = False
@@ -169,7 +171,7 @@ class GlueCommand:
 
         from distilbert_jax.evaluation.glue import run_grid, summary, table
 
-        rows = summary(run_grid(dataclasses.replace(self.run_with, save_model=False), self.tasks, self.seeds))
+        rows = summary(run_grid(self.run_with, self.tasks, self.seeds))
         if self.json:
             print(json.dumps({"model": self.run_with.model, "tasks": rows}))
         else:
@@ -300,7 +302,7 @@ def main(args: list[str]) -> None:
         )
     default = None
     if name == "glue" and rest and rest[0].endswith(".py"):
-        default = GlueCommand(load_config(rest.pop(0), FinetuneConfig))
+        default = GlueCommand(dataclasses.replace(load_config(rest.pop(0), FinetuneConfig), save_model=False))
     command = parse(COMMANDS[name], rest, prog=f"evaluate.py {name}", default=default)
     runtime.keep_freed_memory()
     command.run()

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
+from distilbert_jax.config import from_json, to_json
 from distilbert_jax.data.text import texts_of
 from distilbert_jax.errors import InputError
 
@@ -134,9 +135,10 @@ def load_config(path: str, *kinds: type) -> Any:
     except SyntaxError as error:
         raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
     except Exception as error:  # whatever a user's file raises, above all an unknown field
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
         raise InputError(f"{path}: line {lines[-1] if lines else '?'}: {error}") from error
     if not isinstance(config, kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(f"{path}: get_config() returned a {type(config).__name__}, expected {expected}")
-    return config
+    return from_json(type(config), to_json(config), path)  # names a field whose value has another type

@@ -89,6 +89,8 @@ def _download(name: str, revision: str | None) -> Path:
 def write_directory(directory: str | Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a directory that appears whole or not at all; in one that is there, file by file is replaced."""
     directory = Path(directory).absolute()  # "." has no name of its own
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: is a file; name a directory to write to")
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

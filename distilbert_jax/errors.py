@@ -23,7 +23,8 @@ def one_line_errors() -> Iterator[None]:
     """
     try:
         yield
-        sys.stdout.flush()  # here, where a closed pipe is expected
+        if sys.stdout is not None:  # closed by `>&-`
+            sys.stdout.flush()  # here, where a closed pipe is expected
     except InputError as error:
         _leave(str(error), 2)
     except KeyboardInterrupt as error:

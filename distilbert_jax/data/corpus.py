@@ -138,7 +138,8 @@ def build_corpus(
         processes: how many tokenize at the same time; None for all cores.
 
     Raises:
-        InputError: a source cannot be read, has no documents, `out` holds a corpus of another tokenizer, or `processes` < 1.
+        InputError: a source cannot be read, has no documents, `out` holds a corpus of another tokenizer or of other files, or
+            `processes` < 1.
     """
     if processes is not None and processes < 1:
         raise InputError(f"processes = {processes}: expected at least 1")
@@ -150,12 +151,17 @@ def build_corpus(
         )
     described = [{"file": p.name, "bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in text.paths]
     origin = {"format": FORMAT, "tokenizer": tokenizer_id, "shard_bytes": shard_bytes, "sources": described}
+    replaced = ""
     with contextlib.suppress(InputError):
         corpus = Corpus.open(out)
         if {key: corpus.manifest.get(key) for key in origin} == origin:
             corpus.verify()
             return corpus
-
+        lost = {source["file"] for source in corpus.manifest["sources"]} - {source["file"] for source in described}
+        if lost:  # a file that was edited, or one more, is another matter: shards that stay the same are kept
+            replaced = f"{out}: holds a corpus of {', '.join(sorted(lost))}; name another directory, or remove this one"
+    if replaced:
+        raise InputError(replaced)
     (out / "shards").mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     save_tokenizer(tokenizer, out / "tokenizer")

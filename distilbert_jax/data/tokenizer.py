@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,7 +74,7 @@ def train_wordpiece(
         special_tokens=[*SPECIAL_TOKENS.values(), *pieces],
         initial_alphabet=alphabet,
         limit_alphabet=len(alphabet),
-        show_progress=sys.stderr.isatty(),
+        show_progress=False,
     )
     scratch.train_from_iterator(_repeated(words), trainer)
     return _bert_tokenizer(scratch.get_vocab(), normalizer)

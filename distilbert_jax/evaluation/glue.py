@@ -84,6 +84,9 @@ def run_grid(config: FinetuneConfig, tasks: Sequence[str], seeds: Sequence[int])
     Raises:
         InputError: before the first run: a task is misspelt, or the folder has none of them.
     """
+    for option, given in (("--tasks", tasks), ("--seeds", seeds)):
+        if not given or len(set(given)) < len(given):
+            raise InputError(f"{option} {' '.join(map(str, given))}: expected one or more, each once")
     base, names = config.run.directory, [find_task(name).name for name in tasks]
     absent = [name for name in names if config.data and not (Path(config.data) / name).is_dir()]
     if absent:

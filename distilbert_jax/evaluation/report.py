@@ -1,6 +1,5 @@
 """Several pre-training runs side by side: one table, results.json, and their curves as a PNG."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from distilbert_jax.data.files import write_json
+from distilbert_jax.data.files import read_json, write_json
 from distilbert_jax.data.glue import find_task
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation.glue import summary
@@ -41,7 +40,7 @@ def measure(run: Path, *, heldout: str, teacher: str, length: int) -> dict[str, 
         figures["heldout_tokens"] = int(figures.pop("tokens"))
     length = min(length, config.max_position_embeddings)
     figures["tokens_per_second"] = round(encoder_speed(str(model), batch_size=32, length=length)["tokens_per_second"])
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(run.glob("glue/*/results.json"))]
+    results = [read_json(path) for path in sorted(run.glob("glue/*/results.json"))]
     figures["tasks"] = {task: row["median"] for task, row in summary(results).items()}
     return figures
 

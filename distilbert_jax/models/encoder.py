@@ -53,6 +53,15 @@ class Embeddings(nnx.Module):
         return dropout(self.norm(x), self.dropout, rngs)
 
 
+def check_range(name: str, ids: Array | None, size: int) -> None:
+    """Refuse ids outside 0 … size−1, which JAX would clamp to a wrong row. Inside `jax.jit` they cannot be seen."""
+    if ids is None or isinstance(ids, jax.core.Tracer) or not ids.size:
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= size:
+        raise InputError(f"{name}: {low if low < 0 else high} is outside 0 … {size - 1}, what the model has rows for")
+
+
 class Layer(nnx.Module):
     """One Transformer layer: attention and feed-forward, each followed by residual and LayerNorm."""
 
@@ -104,12 +113,17 @@ class Encoder(nnx.Module):
             rngs: key array [B] for dropout, one a row; None: no dropout.
 
         Raises:
-            InputError: T is beyond the position table and no `position_ids` are given.
+            InputError: T is beyond the position table and no `position_ids` are given; outside `jax.jit`, an id without a row.
         """
         input_ids, attention_mask, token_type_ids, position_ids, segment_ids = (
             None if value is None else jnp.atleast_2d(jnp.asarray(value))
             for value in (input_ids, attention_mask, token_type_ids, position_ids, segment_ids)
         )
+        embeddings = self.embeddings
+        check_range("input_ids", input_ids, embeddings.word.shape[0])
+        check_range("position_ids", position_ids, embeddings.position.shape[0])
+        if hasattr(embeddings, "token_type"):
+            check_range("token_type_ids", token_type_ids, embeddings.token_type.shape[0])
         bias = attention_bias(attention_mask, segment_ids)
         x = self.embeddings(input_ids, position_ids, token_type_ids, fold_rows(rngs, 0))
         hidden_states, attentions = [x], []

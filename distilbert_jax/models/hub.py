@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Self
@@ -82,9 +83,14 @@ def read_config(path_or_id: str | Path) -> ModelConfig:
         value = found.get(theirs)
         if ours == "classifier_dropout" and value is None and model_type == "bert":
             value = found.get("hidden_dropout_prob")
-        values[ours] = getattr(defaults, ours) if value is None else value
+        default = getattr(defaults, ours)
+        if type(default) is int and value is not None and type(value) is not int:
+            raise InputError(f"{path}: {theirs} is {value!r}, expected a whole number")
+        values[ours] = default if value is None else value
     try:
         if labels := found.get("id2label"):
+            if sorted(map(int, labels)) != list(range(len(labels))):
+                raise InputError(f"id2label has the ids {', '.join(labels)}, expected 0 to {len(labels) - 1}")
             values["labels"] = tuple(str(labels[key]) for key in sorted(labels, key=int))
         elif "num_labels" in found:
             values["labels"] = tuple(f"LABEL_{i}" for i in range(found["num_labels"]))
@@ -269,6 +275,8 @@ class PretrainedModel(nnx.Module):
         Raises:
             InputError: what is missing, damaged or contradictory, in one line.
         """
+        if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
+            raise InputError(f"dtype = {dtype!r}: matmuls take a floating-point dtype, such as float32 or bfloat16")
         directory = locate(path_or_id, revision)
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
         config = ModelConfig(**vars(read_config(directory)) | {k: v for k, v in changes.items() if k in fields})
@@ -308,6 +316,9 @@ class PretrainedModel(nnx.Module):
                     raise
                 raise OSError(int(number[1]), os.strerror(int(number[1])), str(directory)) from error
             (partial / "config.json").write_text(config, encoding="utf-8")
+            shutil.copymode(
+                partial / "config.json", partial / "model.safetensors"
+            )  # safetensors lets its owner alone read it
             if tokenizer is not None:
                 save_tokenizer(tokenizer, partial, model_max_length=self.config.max_position_embeddings)
 

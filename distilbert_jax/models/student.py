@@ -5,6 +5,7 @@ python -m distilbert_jax.models.student --teacher bert-base-uncased --layers 0 2
 
 import dataclasses
 import sys
+from pathlib import Path
 from typing import Literal
 
 import jax.numpy as jnp
@@ -138,7 +139,9 @@ def convert(
     # Imported here: the data floor stands beside the models, not under them.
     from distilbert_jax.data.tokenizer import load_tokenizer
 
-    source = MaskedLM.from_pretrained(teacher)
+    if Path(out).exists() and Path(teacher).exists() and Path(out).samefile(teacher):
+        raise InputError(f"--out {out}: is the teacher's own directory; choose another")
+    source = MaskedLM.from_pretrained(teacher, new_head=False)
     if layers and num_hidden_layers not in (0, len(layers)):
         raise InputError(f"--num-hidden-layers {num_hidden_layers}, but --layers names {len(layers)}; give one of them")
     count = len(layers) or num_hidden_layers or source.config.num_hidden_layers

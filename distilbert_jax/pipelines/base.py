@@ -144,4 +144,5 @@ class Pipeline:
                 if done:
                     done(seen)
         finally:
-            announce_cut(cut, seen, self.tokenizer.max_length)
+            if seen:  # else an error is on its way, which says more
+                announce_cut(cut, seen, self.tokenizer.max_length)

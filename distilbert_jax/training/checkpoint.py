@@ -111,11 +111,11 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _full_disk(self) -> Iterator[None]:
-        """A full disk as the OSError that it is; tensorstore makes a ValueError of it."""
+        """A full disk, or a file that may not grow, as the OSError that it is; tensorstore makes a ValueError of it."""
         try:
             yield
         except ValueError as error:
-            if "RESOURCE_EXHAUSTED" in str(error):
+            if "RESOURCE_EXHAUSTED" in str(error) or "Error writing" in str(error):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from error
             raise
 

@@ -1,6 +1,5 @@
 """Fine-tuning of an encoder on one GLUE task with one seed. The last step is what is scored: no best epoch, no early stop."""
 
-import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ from jax.sharding import Mesh
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.data import glue
 from distilbert_jax.data.batches import LengthBucketedBatches
-from distilbert_jax.data.files import write_json
+from distilbert_jax.data.files import read_json, write_json
 from distilbert_jax.data.tokenizer import load_tokenizer, special_ids
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import SequenceClassification
@@ -53,10 +52,16 @@ def finetune(config: FinetuneConfig, predict: Predict, score: Score) -> dict[str
     task = glue.find_task(config.task)
     directory = rundir.enter(config, run_directory(config))
     results = directory / "results.json"
-    if results.is_file():
-        print(f"{directory}: finished before")
-        return json.loads(results.read_text(encoding="utf-8"))
+    with rundir.alone(directory):
+        if results.is_file() and (rundir.finished(directory) or not config.save_model):
+            print(f"{directory}: finished before")
+            return read_json(results)
+        found = _train(config, task, directory, predict, score)
+        write_json(results, found)
+    return found
 
+
+def _train(config: FinetuneConfig, task: glue.Task, directory: Path, predict: Predict, score: Score) -> dict[str, Any]:
     # Model and data, checked before the first step.
     if not config.model:
         raise InputError("model is not set: name an HF directory with --model")
@@ -124,7 +129,7 @@ def finetune(config: FinetuneConfig, predict: Predict, score: Score) -> dict[str
         log.close()
     if config.save_model:
         merge(graphdef, state.params).save_pretrained(directory / "model", tokenizer)
-    found = {
+    return {
         "task": task.name,
         "seed": config.run.seed,
         "score": scores[task.dev[0]]["score"],
@@ -135,8 +140,6 @@ def finetune(config: FinetuneConfig, predict: Predict, score: Score) -> dict[str
         "cut_share": cut,
         "train_seconds": round(seconds, 2),
     }
-    write_json(results, found)
-    return found
 
 
 def _check_sizes(config: FinetuneConfig, model: SequenceClassification, vocabulary: int) -> None:

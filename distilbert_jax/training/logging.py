@@ -37,8 +37,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.endswith(b"\n"):
             try:
-                entries.append(json.loads(line))
-            except ValueError:
+                entry = json.loads(line)
+                entries.append({**entry, "kind": entry["kind"], "step": int(entry["step"])})
+            except (ValueError, TypeError, KeyError):
                 raise InputError(f"{path}: line {number} is damaged; remove the line, or the run's directory") from None
     return entries
 
@@ -50,6 +51,12 @@ class RunLog:
         self.path = directory / "metrics.jsonl"
         self._every = every
         kept = [entry for entry in read_metrics(self.path) if entry["step"] <= step]
+        missing = step - sum(entry["kind"] == "train" for entry in kept)
+        if missing:
+            raise InputError(
+                f"{self.path}: {missing} of the first {step} steps are missing, which the checkpoint has seen; "
+                "put the file back, or remove the run's directory to begin anew"
+            )
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         partial.replace(self.path)

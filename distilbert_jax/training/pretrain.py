@@ -100,11 +100,19 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
         InputError: before any step, for whatever does not fit.
         Interrupted: after Ctrl-C or SIGTERM; the same call goes on.
     """
+    if not config.run.directory:
+        raise InputError("run.directory is empty: name a directory for the run with --run.directory")
+    directory = rundir.enter(config, Path(config.run.directory))
+    with rundir.alone(directory):
+        if rundir.finished(directory):
+            print(f"{directory}: finished before")
+        else:
+            _train(config, directory, heldout)
+    return directory / "model"
+
+
+def _train(config: PretrainConfig, directory: Path, heldout: Heldout | None) -> None:
     run, data = config.run, config.data
-    directory = rundir.enter(config, Path(run.directory))
-    if rundir.finished(directory):
-        print(f"{directory}: finished before")
-        return directory / "model"
 
     # What it takes, checked before the first step.
     mesh = sharding.make_mesh(config.mesh)
@@ -177,7 +185,6 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
         log.close()
     merge(graphdef, state.params).save_pretrained(directory / "model", tokenizer)
     print(f"{directory / 'model'}: written; weights {digest(state.params)[:16]}")
-    return directory / "model"
 
 
 def _check_pair(config: PretrainConfig, teacher: MaskedLM) -> None:

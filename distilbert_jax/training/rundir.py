@@ -3,6 +3,9 @@
 config.json · inputs.json · metrics.jsonl · tensorboard/ · checkpoints/ · model/ (the HF directory, written last).
 """
 
+import contextlib
+import fcntl
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ from distilbert_jax.data.files import atomic_file, read_json, write_json
 from distilbert_jax.errors import InputError
 
 # Fields that do not change what is computed: they may differ when a run goes on.
-FREE = ("run.directory", "run.log_every", "run.eval_every", "run.save_every", "run.keep", "mesh.")
+FREE = ("run.directory", "run.log_every", "run.eval_every", "run.save_every", "run.keep", "mesh.", "save_model")
 BEGUN = ("metrics.jsonl", "checkpoints", "model", "results.json")  # one of them is there: the run has begun
 
 
@@ -21,9 +24,13 @@ def enter(config: Any, directory: Path) -> Path:
     A run that was refused before its first step has not begun: its config binds nobody.
 
     Raises:
-        InputError: the directory holds a run of another config; the fields that differ are named.
+        InputError: the directory holds a run of another config (the fields that differ are named), or something that is no run.
     """
     recorded = directory / "config.json"
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: is a file; choose another --run.directory")
+    if directory.is_dir() and not _is_runs(directory):
+        raise InputError(f"{directory}: is not empty and holds no run; choose another --run.directory")
     if recorded.is_file() and any((directory / name).exists() for name in BEGUN):
         old = from_json(type(config), recorded.read_text(encoding="utf-8"), str(recorded))
         changed = [line for line in differences(old, config) if not line.startswith(FREE)]
@@ -38,6 +45,33 @@ def enter(config: Any, directory: Path) -> Path:
     return directory
 
 
+def _is_runs(directory: Path) -> bool:
+    """Whether a directory is empty, but for traces of what ended early, or has the config of a run."""
+    if (directory / "config.json").is_file():
+        found = read_json(directory / "config.json")
+        return isinstance(found, dict) and "optimizer" in found
+    return all(path.name.startswith(".") for path in directory.iterdir())
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep other processes out of a run's directory during the `with` block.
+
+    Raises:
+        InputError: another process is in it.
+    """
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{directory}: another process trains here; wait for it, or choose another --run.directory"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
 def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
     """Record what the run reads (name → fingerprint), or check that it is what the run began with.
 
@@ -47,6 +81,8 @@ def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
     recorded = directory / "inputs.json"
     if recorded.is_file():
         before = read_json(recorded)
+        if not isinstance(before, dict):
+            raise InputError(f"{recorded}: damaged; remove the run's directory to begin anew")
         changed = [name for name in inputs if before.get(name) != inputs[name]]
         if changed:
             raise InputError(

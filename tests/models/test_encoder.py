@@ -201,3 +201,17 @@ def test_split_and_merge_keep_every_parameter(tiny):
     assert list(again) == list(params)
     assert all(again[path] is params[path] for path in params)
     assert "encoder.layers.1.attention.query.kernel" in params
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({"input_ids": [[5, 99]]}, "input_ids: 99 is outside 0 … 98"),
+        ({"input_ids": [[-1, 98]]}, "input_ids: -1 is outside 0 … 98"),
+        ({"input_ids": [[5, 6]], "position_ids": [[0, 40]]}, "position_ids: 40 is outside 0 … 39"),
+        ({"input_ids": [[5, 6]], "token_type_ids": [[0, 2]]}, "token_type_ids: 2 is outside 0 … 1"),
+    ],
+)
+def test_ids_without_a_row_are_refused(inputs, message, tiny_bert):
+    with pytest.raises(InputError, match=f"^{message}"):
+        masked_lm(tiny_bert)(**inputs)

@@ -139,6 +139,23 @@ def test_a_failed_save_leaves_the_older_model_whole(directory, bert, monkeypatch
     assert (directory / "model.safetensors").read_bytes() == before
 
 
+def test_weights_can_be_read_by_whom_the_config_can(directory):
+    assert (directory / "model.safetensors").stat().st_mode == (directory / "config.json").stat().st_mode
+
+
+def test_a_file_is_not_replaced_by_a_directory(bert, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is a file; name a directory to write to"):
+        bert.save_pretrained(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("dtype", ["int32", "bool"])
+def test_a_dtype_without_fractions_is_refused(dtype, directory):
+    with pytest.raises(InputError, match=f"dtype = '{dtype}': matmuls take a floating-point dtype"):
+        BertForMaskedLM.from_pretrained(directory, dtype=dtype)
+
+
 # What checkpoints in the wild look like
 
 
@@ -376,8 +393,10 @@ def test_what_is_missing_is_named(directory, tmp_path):
         ('{"model_type": "roberta"}', "model_type is 'roberta'; this package reads"),
         ('{"model_type": ["bert"]}', "model_type is ['bert']; this package reads"),
         ('{"model_type": "bert", "hidden_size": 100}', "ModelConfig.num_attention_heads = 12: does not divide"),
-        ('{"model_type": "bert", "hidden_size": "big"}', "a field has a value of another type"),
+        ('{"model_type": "bert", "hidden_size": "big"}', "hidden_size is 'big', expected a whole number"),
         ('{"model_type": "bert", "hidden_act": "silu"}', "ModelConfig.hidden_act = 'silu': expected one of 'gelu'"),
+        ('{"model_type": "bert", "vocab_size": 30522.0}', "vocab_size is 30522.0, expected a whole number"),
+        ('{"model_type": "bert", "id2label": {"0": "a", "2": "b"}}', "id2label has the ids 0, 2, expected 0 to 1"),
         ('{"model_type": "bert", "id2label": ["a", "b"]}', "a field has a value of another type"),
         ('{"model_type": "bert", "id2label": {"a": "b"}}', "a field has a value of another type"),
     ],

@@ -181,3 +181,8 @@ def test_a_student_is_made_from_a_directory_and_written_with_the_tokenizer(world
     assert capfd.readouterr().err.splitlines()[-1] == f"{tmp_path}/one: layers 1 of {world.teacher}"
     with pytest.raises(InputError, match="--num-hidden-layers 2, but --layers names 1"):
         convert(str(world.teacher), str(tmp_path / "two"), layers=(1,), num_hidden_layers=2)
+
+
+def test_a_student_never_takes_its_teachers_place(world):
+    with pytest.raises(InputError, match="is the teacher's own directory"):
+        convert(str(world.teacher), f"{world.path}/./teacher", layers=(0,))

@@ -99,7 +99,10 @@ def labels_of(name, seed=3):
     rng = np.random.default_rng(seed)
     token_labels = lambda classes: np.where(rng.random((3, 10)) < 0.5, rng.integers(0, classes, (3, 10)), -100)
     if name.endswith("QuestionAnswering"):
-        return {"start_positions": np.array((4, 0, 10)), "end_positions": np.array((7, 12, -1))}  # 10, 12: cut off; −1: none
+        return {
+            "start_positions": np.array((4, 0, 10)),
+            "end_positions": np.array((7, 12, -1)),
+        }  # 10, 12: cut off; −1: none
     if name.endswith("PreTraining"):
         return {"labels": token_labels(99), "next_sentence_label": np.array((1, 0, 1))}
     if name.endswith("MaskedLM"):

@@ -7,6 +7,7 @@ import pytest
 from distilbert_jax.errors import InputError
 from distilbert_jax.training.logging import RunLog, StepProgress, read_metrics
 from tests import runs
+from tests.runs import refused
 
 
 def write(directory, first, last, *, start=0, every=1):
@@ -112,3 +113,15 @@ def test_throughput_counts_what_was_done_since_the_last_line(capfd, monkeypatch)
     first, last = capfd.readouterr().err.splitlines()
     assert first == "run 3/5  loss 1.000  50 examples/s  4 s left"  # the first step holds the compilation
     assert last == "run 5/5  loss 1.000  25 examples/s  0 s left"
+
+
+def test_a_log_that_lacks_steps_of_the_checkpoint_is_refused(tmp_path):
+    log = RunLog(tmp_path, 0, 1)
+    for step in (1, 2, 3):
+        log.write("train", step, {"loss": 1.0})
+    log.close()
+    RunLog(tmp_path, 2, 1).close()
+    refused(lambda: RunLog(tmp_path, 3, 1), "metrics.jsonl", "1 of the first 3 steps are missing")
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
+    (tmp_path / "metrics.jsonl").unlink()
+    refused(lambda: RunLog(tmp_path, 3, 1), "3 of the first 3")

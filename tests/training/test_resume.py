@@ -95,7 +95,6 @@ def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(config, finished, monke
 def test_with_its_newest_checkpoint_damaged_a_run_goes_on_from_the_one_before(config, finished, tmp_path, capsys):
     shutil.copytree(finished.run.directory, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/model")
-    (tmp_path / "run/config.json").unlink()
     (tmp_path / "run/checkpoints/30/default/_METADATA").write_text("{}")
     runs.train(config)
     captured = capsys.readouterr()
@@ -107,7 +106,6 @@ def test_with_its_newest_checkpoint_damaged_a_run_goes_on_from_the_one_before(co
 def test_with_every_step_taken_only_the_model_is_written(config, finished, monkeypatch, tmp_path):
     shutil.copytree(finished.run.directory, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/model")
-    (tmp_path / "run/config.json").unlink()
     monkeypatch.setattr(Checkpoints, "save", lambda *_: pytest.fail("a step was taken"))
     runs.train(config)
     assert_equal_runs(config, finished)

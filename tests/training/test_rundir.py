@@ -62,7 +62,7 @@ def test_a_run_that_was_refused_before_its_first_step_may_be_corrected(tmp_path,
 def test_a_run_of_another_kind_or_a_damaged_config_is_refused(begun):
     refused(lambda: rundir.enter(FinetuneConfig(), begun), str(begun / "config.json"))
     (begun / "config.json").write_text('{"model": ')
-    refused(lambda: rundir.enter(CONFIG, begun), str(begun / "config.json"), "not valid JSON")
+    refused(lambda: rundir.enter(CONFIG, begun), str(begun / "config.json"), "damaged, not JSON")
 
 
 def test_changed_inputs_are_refused_by_name(begun):
@@ -81,3 +81,26 @@ def test_a_run_has_finished_when_its_model_is_there(begun):
     assert not rundir.finished(begun)
     (begun / "model/model.safetensors").write_bytes(b"")
     assert rundir.finished(begun)
+
+
+def test_what_holds_no_run_is_left_alone(tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "bert"}')
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    (notes / "mine.txt").write_text("mine")
+    for directory in (model, notes):
+        refused(lambda directory=directory: rundir.enter(CONFIG, directory), str(directory), "holds no run")
+    assert (model / "config.json").read_text() == '{"model_type": "bert"}'
+    assert [path.name for path in notes.iterdir()] == ["mine.txt"]
+    refused(lambda: rundir.enter(CONFIG, notes / "mine.txt"), "mine.txt: is a file")
+    (tmp_path / "empty").mkdir()
+    rundir.enter(CONFIG, tmp_path / "empty")
+
+
+def test_a_second_process_is_kept_out(begun):
+    with rundir.alone(begun):
+        refused(lambda: rundir.alone(begun).__enter__(), str(begun), "another process trains here")
+    with rundir.alone(begun):
+        pass
