@@ -82,7 +82,7 @@ def _download(name: str, revision: str | None) -> Path:
             raise
         raise InputError(
             f"{absent} the hub's model is neither in the cache nor reachable: where there is a network, "
-            f"`hf download {name} --local-dir DIR` makes a directory to copy and name instead"
+            f"`hf download {name} --local-dir DIR` makes a copy; name that directory instead"
         ) from None
 
 

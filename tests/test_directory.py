@@ -93,7 +93,7 @@ def test_without_a_network_the_way_to_a_local_copy_is_told(settings, load):
     assert (status, out) == (2, "")
     assert error == (
         f"error: {NAME}: no such directory here, and the hub's model is neither in the cache nor reachable: where there is a "
-        f"network, `hf download {NAME} --local-dir DIR` makes a directory to copy and name instead"
+        f"network, `hf download {NAME} --local-dir DIR` makes a copy; name that directory instead"
     )
 
 
