@@ -61,6 +61,8 @@ class Corpus:
         manifest = read_json(path / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again")
+        if missing := {"tokenizer", "sources", "vocab_size", "specials", "shards"} - manifest.keys():
+            raise InputError(f"{path / 'manifest.json'}: damaged, has no {', '.join(sorted(missing))}: build it again")
         return cls(path, manifest)
 
     @property
@@ -89,7 +91,16 @@ class Corpus:
     @property
     def token_counts(self) -> np.ndarray:
         """How often each id occurs in the text, int64 [V]; [CLS], [SEP] and [PAD] are no text and have 0."""
-        return np.load(self.path / "token_counts.npy")
+        file = self.path / "token_counts.npy"
+        try:
+            counts = np.load(file)
+        except (OSError, ValueError, EOFError):
+            raise InputError(f"{file}: missing or damaged: build the corpus again") from None
+        if counts.shape != (self.vocab_size,):
+            raise InputError(
+                f"{file}: has the shape {counts.shape}, expected ({self.vocab_size},): build the corpus again"
+            )
+        return counts
 
     def __len__(self) -> int:
         return len(self.manifest["shards"])

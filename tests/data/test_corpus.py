@@ -18,6 +18,7 @@ from distilbert_jax.data import corpus as corpus_module
 from distilbert_jax.data import shards as shards_module
 from distilbert_jax.data import text as text_module
 from distilbert_jax.data.corpus import Corpus, build_corpus
+from distilbert_jax.data.files import write_json
 from distilbert_jax.data.text import TextSources
 from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_wordpiece
 from distilbert_jax.errors import InputError
@@ -336,3 +337,22 @@ def test_nothing_of_the_data_floor_that_a_worker_needs_imports_jax():
 def test_no_processes_are_refused(tokenizer, source, tmp_path):
     with pytest.raises(InputError, match="processes = 0: expected at least 1"):
         build_corpus([source], tokenizer, tmp_path / "out", processes=0)
+
+
+@pytest.mark.parametrize("size", [None, 0, 60, 200])
+def test_damaged_token_counts_are_named(size, tokenizer, source, tmp_path):
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    file = tmp_path / "corpus" / "token_counts.npy"
+    content = file.read_bytes()
+    file.unlink()
+    if size is not None:
+        file.write_bytes(content[:size])
+    with pytest.raises(InputError, match=r"token_counts\.npy: missing or damaged: build the corpus again"):
+        _ = corpus.token_counts
+
+
+def test_a_manifest_that_lacks_a_part_is_named(tokenizer, source, tmp_path):
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    write_json(tmp_path / "corpus" / "manifest.json", {"format": corpus.manifest["format"], "vocab_size": 9})
+    with pytest.raises(InputError, match=r"manifest\.json: damaged, has no shards, sources, specials, tokenizer"):
+        Corpus.open(tmp_path / "corpus")
