@@ -12,7 +12,6 @@ report     one table, one results.json and the curves of several runs
 """
 
 import dataclasses
-import difflib
 import itertools
 import json
 import sys
@@ -24,9 +23,10 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from distilbert_jax import runtime
-from distilbert_jax.cli import given_texts, load_config, parse, show, split_pair
+from distilbert_jax.cli import load_config, parse, show
 from distilbert_jax.config import Dtype, FinetuneConfig
-from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.data.text import given_texts, split_pair
+from distilbert_jax.errors import InputError, nearest, one_line_errors
 
 
 @dataclass(frozen=True)
@@ -167,15 +167,13 @@ class GlueCommand:
     json: bool = False
 
     def run(self) -> None:
-        from rich.console import Console
-
         from distilbert_jax.evaluation.glue import run_grid, summary, table
 
         rows = summary(run_grid(self.run_with, self.tasks, self.seeds))
         if self.json:
             print(json.dumps({"model": self.run_with.model, "tasks": rows}))
         else:
-            Console().print(table(self.run_with.model, rows))
+            show(table(self.run_with.model, rows))
 
 
 @dataclass(frozen=True)
@@ -190,8 +188,6 @@ class BiasCommand:
     json: bool = False
 
     def run(self) -> None:
-        from rich.console import Console
-
         from distilbert_jax.evaluation import bias
         from distilbert_jax.evaluation.prompts import CARD_PAIR, read_pairs
         from distilbert_jax.pipelines import FillMask
@@ -204,7 +200,7 @@ class BiasCommand:
             if self.json:
                 print(json.dumps(result, ensure_ascii=False))
             else:
-                Console().print(bias.table(result))
+                show(bias.table(result))
         if self.out:
             bias.write(results, self.model, self.out)
 
@@ -217,8 +213,6 @@ class CardCommand:
     json: bool = False
 
     def run(self) -> None:
-        from rich.console import Console
-
         from distilbert_jax.evaluation.card import check_card, table
         from distilbert_jax.pipelines import FillMask
 
@@ -226,7 +220,7 @@ class CardCommand:
         if self.json:
             print("\n".join(map(json.dumps, rows)))
         else:
-            Console().print(table(rows))
+            show(table(rows))
         if not all(row["ok"] for row in rows):
             sys.exit(1)
 
@@ -243,18 +237,11 @@ class SpeedCommand:
     json: bool = False
 
     def run(self) -> None:
-        from distilbert_jax.evaluation.speed import encoder_speed
+        from distilbert_jax.evaluation.speed import encoder_speed, summary
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
         found = encoder_speed(**options)
-        if self.json:
-            print(json.dumps(found))
-        else:
-            print(
-                f"{self.model}: batch {self.batch_size} × {self.length} tokens, {self.dtype}: median {found['median_ms']:.1f} ms "
-                f"({found['min_ms']:.1f}–{found['max_ms']:.1f}), {found['tokens_per_second']:,.0f} tokens/s, "
-                f"{found['parameters']:,} parameters, {found['device']}"
-            )
+        print(json.dumps(found) if self.json else summary(found))
 
 
 @dataclass(frozen=True)
@@ -295,11 +282,7 @@ def main(args: list[str]) -> None:
         sys.exit(0 if args else 2)
     name, *rest = args
     if name not in COMMANDS:
-        nearest = difflib.get_close_matches(name, COMMANDS, n=1)
-        raise InputError(
-            f"evaluate.py {name}: no such command; "
-            + (f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(COMMANDS)}")
-        )
+        raise InputError(f"evaluate.py {name}: no such command; {nearest(name, COMMANDS)}")
     default = None
     if name == "glue" and rest and rest[0].endswith(".py"):
         default = GlueCommand(dataclasses.replace(load_config(rest.pop(0), FinetuneConfig), save_model=False))

@@ -7,15 +7,14 @@ import importlib.util
 import io
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
 from rich.console import Console
 
-from distilbert_jax.config import from_json, to_json
-from distilbert_jax.data.text import texts_of
+from distilbert_jax.config_json import from_json, to_json
 from distilbert_jax.errors import InputError
 
 C = TypeVar("C")
@@ -43,44 +42,6 @@ def call(command: Callable[..., None], module: str) -> None:
         return functools.partial(command, *args, **kwargs)
 
     parse(later, sys.argv[1:], prog=f"python -m {module}")()
-
-
-def given_texts(arguments: Sequence[str], file: str) -> Iterator[str]:
-    """The texts of a command: its arguments, the lines of `file` or, where neither is given, of standard input.
-
-    Raises:
-        InputError: none is given, or both are; a file that cannot be read line by line (see `texts_of`), found before this returns.
-    """
-    if arguments and file:
-        raise InputError(f"texts are given as arguments and as --file {file}: give one of them")
-    if arguments:
-        return iter(arguments)
-    if not file:
-        if sys.stdin is None or sys.stdin.isatty():
-            raise InputError("no text given; put texts in quotes behind the command, or name a file with --file")
-        return texts_of(sys.stdin.buffer, "standard input")
-    path = Path(file)
-    if not path.exists() or path.is_dir():
-        raise InputError(
-            f"--file {file}: {'is a folder' if path.is_dir() else 'no such file'}; expected one text a line"
-        )
-    if path.is_file():  # no pipe, which can be read only once
-        for _ in _texts_in(path):
-            pass
-    return _texts_in(path)
-
-
-def _texts_in(path: Path) -> Iterator[str]:
-    with path.open("rb") as stream:
-        yield from texts_of(stream, path)
-
-
-def split_pair(text: str, number: int) -> tuple[str, str]:
-    """The two texts of one line, with a tab between them; `number` is for what the error says."""
-    parts = text.split("\t")
-    if len(parts) != 2:
-        raise InputError(f"text {number}: a pair is two texts with one tab between them, found {len(parts) - 1} tabs")
-    return parts[0], parts[1]
 
 
 class _Output(Console):

@@ -1,20 +1,15 @@
-"""Frozen dataclasses that describe a model and a run, JSON both ways, and errors that name the field.
+"""Frozen dataclasses that describe a model and a run, with errors that name the field.
 
 A run is a `PretrainConfig` (masked LM or distillation on packed rows) or a `FinetuneConfig` (one GLUE task, one seed).
 Files in `configs/` return one from `get_config()`; the command line overrides single fields (`--optimizer.learning-rate 1e-4`).
 """
 
-import dataclasses
-import difflib
-import json
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from distilbert_jax.errors import InputError
 
-T = typing.TypeVar("T")
 Dtype = Literal["float32", "bfloat16"]
 
 
@@ -159,9 +154,8 @@ class InitConfig:
     """What a model begins with (paper, section 3, "Student initialization")."""
 
     source: str = ""  # HF directory or hub id whose weights it takes; empty: random weights
-    layers: tuple[int, ...] | Literal["first", "last"] | None = (
-        None  # of the source; None: evenly spaced, both ends kept
-    )
+    # of the source; None: evenly spaced, both ends kept
+    layers: tuple[int, ...] | Literal["first", "last"] | None = None
     fold_token_type: bool = True  # add the source's token-type-0 row to the positions; the original drops it
     copy_transform: bool = True  # copy the masked-LM transform too; the original does so on request only
     unigram_bias: bool = False  # random weights: decoder bias at the log frequency of each token in the corpus
@@ -283,67 +277,3 @@ class FinetuneConfig:
         _require(self.length >= 8, self, "length", "expected at least 8 tokens")
         _require(len(self.buckets) > 0 and min(self.buckets) > 0, self, "buckets", "expected lengths above 0")
         _require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")
-
-
-def to_json(config: Any) -> str:
-    """A config as indented JSON text; `from_json` reads it back to an equal config."""
-    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
-
-
-def from_json(kind: type[T], text: str, where: str = "config") -> T:
-    """Read a config of `kind` from JSON text.
-
-    Raises:
-        InputError: the text is not JSON, a field is unknown (the nearest name is given) or has a value of another type.
-    """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON (line {error.lineno}: {error.msg})") from None
-    return _build(kind, values, where)
-
-
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value` (parsed JSON) as an instance of the annotation `kind`."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, dict):
-            raise InputError(f"{where}: expected an object with the fields of {kind.__name__}, got {value!r}")
-        hints = typing.get_type_hints(kind)
-        for name in value:
-            if name not in hints:
-                nearest = difflib.get_close_matches(name, hints, n=1)
-                advice = f"; did you mean {nearest[0]!r}?" if nearest else f"; known fields: {', '.join(hints)}"
-                raise InputError(f"{where}.{name}: no such field in {kind.__name__}{advice}")
-        return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
-    if origin in (types.UnionType, typing.Union):
-        if value is None and type(None) in arguments:
-            return None
-        kinds = [a for a in arguments if a is not type(None)]
-        of_text = [a for a in kinds if (typing.get_origin(a) is Literal) == isinstance(value, str)]
-        return _build((of_text or kinds)[0], value, where)
-    if origin is Literal:
-        if value in arguments:
-            return value
-        raise InputError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {value!r}")
-    if origin is tuple:
-        if isinstance(value, list):
-            return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-        raise InputError(f"{where}: expected a list, got {value!r}")
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:
-        raise InputError(f"{where}: expected {kind.__name__}, got {value!r}")
-    return value
-
-
-def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """The fields in which two configs differ, each as `field: old → new`."""
-    found = []
-    for item in dataclasses.fields(old):
-        a, b = getattr(old, item.name), getattr(new, item.name)
-        if dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b):
-            found += differences(a, b, f"{prefix}{item.name}.")
-        elif a != b:
-            found.append(f"{prefix}{item.name}: {a!r} → {b!r}")
-    return found

@@ -1,10 +1,11 @@
 """What a user is told when something is wrong: one line that names it, and an exit code that is not zero."""
 
 import contextlib
+import difflib
 import errno
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 
 class InputError(ValueError):
@@ -12,6 +13,12 @@ class InputError(ValueError):
 
     The command line prints the message and exits with status 2; a notebook sees an ordinary `ValueError`.
     """
+
+
+def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
+    """What is said of a name that is unknown: `did you mean 'x'?`, or all that are known. `cutoff`: how alike, 0 … 1."""
+    found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"did you mean {found[0]!r}?" if found else f"known: {', '.join(known)}"
 
 
 @contextlib.contextmanager

@@ -25,12 +25,13 @@ from tensorboardX.proto.event_pb2 import Event
 
 import train as train_script
 from distilbert_jax import config as c
+from distilbert_jax.config_json import to_json
 from distilbert_jax.data.corpus import build_corpus
 from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.evaluation.mlm import heldout
 from distilbert_jax.models import BertForMaskedLM
-from distilbert_jax.models.hub import PretrainedModel
+from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, read_metrics
 from distilbert_jax.training.pretrain import pretrain
@@ -130,9 +131,10 @@ def train(config: c.PretrainConfig) -> c.PretrainConfig:
 
 def write_config(config: c.PretrainConfig, path: Path) -> str:
     """A config file for train.py."""
-    path.with_suffix(".json").write_text(c.to_json(config))
+    path.with_suffix(".json").write_text(to_json(config))
     path.write_text(
-        "from pathlib import Path\n\nfrom distilbert_jax.config import PretrainConfig, from_json\n\n\n"
+        "from pathlib import Path\n\nfrom distilbert_jax.config import PretrainConfig\n"
+        "from distilbert_jax.config_json import from_json\n\n\n"
         'def get_config():\n    return from_json(PretrainConfig, Path(__file__).with_suffix(".json").read_text())\n'
     )
     return str(path)

@@ -13,10 +13,8 @@ from distilbert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
     RunConfig,
-    differences,
-    from_json,
-    to_json,
 )
+from distilbert_jax.config_json import differences, from_json, to_json
 from distilbert_jax.errors import InputError
 
 MODEL = ModelConfig(
@@ -62,7 +60,7 @@ def test_json_may_leave_fields_out_and_write_floats_as_integers():
     [
         ('{"run": {"sed": 5}}', "run.json.run.sed: no such field in RunConfig; did you mean 'seed'?"),
         ('{"optimiser": {}}', "run.json.optimiser: no such field in PretrainConfig; did you mean 'optimizer'?"),
-        ('{"mesh": {"zzz": 1}}', "run.json.mesh.zzz: no such field in MeshConfig; known fields: data, fsdp, tensor"),
+        ('{"mesh": {"zzz": 1}}', "run.json.mesh.zzz: no such field in MeshConfig; known: data, fsdp, tensor"),
         ('{"run": {"keep": "5"}}', "run.json.run.keep: expected int, got '5'"),
         ('{"run": {"keep": 5.0}}', "run.json.run.keep: expected int, got 5.0"),
         ('{"steps": true}', "run.json.steps: expected int, got True"),

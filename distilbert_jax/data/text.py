@@ -3,6 +3,7 @@
 import gzip
 import io
 import lzma
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -84,6 +85,44 @@ class TextSources:
                 raise InputError(
                     f"{path}: damaged or cut short after line {number} ({error}); fetch or make the file again"
                 ) from error
+
+
+def given_texts(arguments: Sequence[str], file: str) -> Iterator[str]:
+    """The texts of a command: its arguments, the lines of `file` or, where neither is given, of standard input.
+
+    Raises:
+        InputError: none is given, or both are; a file that cannot be read line by line (see `texts_of`), found before this returns.
+    """
+    if arguments and file:
+        raise InputError(f"texts are given as arguments and as --file {file}: give one of them")
+    if arguments:
+        return iter(arguments)
+    if not file:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InputError("no text given; put texts in quotes behind the command, or name a file with --file")
+        return texts_of(sys.stdin.buffer, "standard input")
+    path = Path(file)
+    if not path.exists() or path.is_dir():
+        raise InputError(
+            f"--file {file}: {'is a folder' if path.is_dir() else 'no such file'}; expected one text a line"
+        )
+    if path.is_file():  # no pipe, which can be read only once
+        for _ in _texts_in(path):
+            pass
+    return _texts_in(path)
+
+
+def _texts_in(path: Path) -> Iterator[str]:
+    with path.open("rb") as stream:
+        yield from texts_of(stream, path)
+
+
+def split_pair(text: str, number: int) -> tuple[str, str]:
+    """The two texts of one line, with a tab between them; `number` is for what the error says."""
+    parts = text.split("\t")
+    if len(parts) != 2:
+        raise InputError(f"text {number}: a pair is two texts with one tab between them, found {len(parts) - 1} tabs")
+    return parts[0], parts[1]
 
 
 def texts_of(stream: BinaryIO, name: str | Path) -> Iterator[str]:

@@ -10,7 +10,6 @@ A prompts file is a list of pairs, as YAML or JSON. A pair has a name, two sides
       words: [nurse, carpenter]
 """
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -19,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, nearest
 
 MASK = "[MASK]"
 
@@ -101,9 +100,7 @@ def read_pairs(path: str | Path) -> list[Pair]:
             raise InputError(f"{where}: is {entry!r}, expected name, sides and perhaps words")
         for name in entry:
             if name not in known:
-                nearest = difflib.get_close_matches(str(name), known, n=1)
-                advice = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
-                raise InputError(f"{where}: unknown field {name!r}; {advice}")
+                raise InputError(f"{where}: unknown field {name!r}; {nearest(str(name), known)}")
         for name in ("name", "sides"):
             if name not in entry:
                 raise InputError(f"{where}: has no {name}")

@@ -51,3 +51,11 @@ def encoder_speed(
         "rounds": rounds,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def summary(found: dict[str, Any]) -> str:
+    """What `encoder_speed` found, in one line."""
+    return (
+        "batch {batch_size} × {length} tokens, {dtype}: median {median_ms:.1f} ms ({min_ms:.1f}–{max_ms:.1f}), "
+        "{tokens_per_second:,.0f} tokens/s, {parameters:,} parameters, {device}".format(**found)
+    )

@@ -15,8 +15,8 @@ from jax.typing import DTypeLike
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.encoder import Encoder, EncoderOutput
-from distilbert_jax.models.hub import PretrainedModel
 from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, einsum, fold_rows, layer_norm
+from distilbert_jax.models.pretrained import PretrainedModel
 
 HEAD_SITE = 10_000  # row keys of a head never meet those of a layer
 

@@ -4,27 +4,22 @@ The names of tensors come from the table of each family (`bert.NAMES`, `distilbe
 reference's weight. Only safetensors are read: a pickle runs code when it is opened.
 """
 
-import dataclasses
 import json
-import os
 import re
-import shutil
 import sys
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import nnx
 from jax.typing import DTypeLike
 from safetensors import SafetensorError
-from safetensors.flax import load_file, save_file
+from safetensors.flax import load_file
 
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.directory import locate, write_directory
+from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError
-from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.models.params import Params
 
 _SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id")
 CONFIG_FIELDS = {
@@ -226,100 +221,3 @@ def to_params(
     if initialised:
         print(f"{where}: newly initialised: {', '.join(sorted(initialised))}", file=sys.stderr)
     return params
-
-
-class PretrainedModel(nnx.Module):
-    """A model of one family that reads and writes HF directories. Subclasses name their family and its table of names."""
-
-    model_type: str
-    names: dict[str, str]
-    config: ModelConfig
-    bare = False  # True: without a head; the reference saves such a model's tensors without the family's prefix
-
-    def __init__(self, config: ModelConfig):
-        if getattr(self, "model_type", config.model_type) != config.model_type:
-            raise InputError(f"{type(self).__name__} cannot hold a model of type {config.model_type!r}")
-        self.config = config
-
-    @classmethod
-    def _family(cls, model_type: str) -> type[Self]:
-        for candidate in (cls, *cls.__subclasses__()):
-            if getattr(candidate, "model_type", None) == model_type:
-                return candidate
-        raise InputError(f"{cls.__name__} cannot hold a model of type {model_type!r}")
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        path_or_id: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: DTypeLike = jnp.float32,
-        seed: int = 0,
-        new_head: bool = True,
-        **changes: Any,
-    ) -> Self:
-        """Load a model from an HF directory or, where there is no such directory, by its id on the Hugging Face hub.
-
-        On a family's own class (`BertForMaskedLM`) the model must be of that family; on the head's base class (`MaskedLM`)
-        its `model_type` chooses. What the file holds for other heads, and what this head has to draw from `seed` because the
-        file lacks it, is named in one line each on stderr.
-
-        Args:
-            revision: branch, tag or commit on the hub.
-            dtype: of the matmuls; parameters are float32.
-            new_head: False: a head that the file lacks is an error, none is drawn.
-            changes: fields of `ModelConfig` to set otherwise, e.g. `labels` for a new classifier; other arguments of the class
-                (`add_pooling_layer=False` of a bare model).
-
-        Raises:
-            InputError: what is missing, damaged or contradictory, in one line.
-        """
-        if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
-            raise InputError(f"dtype = {dtype!r}: matmuls take a floating-point dtype, such as float32 or bfloat16")
-        directory = locate(path_or_id, revision)
-        fields = {field.name for field in dataclasses.fields(ModelConfig)}
-        config = ModelConfig(**vars(read_config(directory)) | {k: v for k, v in changes.items() if k in fields})
-        family = cls._family(config.model_type)
-        options = {name: value for name, value in changes.items() if name not in fields}
-        draw = lambda: family(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
-        graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
-        params = to_params(
-            read_tensors(directory), family.names, config.model_type, shapes, str(path_or_id), new_head=new_head
-        )
-        if len(params) < len(shapes):
-            params = {path: params.get(path, value) for path, value in split(draw())[1].items()}
-        return merge(graphdef, params)
-
-    def save_pretrained(self, directory: str | Path, tokenizer: Any = None, *, dtype: DTypeLike = jnp.float32) -> None:
-        """Write config.json, model.safetensors (the reference's names, the tied decoder once) and, when a
-        `tokenizers.Tokenizer` is given, its files. An older model in the directory is replaced file by file.
-
-        Args:
-            dtype: of the file. A model that was read from a bfloat16 file gives that file's bits back with `jnp.bfloat16`.
-        """
-        # Imported here: the data floor stands beside the models, not under them.
-        from distilbert_jax.data.tokenizer import save_tokenizer
-
-        tensors = {}
-        for path, value in split(self)[1].items():
-            name = hf_name(self.names, path)
-            tensor = np.asarray(value).T if path.endswith(".kernel") else np.asarray(value)
-            tensors[name.removeprefix(f"{self.model_type}.") if self.bare else name] = jnp.asarray(tensor, dtype)
-        config = json.dumps(hf_config(self.config, type(self).__name__, dtype), indent=2) + "\n"
-
-        def write(partial: Path) -> None:
-            try:
-                save_file(tensors, partial / "model.safetensors", metadata={"format": "pt"})
-            except SafetensorError as error:  # a full disk, in words of its own
-                if (number := re.search(r"os error (\d+)", str(error))) is None:
-                    raise
-                raise OSError(int(number[1]), os.strerror(int(number[1])), str(directory)) from error
-            (partial / "config.json").write_text(config, encoding="utf-8")
-            shutil.copymode(
-                partial / "config.json", partial / "model.safetensors"
-            )  # safetensors lets its owner alone read it
-            if tokenizer is not None:
-                save_tokenizer(tokenizer, partial, model_max_length=self.config.max_position_embeddings)
-
-        write_directory(directory, write)

@@ -1,6 +1,5 @@
 """Features of texts: hidden states of any layer, for every token or pooled to one vector."""
 
-import difflib
 import operator
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from distilbert_jax.data.encoding import Row
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.pipelines.base import Pipeline
 
@@ -75,11 +74,7 @@ class FeatureExtraction(Pipeline):
             InputError: an empty text, an unknown pooling, a layer that the model has not.
         """
         if pooling not in POOLINGS:
-            nearest = difflib.get_close_matches(str(pooling), POOLINGS, n=1)
-            raise InputError(
-                f"pooling = {pooling!r}: "
-                + (f"did you mean {nearest[0]!r}?" if nearest else f"expected one of {', '.join(map(repr, POOLINGS))}")
-            )
+            raise InputError(f"pooling = {pooling!r}: no such pooling; {nearest(str(pooling), POOLINGS)}")
         states = self.model.config.num_hidden_layers + 1
         if not -states <= operator.index(layer) < states:
             raise InputError(f"layer = {layer}: the model has 0 (embeddings) to {states - 1}, or -{states} to -1")

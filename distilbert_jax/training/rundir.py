@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distilbert_jax.config import differences, from_json, to_json
+from distilbert_jax.config_json import differences, from_json, to_json
 from distilbert_jax.data.files import atomic_file, read_json, write_json
 from distilbert_jax.errors import InputError
 

@@ -1,6 +1,6 @@
 import pytest
 
-from distilbert_jax.evaluation.speed import encoder_speed
+from distilbert_jax.evaluation.speed import encoder_speed, summary
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.params import count, split
 from tests.runs import refused
@@ -14,6 +14,7 @@ def test_speed_is_told_with_what_it_was_measured_on(world):
     assert {name: found[name] for name in ("batch_size", "length", "dtype", "rounds", "device")} == {
         "batch_size": 2, "length": 16, "dtype": "float32", "rounds": 3, "device": "cpu",
     }  # fmt: skip
+    assert summary(found).startswith("batch 2 × 16 tokens, float32: median ")
 
 
 def test_refused_in_one_line(world):

@@ -58,4 +58,4 @@ def test_a_layer_that_is_not_there_is_refused(features, layer):
 
 def test_an_unknown_pooling_is_refused(features):
     refused(lambda: features("reda", "means"), "pooling = 'means'", "did you mean 'mean'?")
-    refused(lambda: features("reda", "max"), "'tokens', 'cls', 'mean'")
+    refused(lambda: features("reda", "max"), "known: tokens, cls, mean")

@@ -1,0 +1,73 @@
+"""Configs as JSON and back, and in what two of them differ."""
+
+import dataclasses
+import json
+import types
+import typing
+from typing import Any, Literal
+
+from distilbert_jax.errors import InputError, nearest
+
+T = typing.TypeVar("T")
+
+
+def to_json(config: Any) -> str:
+    """A config as indented JSON text; `from_json` reads it back to an equal config."""
+    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(kind: type[T], text: str, where: str = "config") -> T:
+    """Read a config of `kind` from JSON text.
+
+    Raises:
+        InputError: the text is not JSON, a field is unknown (the nearest name is given) or has a value of another type.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not valid JSON (line {error.lineno}: {error.msg})") from None
+    return _build(kind, values, where)
+
+
+def _build(kind: Any, value: Any, where: str) -> Any:
+    """`value` (parsed JSON) as an instance of the annotation `kind`."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise InputError(f"{where}: expected an object with the fields of {kind.__name__}, got {value!r}")
+        hints = typing.get_type_hints(kind)
+        for name in value:
+            if name not in hints:
+                raise InputError(f"{where}.{name}: no such field in {kind.__name__}; {nearest(name, hints)}")
+        return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    if origin in (types.UnionType, typing.Union):
+        if value is None and type(None) in arguments:
+            return None
+        kinds = [a for a in arguments if a is not type(None)]
+        of_text = [a for a in kinds if (typing.get_origin(a) is Literal) == isinstance(value, str)]
+        return _build((of_text or kinds)[0], value, where)
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise InputError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {value!r}")
+    if origin is tuple:
+        if isinstance(value, list):
+            return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
+        raise InputError(f"{where}: expected a list, got {value!r}")
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise InputError(f"{where}: expected {kind.__name__}, got {value!r}")
+    return value
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The fields in which two configs differ, each as `field: old → new`."""
+    found = []
+    for item in dataclasses.fields(old):
+        a, b = getattr(old, item.name), getattr(new, item.name)
+        if dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b):
+            found += differences(a, b, f"{prefix}{item.name}.")
+        elif a != b:
+            found.append(f"{prefix}{item.name}: {a!r} → {b!r}")
+    return found
