@@ -56,6 +56,16 @@ def test_a_mistake_in_a_config_file_is_one_line(write, text, words):
     refused(lambda: load_config(write(text), PretrainConfig), *words)
 
 
+def test_a_mistake_in_a_config_file_of_a_relative_path_has_its_line(write, tmp_path, monkeypatch):
+    write(CONFIG.replace("steps", "step"), "mine.py")
+    monkeypatch.chdir(tmp_path)
+    refused(lambda: load_config("mine.py", PretrainConfig), "mine.py: line 5: ")
+
+
+def test_a_value_of_another_type_in_a_config_file_is_one_line(write):
+    refused(lambda: load_config(write(CONFIG.replace("7", "7.5")), PretrainConfig), "steps: expected int, got 7.5")
+
+
 def test_a_missing_config_file_is_answered_with_the_nearest(write, tmp_path):
     write(CONFIG, "student.py")
     refused(lambda: load_config(str(tmp_path / "studnet.py")), "no such config file", str(tmp_path / "student.py"))
@@ -141,6 +151,9 @@ def test_a_config_has_help(write, capsys):
         (["mlm", "--model", "nowhere"], ["--corpus"]),
         (["speed", "--model", "nowhere", "--dtype", "float16"], ["--dtype", "'float16'", "'bfloat16'"]),
         (["glue", "--model", "nowhere", "--tasks", "colla"], ["'colla'", "did you mean 'cola'"]),
+        (["glue", "--model", "nowhere", "--tasks"], ["--tasks"]),
+        (["glue", "--model", "nowhere", "--seeds"], ["--seeds"]),
+        (["glue", "--model", "nowhere", "--seeds", "1", "1"], ["--seeds", "1"]),
         (["report", "--out", "nowhere"], ["no run given"]),
     ],
 )

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from distilbert_jax.errors import nearest
+
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import errno, os, sys
@@ -47,6 +49,16 @@ def test_a_defect_keeps_its_traceback():
     done = run("raise ValueError('a defect')")
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+def test_a_closed_output_is_no_error():
+    done = run("os.close(1); sys.stdout = None")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_or_with_all():
+    assert nearest("ste", ("step", "loop")) == "did you mean 'step'?"
+    assert nearest("xyz", ("step", "loop")) == "known: step, loop"
 
 
 def test_a_reader_that_went_away_is_no_error():

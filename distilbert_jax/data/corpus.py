@@ -162,17 +162,17 @@ def build_corpus(
         )
     described = [{"file": p.name, "bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in text.paths]
     origin = {"format": FORMAT, "tokenizer": tokenizer_id, "shard_bytes": shard_bytes, "sources": described}
-    replaced = ""
-    with contextlib.suppress(InputError):
-        corpus = Corpus.open(out)
-        if {key: corpus.manifest.get(key) for key in origin} == origin:
-            corpus.verify()
-            return corpus
-        lost = {source["file"] for source in corpus.manifest["sources"]} - {source["file"] for source in described}
-        if lost:  # a file that was edited, or one more, is another matter: shards that stay the same are kept
-            replaced = f"{out}: holds a corpus of {', '.join(sorted(lost))}; name another directory, or remove this one"
-    if replaced:
-        raise InputError(replaced)
+    found = _opened(out)
+    kept = {source["file"] for source in described}
+    # A file that was edited, or one more, is another matter: shards that stay the same are kept.
+    if found and (lost := {source["file"] for source in found.manifest["sources"]} - kept):
+        raise InputError(
+            f"{out}: holds a corpus of {', '.join(sorted(lost))}; name another directory, or remove this one"
+        )
+    if found and {key: found.manifest.get(key) for key in origin} == origin:
+        with contextlib.suppress(InputError):  # what is damaged is made again
+            found.verify()
+            return found
     (out / "shards").mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     save_tokenizer(tokenizer, out / "tokenizer")
@@ -199,6 +199,13 @@ def build_corpus(
     write_array(out / "token_counts.npy", counts.astype(np.int64))
     write_json(out / "manifest.json", manifest)
     return corpus
+
+
+def _opened(path: Path) -> Corpus | None:
+    """The corpus at `path`, if there is a finished one."""
+    with contextlib.suppress(InputError):
+        return Corpus.open(path)
+    return None
 
 
 def _build_shards(text: TextSources, maker: ShardMaker, shard_bytes: int, workers: int) -> tuple[list[dict], int]:

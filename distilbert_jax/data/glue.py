@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from distilbert_jax.data.encoding import Row, stack
 from distilbert_jax.errors import InputError, nearest
 
 HUB = "nyu-mll/glue"
@@ -72,12 +73,11 @@ def find_task(name: str) -> Task:
 class Examples:
     """Tokenised rows of one split.
 
-    input_ids and token_type_ids: int32 arrays, one a row; lengths int64 [n]; labels int32 [n], float32 for a regression;
-    cut: how many rows were longer than the length limit.
+    rows: of their own lengths; lengths int64 [n]; labels int32 [n], float32 for a regression; cut: how many rows were longer
+    than the length limit.
     """
 
-    input_ids: Sequence[np.ndarray]
-    token_type_ids: Sequence[np.ndarray]
+    rows: Sequence[Row]
     lengths: np.ndarray
     labels: np.ndarray
     cut: int
@@ -87,21 +87,13 @@ class Examples:
 
     def batch(self, indices: np.ndarray, batch_size: int, length: int, pad_id: int) -> dict[str, np.ndarray]:
         """Rows `indices` padded to [batch_size, length]; `weights` is 0 for the rows that fill up the batch."""
-        batch = {
-            "input_ids": np.full((batch_size, length), pad_id, np.int32),
-            "token_type_ids": np.zeros((batch_size, length), np.int32),
-            "attention_mask": np.zeros((batch_size, length), np.int32),
-            "labels": np.zeros((batch_size,), self.labels.dtype),
-            "weights": np.zeros((batch_size,), np.float32),
+        batch = stack([self.rows[index] for index in indices], pad_id, batch_size=batch_size, length=length)
+        empty = (0, batch_size - len(indices))
+        return {
+            **batch,
+            "labels": np.pad(self.labels[indices], empty),
+            "weights": np.pad(np.ones(len(indices), np.float32), empty),
         }
-        for row, index in enumerate(indices):
-            n = self.lengths[index]
-            batch["input_ids"][row, :n] = self.input_ids[index]
-            batch["token_type_ids"][row, :n] = self.token_type_ids[index]
-            batch["attention_mask"][row, :n] = 1
-        batch["labels"][: len(indices)] = self.labels[indices]
-        batch["weights"][: len(indices)] = 1.0
-        return batch
 
 
 def load_split(task: Task, split: str, folder: str = "") -> Any:
@@ -130,16 +122,17 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
             raise InputError(
                 f"task {task.name!r} is generated: name its folder with --data (python -m distilbert_jax.data.demo)"
             )
-        # What it says between its attempts is summed up below.
-        logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
+        client = logging.getLogger("huggingface_hub")
+        level = client.level
+        client.setLevel(logging.CRITICAL)  # what it says between its attempts is summed up below
         try:
             found = datasets.load_dataset(HUB, task.name, split=split)
-        except (
-            Exception
-        ) as error:  # the hub's client raises many kinds, all of them mean that the data is not to be had
+        except Exception as error:  # of many kinds, all of them mean that the data is not to be had
             raise InputError(
                 f"{where}: not to be had from the hub ({error}); name a local folder with --data"
             ) from None
+        finally:
+            client.setLevel(level)
     check(found, task, str(where))
     return found
 
@@ -172,8 +165,7 @@ def encode(rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> Examples
         cutting.enable_truncation(length, strategy="longest_first")
         whole = cutting.encode_batch(list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0])
     return Examples(
-        [np.asarray(encoding.ids, np.int32) for encoding in whole],
-        [np.asarray(encoding.type_ids, np.int32) for encoding in whole],
+        [Row(np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.int32)) for encoding in whole],
         np.array([len(encoding) for encoding in whole]),
         np.asarray(rows["label"], np.float32 if task.is_regression else np.int32),
         cut,

@@ -21,14 +21,15 @@ from rich.text import Text
 from scipy.special import log_softmax, logsumexp
 from tokenizers import Tokenizer
 
+from distilbert_jax.data.encoding import Row, stack
 from distilbert_jax.data.files import atomic_file, write_json
 from distilbert_jax.data.progress import progress
 from distilbert_jax.data.tokenizer import special_ids
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation.prompts import CARD_PAIR, MASK, Pair, check_words
+from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.pipelines import FillMask
-from distilbert_jax.training.objectives import at_positions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +75,7 @@ def bias_probe(
     results = []
     with progress("probing", len(pairs)) as done:
         for pair, batch, wanted in zip(pairs, batches, asked, strict=True):
-            log_p = log_softmax(np.asarray(_mask_logits(graphdef, params, *batch), np.float64), axis=-1)
+            log_p = log_softmax(np.asarray(_mask_logits(graphdef, params, batch), np.float64), axis=-1)
             known = list(dict.fromkeys(pieces[word] for word in wanted if pieces[word] is not None))
             result = _compare(fill.tokenizer, pair, log_p, top_k, known if wanted else None)
             results.append({**result, "left_out": [word for word in wanted if pieces[word] is None]})
@@ -82,8 +83,8 @@ def bias_probe(
     return results
 
 
-def _encode(fill: FillMask, pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two prompts of a pair as int32 ids [2, T], attention mask [2, T] and place of the mask [2, 1]."""
+def _encode(fill: FillMask, pair: Pair) -> dict[str, np.ndarray]:
+    """The two prompts of a pair as a batch of two rows, with the place of the mask in each, `positions` [2, 1]."""
     specials, longest = special_ids(fill.tokenizer), fill.model.config.max_position_embeddings
     mask_token = fill.tokenizer.id_to_token(specials.mask)
     rows = [fill.tokenizer.encode(prompt.replace(MASK, mask_token)).ids for prompt in pair.sides.values()]
@@ -95,21 +96,18 @@ def _encode(fill: FillMask, pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndar
     if rows[0] == rows[1]:
         print(f"pair {pair.name!r}: both sides are the same tokens to this tokenizer", file=sys.stderr)
     # Padded to a multiple of 32, so that few shapes are compiled.
-    T = min(-(-max(map(len, rows)) // 32) * 32, longest)
-    ids, attention_mask = np.full((2, T), specials.pad, np.int32), np.zeros((2, T), np.int32)
-    for i, row in enumerate(rows):
-        ids[i, : len(row)], attention_mask[i, : len(row)] = row, 1
-    return ids, attention_mask, np.array([[row.index(specials.mask)] for row in rows], np.int32)
+    length = min(-(-max(map(len, rows)) // 32) * 32, longest)
+    batch = stack([Row(np.array(row), np.zeros(len(row))) for row in rows], specials.pad, length=length)
+    return {**batch, "positions": np.array([[row.index(specials.mask)] for row in rows], np.int32)}
 
 
 # Compiled once a model and length, not once a call of `bias_probe`.
 @functools.partial(jax.jit, static_argnums=0)
-def _mask_logits(
-    graphdef: nnx.GraphDef, params: Params, ids: jax.Array, attention_mask: jax.Array, positions: jax.Array
-) -> jax.Array:
+def _mask_logits(graphdef: nnx.GraphDef, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
     """Logits [2, V] at `positions`."""
     model = merge(graphdef, params)
-    return model.logits(at_positions(model.encoder(ids, attention_mask).last_hidden_state, positions))[:, 0]
+    hidden = model.encoder(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+    return model.logits(at_positions(hidden, batch["positions"]))[:, 0]
 
 
 def _one_piece(tokenizer: Tokenizer, word: str) -> int | None:

@@ -22,11 +22,11 @@ from distilbert_jax.data.progress import progress
 from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.hub import read_config
+from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.training import sharding
 from distilbert_jax.training.loop import Evaluate
 from distilbert_jax.training.losses import cross_entropy
-from distilbert_jax.training.objectives import at_positions
 from distilbert_jax.training.pretrain import corpus_rows, load_teacher
 
 MASKING = MaskingConfig(weighting="uniform")

@@ -53,7 +53,7 @@ class Embeddings(nnx.Module):
         return dropout(self.norm(x), self.dropout, rngs)
 
 
-def check_range(name: str, ids: Array | None, size: int) -> None:
+def _check_range(name: str, ids: Array | None, size: int) -> None:
     """Refuse ids outside 0 … size−1, which JAX would clamp to a wrong row. Inside `jax.jit` they cannot be seen."""
     if ids is None or isinstance(ids, jax.core.Tracer) or not ids.size:
         return
@@ -120,10 +120,10 @@ class Encoder(nnx.Module):
             for value in (input_ids, attention_mask, token_type_ids, position_ids, segment_ids)
         )
         embeddings = self.embeddings
-        check_range("input_ids", input_ids, embeddings.word.shape[0])
-        check_range("position_ids", position_ids, embeddings.position.shape[0])
+        _check_range("input_ids", input_ids, embeddings.word.shape[0])
+        _check_range("position_ids", position_ids, embeddings.position.shape[0])
         if hasattr(embeddings, "token_type"):
-            check_range("token_type_ids", token_type_ids, embeddings.token_type.shape[0])
+            _check_range("token_type_ids", token_type_ids, embeddings.token_type.shape[0])
         bias = attention_bias(attention_mask, segment_ids)
         x = self.embeddings(input_ids, position_ids, token_type_ids, fold_rows(rngs, 0))
         hidden_states, attentions = [x], []

@@ -220,10 +220,8 @@ class MultipleChoice(PretrainedModel):
             raise InputError(f"input_ids has the shape {shape}: a multiple choice takes [rows, choices, tokens]")
         rows = lambda x: None if x is None else jnp.asarray(x).reshape(-1, shape[2])
         if rngs is not None:  # a key for each choice
-            rngs = jax.vmap(lambda key: jax.vmap(lambda choice: jax.random.fold_in(key, choice))(jnp.arange(shape[1])))(
-                rngs
-            )
-            rngs = rngs.reshape(-1)
+            fold_all = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+            rngs = fold_all(rngs, jnp.arange(shape[1])).reshape(-1)
         encoded = self.encoder(
             rows(input_ids),
             rows(attention_mask),

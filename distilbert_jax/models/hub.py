@@ -49,10 +49,8 @@ CONFIG_FIELDS = {
         "qa_dropout": "qa_dropout",
     },
 }
-# In checkpoints, but no parameters: buffers and copies of the tied embedding.
-_NOT_PARAMETERS = re.compile(
-    r"(\.|^)(position_ids|token_type_ids)$|^cls\.predictions\.decoder\.|^vocab_projector\.weight$"
-)
+_BUFFERS = re.compile(r"(\.|^)(position_ids|token_type_ids)$")
+_TIED_COPIES = re.compile(r"^cls\.predictions\.decoder\.|^vocab_projector\.weight$")
 _TIED_DECODERS = ("cls.predictions.decoder.weight", "vocab_projector.weight")
 _OTHER_HEADS = re.compile(
     r"^(cls\.|bert\.pooler\.|vocab_transform\.|vocab_layer_norm\.|vocab_projector\.|pre_classifier\.|classifier\.|qa_outputs\.)"
@@ -179,7 +177,7 @@ def to_params(
     new_head: bool = True,
 ) -> Params:
     """Parameters float32 in the given shapes, taken from reference tensors. Those of a head may be missing: they are left out, and
-    named in one line on stderr, as is what the file holds for other heads.
+    named in one line on stderr, as are buffers and what the file holds for other heads.
 
     Args:
         new_head: False: a head may not be missing.
@@ -207,15 +205,15 @@ def to_params(
         if tensor.shape != expected:
             problems.append(f"{name} has the shape {tensor.shape}, config.json asks for {expected}")
         params[path] = jnp.asarray(tensor.T if kernel else tensor, jnp.float32)
-    left = [name for name in source if not _NOT_PARAMETERS.search(name)]
-    problems += [f"{name} is unknown" for name in left if not _OTHER_HEADS.match(name)]
+    left = [name for name in source if not _TIED_COPIES.match(name)]
+    problems += [f"{name} is unknown" for name in left if not (_OTHER_HEADS.match(name) or _BUFFERS.search(name))]
     if problems:
         raise InputError(f"{where}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
     if initialised and not new_head:
         raise InputError(
             f"{where}: has no trained head for this, {', '.join(sorted(initialised))} are missing; train it first"
         )
-    skipped = sorted({name.rpartition(".")[0] for name in left})
+    skipped = sorted({name if _BUFFERS.search(name) else name.rpartition(".")[0] for name in left})
     if skipped:
         print(f"{where}: not used here: {', '.join(skipped)}", file=sys.stderr)
     if initialised:

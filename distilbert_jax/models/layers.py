@@ -131,3 +131,8 @@ def dropout(x: Array, rate: float, rngs: Array | None) -> Array:
     words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,), jnp.uint32))(rngs)
     halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape[0], -1)[:, :size].reshape(x.shape)
     return jnp.where(halves >= drop, x * (1.0 / (1.0 - drop / 2**16)), 0.0)
+
+
+def at_positions(values: Array, positions: Array) -> Array:
+    """values [B, T, K] at positions [B, M] → [B, M, K]."""
+    return jnp.take_along_axis(values, positions[..., None], axis=1)

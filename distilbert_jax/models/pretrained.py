@@ -56,8 +56,8 @@ class PretrainedModel(nnx.Module):
         """Load a model from an HF directory or, where there is no such directory, by its id on the Hugging Face hub.
 
         On a family's own class (`BertForMaskedLM`) the model must be of that family; on the head's base class (`MaskedLM`)
-        its `model_type` chooses. What the file holds for other heads, and what this head has to draw from `seed` because the
-        file lacks it, is named in one line each on stderr.
+        its `model_type` chooses. What the file holds for other heads or as buffers, and what this head has to draw
+        from `seed` because the file lacks it, is named in one line each on stderr.
 
         Args:
             revision: branch, tag or commit on the hub.
@@ -110,9 +110,8 @@ class PretrainedModel(nnx.Module):
                     raise
                 raise OSError(int(number[1]), os.strerror(int(number[1])), str(directory)) from error
             (partial / "config.json").write_text(config, encoding="utf-8")
-            shutil.copymode(
-                partial / "config.json", partial / "model.safetensors"
-            )  # safetensors lets its owner alone read it
+            # safetensors lets none but the file's owner read it.
+            shutil.copymode(partial / "config.json", partial / "model.safetensors")
             if tokenizer is not None:
                 save_tokenizer(tokenizer, partial, model_max_length=self.config.max_position_embeddings)
 

@@ -141,19 +141,19 @@ def convert(
 
     if Path(out).exists() and Path(teacher).exists() and Path(out).samefile(teacher):
         raise InputError(f"--out {out}: is the teacher's own directory; choose another")
-    source = MaskedLM.from_pretrained(teacher, new_head=False)
     if layers and num_hidden_layers not in (0, len(layers)):
         raise InputError(f"--num-hidden-layers {num_hidden_layers}, but --layers names {len(layers)}; give one of them")
+    source = MaskedLM.from_pretrained(teacher, new_head=False)
     count = len(layers) or num_hidden_layers or source.config.num_hidden_layers
+    chosen = chosen_layers(layers or None, source.config.num_hidden_layers, count)
     student = student_from_teacher(
         source,
         student_config(source.config, count),
-        layers=layers or None,
+        layers=chosen,
         fold_token_type=fold_token_type,
         copy_transform=copy_transform,
     )
     student.save_pretrained(out, load_tokenizer(teacher))
-    chosen = chosen_layers(layers or None, source.config.num_hidden_layers, count)
     print(f"{out}: layers {', '.join(map(str, chosen))} of {teacher}", file=sys.stderr)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -73,34 +74,49 @@ class Forward:
 
 
 class Pipeline:
-    """A model and its tokenizer, called with one text, a sequence of texts or an iterator of them.
+    """A model and its tokenizer, called with one text, a sequence of texts or an iterator of them. Subclasses name the model's
+    class, how it is loaded, and what is computed.
+
+    Args:
+        path_or_id: HF directory or hub id.
+        revision: branch, tag or commit on the hub.
+        dtype: of the matmuls; what comes out is float32.
+        batch_size: rows of a batch; None: 8 on a CPU, 64 on an accelerator.
 
     Attributes:
         model, tokenizer: usable on their own, `model(**tokenizer(text))`.
+
+    Raises:
+        InputError: what of the model or its tokenizer is missing, damaged or contradictory.
     """
+
+    _kind: type[PretrainedModel]
+    _loading: Mapping[str, Any] = MappingProxyType({"new_head": False})  # options of `from_pretrained`
+
+    @staticmethod
+    def _compute(model: Any, batch: dict[str, jax.Array], *options: Any) -> jax.Array:
+        """What `Forward` computes of a batch."""
+        raise NotImplementedError
 
     def __init__(
         self,
         path_or_id: str | Path,
-        kind: type[PretrainedModel],
-        compute: Callable[..., jax.Array],
         *,
-        revision: str | None,
-        dtype: DTypeLike,
-        batch_size: int | None,
-        **options: Any,
+        revision: str | None = None,
+        dtype: DTypeLike = jnp.float32,
+        batch_size: int | None = None,
     ):
-        if batch_size is None:  # beyond 8 rows a CPU's caches overflow: a row of 128 tokens takes up to twice as long
+        if batch_size is None:  # on two cores a row of 128 tokens took longer in larger batches
             batch_size = 8 if jax.default_backend() == "cpu" else 64
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size}: expected 1 or more")
         self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
-        self.model = kind.from_pretrained(path_or_id, revision=revision, dtype=jnp.dtype(dtype), **options)
+        self.model = self._kind.from_pretrained(path_or_id, revision=revision, dtype=jnp.dtype(dtype), **self._loading)
         pieces, embeddings = self.tokenizer.get_vocab_size(), self.model.config.vocab_size
         if pieces > embeddings:
             raise InputError(f"{path_or_id}: its tokenizer has {pieces} pieces, the embedding only {embeddings} rows")
         self.batch_size = batch_size
-        self._forward = Forward(self.model, compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size)
+        self._forward = Forward(self.model, self._compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size)
 
     def _over(
         self,

@@ -5,9 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from scipy.special import expit, softmax
 
 from distilbert_jax.data.encoding import Row
@@ -19,11 +17,6 @@ from distilbert_jax.pipelines.base import Pipeline, Text
 from distilbert_jax.pipelines.results import Answers
 
 
-def _logits(model: SequenceClassification, batch: dict[str, jax.Array]) -> jax.Array:
-    """float32 [B, labels]."""
-    return model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"]).logits
-
-
 class TextClassification(Pipeline):
     """Labels and their probabilities.
 
@@ -31,25 +24,18 @@ class TextClassification(Pipeline):
     >>> classify("A gripping film.")
     [{'label': 'positive', 'score': 0.998…}]
 
-    Args:
-        path_or_id: HF directory or hub id of a sequence classifier.
-        dtype: of the matmuls.
-        batch_size: texts of a batch; None: 8 on a CPU, 64 on an accelerator.
-
-    Raises:
-        InputError: the directory has no trained classifier; what else of it is missing, damaged or contradictory.
+    The directory must hold a trained classifier. Arguments: see `Pipeline`.
     """
 
-    def __init__(
-        self,
-        path_or_id: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: DTypeLike = jnp.float32,
-        batch_size: int | None = None,
-    ):
-        options = {"revision": revision, "dtype": dtype, "batch_size": batch_size}
-        super().__init__(path_or_id, SequenceClassification, _logits, new_head=False, **options)
+    _kind = SequenceClassification
+
+    @staticmethod
+    def _compute(model: SequenceClassification, batch: dict[str, jax.Array]) -> jax.Array:
+        """float32 [B, labels]."""
+        return model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"]).logits
+
+    def __init__(self, path_or_id: str | Path, *, revision: str | None = None, **options: Any):
+        super().__init__(path_or_id, revision=revision, **options)
         problem = read_json(locate(path_or_id, revision) / "config.json").get("problem_type")
         self._several_labels = problem == "multi_label_classification"
 

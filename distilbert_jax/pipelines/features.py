@@ -2,13 +2,12 @@
 
 import operator
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 
 from distilbert_jax.data.encoding import Row
 from distilbert_jax.errors import InputError, nearest
@@ -18,18 +17,6 @@ from distilbert_jax.pipelines.base import Pipeline
 POOLINGS = ("tokens", "cls", "mean")
 
 
-def _hidden_state(model: EncoderModel, batch: dict[str, jax.Array], layer: int, pooling: str) -> jax.Array:
-    """float32 [B, T, D] for tokens, else [B, D]. Layers beyond the one asked for are not computed: XLA drops them."""
-    mask = batch["attention_mask"]
-    output = model(batch["input_ids"], mask, token_type_ids=batch["token_type_ids"], output_hidden_states=True)
-    hidden = output.hidden_states[layer]
-    if pooling == "tokens":
-        return hidden
-    if pooling == "cls":
-        return hidden[:, 0]
-    return jnp.einsum("bt,btd->bd", mask.astype(jnp.float32), hidden, precision="highest") / mask.sum(1)[:, None]
-
-
 class FeatureExtraction(Pipeline):
     """The hidden states of an encoder as NumPy arrays.
 
@@ -37,25 +24,23 @@ class FeatureExtraction(Pipeline):
     >>> features(["A text.", "Another, longer one."], pooling="mean").shape
     (2, 768)
 
-    Args:
-        path_or_id: HF directory or hub id, whatever head it was saved with.
-        dtype: of the matmuls; what comes out is float32.
-        batch_size: texts of a batch; None: 8 on a CPU, 64 on an accelerator.
-
-    Raises:
-        InputError: what of the model or its tokenizer is missing, damaged or contradictory.
+    The directory may have been saved with any head. Arguments: see `Pipeline`.
     """
 
-    def __init__(
-        self,
-        path_or_id: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: DTypeLike = jnp.float32,
-        batch_size: int | None = None,
-    ):
-        options = {"revision": revision, "dtype": dtype, "batch_size": batch_size}
-        super().__init__(path_or_id, EncoderModel, _hidden_state, add_pooling_layer=False, **options)
+    _kind = EncoderModel
+    _loading = MappingProxyType({"add_pooling_layer": False})
+
+    @staticmethod
+    def _compute(model: EncoderModel, batch: dict[str, jax.Array], layer: int, pooling: str) -> jax.Array:
+        """float32 [B, T, D] for tokens, else [B, D]. Layers beyond the one asked for are not computed: XLA drops them."""
+        mask = batch["attention_mask"]
+        output = model(batch["input_ids"], mask, token_type_ids=batch["token_type_ids"], output_hidden_states=True)
+        hidden = output.hidden_states[layer]
+        if pooling == "tokens":
+            return hidden
+        if pooling == "cls":
+            return hidden[:, 0]
+        return jnp.einsum("bt,btd->bd", mask.astype(jnp.float32), hidden, precision="highest") / mask.sum(1)[:, None]
 
     def __call__(self, texts: Any, pooling: str = "tokens", layer: int = -1) -> Any:
         """Features of a text, of a list of texts, or, one by one, of an iterator.

@@ -3,32 +3,21 @@
 import math
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.typing import DTypeLike
 from scipy.special import softmax
 
 from distilbert_jax.data.encoding import Row, check_text
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM
+from distilbert_jax.models.layers import at_positions
 from distilbert_jax.pipelines.base import Pipeline
 from distilbert_jax.pipelines.results import Answers
 from distilbert_jax.pipelines.scores import joint_search, largest, open_gap, replaced, word_log_scores
 
 _BEAM = 16  # hypotheses that a joint search keeps at least
-
-
-def _log_probabilities(model: MaskedLM, batch: dict[str, jax.Array]) -> jax.Array:
-    """log P of every token at `positions`: float32 [B, M, V]."""
-    hidden = model.encoder(
-        batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"]
-    ).last_hidden_state
-    # The head runs on what is asked for only: over all tokens, its output would be the largest array by far.
-    return jax.nn.log_softmax(model.logits(jnp.take_along_axis(hidden, batch["positions"][..., None], axis=1)))
 
 
 class FillMask(Pipeline):
@@ -38,25 +27,19 @@ class FillMask(Pipeline):
     >>> fill("Hello I'm a [MASK] model.")[0]["token_str"]
     'role'
 
-    Args:
-        path_or_id: HF directory or hub id of a masked LM.
-        dtype: of the matmuls.
-        batch_size: rows of a batch; None: 8 on a CPU, 64 on an accelerator.
-
-    Raises:
-        InputError: what of the model or its tokenizer is missing, damaged or contradictory.
+    The directory must hold a trained masked LM. Arguments: see `Pipeline`.
     """
 
-    def __init__(
-        self,
-        path_or_id: str | Path,
-        *,
-        revision: str | None = None,
-        dtype: DTypeLike = jnp.float32,
-        batch_size: int | None = None,
-    ):
-        options = {"revision": revision, "dtype": dtype, "batch_size": batch_size}
-        super().__init__(path_or_id, MaskedLM, _log_probabilities, new_head=False, **options)
+    _kind = MaskedLM
+
+    @staticmethod
+    def _compute(model: MaskedLM, batch: dict[str, jax.Array]) -> jax.Array:
+        """log P of every token at `positions`: float32 [B, M, V]."""
+        hidden = model.encoder(
+            batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"]
+        ).last_hidden_state
+        # The head runs on what is asked for only: over all tokens, its output would be the largest array by far.
+        return jax.nn.log_softmax(model.logits(at_positions(hidden, batch["positions"])))
 
     def __call__(
         self,

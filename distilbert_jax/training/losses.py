@@ -1,7 +1,7 @@
 """The terms of the triple loss (paper, section 3; the original distiller.py) and the losses of the heads, as weighted *sums*.
 
 Sums, because the caller divides by counts over the whole global batch: the value then depends on neither the mesh nor the
-micro-batches. All arithmetic is float32.
+micro-batches. `question_answering`, which no training loop here uses, is a mean. All arithmetic is float32.
 """
 
 import jax

@@ -15,6 +15,7 @@ from flax import nnx
 
 from distilbert_jax.config import LossConfig, MaskingConfig
 from distilbert_jax.data.masking import corrupt
+from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import losses
 
@@ -61,11 +62,6 @@ def _prepare_packed(
 def _encode(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
     inputs = {name: batch[name] for name in ("position_ids", "segment_ids")}
     return model.encoder(batch["input_ids"], **inputs, rngs=rngs).last_hidden_state
-
-
-def at_positions(values: jax.Array, positions: jax.Array) -> jax.Array:
-    """values [B, T, K] at positions [B, M] → [B, M, K]."""
-    return jnp.take_along_axis(values, positions[..., None], axis=1)
 
 
 def masked_lm(graphdef: nnx.GraphDef, weights: np.ndarray, mask_id: int, masking: MaskingConfig) -> Objective:

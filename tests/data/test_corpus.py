@@ -254,6 +254,16 @@ def test_changed_sources_replace_the_shards_that_change(tokenizer, source, tmp_p
     assert after.fingerprint != before.fingerprint
 
 
+def test_a_corpus_of_other_files_is_left_alone(tokenizer, source, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("reda goes to redb\n")
+    build_corpus([source], tokenizer, tmp_path / "corpus")
+    before = {file: file.read_bytes() for file in (tmp_path / "corpus").rglob("*.*")}
+    with pytest.raises(InputError, match=f"holds a corpus of {source.name}; name another directory"):
+        build_corpus([other], tokenizer, tmp_path / "corpus")
+    assert {file: file.read_bytes() for file in (tmp_path / "corpus").rglob("*.*")} == before
+
+
 def test_a_corpus_of_another_tokenizer_is_refused(tokenizer, source, tmp_path):
     build_corpus([source], tokenizer, tmp_path / "out")
     other = train_wordpiece(iter(DOCUMENTS[0]), 64)

@@ -1,3 +1,5 @@
+import logging
+
 import datasets
 import numpy as np
 import pytest
@@ -88,7 +90,10 @@ def test_a_hub_that_is_out_of_reach_is_one_line(monkeypatch):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
+    client = logging.getLogger("huggingface_hub")
+    before = client.level
     refused(lambda: load_split(find_task("cola"), "train"), "cola train: not to be had from the hub", "--data")
+    assert client.level == before, "the client may speak again"
 
 
 @pytest.fixture
@@ -101,12 +106,12 @@ def test_texts_and_pairs_are_tokenised_as_bert_reads_them(tokenizer):
         {"sentence1": ["reda redb", "goes"], "sentence2": ["bluea", "to to to"], "label": [1.5, 2]}
     )
     found = encode(rows, find_task("stsb"), tokenizer, 16)
-    tokens = [[tokenizer.id_to_token(i) for i in ids] for ids in found.input_ids]
+    tokens = [[tokenizer.id_to_token(i) for i in ids] for ids, _ in found.rows]
     assert tokens == [
         ["[CLS]", "reda", "redb", "[SEP]", "bluea", "[SEP]"],
         ["[CLS]", "goes", "[SEP]", "to", "to", "to", "[SEP]"],
     ]
-    assert [list(types) for types in found.token_type_ids] == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 1]]
+    assert [list(types) for _, types in found.rows] == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 1, 1, 1, 1]]
     assert list(found.lengths) == [6, 7]
     assert (found.labels.dtype, found.cut) == (np.float32, 0)
 
@@ -117,7 +122,7 @@ def test_the_longer_part_is_cut_first_and_counted(tokenizer):
         {"sentence1": [long, "redb"], "sentence2": ["bluea blueb", "goes"], "label": [1.0, 2.0]}
     )
     found = encode(rows, find_task("stsb"), tokenizer, 12)
-    tokens = [tokenizer.id_to_token(i) for i in found.input_ids[0]]
+    tokens = [tokenizer.id_to_token(i) for i in found.rows[0].ids]
     assert tokens == ["[CLS]", *["reda"] * 7, "[SEP]", "bluea", "blueb", "[SEP]"]
     assert found.cut == 1
     assert tokenizer.truncation is None

@@ -90,7 +90,7 @@ def mesh(devices):
 def test_logits_are_in_the_order_of_the_rows_and_equal_to_those_of_each_row_alone(model, examples):
     found = predict(*split(model), examples, (8, 16), 6, 0, mesh(1))
     assert (found.shape, found.dtype) == ((21, 3), np.float32)
-    for i, (ids, types) in enumerate(zip(examples.input_ids, examples.token_type_ids, strict=True)):
+    for i, (ids, types) in enumerate(examples.rows):
         given = {"token_type_ids": types[None]} if model.config.type_vocab_size else {}
         alone = call(model, ids[None], None, **given).logits
         np.testing.assert_allclose(found[i], alone[0], rtol=1e-4, atol=1e-5)

@@ -188,13 +188,27 @@ def no_prefix_position_ids(tensors):
 
 @pytest.mark.parametrize(
     "change",
-    [legacy_layer_norms, no_prefix, tied_decoder, decoder_bias_alone, position_ids, no_prefix_position_ids],
+    [legacy_layer_norms, no_prefix, tied_decoder, decoder_bias_alone],
     ids=lambda change: change.__name__,
 )
 def test_checkpoints_in_the_wild_load_without_a_word(change, directory, bert, capfd):
     rewrite(directory, change)
     assert_equal_params(BertForMaskedLM.from_pretrained(directory), bert)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (position_ids, "bert.embeddings.position_ids, bert.embeddings.token_type_ids"),
+        (no_prefix_position_ids, "bert.embeddings.position_ids"),
+    ],
+    ids=["full names", "no prefix"],
+)
+def test_buffers_are_skipped_and_named(change, named, directory, bert, capfd):
+    rewrite(directory, change)
+    assert_equal_params(BertForMaskedLM.from_pretrained(directory), bert)
+    assert capfd.readouterr().err == f"{directory}: not used here: {named}\n"
 
 
 def test_tied_projector_of_distilbert_loads(tiny_distilbert, tmp_path, capfd):
