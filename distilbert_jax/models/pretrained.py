@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.flax import save_file
 
 from distilbert_jax.config import ModelConfig
+from distilbert_jax.data.tokenizer import save_tokenizer
 from distilbert_jax.directory import locate, write_directory
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.hub import hf_config, hf_name, read_config, read_tensors, to_params
@@ -92,9 +93,6 @@ class PretrainedModel(nnx.Module):
         Args:
             dtype: of the file. A model that was read from a bfloat16 file gives that file's bits back with `jnp.bfloat16`.
         """
-        # Imported here: the data floor stands beside the models, not under them.
-        from distilbert_jax.data.tokenizer import save_tokenizer
-
         tensors = {}
         for path, value in split(self)[1].items():
             name = hf_name(self.names, path)

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from distilbert_jax.cli import call
 from distilbert_jax.config import ModelConfig
+from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.models.distilbert import DistilBertForMaskedLM
 from distilbert_jax.models.heads import MaskedLM
@@ -136,9 +137,6 @@ def convert(
         fold_token_type: add the teacher's token-type-0 embedding to the positions (the original drops it).
         copy_transform: copy the masked-LM transform too.
     """
-    # Imported here: the data floor stands beside the models, not under them.
-    from distilbert_jax.data.tokenizer import load_tokenizer
-
     if Path(out).exists() and Path(teacher).exists() and Path(out).samefile(teacher):
         raise InputError(f"--out {out}: is the teacher's own directory; choose another")
     if layers and num_hidden_layers not in (0, len(layers)):

