@@ -5,7 +5,7 @@ import sys
 from distilbert_jax import runtime
 from distilbert_jax.cli import load_config, parse
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
-from distilbert_jax.errors import one_line_errors
+from distilbert_jax.errors import InputError, one_line_errors
 
 
 def main(args: list[str]) -> None:
@@ -20,6 +20,8 @@ def main(args: list[str]) -> None:
     runtime.keep_freed_memory()
     if config.run.deterministic:
         runtime.deterministic_gpu()
+    if runtime.join_processes() and isinstance(config, FinetuneConfig):
+        raise InputError("fine-tuning runs in one process: start it on one host, or its seeds on several")
 
     # Imported here: --help and a mistake in the config need not wait for JAX.
     if isinstance(config, PretrainConfig):

@@ -15,6 +15,21 @@ class InputError(ValueError):
     """
 
 
+class Interrupted(KeyboardInterrupt):
+    """A run was asked to stop by Ctrl-C and left what the same command goes on from."""
+
+    status = 130
+
+
+class Preempted(Interrupted):
+    """A run was asked to stop by SIGTERM, as schedulers do before they take a machine away.
+
+    Its status is that of a temporary failure (sysexits.h, EX_TEMPFAIL): give the same command again.
+    """
+
+    status = 75
+
+
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """What is said of a name that is unknown: `did you mean 'x'?`, or all that are known. `cutoff`: how alike, 0 … 1."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
@@ -25,8 +40,9 @@ def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
 def one_line_errors() -> Iterator[None]:
     """Turn the errors that a user can cause or mend into one line on stderr and an exit status.
 
-    `InputError` exits with 2, Ctrl-C with 130, an error of the file system (a full disk, a missing permission) with 1, a reader
-    that closed the pipe with 141. Anything else is a defect of this package and keeps its traceback.
+    `InputError` exits with 2, Ctrl-C with 130, SIGTERM to a training run with 75, an error of the file system (a full disk, a
+    missing permission) with 1, a reader that closed the pipe with 141. Anything else is a defect of this package and keeps its
+    traceback.
     """
     try:
         yield
@@ -37,7 +53,7 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         _leave(
             f"interrupted: {error}" if str(error) else "interrupted; the same command goes on from what is finished",
-            130,
+            getattr(error, "status", Interrupted.status),
         )
     except BrokenPipeError:
         # The interpreter flushes stdout once more while it exits, into the same closed pipe.

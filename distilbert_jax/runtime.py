@@ -2,6 +2,9 @@
 
 import ctypes
 import os
+from pathlib import Path
+
+from distilbert_jax.errors import InputError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc, malloc.h
 
@@ -26,3 +29,37 @@ def keep_freed_memory() -> bool:
 def deterministic_gpu() -> None:
     """Ask XLA for the same bits at every run on a GPU. The flag is read once, when JAX starts its backend."""
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+
+
+_BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def join_processes() -> bool:
+    """Join the other processes of this run, where there are any; returns whether it did. Called before JAX starts its backend.
+
+    By hand, three environment variables say who there is: `JAX_COORDINATOR_ADDRESS` (host:port, which the first process opens),
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (from 0). Under `srun` with more than one task, under Open MPI and on a TPU pod
+    JAX finds them itself (https://docs.jax.dev/en/latest/multi_process.html).
+
+    Raises:
+        InputError: one of the three variables is missing or no number; the others were not to be found.
+    """
+    given = {name: os.environ[name] for name in _BY_HAND if os.environ.get(name)}
+    if missing := [name for name in _BY_HAND if given and name not in given]:
+        raise InputError(f"{', '.join(given)} is set, but not {', '.join(missing)}: a run by hand needs all three")
+    launched = any(int(os.environ.get(name) or 1) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    on_tpu = any(True for name in ("accel[0-9]*", "vfio/[0-9]*") for _ in Path("/dev").glob(name))
+    if not (given or launched or on_tpu):
+        return False
+    import jax
+
+    try:
+        if given:
+            jax.distributed.initialize(given[_BY_HAND[0]], int(given[_BY_HAND[1]]), int(given[_BY_HAND[2]]))
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        if given or launched:
+            raise InputError(f"the processes of this run did not find each other: {error}") from None
+        return False  # one TPU host that belongs to no pod
+    return jax.process_count() > 1

@@ -10,7 +10,7 @@ from distilbert_jax.errors import nearest
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import errno, os, sys
-from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.errors import InputError, Interrupted, Preempted, one_line_errors
 with one_line_errors():
     {body}
 """
@@ -28,6 +28,8 @@ def run(body: str, stdout=subprocess.PIPE) -> subprocess.CompletedProcess:
         ("raise InputError('a.txt: empty')", 2, "error: a.txt: empty"),
         ("raise InputError('two\\n  lines')", 2, "error: two lines"),
         ("raise KeyboardInterrupt", 130, "error: interrupted; the same command goes on from what is finished"),
+        ("raise Interrupted('stopped after step 3')", 130, "error: interrupted: stopped after step 3"),
+        ("raise Preempted('stopped after step 3')", 75, "error: interrupted: stopped after step 3"),
         ("raise KeyboardInterrupt('at step 3')", 130, "error: interrupted: at step 3"),
         ("open('no such file')", 1, "error: No such file or directory (no such file)"),
         (

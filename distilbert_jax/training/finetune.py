@@ -87,6 +87,7 @@ def _train(config: FinetuneConfig, task: glue.Task, directory: Path, predict: Pr
     batches = LengthBucketedBatches(train.lengths, config.batch_size, config.run.seed, buckets)
     steps = config.epochs * batches.batches_per_epoch
     graphdef, params = split(model)
+    params = sharding.pad_vocabulary(params)
     optimizer = adamw(config.optimizer, steps)
     state = init_state(params, optimizer, config.run.seed, mesh)
     objective = objectives.classification(graphdef, len(labels))
@@ -128,7 +129,8 @@ def _train(config: FinetuneConfig, task: glue.Task, directory: Path, predict: Pr
     finally:
         log.close()
     if config.save_model:
-        merge(graphdef, state.params).save_pretrained(directory / "model", tokenizer)
+        trained = sharding.cut_vocabulary(state.params, model.config.vocab_size)
+        merge(graphdef, trained).save_pretrained(directory / "model", tokenizer)
     return {
         "task": task.name,
         "seed": config.run.seed,

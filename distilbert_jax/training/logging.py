@@ -20,6 +20,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
 from distilbert_jax.errors import InputError
+from distilbert_jax.training.processes import is_first
 
 SHORT = {"loss": "loss", "loss_ce": "ce", "loss_mlm": "mlm", "loss_cos": "cos", "loss_mse": "mse"}
 
@@ -105,7 +106,7 @@ class StepProgress:
     """A bar on a terminal, elsewhere a line every `every` steps: loss parts, tokens (or examples) a second, time left."""
 
     def __init__(self, title: str, steps: int, start: int, every: int, unit: str = "tokens"):
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, quiet=not is_first())
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -114,7 +115,7 @@ class StepProgress:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=not self._console.is_terminal or self._console.quiet,
         )
         self._task = self._bar.add_task(title, total=steps, completed=start, text="")
         self._title, self._steps, self._every, self._unit = title, steps, every, unit

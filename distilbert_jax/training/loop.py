@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import signal
 import threading
 import time
@@ -12,8 +13,9 @@ import jax
 from optax import Schedule
 
 from distilbert_jax.config import RunConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, Interrupted, Preempted
 from distilbert_jax.models.params import Params
+from distilbert_jax.training import processes
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, StepProgress
 from distilbert_jax.training.step import TrainState
@@ -22,26 +24,36 @@ Batches = Callable[[int, int], Iterator[dict[str, jax.Array]]]  # (start, stop) 
 Evaluate = Callable[[Params], dict[str, float]]
 
 
-class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop (Ctrl-C or SIGTERM) and left a checkpoint."""
+StopAsked = Callable[[int], type[Interrupted] | None]  # after a step: the error to stop with, if a signal asks for it
 
 
 @contextlib.contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that Ctrl-C or SIGTERM sets, so that a step is never cut in the middle. A second Ctrl-C stops at once."""
-    asked = threading.Event()
+def _stop_requests() -> Iterator[StopAsked]:
+    """Tells after a step whether Ctrl-C or SIGTERM came, so that a step is never cut in the middle. A second Ctrl-C stops at once.
+
+    Of several processes each sends itself SIGTERM at Ctrl-C, and JAX's preemption service, which listens to SIGTERM, finds a
+    step that all of them stop after.
+    """
+    asked: list[type[Interrupted]] = []
+    together = processes.several()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
-        yield asked
+        yield lambda step: None
         return
 
     def handle(number: int, frame: Any) -> None:
-        if asked.is_set():
+        if asked:
             raise KeyboardInterrupt
-        asked.set()
+        asked.append(Preempted if number == signal.SIGTERM else Interrupted)
+        if together:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT,) if together else (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
-        yield asked
+        if together:
+            yield lambda step: (asked[0] if asked else Preempted) if processes.stop_together(step) else None
+        else:
+            yield lambda step: asked[0] if asked else None
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -73,7 +85,7 @@ def fit(
 
     Raises:
         InputError: the loss or a gradient is not finite; the last checkpoint is kept.
-        Interrupted: after Ctrl-C or SIGTERM, when the checkpoint is written.
+        Interrupted, Preempted: after Ctrl-C, after SIGTERM, when the checkpoint is written.
     """
     start = int(state.step)
     pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -106,7 +118,7 @@ def fit(
             checkpoints.save(step, state)
         since = time.perf_counter()
 
-    with StepProgress(title, steps, start, run.log_every, unit) as progress, _stop_requests() as asked:
+    with StepProgress(title, steps, start, run.log_every, unit) as progress, _stop_requests() as stop_asked:
         for step, batch in enumerate(batches(start, steps), start=start + 1):
             state, metrics = train_step(state, frozen, batch)
             settle(progress)
@@ -121,12 +133,12 @@ def fit(
                 progress.say(f"{title} held out at {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
             if last or step % run.save_every == 0:
                 save(progress, step)
-            if asked.is_set() and not last:
+            if (stop := stop_asked(step)) and not last:
                 save(progress, step)
                 if checkpoints:
                     checkpoints.wait()
                 whence = "goes on from there" if checkpoints else "begins anew"
-                raise Interrupted(f"stopped after step {step} of {steps}; the same command {whence}")
+                raise stop(f"stopped after step {step} of {steps}; the same command {whence}")
         settle(progress)
         if checkpoints:
             checkpoints.wait()

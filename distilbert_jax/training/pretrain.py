@@ -1,5 +1,7 @@
 """One pre-training run from its config: masked LM, or a student on the triple loss, on packed rows."""
 
+import contextlib
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +22,7 @@ from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, Masked
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import count, digest, merge, split
 from distilbert_jax.models.student import student_from_teacher
-from distilbert_jax.training import objectives, rundir, sharding
+from distilbert_jax.training import objectives, processes, rundir, sharding
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import Evaluate, fit
@@ -34,7 +36,9 @@ def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, T
     """The packed rows of a corpus (packed now, if they were not yet) and its tokenizer."""
     if not corpus:
         raise InputError("data.corpus is not set: name a directory made by python -m distilbert_jax.data.corpus")
-    return pack(Path(corpus), length, sequences=sequences), load_tokenizer(Path(corpus) / "tokenizer")
+    packed = functools.partial(pack, Path(corpus), length, sequences=sequences)
+    processes.first(packed)  # the others find what it wrote
+    return packed(), load_tokenizer(Path(corpus) / "tokenizer")
 
 
 def load_teacher(
@@ -98,14 +102,16 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
 
     Raises:
         InputError: before any step, for whatever does not fit.
-        Interrupted: after Ctrl-C or SIGTERM; the same call goes on.
+        Interrupted, Preempted: after Ctrl-C, after SIGTERM; the same call goes on.
     """
     if not config.run.directory:
         raise InputError("run.directory is empty: name a directory for the run with --run.directory")
-    directory = rundir.enter(config, Path(config.run.directory))
-    with rundir.alone(directory):
+    directory = Path(config.run.directory)
+    processes.first(lambda: rundir.enter(config, directory))
+    with contextlib.ExitStack() as stack:
+        processes.first(lambda: stack.enter_context(rundir.alone(directory)))
         if rundir.finished(directory):
-            print(f"{directory}: finished before")
+            _say(f"{directory}: finished before")
         else:
             _train(config, directory, heldout)
     return directory / "model"
@@ -128,6 +134,8 @@ def _train(config: PretrainConfig, directory: Path, heldout: Heldout | None) -> 
     if config.init.positions == "sinusoidal":
         model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
     graphdef, params = split(model)
+    fingerprints = {"data.corpus": rows.corpus.fingerprint, "initial weights": digest(params)}
+    params = sharding.pad_vocabulary(params)
 
     # What a step minimises.
     ids = special_ids(tokenizer)
@@ -138,6 +146,8 @@ def _train(config: PretrainConfig, directory: Path, heldout: Heldout | None) -> 
         teacher = load_teacher(config.teacher, tokenizer, "teacher", dtype)
         _check_pair(config, teacher)
         guide, frozen = split(teacher)
+        fingerprints["teacher"] = digest(frozen)
+        frozen = sharding.pad_vocabulary(frozen)
         frozen = jax.device_put(frozen, sharding.shardings(frozen, mesh))
         objective = objectives.distillation(graphdef, guide, weights, ids.mask, config.masking, config.loss)
     else:
@@ -149,18 +159,17 @@ def _train(config: PretrainConfig, directory: Path, heldout: Heldout | None) -> 
     evaluate = heldout(config, graphdef, mesh) if heldout and data.heldout else None
 
     # Where it goes on.
-    inputs = {"data.corpus": rows.corpus.fingerprint, "initial weights": digest(params), "teacher": digest(frozen)}
-    rundir.check_inputs(directory, inputs)
+    processes.first(lambda: rundir.check_inputs(directory, fingerprints))
     checkpoints = Checkpoints(directory / "checkpoints", run.keep)
     restored = checkpoints.restore(state)
     state = restored or state
-    log = RunLog(directory, int(state.step), run.log_every)
+    log = RunLog(directory, int(state.step), run.log_every) if processes.is_first() else None
     batches = PackedBatches(rows, data.batch_size, run.seed)
     local = sharding.local_rows(data.batch_size, mesh)
 
     tokens = config.steps * data.batch_size * data.length
-    print(
-        f"{directory}: {type(model).__name__}, {config.model.num_hidden_layers} layers, {count(params):,} parameters; "
+    _say(
+        f"{directory}: {type(model).__name__}, {config.model.num_hidden_layers} layers, {count(split(model)[1]):,} parameters; "
         f"{config.steps:,} steps of {data.batch_size} × {data.length} tokens = {tokens / (len(rows) * data.length):.1f} epochs"
         + (f"; goes on from step {int(state.step)}" if restored else "")
     )
@@ -182,9 +191,16 @@ def _train(config: PretrainConfig, directory: Path, heldout: Heldout | None) -> 
         )
     finally:
         checkpoints.close()
-        log.close()
-    merge(graphdef, state.params).save_pretrained(directory / "model", tokenizer)
-    print(f"{directory / 'model'}: written; weights {digest(state.params)[:16]}")
+        if log:
+            log.close()
+    trained = sharding.cut_vocabulary(processes.whole(state.params, mesh), config.model.vocab_size)
+    processes.first(lambda: merge(graphdef, trained).save_pretrained(directory / "model", tokenizer))
+    _say(f"{directory / 'model'}: written; weights {digest(trained)[:16]}")
+
+
+def _say(text: str) -> None:
+    if processes.is_first():
+        print(text)
 
 
 def _check_pair(config: PretrainConfig, teacher: MaskedLM) -> None:

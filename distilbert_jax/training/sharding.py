@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -24,6 +25,9 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"head\.bias$", P("tensor")),
     (r"\.(transform|dense)\.kernel$", P("fsdp", None)),
 )
+
+_VOCABULARY_MULTIPLE = 128
+_VOCABULARY_FILL = ((r"embeddings\.word$", 0.0), (r"head\.bias$", -1e9))
 
 
 def make_mesh(config: MeshConfig) -> Mesh:
@@ -77,6 +81,31 @@ def gather(params: Params, mesh: Mesh) -> Params:
         name: jax.lax.with_sharding_constraint(value, NamedSharding(mesh, whole(name)))
         for name, value in params.items()
     }
+
+
+def pad_vocabulary(params: Params) -> Params:
+    """`params` with tables of tokens lengthened to a multiple of 128 rows, so that the tensor axis divides them.
+
+    A row that is added has the embedding 0 and the logit −1e9: no softmax, loss or gradient differs. It is the same on every
+    mesh, so that a checkpoint of one is restored on another.
+    """
+    return {
+        name: jnp.pad(
+            value, [(0, -len(value) % _VOCABULARY_MULTIPLE)] + [(0, 0)] * (value.ndim - 1), constant_values=fill
+        )
+        if (fill := _vocabulary_fill(name)) is not None
+        else value
+        for name, value in params.items()
+    }
+
+
+def cut_vocabulary(params: Params, vocab_size: int) -> Params:
+    """`params` without the rows that `pad_vocabulary` added."""
+    return {name: value if _vocabulary_fill(name) is None else value[:vocab_size] for name, value in params.items()}
+
+
+def _vocabulary_fill(path: str) -> float | None:
+    return next((fill for pattern, fill in _VOCABULARY_FILL if re.search(pattern, path)), None)
 
 
 def check_heads(num_heads: int, mesh: Mesh) -> None:

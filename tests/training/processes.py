@@ -17,7 +17,7 @@ if __name__ == "__main__":
 import numpy as np
 
 from distilbert_jax.training import sharding
-from tests.training.test_step import ROWS, setting
+from tests.training.test_step import ROWS, VOCAB, setting
 
 if __name__ == "__main__":
     assert jax.device_count() == 8
@@ -25,4 +25,5 @@ if __name__ == "__main__":
     assert len(sharding.local_rows(ROWS, mesh)) == ROWS // count
     state, metrics = step(state(), frozen, batch)
     whole = jax.jit(lambda tree: tree, out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
-    np.savez(out, loss=jax.device_get(metrics["loss"]), **jax.device_get(whole(state.opt_state[0])))
+    gradients = sharding.cut_vocabulary(jax.device_get(whole(state.opt_state[0])), VOCAB)
+    np.savez(out, loss=jax.device_get(metrics["loss"]), **gradients)

@@ -10,12 +10,12 @@ from flax import nnx
 
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.errors import Interrupted
 from distilbert_jax.evaluation.glue import predict, score
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.training import finetune as module
 from distilbert_jax.training.finetune import finetune, run_directory
 from distilbert_jax.training.logging import RunLog, read_metrics
-from distilbert_jax.training.loop import Interrupted
 from tests import runs
 from tests.models.common import call
 from tests.runs import BERT, STUDENT, change, refused

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import RunConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, Interrupted, Preempted
 from distilbert_jax.training import loop
 from distilbert_jax.training.logging import RunLog, read_metrics
-from distilbert_jax.training.loop import Interrupted, fit
+from distilbert_jax.training.loop import fit
 from distilbert_jax.training.step import TrainState
 
 
@@ -149,13 +149,14 @@ def test_seconds_add_up_to_the_time_of_training_alone(log, monkeypatch):
     assert sum(entry["seconds"] for entry in read_metrics(log.path) if entry["kind"] == "train") == 10.0
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_the_run_saves_the_step_it_was_in(log, number):
+@pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)])
+def test_asked_to_stop_the_run_saves_the_step_it_was_in(log, number, error):
     saves, before = Saves(log.path), signal.getsignal(number)
-    with pytest.raises(Interrupted, match=r"^stopped after step 6 of 10; the same command goes on from there$"):
+    with pytest.raises(Interrupted, match=r"^stopped after step 6 of 10; the same command goes on from there$") as left:
         run(log=log, checkpoints=saves, before=lambda step: step == 6 and os.kill(os.getpid(), number))
     assert saves.logged == {4: list(range(1, 5)), 6: list(range(1, 7))}
     assert saves.waited == 2
+    assert type(left.value) is error
     assert signal.getsignal(number) is before
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import train as train_script
+from distilbert_jax.errors import Interrupted
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog
-from distilbert_jax.training.loop import Interrupted
 from tests import runs
 
 

@@ -67,6 +67,20 @@ def test_kernels_are_cut_along_what_enters_and_what_leaves_a_layer():
     assert sharding.spec("encoder.embeddings.word") == P("tensor", "fsdp")
 
 
+def test_a_vocabulary_is_padded_for_the_tensor_axis_and_cut_again(tiny_distilbert):
+    params = split(build(DistilBertForMaskedLM, _with_vocabulary(tiny_distilbert, 90)))[1]
+    padded = sharding.pad_vocabulary(params)
+    changed = {name for name in params if params[name].shape != padded[name].shape}
+    assert changed == {"encoder.embeddings.word", "head.bias"}
+    assert {len(padded[name]) for name in changed} == {128}
+    assert float(padded["head.bias"][90:].max()) == -1e9
+    cut = sharding.cut_vocabulary(padded, 90)
+    assert params.keys() == cut.keys()
+    for name, value in params.items():
+        np.testing.assert_array_equal(cut[name], value)
+    assert sharding.pad_vocabulary(padded).keys() == padded.keys()
+
+
 def test_moments_of_the_optimiser_lie_where_their_parameters_do(tiny_bert):
     params = split(build(BertForMaskedLM, _with_vocabulary(tiny_bert, 96)))[1]
     mesh = mesh_of(2, 2, 2)

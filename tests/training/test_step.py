@@ -27,7 +27,7 @@ from tests.models.common import build
 from tests.training.batches import MASK, QUICK_COMPILE, SPECIAL, random_batch
 from tests.training.test_sharding import mesh_of
 
-ROWS, LENGTH, VOCAB = 16, 14, 96
+ROWS, LENGTH, VOCAB = 16, 14, 90  # four devices do not divide the vocabulary
 SIZES = {
     "vocab_size": VOCAB,
     "hidden_size": 16,
@@ -54,11 +54,13 @@ class Setting(NamedTuple):
 
 
 @functools.cache
-def setting(data: int, fsdp: int, tensor: int, accumulate: int, rows: int = ROWS) -> Setting:
+def setting(data: int, fsdp: int, tensor: int, accumulate: int, rows: int = ROWS, padded: bool = True) -> Setting:
     mesh = mesh_of(data, fsdp, tensor)
     teacher, frozen = split(build(BertForMaskedLM, ModelConfig.bert_base(**SIZES), seed=0))
     config = ModelConfig.distilbert_base(**SIZES)
     student, params = split(build(DistilBertForMaskedLM, config, seed=1))
+    if padded:
+        frozen, params = sharding.pad_vocabulary(frozen), sharding.pad_vocabulary(params)
     assert config.hidden_dropout > 0
     assert config.attention_dropout > 0
     rng = np.random.default_rng(0)
@@ -77,13 +79,19 @@ def setting(data: int, fsdp: int, tensor: int, accumulate: int, rows: int = ROWS
 
 @functools.cache
 def two_steps(*shape):
-    """Per step: (gradients, metrics, parameters) on the host, in float64."""
+    """Per step: (gradients, metrics, parameters) on the host, in float64, without the rows that pad the vocabulary."""
     _, step, state, frozen, batches = setting(*shape)
     current, found = state(), []
     for batch in batches:
         current, metrics = step(current, frozen, batch)
-        found.append(jax.tree.map(np.float64, jax.device_get((current.opt_state[0], metrics, current.params))))
+        gradients, params = (sharding.cut_vocabulary(tree, VOCAB) for tree in (current.opt_state[0], current.params))
+        found.append(jax.tree.map(np.float64, jax.device_get((gradients, metrics, params))))
     return found
+
+
+def one_device():
+    """`two_steps` of one device, without micro-batches, with the vocabulary as it is."""
+    return two_steps(1, 1, 1, 1, ROWS, False)
 
 
 def norm(tree) -> float:
@@ -109,7 +117,7 @@ def named(shape):
     return "{}-{}-{}-accumulate-{}".format(*shape)
 
 
-QUICK = [(8, 1, 1, 2), (2, 2, 2, 2)]
+QUICK = [(8, 1, 1, 2), (2, 2, 2, 2), (1, 1, 1, 1)]
 SLOW = [(1, 1, 1, 2), (1, 1, 1, 4), (2, 1, 1, 1), (4, 1, 1, 4), (8, 1, 1, 1)]
 SLOW += [(1, 2, 1, 1), (1, 4, 1, 2), (1, 8, 1, 1), (1, 1, 2, 1), (1, 1, 4, 2)]
 SLOW += [(4, 2, 1, 2), (2, 1, 2, 1), (2, 1, 4, 2), (1, 2, 2, 1), (1, 2, 4, 2), (2, 2, 2, 1)]
@@ -118,7 +126,7 @@ SHAPES = [*QUICK, *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLO
 
 @pytest.mark.parametrize("shape", SHAPES, ids=named)
 def test_gradients_and_loss_do_not_depend_on_mesh_or_micro_batches(shape):
-    (expected, metrics, _), _ = two_steps(1, 1, 1, 1)
+    (expected, metrics, _), _ = one_device()
     (found, found_metrics, _), _ = two_steps(*shape)
     assert_same_gradients(found, expected)
     assert found_metrics.keys() == metrics.keys() >= {"loss", "loss_ce", "loss_mlm", "loss_cos", "loss_mse"}
@@ -131,7 +139,7 @@ def test_gradients_and_loss_do_not_depend_on_mesh_or_micro_batches(shape):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2])
 def test_gradients_and_loss_do_not_depend_on_the_number_of_processes(count, tmp_path):
-    (expected, metrics, _), _ = two_steps(1, 1, 1, 1)
+    (expected, metrics, _), _ = one_device()
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
@@ -163,14 +171,23 @@ def test_gradients_and_loss_do_not_depend_on_the_number_of_processes(count, tmp_
 
 @pytest.mark.parametrize("shape", QUICK, ids=named)
 def test_two_steps_on_a_mesh_equal_two_on_one_device(shape):
-    start = jax.tree.map(np.float64, jax.device_get(setting(1, 1, 1, 1).state().params))
-    for (_, metrics, params), (_, found_metrics, found) in zip(two_steps(1, 1, 1, 1), two_steps(*shape), strict=True):
+    start = jax.tree.map(np.float64, jax.device_get(setting(1, 1, 1, 1, ROWS, False).state().params))
+    for (_, metrics, params), (_, found_metrics, found) in zip(one_device(), two_steps(*shape), strict=True):
         np.testing.assert_allclose(found_metrics["loss"], metrics["loss"], rtol=1e-5)
         np.testing.assert_allclose(found_metrics["grad_norm"], metrics["grad_norm"], rtol=1e-5)
         for name in params:
             if not name.endswith("key.bias"):  # Adam turns the rounding noise that is its gradient into steps
                 assert abs(params[name] - start[name]).max() > 1e-4, name
                 assert abs(found[name] - params[name]).max() <= 1e-6, name
+
+
+def test_rows_that_pad_the_vocabulary_learn_nothing():
+    _, step, state, frozen, batches = setting(1, 1, 1, 1)
+    after, _ = step(state(), frozen, batches[0])
+    before, gradients = state().params, after.opt_state[0]
+    for name in ("encoder.embeddings.word", "head.bias"):
+        assert not gradients[name][VOCAB:].any()
+        np.testing.assert_array_equal(after.params[name][VOCAB:], before[name][VOCAB:])
 
 
 def test_masks_and_dropout_are_drawn_anew_each_step():
