@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from distilbert_jax.config import PretrainConfig
+from distilbert_jax.config_json import to_json
 from distilbert_jax.data.batches import PackedBatches, prefetch
 from distilbert_jax.data.masking import log_weights
 from distilbert_jax.data.packing import PackedRows, pack
@@ -107,6 +108,7 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None) -> Path:
     if not config.run.directory:
         raise InputError("run.directory is empty: name a directory for the run with --run.directory")
     directory = Path(config.run.directory)
+    processes.check_same("the config", to_json(config))
     processes.first(lambda: rundir.enter(config, directory))
     with contextlib.ExitStack() as stack:
         processes.first(lambda: stack.enter_context(rundir.alone(directory)))

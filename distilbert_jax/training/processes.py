@@ -1,5 +1,6 @@
 """Several processes, one on each host, that train one model: what the first of them does alone, and what all agree on."""
 
+import hashlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -46,6 +47,15 @@ def _tell(message: bytes) -> str:
     """The first process' message, in every process."""
     given = np.frombuffer(message[:_LONGEST].ljust(_LONGEST, b"\0"), np.uint8)
     return bytes(multihost_utils.broadcast_one_to_all(given)).rstrip(b"\0").decode(errors="replace")
+
+
+def check_same(what: str, text: str) -> None:
+    """Raise InputError, in every process, unless all of them were given the same `text`."""
+    if several():
+        digests = multihost_utils.process_allgather(np.frombuffer(hashlib.sha256(text.encode()).digest(), np.uint8))
+        other = np.flatnonzero((digests != digests[0]).any(axis=1))
+        if len(other):
+            raise InputError(f"{what} of process {other[0]} is not that of process 0: start all with the same command")
 
 
 def whole(tree: T, mesh: Mesh) -> T:

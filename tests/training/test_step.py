@@ -137,7 +137,7 @@ def test_gradients_and_loss_do_not_depend_on_mesh_or_micro_batches(shape):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [2])
+@pytest.mark.parametrize("count", [2, 4])
 def test_gradients_and_loss_do_not_depend_on_the_number_of_processes(count, tmp_path):
     (expected, metrics, _), _ = one_device()
     with socket.socket() as free:
