@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from distilbert_jax.config_json import to_json
 from distilbert_jax.data.corpus import build_corpus
 from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.errors import InputError, one_line_errors
-from distilbert_jax.evaluation.mlm import heldout
+from distilbert_jax.evaluation import mlm
 from distilbert_jax.models import BertForMaskedLM
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.training.checkpoint import Checkpoints
@@ -125,7 +126,7 @@ def change(config: Any, **changes: Any) -> Any:
 
 
 def train(config: c.PretrainConfig) -> c.PretrainConfig:
-    pretrain(config, heldout)
+    pretrain(config, mlm.heldout)
     return config
 
 
@@ -203,26 +204,52 @@ MOMENTS = {
 }
 
 
-def _kill_soon(seed: int) -> None:
-    """SIGKILL a moment after a save has begun."""
-    choose, save = random.Random(seed), Checkpoints.save
+def _kill_at_random(seed: int) -> None:
+    """SIGKILL at a drawn moment, a little after a step is logged or a save or an evaluation has begun. stdout says in what."""
+    choose, phases = random.Random(seed), ["steps"]
+    target = ("steps", "checkpoint", "evaluation")[seed % 3]
 
-    def wrapped(self: Checkpoints, step: int, state: Any) -> None:
-        threading.Timer(choose.uniform(0.0, 0.3), os.kill, (os.getpid(), signal.SIGKILL)).start()
-        save(self, step, state)
+    def kill() -> None:
+        print(phases[-1], flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    Checkpoints.save = wrapped
+    def wrap(owner: Any, name: str, phase: str, longest: float) -> None:
+        original, calls = getattr(owner, name), iter(range(1, 1000))
+        due = choose.randint(1, 15 if phase == "steps" else 1)
+
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            if phase == target and next(calls) == due:
+                threading.Timer(choose.uniform(0.0, longest), kill).start()
+            phases.append(phase)
+            try:
+                return original(*arguments, **options)
+            finally:
+                phases.pop()
+
+        setattr(owner, name, wrapped)
+
+    wrap(RunLog, "write", "steps", 0.05)
+    wrap(Checkpoints, "save", "checkpoint", 0.1)
+    wrap(Checkpoints, "wait", "checkpoint", 0.1)
+    make = mlm.heldout
+    mlm.heldout = lambda *arguments: _wrapped_evaluation(make(*arguments), wrap)
+
+
+def _wrapped_evaluation(evaluate: Callable[..., Any], wrap: Callable[..., None]) -> Callable[..., Any]:
+    holder = types.SimpleNamespace(evaluate=evaluate)
+    wrap(holder, "evaluate", "evaluation", 0.5)
+    return holder.evaluate
 
 
 def child(moment: str, config_file: str) -> subprocess.CompletedProcess:
-    """Train in a process that is stopped at a moment of `MOMENTS`, or soon after a save begins (`random 1`)."""
+    """Train in a process that is stopped at a moment of `MOMENTS`, or at one that a seed draws (`random 1`)."""
     command = [sys.executable, "-m", "tests.runs", moment, config_file]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 if __name__ == "__main__":
     if sys.argv[1].startswith("random"):
-        _kill_soon(int(sys.argv[1].split()[1]))
+        _kill_at_random(int(sys.argv[1].split()[1]))
     else:
         MOMENTS[sys.argv[1]]()
     with one_line_errors():

@@ -1,5 +1,6 @@
 """Statement 5 of the design: killed anywhere and started again with the same command, a run ends with the same bits."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -52,11 +53,20 @@ def test_killed_at_other_moments_too(moment, config, finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_again_and_again_while_it_saves(config, finished, tmp_path):
+def test_killed_at_ten_random_moments(config, finished, tmp_path):
+    config = runs.change(config, run__save_every=3)  # else ten kills would leave no step taken
     file = runs.write_config(config, tmp_path / "config.py")
-    ends = [runs.child(f"random {seed}", file).returncode for seed in range(6)]
-    assert ends[0] == -signal.SIGKILL
-    assert set(ends) <= {-signal.SIGKILL, 0}
+    killed, seeds = [], itertools.count()
+    while len(killed) < 10:
+        end = runs.child(f"random {next(seeds)}", file)
+        if end.returncode == 0:  # it came to its end first: once more from the beginning
+            assert_equal_runs(config, finished)
+            shutil.rmtree(config.run.directory)
+        else:
+            assert end.returncode == -signal.SIGKILL, end.stderr
+            killed.append(end.stdout.splitlines()[-1])
+    print(*(f"{killed.count(phase)} in {phase}" for phase in sorted(set(killed))), sep=", ")
+    assert set(killed) == {"steps", "checkpoint", "evaluation"}
     train_script.main([file])
     assert_equal_runs(config, finished)
 
