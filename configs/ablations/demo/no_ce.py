@@ -1,0 +1,13 @@
+"""Ablation at demo size: without L_ce.
+
+python train.py configs/ablations/demo/no_ce.py
+"""
+
+from configs.ablations.demo.full import get_config as full
+from configs.ablations.full import in_directory
+from configs.ablations.no_ce import ablate
+from distilbert_jax.config import PretrainConfig
+
+
+def get_config() -> PretrainConfig:
+    return in_directory(ablate(full()), "runs/ablations/demo/no_ce")

@@ -1,0 +1,18 @@
+"""Ablation: without L_cos (paper: −1.46).
+
+python train.py configs/ablations/no_cos.py --data.corpus corpus --teacher bert-base-uncased --init.source bert-base-uncased
+"""
+
+import dataclasses
+
+from configs.ablations.full import get_config as full
+from configs.ablations.full import in_directory
+from distilbert_jax.config import PretrainConfig
+
+
+def ablate(config: PretrainConfig) -> PretrainConfig:
+    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, alpha_cos=0.0))
+
+
+def get_config() -> PretrainConfig:
+    return in_directory(ablate(full()), "runs/ablations/no_cos")
