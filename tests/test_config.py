@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from distilbert_jax.cli import load_config
 from distilbert_jax.config import (
     DataConfig,
     FinetuneConfig,
@@ -16,6 +17,7 @@ from distilbert_jax.config import (
 )
 from distilbert_jax.config_json import differences, from_json, to_json
 from distilbert_jax.errors import InputError
+from tests.runs import ROOT
 
 MODEL = ModelConfig(
     "distilbert", 99, 32, 3, 4, 48, 40, 0, "relu", 1e-12, 0.03, 0.2, 0.3, 0.4, 0.5, 7, ("no", "yes", "ähm")
@@ -194,3 +196,30 @@ def test_differences_name_the_fields_that_changed_and_no_other():
         "steps: 1000 → 5",
         "run.seed: 0 → 3",
     ]
+
+
+CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_every_config_gives_its_run_and_says_how_to_start_it(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    config = load_config(path, PretrainConfig, FinetuneConfig)
+    assert from_json(type(config), to_json(config)) == config
+    assert f" {path}" in (ROOT / path).read_text(encoding="utf-8").split('"""')[1]
+
+
+@pytest.mark.parametrize("folder", ["configs/ablations", "configs/ablations/demo"])
+def test_each_ablation_changes_one_thing(folder, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    full = load_config(f"{folder}/full.py", PretrainConfig)
+    changes = {
+        "no_ce": "loss.alpha_ce: 5.0 → 0.0",
+        "no_cos": "loss.alpha_cos: 1.0 → 0.0",
+        "no_mlm": "loss.alpha_mlm: 2.0 → 0.0",
+    }
+    if full.init.source:  # at full size the command names it
+        changes["random_init"] = f"init.source: {full.init.source!r} → ''"
+    for name, change in changes.items():
+        found = differences(full, load_config(f"{folder}/{name}.py", PretrainConfig))
+        assert [line for line in found if not line.startswith("run.directory")] == [change]
