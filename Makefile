@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · make test · make parity · make lint · make bench     PYTHON=python3.12 make test: another interpreter
+#   make demo · make test · make parity · make lint · make bench · make ablations     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -13,7 +13,7 @@ PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -q
 DEMO := runs/demo
 DEMO_TASKS := --tasks demo-topic demo-next demo-overlap --seeds 0
 
-.PHONY: help demo test quick parity lint format bench clean
+.PHONY: help demo test quick parity lint format bench ablations clean
 .DELETE_ON_ERROR:
 
 help:
@@ -86,6 +86,12 @@ demo: $(VENV)/.core
 	@echo
 	python evaluate.py report $(DEMO)/teacher $(DEMO)/student $(DEMO)/copied $(DEMO)/control --out $(DEMO) \
 	  --heldout $(DEMO)/heldout --teacher $(DEMO)/teacher --length 64
+
+# The paper's Table 4 at demo size: five configs, three seeds each, about half an hour on two cores.
+ablations: $(VENV)/.core
+	test -d $(DEMO)/teacher/model || $(MAKE) demo
+	python -m distilbert_jax.evaluation.ablation --configs configs/ablations/demo --glue configs/demo/glue.py \
+	  --out runs/ablations/demo --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
 
 clean:
 	rm -rf .venv* runs/demo build *.egg-info .pytest_cache .ruff_cache

@@ -217,9 +217,8 @@ def test_each_ablation_changes_one_thing(folder, monkeypatch):
         "no_ce": "loss.alpha_ce: 5.0 → 0.0",
         "no_cos": "loss.alpha_cos: 1.0 → 0.0",
         "no_mlm": "loss.alpha_mlm: 2.0 → 0.0",
+        "random_init": f"init.source: {full.init.source!r} → ''",
     }
-    if full.init.source:  # at full size the command names it
-        changes["random_init"] = f"init.source: {full.init.source!r} → ''"
     for name, change in changes.items():
         found = differences(full, load_config(f"{folder}/{name}.py", PretrainConfig))
         assert [line for line in found if not line.startswith("run.directory")] == [change]

@@ -1,8 +1,11 @@
 """Ablation, reference: the paper's run with the whole triple loss (Table 4 is the change against it).
 
-    python train.py configs/ablations/full.py --data.corpus corpus --teacher bert-base-uncased --init.source bert-base-uncased
+    python train.py configs/ablations/full.py --data.corpus corpus
 
-Cost: as configs/distilbert_base.py, once for each of the five rows. `make ablations` runs them at demo size on a CPU.
+All five rows, with a table at the end, from the corpora runs/corpus and runs/heldout, at five times the cost of
+configs/distilbert_base.py:
+
+    python -m distilbert_jax.evaluation.ablation --configs configs/ablations --glue configs/glue.py --out runs/ablations
 """
 
 import dataclasses
@@ -16,4 +19,13 @@ def in_directory(config: PretrainConfig, directory: str) -> PretrainConfig:
 
 
 def get_config() -> PretrainConfig:
-    return in_directory(distilbert_base(), "runs/ablations/full")
+    config = distilbert_base()
+    return in_directory(
+        dataclasses.replace(
+            config,
+            teacher="bert-base-uncased",
+            init=dataclasses.replace(config.init, source="bert-base-uncased"),
+            data=dataclasses.replace(config.data, corpus="runs/corpus", heldout="runs/heldout"),
+        ),
+        "runs/ablations/full",
+    )

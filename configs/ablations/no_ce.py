@@ -1,6 +1,6 @@
 """Ablation: without L_ce (paper: −2.96).
 
-python train.py configs/ablations/no_ce.py --data.corpus corpus --teacher bert-base-uncased --init.source bert-base-uncased
+python train.py configs/ablations/no_ce.py --data.corpus corpus
 """
 
 import dataclasses

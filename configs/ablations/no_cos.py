@@ -1,6 +1,6 @@
 """Ablation: without L_cos (paper: −1.46).
 
-python train.py configs/ablations/no_cos.py --data.corpus corpus --teacher bert-base-uncased --init.source bert-base-uncased
+python train.py configs/ablations/no_cos.py --data.corpus corpus
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Ablation: without L_mlm (paper: −0.31).
 
-python train.py configs/ablations/no_mlm.py --data.corpus corpus --teacher bert-base-uncased --init.source bert-base-uncased
+python train.py configs/ablations/no_mlm.py --data.corpus corpus
 """
 
 import dataclasses

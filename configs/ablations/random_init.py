@@ -1,6 +1,6 @@
 """Ablation: the triple loss from random weights (paper: −3.69).
 
-python train.py configs/ablations/random_init.py --data.corpus corpus --teacher bert-base-uncased
+python train.py configs/ablations/random_init.py --data.corpus corpus
 """
 
 import dataclasses

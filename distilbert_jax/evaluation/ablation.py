@@ -1,0 +1,149 @@
+"""What each part of the recipe is worth: every config of a folder, trained, fine-tuned, compared with `full.py` (paper, Table 4).
+
+    python -m distilbert_jax.evaluation.ablation --configs configs/ablations/demo --glue configs/demo/glue.py \\
+      --out runs/ablations/demo --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.table import Table
+
+from distilbert_jax import runtime
+from distilbert_jax.cli import call, load_config, show
+from distilbert_jax.config import FinetuneConfig, PretrainConfig
+from distilbert_jax.data.files import atomic_file, write_json
+from distilbert_jax.data.glue import TASKS
+from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.evaluation.glue import run_grid, summary
+from distilbert_jax.evaluation.mlm import evaluate_mlm, heldout
+from distilbert_jax.training.pretrain import pretrain
+
+REFERENCE = "full"
+PAPER = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}  # change of the GLUE score
+GLUE_TASKS = tuple(name for name in TASKS if not name.startswith("demo-"))
+
+
+def find_configs(folder: Path) -> dict[str, PretrainConfig]:
+    """The configs of a folder by the names of their files, `full` first.
+
+    Raises:
+        InputError: there is no full.py, or no other.
+    """
+    files = {path.stem: path for path in sorted(folder.glob("*.py"))}
+    if REFERENCE not in files or len(files) < 2:
+        raise InputError(f"{folder}: expected {REFERENCE}.py and at least one config beside it")
+    names = [REFERENCE, *(name for name in files if name != REFERENCE)]
+    return {name: load_config(str(files[name]), PretrainConfig) for name in names}
+
+
+def measure(
+    config: PretrainConfig, glue: FinetuneConfig, seed: int, tasks: Sequence[str], glue_seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Pre-train with a seed, fine-tune, and evaluate on held-out text; what has ended is found.
+
+    Returns:
+        `score`, the mean over tasks of the median over `glue_seeds`; `tasks` {name: that median}; `mlm_loss` and
+        `kl_to_teacher` in nats.
+    """
+    run = dataclasses.replace(config.run, seed=seed, directory=f"{config.run.directory}-{seed}")
+    model = str(pretrain(dataclasses.replace(config, run=run), heldout))
+    tuning = dataclasses.replace(glue.run, directory=f"{run.directory}/glue")
+    found = summary(run_grid(dataclasses.replace(glue, model=model, run=tuning, save_model=False), tasks, glue_seeds))
+    scores = {task: row["median"] for task, row in found.items()}
+    figures: dict[str, Any] = {"score": statistics.mean(scores.values()), "tasks": scores}
+    if config.data.heldout:
+        held = evaluate_mlm(model, config.data.heldout, teacher=config.teacher, length=config.data.length)
+        figures |= {name: held[name] for name in ("mlm_loss", "kl_to_teacher") if name in held}
+    jax.clear_caches()  # each run compiles its own step
+    return figures
+
+
+def changes(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """Per config the medians over seeds, and the change of its score against `full`: mean, min and max over pairs of one seed."""
+    found = {}
+    for name, rows in runs.items():
+        pairs = [row["score"] - base["score"] for row, base in zip(rows, runs[REFERENCE], strict=True)]
+        median = lambda key, rows=rows: statistics.median(row[key] for row in rows) if key in rows[0] else None
+        found[name] = {
+            "score": median("score"),
+            "change": statistics.mean(pairs),
+            "change_min": min(pairs),
+            "change_max": max(pairs),
+            "paper": PAPER.get(name),
+            "tasks": {task: statistics.median(row["tasks"][task] for row in rows) for task in rows[0]["tasks"]},
+            "mlm_loss": median("mlm_loss"),
+            "kl_to_teacher": median("kl_to_teacher"),
+            "seeds": len(rows),
+        }
+    return found
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    spread = f"{row['change']:+.2f} ({row['change_min']:+.2f} – {row['change_max']:+.2f})"
+    paper = "–" if row["paper"] is None else f"{row['paper']:+.2f}"
+    nats = ("–" if row[name] is None else f"{row[name]:.3f}" for name in ("mlm_loss", "kl_to_teacher"))
+    tasks = (f"{score:.1f}" for score in row["tasks"].values())
+    return [f"{row['score']:.1f}", spread, paper, *tasks, *nats]
+
+
+def _columns(rows: dict[str, dict[str, Any]]) -> list[str]:
+    columns = ["config", "score", "change (min – max)", "paper's change", *rows[REFERENCE]["tasks"]]
+    return [*columns, "masked-LM loss", "KL to the teacher"]
+
+
+def table(rows: dict[str, dict[str, Any]]) -> Table:
+    """`changes` for the terminal."""
+    view = Table(*_columns(rows), title="medians over seeds; change: paired by seed", title_justify="left")
+    for name, row in rows.items():
+        view.add_row(name, *_cells(row))
+    return view
+
+
+def markdown(rows: dict[str, dict[str, Any]]) -> str:
+    """`changes` as a Markdown table."""
+    lines = [_columns(rows), ["---"] * len(_columns(rows)), *([name, *_cells(row)] for name, row in rows.items())]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def command(
+    configs: Path,
+    glue: str,
+    out: Path,
+    tasks: tuple[str, ...] = GLUE_TASKS,
+    seeds: tuple[int, ...] = (0,),
+    glue_seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+) -> None:
+    """Train every config of a folder, fine-tune each, and show what changes against its full.py. Finished runs are found.
+
+    Args:
+        configs: folder with full.py and the configs to compare with it; their run directories get the seed behind.
+        glue: config file of the fine-tuning.
+        out: directory for results.json and table.md.
+        tasks: whose mean is the score.
+        seeds: of pre-training.
+        glue_seeds: of fine-tuning.
+    """
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise InputError(f"--seeds {' '.join(map(str, seeds))}: expected one or more, each once")
+    found, tuning = find_configs(configs), load_config(glue, FinetuneConfig)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in found}
+    for seed in seeds:
+        for name, config in found.items():
+            runs[name].append(measure(config, tuning, seed, tasks, glue_seeds))
+    rows = changes(runs)
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "results.json", {"runs": runs, "changes": rows})
+    with atomic_file(out / "table.md") as file:
+        file.write(markdown(rows).encode())
+    show(table(rows))
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        runtime.keep_freed_memory()
+        call(command, "distilbert_jax.evaluation.ablation")

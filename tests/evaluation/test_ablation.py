@@ -1,0 +1,65 @@
+import json
+
+import pytest
+
+from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.config_json import to_json
+from distilbert_jax.evaluation import ablation
+from tests import runs
+
+
+def test_a_change_is_that_of_pairs_of_one_seed():
+    row = lambda score, **more: {"score": score, "tasks": {"sst2": score}, **more}
+    found = ablation.changes(
+        {
+            "full": [row(80.0, mlm_loss=2.0), row(70.0, mlm_loss=3.0), row(60.0, mlm_loss=4.0)],
+            "no_ce": [row(79.0, mlm_loss=2.5), row(71.0, mlm_loss=3.5), row(57.0, mlm_loss=4.5)],
+        }
+    )
+    assert found["full"]["change"] == 0.0
+    lost = found["no_ce"]
+    assert (lost["score"], lost["change"], lost["change_min"], lost["change_max"]) == (71.0, -1.0, -3.0, 1.0)
+    assert (lost["paper"], lost["mlm_loss"], lost["kl_to_teacher"], lost["seeds"]) == (-2.96, 3.5, None, 3)
+    assert (
+        ablation.markdown(found).splitlines()[-1]
+        == "| no_ce | 71.0 | -1.00 (-3.00 – +1.00) | -2.96 | 71.0 | 3.500 | – |"
+    )
+
+
+def test_a_folder_without_a_reference_is_refused(tmp_path):
+    runs.refused(lambda: ablation.find_configs(tmp_path), str(tmp_path), "full.py")
+    (tmp_path / "full.py").write_text("")
+    runs.refused(lambda: ablation.find_configs(tmp_path), "at least one config beside it")
+
+
+def write(config, path):
+    runs.write_config(config, path)
+    if isinstance(config, FinetuneConfig):
+        path.with_suffix(".json").write_text(to_json(config))
+        path.write_text(path.read_text().replace("PretrainConfig", "FinetuneConfig"))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_every_config_is_trained_tuned_and_compared_and_found_again(world, tmp_path, capsys):
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "glue").mkdir()
+    full = runs.distilling(world, tmp_path / "full", data__heldout=world.heldout, steps=4)
+    for name, config in {"full": full, "no_ce": runs.change(full, loss__alpha_ce=0.0)}.items():
+        config = runs.change(config, run__directory=str(tmp_path / name))
+        write(config, tmp_path / "configs" / f"{name}.py")
+    sentences = {"sentence": ["reda redb", "bluea blueb"] * 8, "label": [0, 1] * 8}
+    for split in ("train", "validation"):
+        runs.write_split(tmp_path / "glue", "sst2", split, sentences)
+    tuning = FinetuneConfig(data=str(tmp_path / "glue"), length=16, buckets=(16,), batch_size=8, epochs=1)
+    glue = write(tuning, tmp_path / "tuning.py")
+    ask = lambda: ablation.command(tmp_path / "configs", glue, tmp_path / "out", ("sst2",), (1, 2), (0,))
+    ask()
+    first = json.loads((tmp_path / "out/results.json").read_text())
+    assert {name: len(rows) for name, rows in first["runs"].items()} == {"full": 2, "no_ce": 2}
+    assert set(first["changes"]["no_ce"]["tasks"]) == {"sst2"}
+    assert first["changes"]["no_ce"]["kl_to_teacher"] > 0
+    capsys.readouterr()
+    ask()
+    assert capsys.readouterr().out.count("finished before") == 8
+    assert json.loads((tmp_path / "out/results.json").read_text()) == first
