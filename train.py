@@ -1,11 +1,31 @@
 """Train from a config file: `python train.py CONFIG.py [--field.sub value …]`, `--help` after the file lists its fields."""
 
 import sys
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
 
 from distilbert_jax import runtime
 from distilbert_jax.cli import load_config, parse
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError, one_line_errors
+
+
+@dataclass(frozen=True)
+class PretrainCommand:
+    """Pre-train a masked LM, or distil a student."""
+
+    config: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+    dry_run: bool = False  # say what the run will take, from its compiled step and ten measured ones, and leave
+    profile: bool = False  # write a trace of five steps to <run>/profile, for TensorBoard or Perfetto
+
+
+@dataclass(frozen=True)
+class FinetuneCommand:
+    """Fine-tune an encoder on one GLUE task."""
+
+    config: Annotated[FinetuneConfig, tyro.conf.arg(name="")]
 
 
 def main(args: list[str]) -> None:
@@ -15,7 +35,9 @@ def main(args: list[str]) -> None:
         sys.exit(0 if asked else 2)
     path, *overrides = args
     default = load_config(path, PretrainConfig, FinetuneConfig)
-    config = parse(type(default), overrides, prog=f"train.py {path}", default=default)
+    command = PretrainCommand(default) if isinstance(default, PretrainConfig) else FinetuneCommand(default)
+    command = parse(type(command), overrides, prog=f"train.py {path}", default=command)
+    config = command.config
 
     runtime.keep_freed_memory()
     if config.run.deterministic:
@@ -26,9 +48,12 @@ def main(args: list[str]) -> None:
     # Imported here: --help and a mistake in the config need not wait for JAX.
     if isinstance(config, PretrainConfig):
         from distilbert_jax.evaluation.mlm import heldout
-        from distilbert_jax.training.pretrain import pretrain
+        from distilbert_jax.training.pretrain import dry_run, estimate, pretrain
 
-        pretrain(config, heldout)
+        if command.dry_run:
+            print(estimate(dry_run(config)))
+        else:
+            pretrain(config, heldout, profile=command.profile)
     else:
         from distilbert_jax.evaluation.glue import predict, score
         from distilbert_jax.training.finetune import finetune

@@ -30,7 +30,10 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
     except SystemExit as exit:
         if not exit.code:
             raise
-        raise InputError(f"{prog}: {_one_line(complaint.getvalue())}; --help lists what there is") from None
+        wrong = _one_line(complaint.getvalue())
+    except InputError as error:  # of a config that is a part of the command
+        wrong = str(error)
+    raise InputError(f"{prog}: {wrong}; --help lists what there is")
 
 
 def call(command: Callable[..., None], module: str) -> None:

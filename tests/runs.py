@@ -34,7 +34,7 @@ from distilbert_jax.evaluation import mlm
 from distilbert_jax.models import BertForMaskedLM
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.training.checkpoint import Checkpoints
-from distilbert_jax.training.logging import RunLog, read_metrics
+from distilbert_jax.training.logging import MEASURED, RunLog, read_metrics
 from distilbert_jax.training.pretrain import pretrain
 
 ROOT = Path(__file__).parents[1]
@@ -147,13 +147,13 @@ def weights(model: Path) -> dict[str, bytes]:
 
 
 def entries(directory: Path) -> list[dict[str, Any]]:
-    """metrics.jsonl without the time that steps took."""
+    """metrics.jsonl without what steps took."""
     found = read_metrics(directory / "metrics.jsonl")
-    return [{name: value for name, value in entry.items() if name != "seconds"} for entry in found]
+    return [{name: value for name, value in entry.items() if name not in MEASURED} for entry in found]
 
 
 def events(directory: Path) -> list[tuple[int, str, float]]:
-    """Step, tag and value of all TensorBoard events, without the time that steps took."""
+    """Step, tag and value of all TensorBoard events, without what steps took."""
     found = []
     for file in sorted((directory / "tensorboard").iterdir()):
         data = file.read_bytes()
@@ -161,7 +161,7 @@ def events(directory: Path) -> list[tuple[int, str, float]]:
             (size,) = struct.unpack("Q", data[:8])
             event, data = Event.FromString(data[12 : 12 + size]), data[16 + size :]
             found += [(event.step, value.tag, value.simple_value) for value in event.summary.value]
-    return [entry for entry in found if entry[1] != "train/seconds"]
+    return [entry for entry in found if entry[1].removeprefix("train/") not in MEASURED]
 
 
 def refused(call: Callable[[], Any], *words: str) -> str:

@@ -99,7 +99,9 @@ def test_a_mistake_on_the_command_line_is_one_line(write, arguments, words):
 
 def test_overrides_reach_the_run(world, write, tmp_path, monkeypatch):
     taken = []
-    monkeypatch.setattr("distilbert_jax.training.pretrain.pretrain", lambda config, heldout: taken.append(config))
+    monkeypatch.setattr(
+        "distilbert_jax.training.pretrain.pretrain", lambda config, heldout, profile: taken.append(config)
+    )
     train.main([write(CONFIG), "--steps", "9", "--optimizer.learning-rate", "1e-4", "--run.directory", "runs/x"])
     assert (taken[0].steps, taken[0].optimizer.learning_rate, taken[0].run.directory) == (9, 1e-4, "runs/x")
 

@@ -14,8 +14,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from distilbert_jax.config import MaskingConfig, MeshConfig, PretrainConfig
-from distilbert_jax.data.corpus import Corpus
+from distilbert_jax.config import MaskingConfig, MeshConfig
 from distilbert_jax.data.masking import corrupt, log_weights
 from distilbert_jax.data.packing import PackedRows
 from distilbert_jax.data.progress import progress
@@ -27,7 +26,8 @@ from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.training import sharding
 from distilbert_jax.training.loop import Evaluate
 from distilbert_jax.training.losses import cross_entropy
-from distilbert_jax.training.pretrain import corpus_rows, load_teacher
+from distilbert_jax.training.objectives import Objective
+from distilbert_jax.training.setup import Setup, corpus_rows, load_teacher
 
 MASKING = MaskingConfig(weighting="uniform")
 SEED = 0
@@ -41,14 +41,17 @@ def mlm_evaluation(
     mesh: Mesh,
     *,
     teacher: tuple[nnx.GraphDef, Params] | None = None,
+    objective: Objective | None = None,
     max_rows: int | None = None,
     show_progress: bool = False,
 ) -> Evaluate:
     """A function of parameters: `mlm_loss` (nats a drawn token), `mlm_accuracy`, `perplexity`, `tokens` (how many were drawn)
-    and, with a teacher, `kl_to_teacher`, the mean of KL(teacher ‖ model) over the drawn tokens in nats, at temperature 1.
+    and, with a teacher, `kl_to_teacher`, the mean of KL(teacher ‖ model) over the drawn tokens in nats, at temperature 1; with an
+    objective the parts of its loss, without dropout.
 
     Args:
         graphdef: of a `MaskedLM`.
+        objective: what the model is trained on, together with its teacher.
         max_rows: take so many rows only, evenly spaced: the first of each shard are the long sequences, alone in their rows.
     """
     number = min(len(rows), max_rows or len(rows))
@@ -81,6 +84,11 @@ def mlm_evaluation(
             divergence = jnp.sum(jnp.exp(theirs) * (theirs - jax.nn.log_softmax(ours)), axis=-1)
             # Rounding takes the divergence of two equal distributions a little below 0.
             found["kl_to_teacher"] = jnp.sum(drawn * jnp.maximum(divergence, 0.0))
+        if objective is not None:  # what it has in common with the above is computed once
+            real = segments * batch["counts"][:, None].astype(jnp.int32)
+            given = {**batch, **masked._asdict(), "segment_ids": real, "masked_weights": drawn, "rngs": None}
+            found |= objective.loss(params, frozen, given, {"tokens": 1.0, "masked": 1.0})[1]
+            found["all_tokens"] = jnp.sum(real > 0)
         return found
 
     jitted = jax.jit(sums)
@@ -104,23 +112,31 @@ def mlm_evaluation(
                 for name, value in jax.device_get(jitted(params, frozen, sharded)).items():
                     totals[name] = totals.get(name, 0.0) + float(value)
                 done(start + batch_size)
-        tokens = totals.pop("tokens")
-        means = {name: value / max(tokens, 1.0) for name, value in totals.items()}
+        counts = {"masked": totals.pop("tokens"), "tokens": totals.pop("all_tokens", 0.0)}
+        tokens, over = counts["masked"], objective.over if objective else {}
+        means = {name: value / max(counts[over.get(name, "masked")], 1.0) for name, value in totals.items()}
         return {**means, "perplexity": math.exp(min(means["mlm_loss"], 700.0)), "tokens": tokens}
 
     return evaluate
 
 
-def heldout(config: PretrainConfig, graphdef: nnx.GraphDef, mesh: Mesh) -> Evaluate:
-    """The evaluation that a pre-training run makes of itself: 512 rows of `data.heldout`, evenly spaced.
+def heldout(setup: Setup) -> Evaluate:
+    """The evaluation that a pre-training run makes of itself: 512 rows of `data.heldout`, evenly spaced. With a teacher it has
+    `kl_to_teacher` and the parts of the loss.
 
     Raises:
         InputError: the held-out corpus was made with another tokenizer than `data.corpus`.
     """
+    config, teacher = setup.config, setup.teacher
     rows, _ = corpus_rows(config.data.heldout, config.data.length, config.data.sequences)
-    if rows.corpus.tokenizer_fingerprint != Corpus.open(config.data.corpus).tokenizer_fingerprint:
+    if rows.corpus.tokenizer_fingerprint != setup.rows.corpus.tokenizer_fingerprint:
         raise InputError(f"data.heldout = {config.data.heldout}: made with another tokenizer than {config.data.corpus}")
-    return mlm_evaluation(graphdef, rows, rows.corpus.specials, config.data.batch_size, mesh, max_rows=512)
+    guide = (teacher.graphdef, teacher.params) if teacher else None
+    objective = setup.objective if teacher else None
+    specials, batch_size = rows.corpus.specials, config.data.batch_size
+    return mlm_evaluation(
+        setup.graphdef, rows, specials, batch_size, setup.mesh, teacher=guide, objective=objective, max_rows=512
+    )
 
 
 def evaluate_mlm(

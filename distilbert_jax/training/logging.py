@@ -22,6 +22,8 @@ from tensorboardX.record_writer import RecordWriter
 from distilbert_jax.errors import InputError
 from distilbert_jax.training.processes import is_first
 
+# What a step took: the only values that differ between two runs of the same config.
+MEASURED = ("seconds", "tokens_per_second", "examples_per_second", "mfu", "memory_bytes")
 SHORT = {"loss": "loss", "loss_ce": "ce", "loss_mlm": "mlm", "loss_cos": "cos", "loss_mse": "mse"}
 
 

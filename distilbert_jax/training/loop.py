@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from optax import Schedule
 from distilbert_jax.config import RunConfig
 from distilbert_jax.errors import InputError, Interrupted, Preempted
 from distilbert_jax.models.params import Params
-from distilbert_jax.training import processes
+from distilbert_jax.training import cost, processes
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, StepProgress
 from distilbert_jax.training.step import TrainState
@@ -70,6 +71,8 @@ def fit(
     *,
     title: str,
     unit: str = "tokens",
+    flops: float | None = None,
+    profile: Path | None = None,
     log: RunLog | None = None,
     checkpoints: Checkpoints | None = None,
     evaluate: Evaluate | None = None,
@@ -81,6 +84,8 @@ def fit(
 
     Args:
         unit: the total of the step ("tokens" or "examples") that the throughput counts.
+        flops: of a step over all devices; where it and the devices' peak are known, the log says how much of it is used.
+        profile: a directory for a trace of five steps after the first five.
         log, checkpoints, evaluate: left out for runs that need none.
 
     Raises:
@@ -88,6 +93,8 @@ def fit(
         Interrupted, Preempted: after Ctrl-C, after SIGTERM, when the checkpoint is written.
     """
     start = int(state.step)
+    skipped = min(5, max(steps - start - 1, 0))  # the first of them compiles
+    traced = range(start + skipped + 1, min(start + skipped + 5, steps) + 1)
     pending: tuple[int, dict[str, jax.Array]] | None = None
     since = time.perf_counter()  # when the last step was done, or the work between two steps
 
@@ -108,7 +115,10 @@ def fit(
         seconds, since = time.perf_counter() - since, time.perf_counter()
         if log:
             rate = float(schedule(step - 1))
-            log.write("train", step, {**values, "learning_rate": rate, "seconds": round(seconds, 6)})
+            measured = {"seconds": round(seconds, 6), f"{unit}_per_second": round(values[unit] / max(seconds, 1e-9), 1)}
+            if flops and (share := cost.utilisation(flops / max(seconds, 1e-9), run.dtype)) is not None:
+                measured["mfu"] = share
+            log.write("train", step, {**values, "learning_rate": rate, **measured, "memory_bytes": cost.peak_memory()})
         progress.advance(step, values, values[unit], seconds)
 
     def save(progress: StepProgress, step: int) -> None:
@@ -120,8 +130,16 @@ def fit(
 
     with StepProgress(title, steps, start, run.log_every, unit) as progress, _stop_requests() as stop_asked:
         for step, batch in enumerate(batches(start, steps), start=start + 1):
+            if profile and step == traced.start:
+                jax.profiler.start_trace(str(profile), create_perfetto_trace=True)
             state, metrics = train_step(state, frozen, batch)
             settle(progress)
+            if profile and step == traced[-1]:
+                jax.block_until_ready(metrics)
+                jax.profiler.stop_trace()
+                progress.say(
+                    f"{profile}: a trace of steps {traced[0]} to {step}, for TensorBoard or https://ui.perfetto.dev"
+                )
             pending = (step, metrics)
             last = step == steps
             if evaluate and (last or (run.eval_every and step % run.eval_every == 0)):

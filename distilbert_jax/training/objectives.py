@@ -5,7 +5,7 @@ and counts what the sums will be divided by. `loss` sees one micro-batch and ret
 shares add up to the same loss and gradient however the batch is cut.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,10 +25,14 @@ MASKING, DROPOUT = 0, 1  # what a row's key is folded with
 
 
 class Objective(NamedTuple):
-    """prepare(rngs [B], batch) → (batch, totals); loss(params, frozen params, micro-batch, totals) → (loss, its parts)."""
+    """prepare(rngs [B], batch) → (batch, totals); loss(params, frozen params, micro-batch, totals) → (loss, its parts).
+
+    `over` names for each part the total that it is divided by.
+    """
 
     prepare: Callable[[jax.Array, Batch], tuple[Batch, Metrics]]
     loss: Callable[[Params, Params, Batch, Metrics], tuple[jax.Array, Metrics]]
+    over: Mapping[str, str]
 
 
 def _fold(rngs: jax.Array, site: int) -> jax.Array:
@@ -78,7 +82,7 @@ def masked_lm(graphdef: nnx.GraphDef, weights: np.ndarray, mask_id: int, masking
         value = losses.cross_entropy(model.logits(hidden), batch["labels"], batch["masked_weights"]) / totals["masked"]
         return value, {"loss_mlm": value}
 
-    return Objective(_prepare_packed(weights, mask_id, masking), loss)
+    return Objective(_prepare_packed(weights, mask_id, masking), loss, {"loss_mlm": "masked"})
 
 
 def distillation(
@@ -95,6 +99,9 @@ def distillation(
     batch or over the drawn ones (`ce_tokens`), L_mlm over the drawn ones, L_cos over all. A term of weight 0 is not computed.
     """
 
+    everywhere_or_drawn = "tokens" if config.ce_tokens == "all" else "masked"
+    over = {"loss_ce": everywhere_or_drawn, "loss_mlm": "masked", "loss_cos": "tokens", "loss_mse": everywhere_or_drawn}
+
     def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
         model, guide = merge(student, params), merge(teacher, frozen)
         s_hidden = _encode(model, batch, batch["rngs"])
@@ -103,25 +110,24 @@ def distillation(
         parts: Metrics = {}
         if config.ce_tokens == "all" and (config.alpha_ce or config.alpha_mse):
             s_logits, t_logits = model.logits(s_hidden), guide.logits(t_hidden)
-            at, total = everywhere, totals["tokens"]
+            at = everywhere
             s_masked = at_positions(s_logits, batch["positions"]) if config.alpha_mlm else None
         else:
             s_masked = s_logits = model.logits(at_positions(s_hidden, batch["positions"]))
             t_logits = guide.logits(at_positions(t_hidden, batch["positions"]))
-            at, total = batch["masked_weights"], totals["masked"]
+            at = batch["masked_weights"]
         if config.alpha_ce:
-            parts["loss_ce"] = losses.distillation(s_logits, t_logits, at, config.temperature) / total
+            parts["loss_ce"] = losses.distillation(s_logits, t_logits, at, config.temperature)
         if config.alpha_mlm:
-            parts["loss_mlm"] = (
-                losses.cross_entropy(s_masked, batch["labels"], batch["masked_weights"]) / totals["masked"]
-            )
+            parts["loss_mlm"] = losses.cross_entropy(s_masked, batch["labels"], batch["masked_weights"])
         if config.alpha_cos:
-            parts["loss_cos"] = losses.cosine_distance(s_hidden, t_hidden, everywhere) / totals["tokens"]
+            parts["loss_cos"] = losses.cosine_distance(s_hidden, t_hidden, everywhere)
         if config.alpha_mse:
-            parts["loss_mse"] = losses.logit_mse(s_logits, t_logits, at) / total
+            parts["loss_mse"] = losses.logit_mse(s_logits, t_logits, at)
+        parts = {name: value / totals[over[name]] for name, value in parts.items()}
         return sum(getattr(config, name.replace("loss", "alpha")) * value for name, value in parts.items()), parts
 
-    return Objective(_prepare_packed(weights, mask_id, masking), loss)
+    return Objective(_prepare_packed(weights, mask_id, masking), loss, over)
 
 
 def classification(graphdef: nnx.GraphDef, num_labels: int) -> Objective:
@@ -142,7 +148,7 @@ def classification(graphdef: nnx.GraphDef, num_labels: int) -> Objective:
             value = losses.cross_entropy(logits, batch["labels"], batch["weights"])
         return value / totals["examples"], {}
 
-    return Objective(prepare, loss)
+    return Objective(prepare, loss, {})
 
 
 def classify(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:

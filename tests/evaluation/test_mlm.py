@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from distilbert_jax.config import LossConfig
 from distilbert_jax.data.masking import corrupt
 from distilbert_jax.data.tokenizer import load_tokenizer
-from distilbert_jax.evaluation.mlm import MASKING, SEED, evaluate_mlm, mlm_evaluation
-from distilbert_jax.models.params import split
-from distilbert_jax.training.pretrain import corpus_rows
+from distilbert_jax.evaluation.mlm import MASKING, SEED, evaluate_mlm, heldout, mlm_evaluation
+from distilbert_jax.models import MaskedLM
+from distilbert_jax.models.params import merge, split
+from distilbert_jax.training import sharding
+from distilbert_jax.training.setup import corpus_rows, set_up
 from tests import runs
 from tests.models.common import call, masked_lm
 from tests.runs import BERT, STUDENT, change, refused
@@ -138,3 +141,29 @@ def test_refused_in_one_line(world, tmp_path):
     refused(ask(world.teacher, corpus=str(tmp_path)), str(tmp_path), "no corpus")
     refused(ask(world.teacher, corpus=""), "corpus")
     assert not list(Path(world.heldout).glob("packed-64*"))
+
+
+def test_a_run_with_a_teacher_has_the_parts_of_its_loss_on_heldout_text(world, rows, tmp_path):
+    config = runs.distilling(
+        world, tmp_path, data__heldout=world.heldout, init__source="", run__seed=5, loss=LossConfig(alpha_mse=0.5)
+    )
+    setup = set_up(config)
+    found = heldout(setup)(setup.state.params)
+    assert found["loss_mlm"] == pytest.approx(found["mlm_loss"], rel=1e-6)
+    assert found["kl_to_teacher"] > 0
+
+    # By hand: all rows at once, the same masks, in float64.
+    masked, inputs = questions(rows)
+    params = sharding.cut_vocabulary(jax.device_get(setup.state.params), config.model.vocab_size)
+    models = merge(setup.graphdef, params), MaskedLM.from_pretrained(world.teacher)
+    (s, h), (t, g) = (
+        (np.float64(model.logits(hidden)), np.float64(hidden))
+        for model in models
+        for hidden in [call(model.encoder, masked.input_ids, None, **inputs).last_hidden_state]
+    )
+    real = inputs["segment_ids"] > 0
+    kl = 4 * (np.exp(log_softmax(t / 2)) * (log_softmax(t / 2) - log_softmax(s / 2))).sum(-1)
+    cosine = (h * g).sum(-1) / np.linalg.norm(h, axis=-1) / np.linalg.norm(g, axis=-1)
+    assert found["loss_ce"] == pytest.approx(kl[real].mean(), rel=1e-4)
+    assert found["loss_cos"] == pytest.approx((1 - cosine)[real].mean(), rel=1e-4)
+    assert found["loss_mse"] == pytest.approx(((s - t) ** 2).sum(-1)[real].mean(), rel=1e-4)

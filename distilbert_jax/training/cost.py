@@ -1,0 +1,71 @@
+"""What a step costs: floating-point operations, memory, and the share of the devices' peak that it reaches."""
+
+import resource
+import sys
+from typing import Any
+
+import jax
+
+from distilbert_jax.config import ModelConfig, PretrainConfig
+from distilbert_jax.data.masking import draws
+
+# Dense peak of one device in FLOP/s for matmuls of bfloat16 and of float32 operands, from the data sheets, by a part of JAX's
+# `device_kind`. A TPU has no float32 matmul of its own.
+PEAKS: tuple[tuple[str, float, float | None], ...] = (
+    ("H200", 989e12, 67e12),
+    ("H100", 989e12, 67e12),
+    ("A100", 312e12, 19.5e12),
+    ("V100", 125e12, 15.7e12),
+    ("TPU v6 lite", 918e12, None),
+    ("TPU v5 lite", 197e12, None),
+    ("TPU v5", 459e12, None),
+    ("TPU v4", 275e12, None),
+)
+
+
+def forward_flops(config: ModelConfig, length: int, scored: float) -> float:
+    """FLOPs a token of a masked LM's forward pass in rows of `length` tokens: matmuls, a multiplication and an addition are 2.
+
+    Args:
+        scored: share of the tokens whose logits are computed.
+    """
+    D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
+    layer = 2 * (4 * D * D + 2 * D * F) + 4 * length * D
+    return config.num_hidden_layers * layer + scored * 2 * (D * D + D * V)
+
+
+def step_flops(config: PretrainConfig, teacher: ModelConfig | None) -> float:
+    """FLOPs of one step over all devices: three forward passes of the model (its own, and twice as much backward) and one of the
+    teacher. What packing leaves empty counts, as it is computed."""
+    length, loss = config.data.length, config.loss
+    drawn = float(draws(length, config.masking.probability)[length]) / length
+    everywhere = teacher is not None and loss.ce_tokens == "all" and (loss.alpha_ce or loss.alpha_mse)
+    scored = 1.0 if everywhere else drawn
+    a_token = 3 * forward_flops(config.model, length, scored)
+    if teacher is not None:
+        a_token += forward_flops(teacher, length, scored)
+    return a_token * config.data.batch_size * length
+
+
+def utilisation(flops_per_second: float, dtype: str) -> float | None:
+    """Share of the peak of all devices, 0 … 1; None where the peak is not known (a CPU, a new device)."""
+    kind = jax.devices()[0].device_kind
+    peaks = next(((half, single) for part, half, single in PEAKS if part in kind), (None, None))
+    peak = peaks[0] if dtype == "bfloat16" else peaks[1]
+    return None if peak is None else flops_per_second / (peak * jax.device_count())
+
+
+def memory(step: Any) -> dict[str, int | None]:
+    """What a compiled step needs on each device, `memory_bytes`, and what the device offers, `memory_limit`."""
+    found = step.memory_analysis()
+    needed = (
+        found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes
+    )
+    return {"memory_bytes": needed, "memory_limit": (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")}
+
+
+def peak_memory() -> int:
+    """The most memory that this process has held so far, in bytes: on its first device, or else of the host."""
+    if stats := jax.local_devices()[0].memory_stats():
+        return stats["peak_bytes_in_use"]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

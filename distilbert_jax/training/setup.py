@@ -1,0 +1,198 @@
+"""All that a pre-training run consists of before its first step, checked: rows, teacher, model, state, and the compiled step."""
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from tokenizers import Tokenizer
+
+from distilbert_jax.config import ModelConfig, PretrainConfig
+from distilbert_jax.data.batches import PackedBatches, prefetch
+from distilbert_jax.data.masking import log_weights
+from distilbert_jax.data.packing import PackedRows, pack
+from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer, special_ids
+from distilbert_jax.errors import InputError
+from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, MaskedLM
+from distilbert_jax.models.layers import sinusoids
+from distilbert_jax.models.params import Params, count, digest, split
+from distilbert_jax.models.student import student_from_teacher
+from distilbert_jax.training import objectives, processes, sharding
+from distilbert_jax.training.optimizer import adamw
+from distilbert_jax.training.step import TrainState, init_state, make_train_step
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A frozen model on the mesh, its vocabulary padded."""
+
+    graphdef: nnx.GraphDef
+    params: Params
+    config: ModelConfig
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run before its first step.
+
+    Attributes:
+        rows, tokenizer: of the corpus.
+        graphdef: of the model that is trained.
+        parameters: how many it has, without the rows that pad its vocabulary.
+        state: at step 0, on the mesh; the first step consumes it.
+        fingerprints: of what the run reads, by name: equal for an equal run.
+    """
+
+    config: PretrainConfig
+    mesh: Mesh
+    rows: PackedRows
+    tokenizer: Tokenizer
+    graphdef: nnx.GraphDef
+    parameters: int
+    teacher: Teacher | None
+    objective: objectives.Objective
+    state: TrainState
+    train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    fingerprints: dict[str, str]
+
+    @property
+    def frozen(self) -> Params:
+        return self.teacher.params if self.teacher else {}
+
+    def batches(self, start: int, stop: int) -> Iterator[dict[str, jax.Array]]:
+        """Batches `start` to `stop` − 1 on the mesh."""
+        size = self.config.data.batch_size
+        read = prefetch(
+            PackedBatches(self.rows, size, self.config.run.seed), start, stop, sharding.local_rows(size, self.mesh)
+        )
+        return (sharding.place(batch, size, self.mesh) for batch in read)
+
+
+def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, Tokenizer]:
+    """The packed rows of a corpus (packed now, if they were not yet) and its tokenizer."""
+    if not corpus:
+        raise InputError("data.corpus is not set: name a directory made by python -m distilbert_jax.data.corpus")
+    packed = functools.partial(pack, Path(corpus), length, sequences=sequences)
+    processes.first(packed)  # the others find what it wrote
+    return packed(), load_tokenizer(Path(corpus) / "tokenizer")
+
+
+def load_teacher(
+    directory: str, tokenizer: Tokenizer, field: str, dtype: jnp.dtype, *, new_head: bool = False
+) -> MaskedLM:
+    """A masked LM whose vocabulary is the corpus' own.
+
+    Args:
+        new_head: True: the masked-LM head may be missing, and is drawn then. A drawn head teaches nothing.
+
+    Raises:
+        InputError: its tokenizer differs from the corpus', or it has no head.
+    """
+    teacher = MaskedLM.from_pretrained(directory, dtype=dtype, new_head=new_head)
+    if fingerprint(load_tokenizer(directory)) != fingerprint(tokenizer):
+        raise InputError(
+            f"{field} = {directory}: its tokenizer is not the one that made the corpus; the ids would differ"
+        )
+    if teacher.config.vocab_size < tokenizer.get_vocab_size():
+        raise InputError(
+            f"{field} = {directory}: its embedding has {teacher.config.vocab_size} rows, its tokenizer "
+            f"{tokenizer.get_vocab_size()} pieces"
+        )
+    return teacher
+
+
+def initial_model(config: PretrainConfig, tokenizer: Tokenizer, counts: np.ndarray, dtype: jnp.dtype) -> MaskedLM:
+    """The model before step 0, as `config.init` says. counts: of each token in the corpus, int64 [V]."""
+    init = config.init
+    if not init.source:
+        family = BertForMaskedLM if config.model.model_type == "bert" else DistilBertForMaskedLM
+        model = family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed))
+        if init.unigram_bias:
+            smoothed = np.ones(config.model.vocab_size)
+            smoothed[: len(counts)] += counts
+            model.head.bias[...] = jnp.asarray(np.log(smoothed / smoothed.sum()), jnp.float32)
+        return model
+    source = load_teacher(init.source, tokenizer, "init.source", dtype, new_head=True)
+    if config.model.model_type == "bert":
+        if source.config != config.model:
+            raise InputError(
+                f"init.source = {init.source}: not the architecture that config.model gives; BERT takes all or nothing"
+            )
+        return source
+    return student_from_teacher(
+        source,
+        config.model,
+        layers=init.layers,
+        fold_token_type=init.fold_token_type,
+        copy_transform=init.copy_transform,
+        dtype=dtype,
+        seed=config.run.seed,
+    )
+
+
+def set_up(config: PretrainConfig) -> Setup:
+    """Read and check all that a run needs.
+
+    Raises:
+        InputError: for whatever does not fit.
+    """
+    data = config.data
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(data.batch_size, config.optimizer.accumulate, mesh)
+    sharding.check_heads(config.model.num_attention_heads, mesh)
+    rows, tokenizer = corpus_rows(data.corpus, data.length, data.sequences)
+    vocabulary, dtype = rows.corpus.vocab_size, jnp.dtype(config.run.dtype)
+    if config.model.vocab_size < vocabulary:
+        raise InputError(
+            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces"
+        )
+    model = initial_model(config, tokenizer, rows.corpus.token_counts, dtype)
+    if config.init.positions == "sinusoidal":
+        model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
+    graphdef, params = split(model)
+    fingerprints = {"data.corpus": rows.corpus.fingerprint, "initial weights": digest(params)}
+
+    ids = special_ids(tokenizer)
+    weights = log_weights(rows.corpus.token_counts, (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask), config.masking)
+    teacher = None
+    if config.teacher:
+        guide = load_teacher(config.teacher, tokenizer, "teacher", dtype)
+        _check_pair(config, guide)
+        guide_def, frozen = split(guide)
+        fingerprints["teacher"] = digest(frozen)
+        frozen = sharding.pad_vocabulary(frozen)
+        teacher = Teacher(guide_def, jax.device_put(frozen, sharding.shardings(frozen, mesh)), guide.config)
+        objective = objectives.distillation(graphdef, guide_def, weights, ids.mask, config.masking, config.loss)
+    else:
+        objective = objectives.masked_lm(graphdef, weights, ids.mask, config.masking)
+    held = () if config.init.positions == "learned" else ("encoder.embeddings.position",)
+    optimizer = adamw(config.optimizer, config.steps, held)
+    state = init_state(sharding.pad_vocabulary(params), optimizer, config.run.seed, mesh)
+    train_step = make_train_step(
+        objective, optimizer, state, teacher.params if teacher else {}, mesh, config.optimizer.accumulate
+    )
+    return Setup(
+        config, mesh, rows, tokenizer, graphdef, count(params), teacher, objective, state, train_step, fingerprints
+    )
+
+
+def _check_pair(config: PretrainConfig, teacher: MaskedLM) -> None:
+    if teacher.config.vocab_size != config.model.vocab_size:
+        raise InputError(
+            f"teacher = {config.teacher}: its vocabulary has {teacher.config.vocab_size} entries, "
+            f"model.vocab_size is {config.model.vocab_size}"
+        )
+    if config.loss.alpha_cos and teacher.config.hidden_size != config.model.hidden_size:
+        raise InputError(
+            f"loss.alpha_cos = {config.loss.alpha_cos} compares hidden states, but the teacher has hidden_size "
+            f"{teacher.config.hidden_size} and the model {config.model.hidden_size}: set --loss.alpha-cos 0"
+        )
+    if config.data.length > teacher.config.max_position_embeddings:
+        raise InputError(
+            f"data.length = {config.data.length} is beyond the teacher's {teacher.config.max_position_embeddings} positions"
+        )

@@ -1,0 +1,99 @@
+import re
+
+import jax
+import numpy as np
+import pytest
+
+import train as train_script
+from distilbert_jax.config import LossConfig
+from distilbert_jax.training import cost
+from distilbert_jax.training.pretrain import dry_run, estimate
+from distilbert_jax.training.setup import set_up
+from tests import runs
+
+
+@pytest.mark.parametrize("tokens", ["all", "masked"])
+def test_flops_of_a_step_are_those_that_xla_counts(world, tmp_path, tokens):
+    wide = {"hidden_size": 64, "intermediate_size": 256}  # so that matmuls are most of it
+    changes = {f"model__{name}": value for name, value in wide.items()}
+    config = runs.distilling(
+        world, tmp_path, init__source="", loss=LossConfig(alpha_cos=0.0, ce_tokens=tokens), mesh__data=-1, **changes
+    )
+    setup = set_up(config)
+    batch = next(setup.batches(0, 1))
+    counted = setup.train_step.lower(setup.state, setup.frozen, batch).compile().cost_analysis()["flops"]
+    expected = cost.step_flops(config, setup.teacher.config) / jax.device_count()
+    # XLA counts the optimiser, softmaxes and norms too, a share that shrinks with the width.
+    assert expected < counted < 1.6 * expected
+
+
+def test_flops_by_hand():
+    config = runs.change(runs.BERT, num_hidden_layers=3)  # D 32, F 48, V 48
+    layer = 2 * (4 * 32 * 32 + 2 * 32 * 48) + 4 * 16 * 32
+    head = 2 * (32 * 32 + 32 * 48)
+    assert cost.forward_flops(config, 16, 1.0) == 3 * layer + head
+    assert cost.forward_flops(config, 16, 0.25) == 3 * layer + head / 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "share"),
+    [
+        ("NVIDIA H100 80GB HBM3", "bfloat16", 0.5),
+        ("NVIDIA H100 80GB HBM3", "float32", 989 / 67 / 2),
+        ("TPU v5 lite", "bfloat16", 989 / 197 / 2),
+        ("TPU v5", "bfloat16", 989 / 459 / 2),
+        ("TPU v5", "float32", None),
+        ("cpu", "bfloat16", None),
+    ],
+)
+def test_utilisation_is_known_where_the_peak_is(kind, dtype, share, monkeypatch):
+    monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"device_kind": kind})()] * 2)
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    found = cost.utilisation(989e12, dtype)
+    assert found is None if share is None else np.isclose(found, share)
+
+
+def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(world, tmp_path, capsys):
+    config = runs.distilling(world, tmp_path / "run")
+    found = dry_run(config)
+    assert not (tmp_path / "run").exists()
+    assert found["parameters"] == 11_296
+    assert found["tokens"] == 30 * 8 * 32
+    assert found["hours"] == pytest.approx(30 * found["seconds_per_step"] / 3600)
+    assert found["memory_bytes"] > 3 * 4 * found["parameters"] / jax.device_count()
+    assert found["mfu"] is None
+    train_script.main([runs.write_config(config, tmp_path / "config.py"), "--dry-run"])
+    said = capsys.readouterr().out
+    assert [line.split("  ")[0] for line in said.splitlines()] == [
+        line.split("  ")[0] for line in estimate(found).splitlines()
+    ]
+    assert "11,296, its teacher" in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_estimate_shows_limit_and_share_where_they_are_known():
+    found = {
+        "parameters": 10, "teacher_parameters": 0, "flops_per_token": 6e9, "tokens": 100, "epochs": 2.0,
+        "memory_bytes": 2e9, "memory_limit": 8e9, "seconds_per_step": 0.5, "tokens_per_second": 7.0, "mfu": 0.25,
+        "hours": 3.0,
+    }  # fmt: skip
+    said = estimate(found)
+    assert "2.00 of 8.0 GB" in said
+    assert "25.0% of the devices' peak" in said
+    assert "teacher" not in said
+
+
+def test_a_profile_holds_a_trace_of_steps_past_the_compilation(world, tmp_path, capfd):
+    config = runs.pretraining(world, tmp_path / "run", data__heldout="", steps=12)
+    train_script.main([runs.write_config(config, tmp_path / "config.py"), "--profile"])
+    assert re.search(r"run/profile: a trace of steps 6 to 10", capfd.readouterr().err)
+    assert len(list((tmp_path / "run/profile").rglob("perfetto_trace.json.gz"))) == 1
+    assert len(list((tmp_path / "run/profile").rglob("*.xplane.pb"))) == 1
+
+
+def test_the_log_says_what_steps_take(finished):
+    entries = runs.read_metrics(runs.Path(finished.run.directory) / "metrics.jsonl")
+    train = [entry for entry in entries if entry["kind"] == "train"]
+    for entry in train:
+        assert entry["tokens_per_second"] == pytest.approx(entry["tokens"] / entry["seconds"], rel=1e-3)
+        assert entry["memory_bytes"] > 50e6
