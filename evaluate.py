@@ -24,7 +24,7 @@ import tyro
 
 from distilbert_jax import runtime
 from distilbert_jax.cli import load_config, parse, show
-from distilbert_jax.config import Dtype, FinetuneConfig
+from distilbert_jax.config import Dtype, FinetuneConfig, Sequences
 from distilbert_jax.data.text import given_texts, split_pair
 from distilbert_jax.errors import InputError, nearest, one_line_errors
 
@@ -138,7 +138,7 @@ class MlmCommand:
     corpus: str  # directory made by python -m distilbert_jax.data.corpus
     teacher: str = ""  # HF directory or hub id
     length: int = 128  # tokens in a packed row
-    sequences: Literal["line", "document"] = "line"
+    sequences: Sequences = "line"
     batch_size: int = 32
     max_rows: int | None = None
     dtype: Dtype = "float32"

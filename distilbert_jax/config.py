@@ -11,6 +11,7 @@ from typing import Any, Literal
 from distilbert_jax.errors import InputError
 
 Dtype = Literal["float32", "bfloat16"]
+Sequences = Literal["line", "document", "pair"]
 
 
 def _require(condition: bool, owner: object, name: str, what: str) -> None:
@@ -95,7 +96,8 @@ class DataConfig:
 
     corpus: str = ""  # directory of token shards
     heldout: str = ""  # directory of token shards of held-out text; empty: no evaluation during training
-    sequences: Literal["line", "document"] = "line"  # what one `[CLS] … [SEP]` holds
+    # What one `[CLS] … [SEP]` holds; pair: two spans, for BERT's masked LM with next-sentence prediction.
+    sequences: Sequences = "line"
     length: int = 128  # tokens in a row
     batch_size: int = 32  # rows in a global batch: all devices, all micro-batches
 
@@ -243,6 +245,10 @@ class PretrainConfig:
             "length",
             f"beyond the position table of {self.model.max_position_embeddings} (model.max_position_embeddings)",
         )
+        if self.data.sequences == "pair":
+            what = "pairs are for BERT's next-sentence prediction, which "
+            _require(self.model.model_type == "bert", self.data, "sequences", what + "a DistilBERT has no head for")
+            _require(not self.teacher, self.data, "sequences", what + "is not distilled: leave the teacher out")
         _require(
             self.data.batch_size % self.optimizer.accumulate == 0,
             self.optimizer,

@@ -39,7 +39,7 @@ class PackedBatches:
             rows: which of the B rows, as an index into them; None for all.
 
         Returns:
-            `input_ids`, `segment_ids` (0 where empty) and `position_ids`, int32 [n, T] each.
+            See `PackedRows.batch`.
         """
         example = np.arange(k * self.batch_size, (k + 1) * self.batch_size)
         if rows is not None:
@@ -48,8 +48,7 @@ class PackedBatches:
         index = np.empty_like(example)
         for one in np.unique(epoch):
             index[epoch == one] = self._permutation(int(one))[place[epoch == one]]
-        ids, segments, positions = np.moveaxis(self.rows.read(index), 1, 0).astype(np.int32, order="C")
-        return {"input_ids": ids, "segment_ids": segments, "position_ids": positions}
+        return self.rows.batch(index)
 
 
 class LengthBucketedBatches:

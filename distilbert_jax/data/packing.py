@@ -1,4 +1,4 @@
-"""Token shards to rows of one length: sequences side by side, told apart by segment ids and positions of their own.
+"""Token shards to rows of one length: sequences side by side, told apart by segment ids and positions of their own, or pairs.
 
 <corpus>/packed-<length>-<sequences>/manifest.json   written last: options, files, totals
                                      00000.npy       rows of one shard; 00000.json says what they were made of
@@ -7,10 +7,12 @@
 import contextlib
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 
+from distilbert_jax.config import Sequences
+from distilbert_jax.data import pairs
 from distilbert_jax.data.corpus import Corpus
 from distilbert_jax.data.files import read_json, sha256_of, write_array, write_json
 from distilbert_jax.data.progress import progress
@@ -19,6 +21,7 @@ from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
 
 FORMAT = 1
+CHANNELS = ("input_ids", "segment_ids", "position_ids")
 SHORTEST_LENGTH = 8
 
 
@@ -66,6 +69,11 @@ class PackedRows:
         return self.manifest["options"]["length"]
 
     @property
+    def channels(self) -> tuple[str, ...]:
+        """What the values of a token are, by name."""
+        return pairs.CHANNELS if self.manifest["options"]["sequences"] == "pair" else CHANNELS
+
+    @property
     def dtype(self) -> np.dtype:
         return self.corpus.dtype
 
@@ -76,19 +84,27 @@ class PackedRows:
             indices: int [n], 0 ≤ index < len(self).
 
         Returns:
-            `dtype` [n, 3, T]: token ids ([PAD] where empty); segment ids 1, 2, … (0 where empty); positions from 0 in
-            each sequence (0 where empty).
+            `dtype` [n, channels, T]: token ids ([PAD] where empty); segment ids 1, 2, … (0 where empty); positions from 0 in
+            each sequence (0 where empty), or what `pairs.CHANNELS` says.
         """
         indices = np.asarray(indices)
         if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
             raise IndexError(f"rows {indices.min()} to {indices.max()} of {len(self)}")
-        rows = np.empty((len(indices), 3, self.length), self.dtype)
+        rows = np.empty((len(indices), len(self.channels), self.length), self.dtype)
         files = np.searchsorted(self._ends, indices, side="right")
         for file in np.unique(files):
             chosen = files == file
             first = self._ends[file] - self.manifest["files"][file]["rows"]
             rows[chosen] = self._array(int(file))[indices[chosen] - first]
         return rows
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows as a model is given them: each channel int32 [n, T] under its name, `next_sentence_label` int32 [n]."""
+        channels = np.moveaxis(self.read(indices), 1, 0).astype(np.int32, order="C")
+        found = dict(zip(self.channels, channels, strict=True))
+        if "next_sentence_label" in found:
+            found["next_sentence_label"] = found["next_sentence_label"][:, 0]
+        return found
 
     def verify(self) -> None:
         """Compare every file with its checksum; the InputError names the first that differs."""
@@ -110,7 +126,7 @@ def pack(
     corpus: Path,
     length: int,
     *,
-    sequences: Literal["line", "document"] = "line",
+    sequences: Sequences = "line",
     min_tokens: int = 12,
     max_unk: float = 0.5,
 ) -> PackedRows:
@@ -122,7 +138,7 @@ def pack(
     Args:
         corpus: directory of the corpus; the rows go to `packed-<length>-<sequences>` inside.
         length: T, tokens per row.
-        sequences: a line is a sequence, or all lines of a document joined.
+        sequences: a line is a sequence, or all lines of a document joined; `"pair"`: see `pairs.pair_shard`.
         min_tokens: sequences with fewer tokens, [CLS] and [SEP] included, are dropped.
         max_unk: sequences of which this share or more is [UNK] are dropped.
 
@@ -131,8 +147,8 @@ def pack(
     """
     if length < SHORTEST_LENGTH:
         raise InputError(f"length = {length}: rows of fewer than {SHORTEST_LENGTH} tokens are not useful")
-    if sequences not in ("line", "document"):
-        raise InputError(f"sequences = {sequences!r}: expected 'line' or 'document'")
+    if sequences not in get_args(Sequences):
+        raise InputError(f"sequences = {sequences!r}: expected one of {', '.join(map(repr, get_args(Sequences)))}")
     corpus = Corpus.open(corpus)
     options = {"length": length, "sequences": sequences, "min_tokens": min_tokens, "max_unk": max_unk}
     out = corpus.path / f"packed-{length}-{sequences}"
@@ -186,7 +202,9 @@ def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) 
 def pack_shard(
     shard: Shard, specials: SpecialIds, length: int, sequences: str, min_tokens: int, max_unk: float
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Rows [R, 3, T] as in `PackedRows.read`, and how many sequences and tokens are in them or were dropped."""
+    """Rows [R, channels, T] as in `PackedRows.read`, and how many sequences and tokens are in them or were dropped."""
+    if sequences == "pair":
+        return pairs.pair_shard(shard, specials, length, min_tokens, max_unk)
     ends = shard.line_ends if sequences == "line" else shard.line_ends[shard.document_ends - 1]
     starts, sizes = _cut(ends.astype(np.int64), length - 2)
     unknown = np.concatenate([[0], np.cumsum(shard.tokens == specials.unk)])

@@ -26,7 +26,7 @@ from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.training import sharding
 from distilbert_jax.training.loop import Evaluate
 from distilbert_jax.training.losses import cross_entropy
-from distilbert_jax.training.objectives import Objective
+from distilbert_jax.training.objectives import Objective, encode
 from distilbert_jax.training.setup import Setup, corpus_rows, load_teacher
 
 MASKING = MaskingConfig(weighting="uniform")
@@ -50,7 +50,7 @@ def mlm_evaluation(
     objective the parts of its loss, without dropout.
 
     Args:
-        graphdef: of a `MaskedLM`.
+        graphdef: of a `MaskedLM`, or of a `PreTraining`.
         objective: what the model is trained on, together with its teacher.
         max_rows: take so many rows only, evenly spaced: the first of each shard are the long sequences, alone in their rows.
     """
@@ -69,8 +69,7 @@ def mlm_evaluation(
 
         def logits(graph: nnx.GraphDef, values: Params) -> jax.Array:
             model = merge(graph, values)
-            inputs = {"segment_ids": segments, "position_ids": batch["position_ids"]}
-            hidden = model.encoder(masked.input_ids, **inputs).last_hidden_state
+            hidden = encode(model, {**batch, "input_ids": masked.input_ids}, None)
             return model.logits(at_positions(hidden, masked.positions))
 
         ours = logits(graphdef, params)
@@ -87,8 +86,8 @@ def mlm_evaluation(
         if objective is not None:  # what it has in common with the above is computed once
             real = segments * batch["counts"][:, None].astype(jnp.int32)
             given = {**batch, **masked._asdict(), "segment_ids": real, "masked_weights": drawn, "rngs": None}
-            found |= objective.loss(params, frozen, given, {"tokens": 1.0, "masked": 1.0})[1]
-            found["all_tokens"] = jnp.sum(real > 0)
+            found |= objective.loss(params, frozen, given, {"tokens": 1.0, "masked": 1.0, "rows": 1.0})[1]
+            found |= {"all_tokens": jnp.sum(real > 0), "rows": batch["counts"].sum()}
         return found
 
     jitted = jax.jit(sums)
@@ -100,11 +99,8 @@ def mlm_evaluation(
             for start in range(0, number, batch_size):
                 place = np.arange(start, start + batch_size)[local]
                 row = chosen[np.minimum(place, number - 1)]
-                read = rows.read(row).astype(np.int32)
                 batch = {
-                    "input_ids": read[:, 0],
-                    "segment_ids": read[:, 1],
-                    "position_ids": read[:, 2],
+                    **rows.batch(row),
                     "row": row.astype(np.int32),
                     "counts": (place < number).astype(np.float32),  # 0 for rows that fill up the last batch
                 }
@@ -112,7 +108,8 @@ def mlm_evaluation(
                 for name, value in jax.device_get(jitted(params, frozen, sharded)).items():
                     totals[name] = totals.get(name, 0.0) + float(value)
                 done(start + batch_size)
-        counts = {"masked": totals.pop("tokens"), "tokens": totals.pop("all_tokens", 0.0)}
+        counts = {"masked": totals.pop("tokens")}
+        counts |= {"tokens": totals.pop("all_tokens", 0.0), "rows": totals.pop("rows", 0.0)}
         tokens, over = counts["masked"], objective.over if objective else {}
         means = {name: value / max(counts[over.get(name, "masked")], 1.0) for name, value in totals.items()}
         return {**means, "perplexity": math.exp(min(means["mlm_loss"], 700.0)), "tokens": tokens}
@@ -122,7 +119,7 @@ def mlm_evaluation(
 
 def heldout(setup: Setup) -> Evaluate:
     """The evaluation that a pre-training run makes of itself: 512 rows of `data.heldout`, evenly spaced. With a teacher it has
-    `kl_to_teacher` and the parts of the loss.
+    `kl_to_teacher` and the parts of the loss, on pairs loss and accuracy of next-sentence prediction.
 
     Raises:
         InputError: the held-out corpus was made with another tokenizer than `data.corpus`.
@@ -132,7 +129,7 @@ def heldout(setup: Setup) -> Evaluate:
     if rows.corpus.tokenizer_fingerprint != setup.rows.corpus.tokenizer_fingerprint:
         raise InputError(f"data.heldout = {config.data.heldout}: made with another tokenizer than {config.data.corpus}")
     guide = (teacher.graphdef, teacher.params) if teacher else None
-    objective = setup.objective if teacher else None
+    objective = setup.objective if teacher or config.data.sequences == "pair" else None
     specials, batch_size = rows.corpus.specials, config.data.batch_size
     return mlm_evaluation(
         setup.graphdef, rows, specials, batch_size, setup.mesh, teacher=guide, objective=objective, max_rows=512

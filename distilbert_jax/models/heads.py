@@ -261,13 +261,17 @@ class PreTraining(PretrainedModel):
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
 
+    def logits(self, hidden: Array) -> Array:
+        """Hidden states [B, T, D] (all of them, or those at chosen positions) → logits of the masked LM [B, T, V]."""
+        return self.head(hidden, self.encoder.embeddings.word[...])
+
+    def next_sentence(self, hidden: Array) -> Array:
+        """Hidden states [B, T, D] → logits [B, 2]: B follows A, B is of another document."""
+        return self.seq_relationship(self.pooler(hidden))
+
     def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> PreTrainingOutput:
         """Arguments as `Encoder.__call__`; prediction_logits [B, T, V], seq_relationship_logits [B, 2]."""
         encoded = self.encoder(input_ids, attention_mask, **inputs)
         hidden = encoded.last_hidden_state
-        return _with(
-            encoded,
-            PreTrainingOutput,
-            prediction_logits=self.head(hidden, self.encoder.embeddings.word[...]),
-            seq_relationship_logits=self.seq_relationship(self.pooler(hidden)),
-        )
+        logits = {"prediction_logits": self.logits(hidden), "seq_relationship_logits": self.next_sentence(hidden)}
+        return _with(encoded, PreTrainingOutput, **logits)

@@ -37,7 +37,8 @@ class PretrainedModel(nnx.Module):
         self.config = config
 
     @classmethod
-    def _family(cls, model_type: str) -> type[Self]:
+    def of_family(cls, model_type: str) -> type[Self]:
+        """This head's class of a family, "bert" or "distilbert"."""
         for candidate in (cls, *cls.__subclasses__()):
             if getattr(candidate, "model_type", None) == model_type:
                 return candidate
@@ -75,7 +76,7 @@ class PretrainedModel(nnx.Module):
         directory = locate(path_or_id, revision)
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
         config = ModelConfig(**vars(read_config(directory)) | {k: v for k, v in changes.items() if k in fields})
-        family = cls._family(config.model_type)
+        family = cls.of_family(config.model_type)
         options = {name: value for name, value in changes.items() if name not in fields}
         draw = lambda: family(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
         graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds

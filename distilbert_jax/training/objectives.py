@@ -57,14 +57,16 @@ def _prepare_packed(
             "tokens": is_token.sum().astype(jnp.float32),
             # A batch without a single drawn token (all of it special) has a loss of 0, not 0/0.
             "masked": jnp.maximum(masked.weights.sum(), 1.0),
+            "rows": jnp.float32(len(is_token)),
         }
         return prepared, totals
 
     return prepare
 
 
-def _encode(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
-    inputs = {name: batch[name] for name in ("position_ids", "segment_ids")}
+def encode(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
+    """The last hidden states [B, T, D] of packed rows."""
+    inputs = {name: batch[name] for name in ("position_ids", "segment_ids", "token_type_ids") if name in batch}
     return model.encoder(batch["input_ids"], **inputs, rngs=rngs).last_hidden_state
 
 
@@ -78,11 +80,32 @@ def masked_lm(graphdef: nnx.GraphDef, weights: np.ndarray, mask_id: int, masking
 
     def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
         model = merge(graphdef, params)
-        hidden = at_positions(_encode(model, batch, batch["rngs"]), batch["positions"])
+        hidden = at_positions(encode(model, batch, batch["rngs"]), batch["positions"])
         value = losses.cross_entropy(model.logits(hidden), batch["labels"], batch["masked_weights"]) / totals["masked"]
         return value, {"loss_mlm": value}
 
     return Objective(_prepare_packed(weights, mask_id, masking), loss, {"loss_mlm": "masked"})
+
+
+def pretraining(graphdef: nnx.GraphDef, weights: np.ndarray, mask_id: int, masking: MaskingConfig) -> Objective:
+    """Masked LM and next-sentence prediction of a `PreTraining`, the sum of two means (Devlin et al. 2019), on rows of pairs.
+
+    `nsp_accuracy` is reported beside the parts.
+    """
+
+    def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
+        model = merge(graphdef, params)
+        hidden = encode(model, batch, batch["rngs"])
+        drawn = model.logits(at_positions(hidden, batch["positions"]))
+        mlm = losses.cross_entropy(drawn, batch["labels"], batch["masked_weights"]) / totals["masked"]
+        logits, label = model.next_sentence(hidden), batch["next_sentence_label"]
+        there = jnp.any(batch["segment_ids"] > 0, axis=1).astype(jnp.float32)
+        nsp = losses.cross_entropy(logits, label, there) / totals["rows"]
+        right = jnp.sum(there * (logits.argmax(-1) == label)) / totals["rows"]
+        return mlm + nsp, {"loss_mlm": mlm, "loss_nsp": nsp, "nsp_accuracy": right}
+
+    over = {"loss_mlm": "masked", "loss_nsp": "rows", "nsp_accuracy": "rows"}
+    return Objective(_prepare_packed(weights, mask_id, masking), loss, over)
 
 
 def distillation(
@@ -104,8 +127,8 @@ def distillation(
 
     def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
         model, guide = merge(student, params), merge(teacher, frozen)
-        s_hidden = _encode(model, batch, batch["rngs"])
-        t_hidden = jax.lax.stop_gradient(_encode(guide, batch, None))
+        s_hidden = encode(model, batch, batch["rngs"])
+        t_hidden = jax.lax.stop_gradient(encode(guide, batch, None))
         everywhere = (batch["segment_ids"] > 0).astype(jnp.float32)
         parts: Metrics = {}
         if config.ce_tokens == "all" and (config.alpha_ce or config.alpha_mse):

@@ -18,7 +18,7 @@ from distilbert_jax.data.masking import log_weights
 from distilbert_jax.data.packing import PackedRows, pack
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer, special_ids
 from distilbert_jax.errors import InputError
-from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, MaskedLM
+from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, split
 from distilbert_jax.models.student import student_from_teacher
@@ -83,8 +83,14 @@ def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, T
 
 
 def load_teacher(
-    directory: str, tokenizer: Tokenizer, field: str, dtype: jnp.dtype, *, new_head: bool = False
-) -> MaskedLM:
+    directory: str,
+    tokenizer: Tokenizer,
+    field: str,
+    dtype: jnp.dtype,
+    *,
+    head: type[MaskedLM | PreTraining] = MaskedLM,
+    new_head: bool = False,
+) -> MaskedLM | PreTraining:
     """A masked LM whose vocabulary is the corpus' own.
 
     Args:
@@ -93,7 +99,7 @@ def load_teacher(
     Raises:
         InputError: its tokenizer differs from the corpus', or it has no head.
     """
-    teacher = MaskedLM.from_pretrained(directory, dtype=dtype, new_head=new_head)
+    teacher = head.from_pretrained(directory, dtype=dtype, new_head=new_head)
     if fingerprint(load_tokenizer(directory)) != fingerprint(tokenizer):
         raise InputError(
             f"{field} = {directory}: its tokenizer is not the one that made the corpus; the ids would differ"
@@ -106,18 +112,21 @@ def load_teacher(
     return teacher
 
 
-def initial_model(config: PretrainConfig, tokenizer: Tokenizer, counts: np.ndarray, dtype: jnp.dtype) -> MaskedLM:
+def initial_model(
+    config: PretrainConfig, tokenizer: Tokenizer, counts: np.ndarray, dtype: jnp.dtype
+) -> MaskedLM | PreTraining:
     """The model before step 0, as `config.init` says. counts: of each token in the corpus, int64 [V]."""
     init = config.init
+    head: type[MaskedLM | PreTraining] = PreTraining if config.data.sequences == "pair" else MaskedLM
     if not init.source:
-        family = BertForMaskedLM if config.model.model_type == "bert" else DistilBertForMaskedLM
+        family = head.of_family(config.model.model_type)
         model = family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed))
         if init.unigram_bias:
             smoothed = np.ones(config.model.vocab_size)
             smoothed[: len(counts)] += counts
             model.head.bias[...] = jnp.asarray(np.log(smoothed / smoothed.sum()), jnp.float32)
         return model
-    source = load_teacher(init.source, tokenizer, "init.source", dtype, new_head=True)
+    source = load_teacher(init.source, tokenizer, "init.source", dtype, head=head, new_head=True)
     if config.model.model_type == "bert":
         if source.config != config.model:
             raise InputError(
@@ -169,7 +178,8 @@ def set_up(config: PretrainConfig) -> Setup:
         teacher = Teacher(guide_def, jax.device_put(frozen, sharding.shardings(frozen, mesh)), guide.config)
         objective = objectives.distillation(graphdef, guide_def, weights, ids.mask, config.masking, config.loss)
     else:
-        objective = objectives.masked_lm(graphdef, weights, ids.mask, config.masking)
+        kind = objectives.pretraining if data.sequences == "pair" else objectives.masked_lm
+        objective = kind(graphdef, weights, ids.mask, config.masking)
     held = () if config.init.positions == "learned" else ("encoder.embeddings.position",)
     optimizer = adamw(config.optimizer, config.steps, held)
     state = init_state(sharding.pad_vocabulary(params), optimizer, config.run.seed, mesh)
