@@ -57,8 +57,9 @@ def _prepare_packed(
             "tokens": is_token.sum().astype(jnp.float32),
             # A batch without a single drawn token (all of it special) has a loss of 0, not 0/0.
             "masked": jnp.maximum(masked.weights.sum(), 1.0),
-            "rows": jnp.float32(len(is_token)),
         }
+        if "next_sentence_label" in batch:
+            totals["rows"] = jnp.float32(len(is_token))
         return prepared, totals
 
     return prepare

@@ -9,13 +9,13 @@ import pytest
 
 from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig, OptimizerConfig
 from distilbert_jax.data.masking import log_weights
-from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM
+from distilbert_jax.models import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
 from distilbert_jax.models.hub import hf_name
 from distilbert_jax.models.params import split
 from distilbert_jax.training import objectives, step
 from distilbert_jax.training.optimizer import adamw, decayed
 from tests.models.common import build
-from tests.training.batches import MASK, SPECIAL, pack, quick_jit
+from tests.training.batches import MASK, SPECIAL, pack, quick_jit, random_pairs
 from tests.training.test_sharding import mesh_of
 
 pytestmark = pytest.mark.parity
@@ -33,6 +33,7 @@ SIZES = {
     "hidden_dropout": 0.0,
     "attention_dropout": 0.0,
 }
+INPUTS_OF_PAIRS = ("input_ids", "segment_ids", "token_type_ids", "next_sentence_label")
 LOSS = LossConfig(alpha_ce=5.0, alpha_mlm=2.0, alpha_cos=1.0, alpha_mse=0.1)
 
 
@@ -68,16 +69,22 @@ def batch(seed):
     return pack([[np.array([2, *rng.integers(5, VOCAB, length - 2), 3])] for length in lengths], LENGTH)
 
 
-def original_loss(student, teacher, prepared, config):
-    """The parts of the loss in torch: tokens picked by boolean masks, means by torch's own criteria."""
-    ids = torch.tensor(np.array(prepared["input_ids"])).long()
-    attention_mask = torch.tensor(np.array(prepared["segment_ids"])).long()
+def labels_of(prepared, ids):
+    """Labels [B, T] as the reference takes them: −100 where nothing was drawn."""
     labels = torch.full_like(ids, -100)
     for row, (positions, true, weights) in enumerate(
         zip(prepared["positions"], prepared["labels"], prepared["masked_weights"], strict=True)
     ):
         drawn = np.asarray(weights) > 0
         labels[row, np.asarray(positions)[drawn]] = torch.tensor(np.asarray(true)[drawn]).long()
+    return labels
+
+
+def original_loss(student, teacher, prepared, config):
+    """The parts of the loss in torch: tokens picked by boolean masks, means by torch's own criteria."""
+    ids = torch.tensor(np.array(prepared["input_ids"])).long()
+    attention_mask = torch.tensor(np.array(prepared["segment_ids"])).long()
+    labels = labels_of(prepared, ids)
     run = functools.partial(dict, input_ids=ids, attention_mask=attention_mask, output_hidden_states=True)
     s = student(**run())
     with torch.no_grad():
@@ -129,6 +136,38 @@ def test_triple_loss_and_gradients_are_the_originals(ce_tokens, models, referenc
     for name in parts:
         np.testing.assert_allclose(parts[name], expected_parts[name].item(), rtol=1e-5, err_msg=name)
     expected_grads = in_our_names(models[1], student, lambda parameter: parameter.grad)
+    total = np.sqrt(sum((value**2).sum() for value in expected_grads.values()))
+    for name, value in expected_grads.items():
+        if name.endswith("key.bias"):
+            assert np.linalg.norm(grads[name]) <= 1e-6 * total  # the softmax does not see it: rounding noise
+        else:
+            assert abs(np.float64(grads[name]) - value).max() <= 1e-5 * abs(value).max(), name
+
+
+def test_loss_of_pairs_and_its_gradients_are_the_references(tmp_path):
+    model = build(BertForPreTraining, ModelConfig.bert_base(**SIZES), seed=4)
+    model.save_pretrained(tmp_path)
+    reference = transformers.BertForPreTraining.from_pretrained(tmp_path, attn_implementation="eager")
+    graphdef, params = split(model)
+    weights = log_weights(np.arange(VOCAB), SPECIAL, MaskingConfig())
+    ours = objectives.pretraining(graphdef, weights, MASK, MaskingConfig())
+    given = random_pairs(np.random.default_rng(5), ROWS, LENGTH, VOCAB)
+    prepared, totals = quick_jit(ours.prepare)(jax.random.split(jax.random.key(0), ROWS), given)
+    grad = quick_jit(jax.value_and_grad(ours.loss, has_aux=True))
+    (loss, parts), grads = grad(params, {}, {**prepared, "rngs": None}, totals)
+    ids, mask, types, label = (torch.tensor(np.array(prepared[name])).long() for name in INPUTS_OF_PAIRS)
+    output = reference(
+        input_ids=ids,
+        attention_mask=mask,
+        token_type_ids=types,
+        labels=labels_of(prepared, ids),
+        next_sentence_label=label,
+    )
+    output.loss.backward()
+    np.testing.assert_allclose(loss, output.loss.item(), rtol=1e-5)
+    right = output.seq_relationship_logits.argmax(-1) == label
+    np.testing.assert_allclose(parts["nsp_accuracy"], right.float().mean().item(), rtol=1e-6)
+    expected_grads = in_our_names(model, reference, lambda parameter: parameter.grad)
     total = np.sqrt(sum((value**2).sum() for value in expected_grads.values()))
     for name, value in expected_grads.items():
         if name.endswith("key.bias"):

@@ -24,6 +24,19 @@ def pack(rows, length):
     return batch
 
 
+def random_pairs(rng, rows, length, vocab_size):
+    """Rows `[CLS] A [SEP] B [SEP]` of different lengths with labels of next-sentence prediction."""
+    batch = {name: np.zeros((rows, length), np.int32) for name in ("input_ids", "segment_ids", "token_type_ids")}
+    for row in range(rows):
+        tokens = int(rng.integers(7, length + 1))
+        middle = int(rng.integers(3, tokens - 2))
+        batch["input_ids"][row, :tokens] = rng.integers(len(SPECIAL), vocab_size, tokens)
+        batch["input_ids"][row, [0, middle - 1, tokens - 1]] = 2, 3, 3
+        batch["segment_ids"][row, :tokens] = 1
+        batch["token_type_ids"][row, middle:tokens] = 1
+    return {**batch, "next_sentence_label": rng.integers(0, 2, rows).astype(np.int32)}
+
+
 def random_batch(rng, rows, length, vocab_size):
     """Rows of one to four sequences `[CLS] … [SEP]`, some with padding at the end, so that no two rows weigh the same."""
     packed = []

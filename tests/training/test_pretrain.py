@@ -1,3 +1,4 @@
+import json
 import math
 import shutil
 import statistics
@@ -149,6 +150,14 @@ REFUSED = {
         lambda w, o, d: pretraining(w, d, model=change(BERT, num_hidden_layers=1), init__source=w.teacher),
         ["init.source", "not the architecture"],
     ),
+    "pairs for a DistilBERT": (
+        lambda w, o, d: pretraining(w, d, data__sequences="pair"),
+        ["DataConfig.sequences = 'pair'", "DistilBERT"],
+    ),
+    "pairs with a teacher": (
+        lambda w, o, d: distilling(w, d, model=BERT, data__sequences="pair"),
+        ["sequences = 'pair'", "leave the teacher out"],
+    ),
     "mesh of too many devices": (lambda w, o, d: pretraining(w, d, mesh__data=16), ["16 × 1 × 1", "8 devices"]),
     "mesh of too few devices": (lambda w, o, d: pretraining(w, d, mesh__data=1, mesh__tensor=4), ["1 × 1 × 4"]),
     "batch beside the devices": (lambda w, o, d: pretraining(w, d, data__batch_size=12), ["data.batch_size = 12", "8"]),
@@ -190,3 +199,22 @@ def test_positions_that_are_held_come_out_as_they_began(positions, world, tmp_pa
     np.testing.assert_array_equal(found[path], expected)
     assert (found["encoder.embeddings.word"] != teacher["encoder.embeddings.word"]).any()
     assert config.init.positions == positions
+
+
+def test_bert_learns_masked_lm_with_next_sentence_and_can_teach(world, tmp_path, capfd):
+    config = pretraining(
+        world, tmp_path / "run", model=BERT, data__sequences="pair", init__source=world.teacher, steps=40
+    )
+    runs.train(config)
+    said = capfd.readouterr().err
+    assert "newly initialised: bert.pooler.dense.bias" in said
+    assert "cls.seq_relationship.weight" in said
+    train, held = logged(config), logged(config, "eval")
+    assert {"loss_mlm", "loss_nsp", "nsp_accuracy"} <= train[0].keys() & held[-1].keys()
+    assert held[-1]["loss_mlm"] == pytest.approx(held[-1]["mlm_loss"], rel=1e-6)
+    assert held[-1]["mlm_loss"] < held[0]["mlm_loss"] < 3.9
+    kinds = json.loads((tmp_path / "run/model/config.json").read_text())["architectures"]
+    assert kinds == ["BertForPreTraining"]
+    MaskedLM.from_pretrained(tmp_path / "run/model")
+    assert "not used here: bert.pooler.dense, cls.seq_relationship" in capfd.readouterr().err
+    runs.train(distilling(world, tmp_path / "student", teacher=str(tmp_path / "run/model"), steps=2))

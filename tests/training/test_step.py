@@ -18,13 +18,13 @@ import pytest
 
 from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig, OptimizerConfig
 from distilbert_jax.data.masking import log_weights
-from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM
+from distilbert_jax.models import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
 from distilbert_jax.models.params import split
 from distilbert_jax.training import objectives, sharding
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import init_state, make_train_step, row_keys
 from tests.models.common import build
-from tests.training.batches import MASK, QUICK_COMPILE, SPECIAL, random_batch
+from tests.training.batches import MASK, QUICK_COMPILE, SPECIAL, random_batch, random_pairs
 from tests.training.test_sharding import mesh_of
 
 ROWS, LENGTH, VOCAB = 16, 14, 90  # four devices do not divide the vocabulary
@@ -188,6 +188,28 @@ def test_rows_that_pad_the_vocabulary_learn_nothing():
     for name in ("encoder.embeddings.word", "head.bias"):
         assert not gradients[name][VOCAB:].any()
         np.testing.assert_array_equal(after.params[name][VOCAB:], before[name][VOCAB:])
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_loss_and_gradients_of_pairs_do_not_depend_on_mesh_or_micro_batches(accumulate):
+    model, params = split(build(BertForPreTraining, ModelConfig.bert_base(**SIZES), seed=2))
+    weights = log_weights(np.arange(VOCAB), SPECIAL, MaskingConfig())
+    objective = objectives.pretraining(model, weights, MASK, MaskingConfig())
+    batch = random_pairs(np.random.default_rng(1), ROWS, LENGTH, VOCAB)
+    found = []
+    for mesh, cuts in ((mesh_of(1), 1), (mesh_of(2, 1, 2), accumulate)):
+        optimizer = optax.chain(recorder(), adamw(OptimizerConfig(warmup=0.0), 10))
+        state = init_state(sharding.pad_vocabulary(params), optimizer, 7, mesh)
+        step = make_train_step(objective, optimizer, state, {}, mesh, cuts)
+        state, metrics = step(state, {}, sharding.place(batch, ROWS, mesh))
+        gradients = sharding.cut_vocabulary(state.opt_state[0], VOCAB)
+        found.append(jax.tree.map(np.float64, jax.device_get((gradients, metrics))))
+    (expected, metrics), (gradients, found_metrics) = found
+    assert_same_gradients(gradients, expected)
+    assert found_metrics.keys() == metrics.keys() >= {"loss_mlm", "loss_nsp", "nsp_accuracy", "rows"}
+    np.testing.assert_allclose(metrics["loss"], metrics["loss_mlm"] + metrics["loss_nsp"], rtol=1e-6)
+    for name in metrics:
+        np.testing.assert_allclose(found_metrics[name], metrics[name], rtol=1e-5, err_msg=name)
 
 
 def test_masks_and_dropout_are_drawn_anew_each_step():
