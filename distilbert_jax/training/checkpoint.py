@@ -77,13 +77,22 @@ class Checkpoints:
         A damaged one is named on stderr and the one before it is used; it is removed then, since its step will be saved again.
 
         Raises:
-            InputError: there are checkpoints, and all are damaged.
+            InputError: there are checkpoints, and all are damaged; or the newest is of another model.
         """
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem = self._problem(step)
             if problem is None:
-                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                try:
+                    state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                except (
+                    ValueError,
+                    KeyError,
+                ) as error:  # its files are as they were written, so they are another model's
+                    raise InputError(
+                        f"{self.directory / str(step)}: holds the state of another model or optimiser "
+                        f"({str(error).split('. ')[0]}); remove the run's directory to begin anew"
+                    ) from error
                 for later in damaged:
                     self._manager.delete(later)
                 return state

@@ -48,10 +48,10 @@ def save(directory, *steps, keep=9, on=None):
     checkpoints.close()
 
 
-def restore(directory, on=None):
+def restore(directory, on=None, like=None):
     checkpoints = Checkpoints(directory, 9)
     try:
-        return checkpoints.restore(make_state(99, on))
+        return checkpoints.restore(like or make_state(99, on))
     finally:
         checkpoints.close()
 
@@ -92,6 +92,17 @@ def test_a_state_is_restored_onto_another_mesh(before, after, tmp_path):
     wanted = make_state(3, mesh(*after))
     for leaf, like in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         assert leaf.sharding.is_equivalent_to(like.sharding, leaf.ndim)
+
+
+def test_a_checkpoint_of_another_model_is_refused_and_kept(copy):
+    before = {file: file.read_bytes() for file in files(copy)}
+    wider = jax.tree.map(
+        lambda leaf: jnp.zeros((*leaf.shape[:-1], leaf.shape[-1] + 8)) if leaf.ndim == 2 else leaf, make_state(0)
+    )
+    with pytest.raises(InputError, match=r"checkpoints/2: holds the state of another model .*shape") as error:
+        restore(copy, like=wider)
+    assert "\n" not in str(error.value)
+    assert {file: file.read_bytes() for file in files(copy)} == before
 
 
 def flip_a_bit(file):
