@@ -10,6 +10,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+BENCH_TEXT ?= $(wildcard $(or $(DISTILBERT_JAX_DATA),../shared/data)/text/*.txt.xz)
 DEMO := runs/demo
 DEMO_TASKS := --tasks demo-topic demo-next demo-overlap --seeds 0
 
@@ -63,6 +64,8 @@ format: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	python benchmarks/bench.py $(BENCH_ARGS)
+	@test -n "$(BENCH_TEXT)" || echo "no text to measure the corpus on: name files with BENCH_TEXT=…"
+	$(if $(BENCH_TEXT),python benchmarks/corpus.py --text $(BENCH_TEXT))
 
 # Each line is a command that finds what it finished before and goes on from there.
 demo: $(VENV)/.core
