@@ -47,6 +47,9 @@ def join_processes() -> bool:
     given = {name: os.environ[name] for name in _BY_HAND if os.environ.get(name)}
     if missing := [name for name in _BY_HAND if given and name not in given]:
         raise InputError(f"{', '.join(given)} is set, but not {', '.join(missing)}: a run by hand needs all three")
+    for name in given.keys() - {_BY_HAND[0]}:
+        if not given[name].isdigit():
+            raise InputError(f"{name} = {given[name]}: expected a number")
     launched = any(int(os.environ.get(name) or 1) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
     on_tpu = any(True for name in ("accel[0-9]*", "vfio/[0-9]*") for _ in Path("/dev").glob(name))
     if not (given or launched or on_tpu):

@@ -17,7 +17,7 @@ from distilbert_jax import runtime
 from distilbert_jax.cli import call, load_config, show
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.data.files import atomic_file, write_json
-from distilbert_jax.data.glue import TASKS
+from distilbert_jax.data.glue import TASKS, find_task
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.evaluation.glue import run_grid, summary
 from distilbert_jax.evaluation.mlm import evaluate_mlm, heldout
@@ -131,6 +131,9 @@ def command(
     if not seeds or len(set(seeds)) < len(seeds):
         raise InputError(f"--seeds {' '.join(map(str, seeds))}: expected one or more, each once")
     found, tuning = find_configs(configs), load_config(glue, FinetuneConfig)
+    for name in tasks:  # now, and not when the first model is trained
+        if tuning.data and not (Path(tuning.data) / find_task(name).name).is_dir():
+            raise InputError(f"{tuning.data}: has no folder {name}; the score is the mean over all of --tasks")
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in found}
     for seed in seeds:
         for name, config in found.items():

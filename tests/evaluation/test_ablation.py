@@ -32,6 +32,16 @@ def test_a_folder_without_a_reference_is_refused(tmp_path):
     runs.refused(lambda: ablation.find_configs(tmp_path), "at least one config beside it")
 
 
+def test_tasks_are_looked_for_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "pretrain", lambda *_: pytest.fail("something was trained"))
+    monkeypatch.setattr(ablation, "find_configs", lambda folder: {"full": None, "no_ce": None})
+    (tmp_path / "sst2").mkdir()
+    glue = write(FinetuneConfig(data=str(tmp_path)), tmp_path / "tuning.py")
+    ask = lambda *tasks: ablation.command(tmp_path, glue, tmp_path / "out", tasks)
+    runs.refused(lambda: ask("sst2", "rt"), "task 'rt': no such task", "'rte'")
+    runs.refused(lambda: ask("sst2", "rte"), f"{tmp_path}: has no folder rte")
+
+
 def write(config, path):
     runs.write_config(config, path)
     if isinstance(config, FinetuneConfig):

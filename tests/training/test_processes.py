@@ -102,6 +102,12 @@ def test_a_run_by_hand_needs_all_three_variables(monkeypatch):
     runs.refused(runtime.join_processes, "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID")
 
 
+def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
+    for name, value in {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"}.items():
+        monkeypatch.setenv(name, value)
+    runs.refused(runtime.join_processes, "JAX_NUM_PROCESSES = two: expected a number")
+
+
 def test_without_others_there_is_nothing_to_join(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert not runtime.join_processes()
