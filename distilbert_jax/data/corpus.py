@@ -11,7 +11,6 @@ import dataclasses
 import hashlib
 import math
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
@@ -139,13 +138,8 @@ def build_corpus(
     *,
     shard_bytes: int = 4 << 20,
     processes: int | None = None,
-    host: int = 0,
-    hosts: int = 1,
-) -> Corpus | None:
+) -> Corpus:
     """Tokenize text files into `out`; what an interrupted call has finished there, the next one finds.
-
-    Several hosts that share `out` make shards `host`, `host + hosts`, … each, and get None. Each reads all of the text, which is
-    quick beside tokenizing it. When they have ended, one call without hosts finds their shards and makes the corpus of them.
 
     Special tokens that are spelt out in the text, such as "[SEP]", are text and become ordinary pieces.
 
@@ -155,11 +149,9 @@ def build_corpus(
         processes: how many tokenize at the same time; None for all cores.
 
     Raises:
-        InputError: a source cannot be read, has no documents, `out` holds a corpus of another tokenizer or of other files,
-            `processes` < 1, or `host` is none of 0 … hosts−1.
+        InputError: a source cannot be read, has no documents, `out` holds a corpus of another tokenizer or of other files, or
+            `processes` < 1.
     """
-    if not 0 <= host < hosts:
-        raise InputError(f"host = {host} of hosts = {hosts}: hosts are numbered from 0 to one less than their number")
     if processes is not None and processes < 1:
         raise InputError(f"processes = {processes}: expected at least 1")
     out, text = Path(out), TextSources(sources)
@@ -187,9 +179,7 @@ def build_corpus(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = max(1, min(processes or cores, math.ceil(text.size / shard_bytes)))
     maker = ShardMaker(tokenizer.to_str(), tokenizer_id, out)
-    shards, made = _build_shards(text, maker, shard_bytes, workers, range(host, sys.maxsize, hosts))
-    if hosts > 1:
-        return None
+    shards, made = _build_shards(text, maker, shard_bytes, workers)
     if not shards:
         raise InputError(f"{', '.join(map(str, text.paths))}: no documents, only blank lines")
     for stale in (out / "shards").glob("[0-9]*"):
@@ -218,16 +208,12 @@ def _opened(path: Path) -> Corpus | None:
     return None
 
 
-def _build_shards(
-    text: TextSources, maker: ShardMaker, shard_bytes: int, workers: int, mine: range
-) -> tuple[list[dict], int]:
-    """Make those of the shards `mine` that are not there yet; returns their manifest's entries, and how many were made."""
+def _build_shards(text: TextSources, maker: ShardMaker, shard_bytes: int, workers: int) -> tuple[list[dict], int]:
+    """Make the shards that are not there yet; returns the manifest's entries of all, and how many were made."""
     entries, running, found = {}, {}, 0
     with progress("tokenizing", text.size) as done, contextlib.ExitStack() as stack:
         submit = stack.enter_context(worker_pool(workers, maker)) if workers > 1 else None
         for index, chunk in enumerate(_chunks(text, shard_bytes)):
-            if index not in mine:
-                continue
             if entry := maker.finished(index, chunk):
                 entries[index] = entry
                 found += 1
@@ -258,9 +244,7 @@ def _chunks(text: TextSources, shard_bytes: int) -> Iterator[bytes]:
         yield b"\n\n".join(chunk)
 
 
-def command(
-    text: tuple[Path, ...], tokenizer: str, out: Path, processes: int | None = None, host: int = 0, hosts: int = 1
-) -> None:
+def command(text: tuple[Path, ...], tokenizer: str, out: Path, processes: int | None = None) -> None:
     """Turn text files into a corpus of token shards.
 
     Args:
@@ -268,17 +252,9 @@ def command(
         tokenizer: directory or hub id of a model with tokenizer.json or vocab.txt, or a tokenizer.json.
         out: directory for the corpus.
         processes: how many tokenize at the same time; all cores if not given.
-        host: the number of this one of several hosts that share the directory, from 0; each makes shards of its own.
-        hosts: how many there are. When all have ended, the same command without these two makes the corpus of their shards.
     """
     start = time.monotonic()
-    corpus = build_corpus(text, load_tokenizer(tokenizer), out, processes=processes, host=host, hosts=hosts)
-    if corpus is None:
-        print(
-            f"shards of host {host} of {hosts} are in {out}, {time.monotonic() - start:.1f} s; when all hosts have ended, "
-            "the same command without --host and --hosts makes the corpus of them"
-        )
-        return
+    corpus = build_corpus(text, load_tokenizer(tokenizer), out, processes=processes)
     found = len(corpus) - corpus.shards_made
     print(
         "corpus: {documents:,} documents, {lines:,} lines, {tokens:,} tokens".format(**corpus.manifest)

@@ -254,40 +254,6 @@ def test_changed_sources_replace_the_shards_that_change(tokenizer, source, tmp_p
     assert after.fingerprint != before.fingerprint
 
 
-@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_hosts_make_disjoint_shards_of_the_same_corpus(tokenizer, source, tmp_path, order):
-    alone = build_corpus([source], tokenizer, tmp_path / "alone", shard_bytes=400)
-    assert len(alone) > 6
-    seen: set[str] = set()
-    for host in order:
-        made = build_corpus([source], tokenizer, tmp_path / "shared", shard_bytes=400, processes=1, host=host, hosts=3)
-        assert made is None
-        found = {path.name for path in (tmp_path / "shared/shards").glob("*.npz")}
-        assert {int(name[:5]) % 3 for name in found - seen} == {host}
-        seen = found
-    with pytest.raises(InputError, match="an unfinished corpus"):
-        Corpus.open(tmp_path / "shared")
-    together = build_corpus([source], tokenizer, tmp_path / "shared", shard_bytes=400)
-    assert together.shards_made == 0
-    assert together.manifest == alone.manifest
-    files = [path.relative_to(alone.path) for path in alone.path.rglob("*.*")]
-    assert all((together.path / file).read_bytes() == (alone.path / file).read_bytes() for file in files)
-
-
-def test_what_a_host_did_not_make_is_made_at_the_end(tokenizer, source, tmp_path):
-    build_corpus([source], tokenizer, tmp_path / "corpus", shard_bytes=400, processes=1, host=1, hosts=2)
-    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", shard_bytes=400, processes=1)
-    assert 0 < corpus.shards_made < len(corpus)
-    corpus.verify()
-
-
-@pytest.mark.parametrize(("host", "hosts"), [(2, 2), (-1, 2), (0, 0)])
-def test_a_host_that_is_none_is_refused(tokenizer, source, tmp_path, host, hosts):
-    with pytest.raises(InputError, match=f"host = {host} of hosts = {hosts}"):
-        build_corpus([source], tokenizer, tmp_path / "corpus", host=host, hosts=hosts)
-    assert not (tmp_path / "corpus").exists()
-
-
 def test_a_corpus_of_other_files_is_left_alone(tokenizer, source, tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("reda goes to redb\n")
