@@ -11,10 +11,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from distilbert_jax.data.corpus import Corpus
 from distilbert_jax.data.files import read_json, sha256_of, write_array, write_json
 from distilbert_jax.data.progress import progress
-from distilbert_jax.data.shards import Shard
+from distilbert_jax.data.shards import Corpus, Shard
 from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
 

@@ -15,10 +15,10 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from distilbert_jax.config import MaskingConfig, MeshConfig, PretrainConfig
-from distilbert_jax.data.corpus import Corpus
 from distilbert_jax.data.masking import corrupt, log_weights
 from distilbert_jax.data.packing import PackedRows
 from distilbert_jax.data.progress import progress
+from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.hub import read_config
