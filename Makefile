@@ -13,7 +13,7 @@ PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -q
 DEMO := runs/demo
 DEMO_TASKS := --tasks demo-topic demo-next demo-overlap --seeds 0
 
-.PHONY: help demo test quick parity lint format bench clean
+.PHONY: help demo test quick parity lint format bench bench-corpus clean
 .DELETE_ON_ERROR:
 
 help:
@@ -63,6 +63,10 @@ format: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	python benchmarks/bench.py $(BENCH_ARGS)
+	python benchmarks/corpus.py $(CORPUS_ARGS)
+
+bench-corpus: $(VENV)/.bench
+	python benchmarks/corpus.py $(CORPUS_ARGS)
 
 # Each line is a command that finds what it finished before and goes on from there.
 demo: $(VENV)/.core
