@@ -10,11 +10,10 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt
-BENCH_TEXT ?= $(wildcard $(or $(DISTILBERT_JAX_DATA),../shared/data)/text/*.txt.xz)
 DEMO := runs/demo
 DEMO_TASKS := --tasks demo-topic demo-next demo-overlap --seeds 0
 
-.PHONY: help demo test quick parity lint format bench ablations clean
+.PHONY: help demo test quick parity lint format bench bench-corpus ablations clean
 .DELETE_ON_ERROR:
 
 help:
@@ -64,8 +63,10 @@ format: $(VENV)/.test
 
 bench: $(VENV)/.bench
 	python benchmarks/bench.py $(BENCH_ARGS)
-	@test -n "$(BENCH_TEXT)" || echo "no text to measure the corpus on: name files with BENCH_TEXT=…"
-	$(if $(BENCH_TEXT),python benchmarks/corpus.py --text $(BENCH_TEXT))
+	python benchmarks/corpus.py $(CORPUS_ARGS)
+
+bench-corpus: $(VENV)/.bench
+	python benchmarks/corpus.py $(CORPUS_ARGS)
 
 # Each line is a command that finds what it finished before and goes on from there.
 demo: $(VENV)/.core

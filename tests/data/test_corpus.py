@@ -4,21 +4,23 @@ import gzip
 import itertools
 import json
 import lzma
+import multiprocessing
 import random
 import subprocess
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
 from distilbert_jax.data import corpus as corpus_module
-from distilbert_jax.data import shards as shards_module
+from distilbert_jax.data import shard_maker
 from distilbert_jax.data import text as text_module
-from distilbert_jax.data.corpus import Corpus, build_corpus
+from distilbert_jax.data.corpus import build_corpus, build_share
 from distilbert_jax.data.files import write_json
+from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.text import TextSources
 from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_wordpiece
 from distilbert_jax.errors import InputError
@@ -69,6 +71,10 @@ def files_of(directory):
     return {file.name: file.read_bytes() for file in (directory / "shards").iterdir()}
 
 
+def tree(directory):
+    return {str(file.relative_to(directory)): file.read_bytes() for file in directory.rglob("*") if file.is_file()}
+
+
 @contextlib.contextmanager
 def interrupting_progress(description, total, after=2):
     calls = itertools.count(1)
@@ -101,6 +107,74 @@ def test_number_of_processes_changes_nothing(tokenizer, source, tmp_path):
     assert files_of(tmp_path / "1") == files_of(tmp_path / "2")
     assert (tmp_path / "1/manifest.json").read_bytes() == (tmp_path / "2/manifest.json").read_bytes()
     assert str(tmp_path) not in (tmp_path / "1/manifest.json").read_text()
+
+
+def build_part(arguments):
+    share = build_share(**arguments, shard_bytes=2500, processes=1)
+    return share.shards, share.made, share.missing, share.corpus is not None
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_hosts_one_after_another_equal_one_host(tokenizer, source, tmp_path, order):
+    one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
+    own = [len(one.manifest["shards"][host::3]) for host in range(3)]
+    part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "three", "hosts": 3}
+    for done, host in enumerate(order):
+        missing = tuple(sorted(order[done + 1 :]))
+        assert build_part({**part, "host": host}) == (own[host], own[host], missing, not missing)
+        made = sorted(int(file.stem) for file in (tmp_path / "three/shards").glob("*.npz"))
+        assert made == [index for index in range(len(one)) if index % 3 in order[: done + 1]]
+        if missing:
+            with pytest.raises(InputError, match="unfinished corpus"):
+                Corpus.open(tmp_path / "three")
+    assert tree(tmp_path / "three") == tree(tmp_path / "one")
+    assert build_part({**part, "host": 1}) == (own[1], 0, (), True)
+
+
+def test_hosts_at_the_same_time_equal_one_host(tokenizer, source, tmp_path):
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
+    part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "three", "hosts": 3}
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as hosts:
+        shares = list(hosts.map(build_part, [{**part, "host": host} for host in range(3)]))
+    assert any(complete for *_, complete in shares)
+    assert [made for _, made, _, complete in shares if not complete] == [own for own, *_, done in shares if not done]
+    assert tree(tmp_path / "three") == tree(tmp_path / "one")
+
+
+def test_a_killed_host_starts_again_and_one_host_makes_what_is_missing(tokenizer, source, tmp_path, monkeypatch):
+    one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
+    part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "two", "hosts": 2}
+    own = len(one.manifest["shards"][::2])
+    monkeypatch.setattr(corpus_module, "progress", interrupting_progress)
+    with pytest.raises(KeyboardInterrupt):
+        build_part({**part, "host": 0})
+    monkeypatch.undo()
+    assert build_part({**part, "host": 0}) == (own, own - 1, (1,), False)
+    rest = build_corpus([source], tokenizer, tmp_path / "two", shard_bytes=2500, processes=1)
+    assert rest.shards_made == len(one) - own
+    assert tree(tmp_path / "two") == tree(tmp_path / "one")
+
+
+def test_a_host_that_is_about_to_write_the_tokenizer_stops_no_other(tokenizer, source, tmp_path):
+    (tmp_path / "out/tokenizer").mkdir(parents=True)
+    build_corpus([source], tokenizer, tmp_path / "out", processes=1)
+
+
+def test_a_damaged_shard_of_another_host_is_that_hosts_to_mend(tokenizer, source, tmp_path):
+    one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
+    (tmp_path / "one/shards/00001.npz").write_bytes(b"damaged")
+    part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "one", "hosts": 2}
+    assert build_part({**part, "host": 0})[1:] == (0, (1,), False)
+    assert build_part({**part, "host": 1})[1:] == (1, (), True)
+    assert Corpus.open(tmp_path / "one").manifest == one.manifest
+
+
+@pytest.mark.parametrize(("hosts", "host"), [(3, 3), (3, -1), (0, 0), (1, 1)])
+def test_a_host_that_is_none_of_the_hosts_is_refused(tokenizer, source, tmp_path, hosts, host):
+    with pytest.raises(InputError, match=f"host = {host} of {hosts} hosts: expected"):
+        build_share([source], tokenizer, tmp_path / "out", hosts=hosts, host=host)
+    assert not (tmp_path / "out").exists()
 
 
 def test_compression_byte_order_mark_and_line_ends_change_no_token(tokenizer, source, tmp_path):
@@ -189,7 +263,7 @@ def test_a_full_disk_keeps_finished_shards_and_leaves_no_half_file(tokenizer, so
         if next(calls) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shards_module.np, "savez", savez)
+    monkeypatch.setattr(shard_maker.np, "savez", savez)
     with pytest.raises(OSError, match="No space left"):
         build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
     assert sorted(files_of(tmp_path / "out")) == ["00000.json", "00000.npz", "00001.json", "00001.npz"]
@@ -332,6 +406,13 @@ def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, sou
     command = [sys.executable, "-m", "distilbert_jax.data.corpus", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"{len(DOCUMENTS)} documents" in run.stdout
+    out = str(tmp_path / "two")
+    waiting = f"in {out}; not complete yet: shards of host 0 are missing\n"
+    for host, said in ((1, waiting), (0, f"{len(DOCUMENTS)} documents")):
+        part = [*command[:-1], out, "--hosts", "2", "--host", str(host)]
+        assert said in subprocess.run(part, capture_output=True, text=True, check=True).stdout
+    run = subprocess.run([*command, "--hosts", "2"], capture_output=True, text=True, check=False)
+    assert run.stderr == "error: --hosts 2: say with --host 0 … 1 which of them this is\n"
     source.write_bytes(b"\xff")
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2

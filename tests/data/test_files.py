@@ -29,6 +29,18 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_two_processes_may_write_the_same_file_at_the_same_moment(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    with atomic_file(path) as first:
+        first.write(b"first")
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        with atomic_file(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_missing_and_damaged_json_are_named(tmp_path):
     with pytest.raises(InputError, match="file: no such file"):
         read_json(tmp_path / "file")
@@ -55,7 +67,10 @@ def test_an_array_is_the_file_that_numpy_writes(tmp_path, shape):
     "write", [lambda path: write_json(path, [1]), lambda path: write_array(path, np.zeros(1 << 20))]
 )
 def test_a_full_disk_is_named_with_the_file_that_found_it_full(tmp_path, write):
-    (tmp_path / ".file.partial").symlink_to("/dev/full")
+    with atomic_file(tmp_path / "file"):
+        (partial,) = tmp_path.iterdir()
+    (tmp_path / "file").unlink()
+    partial.symlink_to("/dev/full")
     with pytest.raises(OSError, match="file") as caught:
         write(tmp_path / "file")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "file"))

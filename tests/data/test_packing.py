@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from distilbert_jax.data import packing as packing_module
-from distilbert_jax.data.corpus import Corpus, build_corpus
+from distilbert_jax.data.corpus import build_corpus
 from distilbert_jax.data.packing import PackedRows, best_fit, pack
+from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError
 
