@@ -111,12 +111,13 @@ class DataConfig:
 class MaskingConfig:
     """Masked-LM corruption, drawn on the device for each packed row."""
 
-    probability: float = 0.15  # n = ceil(probability · tokens of the row)
+    probability: float = 0.15  # n = ceil(probability · tokens of the row, or of the batch)
     mask: float = 0.8  # of the drawn: become [MASK]
     random: float = 0.1  # of the drawn: become a token uniform over the vocabulary; the rest stay
     random_differs: bool = False  # True: the random token is never the true one (model card); the original allows it
     weighting: Literal["frequency", "uniform"] = "frequency"  # p ∝ max(count, 1)^-smoothing, or all equal
     smoothing: float = 0.7
+    per: Literal["row", "batch"] = "row"  # "batch": drawn over all rows of the global batch together
 
     def __post_init__(self) -> None:
         _require_choices(self)

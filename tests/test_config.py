@@ -23,7 +23,7 @@ MODEL = ModelConfig(
     "distilbert", 99, 32, 3, 4, 48, 40, 0, "relu", 1e-12, 0.03, 0.2, 0.3, 0.4, 0.5, 7, ("no", "yes", "ähm")
 )
 DATA = DataConfig("corpus", "heldout", "document", 16, 24)
-MASKING = MaskingConfig(0.2, 0.7, 0.2, True, "uniform", 0.5)
+MASKING = MaskingConfig(0.2, 0.7, 0.2, True, "uniform", 0.5, "batch")
 LOSS = LossConfig(1.0, 3.0, 2.0, 0.5, 4.0, "masked")
 INIT = InitConfig("bert", (0, 2, 5), False, False, True, "frozen")
 OPTIMIZER = OptimizerConfig(1e-4, 0.1, 0.8, 0.99, 1e-8, 0.01, 1.0, 4)
@@ -107,6 +107,7 @@ REFUSED = [
     (MaskingConfig, "mask", WEIGHT),
     (MaskingConfig, "random", (-0.1, 0.3)),
     (MaskingConfig, "weighting", ("loss",)),
+    (MaskingConfig, "per", ("token",)),
     (MaskingConfig, "smoothing", WEIGHT),
     (LossConfig, "temperature", POSITIVE),
     (LossConfig, "alpha_ce", WEIGHT),

@@ -1,9 +1,11 @@
 """Masked-LM corruption on the device, inside the jitted step, drawn for each packed row from a key of its own.
 
-Which tokens are drawn depends on the row's key alone: not on the mesh, the number of processes or the micro-batches.
+Which tokens are drawn depends on the row's key alone (with `per="batch"` on the keys of the global batch): not on the mesh, the
+number of processes or the micro-batches.
 """
 
-from typing import NamedTuple
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,15 +39,21 @@ def log_weights(token_counts: np.ndarray, special_ids: tuple[int, ...], config: 
     return logs.astype(np.float32)
 
 
-def draws(length: int, probability: float) -> np.ndarray:
-    """ceil(probability · n) for n = 0 … length, int32 [length + 1]. A table, since float32 on the device rounds 15.0 up to 16."""
-    return np.ceil(np.arange(length + 1) * probability - 1e-9).astype(np.int32)
+def draws(tokens: Any, probability: float) -> Any:
+    """ceil(probability · tokens) of an int or an array of them, exact for a share of up to four decimals.
+
+    Float32 on the device would round 15.0 up to 16.
+    """
+    share = Fraction(probability).limit_denominator(10_000)
+    # In two parts, since int32 on the device would not hold the product.
+    whole, rest = tokens // share.denominator, tokens % share.denominator
+    return whole * share.numerator - (-rest * share.numerator) // share.denominator
 
 
 def corrupt(
     rngs: jax.Array, input_ids: jax.Array, is_token: jax.Array, weights: jax.Array, mask_id: int, config: MaskingConfig
 ) -> Masked:
-    """Draw ceil(probability · tokens) tokens of each row without replacement and corrupt them 80/10/10.
+    """Draw ceil(probability · tokens) tokens of each row, or of all rows together, without replacement and corrupt them 80/10/10.
 
     Args:
         rngs: key array [B], one a row.
@@ -53,24 +61,34 @@ def corrupt(
         is_token: bool [B, T], False at padding.
         weights: float32 [V] from `log_weights`.
     """
-    T, V = input_ids.shape[1], weights.shape[0]
-    counts = draws(T, config.probability)
-    M = int(counts[T])
+    (B, T), V = input_ids.shape, weights.shape[0]
+    which, how, other = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(rngs), 1, 0)
+    # The largest of log p + Gumbel noise are a weighted draw without replacement (Efraimidis and Spirakis).
+    scores = jnp.where(is_token, weights[input_ids], -jnp.inf) + jax.vmap(lambda key: jax.random.gumbel(key, (T,)))(
+        which
+    )
+    tokens = is_token.sum(-1, dtype=jnp.int32)
+    if config.per == "row":
+        M = draws(T, config.probability)
+        positions = jnp.argsort(-scores)[:, :M]
+        drawn = jnp.arange(M) < draws(tokens, config.probability)[:, None]
+    else:
+        # Any row may have all its tokens drawn.
+        M = T
+        positions = jnp.argsort(-scores)
+        rank = jnp.argsort(jnp.argsort(-scores.reshape(-1))).reshape(B, T)
+        drawn = jnp.take_along_axis(rank, positions, 1) < draws(tokens.sum(), config.probability)
+    drawn &= jnp.take_along_axis(scores, positions, 1) > -jnp.inf
+    labels = jnp.take_along_axis(input_ids, positions, 1)
 
-    def row(key: jax.Array, ids: jax.Array, real: jax.Array) -> Masked:
-        which, how, other = jax.random.split(key, 3)
-        # The M largest of log p + Gumbel noise are a weighted draw without replacement (Efraimidis and Spirakis).
-        scores = jnp.where(real, weights[ids], -jnp.inf) + jax.random.gumbel(which, (T,))
-        positions = jnp.argsort(-scores)[:M]
-        drawn = (jnp.arange(M) < jnp.asarray(counts)[real.sum()]) & (scores[positions] > -jnp.inf)
-        labels = ids[positions]
+    def replaced(how: jax.Array, other: jax.Array, labels: jax.Array) -> jax.Array:
         replacement = jax.random.randint(other, (M,), 0, V - config.random_differs)
         if config.random_differs:
             replacement += replacement >= labels
         share = jax.random.uniform(how, (M,))
         corrupted = jnp.where(share < config.mask, mask_id, labels)
-        corrupted = jnp.where((share >= config.mask) & (share < config.mask + config.random), replacement, corrupted)
-        new_ids = ids.at[positions].set(jnp.where(drawn, corrupted, labels), unique_indices=True)
-        return Masked(new_ids, positions, jnp.where(drawn, labels, 0), drawn.astype(jnp.float32))
+        return jnp.where((share >= config.mask) & (share < config.mask + config.random), replacement, corrupted)
 
-    return jax.vmap(row)(rngs, input_ids, is_token)
+    put = jax.vmap(lambda ids, positions, values: ids.at[positions].set(values, unique_indices=True))
+    new_ids = put(input_ids, positions, jnp.where(drawn, jax.vmap(replaced)(how, other, labels), labels))
+    return Masked(new_ids, positions, jnp.where(drawn, labels, 0), drawn.astype(jnp.float32))

@@ -1,4 +1,5 @@
-"""Token shards to rows of one length: sequences side by side, told apart by segment ids and positions of their own, or pairs.
+"""Token shards to rows of one length: sequences side by side, told apart by segment ids and positions of their own, or one
+pair of texts in each row (`pairs`).
 
 <corpus>/packed-<length>-<sequences>/manifest.json   written last: options, files, totals
                                      00000.npy       rows of one shard; 00000.json says what they were made of
@@ -12,16 +13,17 @@ from typing import Any, get_args
 import numpy as np
 
 from distilbert_jax.config import Sequences
-from distilbert_jax.data import pairs
 from distilbert_jax.data.files import read_json, sha256_of, write_array, write_json
+from distilbert_jax.data.pairs import CHANNELS as PAIR_CHANNELS
+from distilbert_jax.data.pairs import pair_rows, shard_of_strangers
 from distilbert_jax.data.progress import progress
 from distilbert_jax.data.shards import Corpus, Shard
 from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
 
 FORMAT = 1
-CHANNELS = ("input_ids", "segment_ids", "position_ids")
 SHORTEST_LENGTH = 8
+PACKED_CHANNELS = ("input_ids", "segment_ids", "position_ids")
 
 
 class PackedRows:
@@ -69,12 +71,29 @@ class PackedRows:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """What the values of a token are, by name."""
-        return pairs.CHANNELS if self.manifest["options"]["sequences"] == "pair" else CHANNELS
+        """What a row holds, in the order of the files: C names."""
+        return PAIR_CHANNELS if self.manifest["options"]["sequences"] == "pair" else PACKED_CHANNELS
 
     @property
     def dtype(self) -> np.dtype:
         return self.corpus.dtype
+
+    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows by their number, any order, as a model takes them.
+
+        Args:
+            indices: int [n], 0 ≤ index < len(self).
+
+        Returns:
+            `input_ids` ([PAD] where empty) and `segment_ids` (1, 2, … of the sequences of a row, 0 where empty); `position_ids`,
+            from 0 in each sequence; of pairs instead `token_type_ids`, 1 in the second text. int32 [n, T] each. Of pairs
+            also `next_sentence_label` int32 [n], 0: the second text follows the first, 1: it is a stranger's.
+        """
+        channels = np.moveaxis(self.read(indices), 1, 0).astype(np.int32, order="C")
+        batch = dict(zip(self.channels, channels, strict=True))
+        if "next_sentence_label" in batch:
+            batch["next_sentence_label"] = np.ascontiguousarray(batch["next_sentence_label"][:, 0])
+        return batch
 
     def read(self, indices: np.ndarray) -> np.ndarray:
         """Rows by their number, any order.
@@ -83,8 +102,7 @@ class PackedRows:
             indices: int [n], 0 ≤ index < len(self).
 
         Returns:
-            `dtype` [n, channels, T]: token ids ([PAD] where empty); segment ids 1, 2, … (0 where empty); positions from 0 in
-            each sequence (0 where empty), or what `pairs.CHANNELS` says.
+            `dtype` [n, C, T], the channels that `channels` names; 0 where empty, but for [PAD] in the ids.
         """
         indices = np.asarray(indices)
         if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
@@ -96,14 +114,6 @@ class PackedRows:
             first = self._ends[file] - self.manifest["files"][file]["rows"]
             rows[chosen] = self._array(int(file))[indices[chosen] - first]
         return rows
-
-    def batch(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows as a model is given them: each channel int32 [n, T] under its name, `next_sentence_label` int32 [n]."""
-        channels = np.moveaxis(self.read(indices), 1, 0).astype(np.int32, order="C")
-        found = dict(zip(self.channels, channels, strict=True))
-        if "next_sentence_label" in found:
-            found["next_sentence_label"] = found["next_sentence_label"][:, 0]
-        return found
 
     def verify(self) -> None:
         """Compare every file with its checksum; the InputError names the first that differs."""
@@ -132,22 +142,22 @@ def pack(
     """Pack a corpus into rows of `length` tokens by best fit, each shard by itself; what is finished is found again.
 
     A sequence is `[CLS] ids [SEP]`. One longer than a row is cut, and its pieces are wrapped again (the original's
-    lm_seqs_dataset.py:63-124, which drops short and unknown ones by the same two limits).
+    lm_seqs_dataset.py:63-124, which drops short and unknown ones by the same two limits). A pair is a row, see `pairs`.
 
     Args:
         corpus: directory of the corpus; the rows go to `packed-<length>-<sequences>` inside.
         length: T, tokens per row.
-        sequences: a line is a sequence, or all lines of a document joined; `"pair"`: see `pairs.pair_shard`.
+        sequences: a line is a sequence, or all lines of a document joined; or rows are pairs of texts.
         min_tokens: sequences with fewer tokens, [CLS] and [SEP] included, are dropped.
         max_unk: sequences of which this share or more is [UNK] are dropped.
 
     Raises:
-        InputError: no such corpus, a length below 8, or nothing is left to pack.
+        InputError: no such corpus, a length below 8, nothing is left to pack, or pairs of a single document.
     """
     if length < SHORTEST_LENGTH:
         raise InputError(f"length = {length}: rows of fewer than {SHORTEST_LENGTH} tokens are not useful")
     if sequences not in get_args(Sequences):
-        raise InputError(f"sequences = {sequences!r}: expected one of {', '.join(map(repr, get_args(Sequences)))}")
+        raise InputError(f"sequences = {sequences!r}: expected 'line', 'document' or 'pair'")
     corpus = Corpus.open(corpus)
     options = {"length": length, "sequences": sequences, "min_tokens": min_tokens, "max_unk": max_unk}
     out = corpus.path / f"packed-{length}-{sequences}"
@@ -158,15 +168,19 @@ def pack(
 
     out.mkdir(exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
-    files = []
+    files, sums = [], [source["sha256"] for source in corpus.manifest["shards"]]
     with progress(f"packing rows of {length}", len(corpus)) as done:
-        for index, source in enumerate(corpus.manifest["shards"]):
-            files.append(_packed_file(corpus, index, {"shard": source["sha256"], "options": options}, out))
+        for index, own in enumerate(sums):
+            origin = {"shard": own, "options": options}
+            if sequences == "pair":
+                origin["strangers"] = sums[shard_of_strangers(corpus, index)]
+            files.append(_packed_file(corpus, index, origin, out))
             done(index + 1)
     for stale in out.glob("[0-9]*"):
         if int(stale.stem) >= len(files):
             stale.unlink()
-    totals = {name: sum(file[name] for file in files) for name in ("rows", "sequences", "tokens", "short", "unknown")}
+    counted = [name for name in files[0] if name not in ("file", "bytes", "sha256")]
+    totals = {name: sum(file[name] for file in files) for name in counted}
     if not totals["rows"]:
         raise InputError(
             f"{corpus.path}: no sequence is left to pack: {totals['short']:,} have fewer than {min_tokens} tokens, "
@@ -191,7 +205,11 @@ def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) 
         record = read_json(file.with_suffix(".json"))
         if record["origin"] == origin and record["entry"]["sha256"] == sha256_of(file):
             return record["entry"]
-    rows, counts = pack_shard(corpus.shard(index), corpus.specials, **origin["options"])
+    if origin["options"]["sequences"] == "pair":
+        options = {name: value for name, value in origin["options"].items() if name != "sequences"}
+        rows, counts = pair_rows(corpus, index, **options)
+    else:
+        rows, counts = pack_shard(corpus.shard(index), corpus.specials, **origin["options"])
     write_array(file, rows)
     entry = {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file), "rows": len(rows), **counts}
     write_json(file.with_suffix(".json"), {"origin": origin, "entry": entry})
@@ -201,9 +219,7 @@ def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) 
 def pack_shard(
     shard: Shard, specials: SpecialIds, length: int, sequences: str, min_tokens: int, max_unk: float
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Rows [R, channels, T] as in `PackedRows.read`, and how many sequences and tokens are in them or were dropped."""
-    if sequences == "pair":
-        return pairs.pair_shard(shard, specials, length, min_tokens, max_unk)
+    """Rows [R, 3, T] of `PACKED_CHANNELS`, and how many sequences and tokens are in them or were dropped."""
     ends = shard.line_ends if sequences == "line" else shard.line_ends[shard.document_ends - 1]
     starts, sizes = _cut(ends.astype(np.int64), length - 2)
     unknown = np.concatenate([[0], np.cumsum(shard.tokens == specials.unk)])

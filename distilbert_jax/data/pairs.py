@@ -1,109 +1,147 @@
-"""Pairs of spans for next-sentence prediction: `[CLS] A [SEP] B [SEP]`, one a row (model card; Devlin et al. 2019, section 3.1).
+"""Sentence pairs for BERT's two pre-training objectives: rows `[CLS] A [SEP] B [SEP]`, one pair a row.
 
-With probability ½ B follows A in its document, otherwise B comes from another document of the shard.
+A and B are consecutive spans of one document or, with probability one half, B comes from another one (Devlin et al. 2019,
+section 3.1; the model card). A span is a stretch of text, usually longer than a sentence.
 """
 
-import hashlib
+import random
+from bisect import bisect_left, bisect_right
+from typing import NamedTuple
 
 import numpy as np
 
-from distilbert_jax.data.shards import Shard
+from distilbert_jax.data.shards import Corpus, Shard
 from distilbert_jax.data.tokenizer import SpecialIds
+from distilbert_jax.errors import InputError
 
 CHANNELS = ("input_ids", "segment_ids", "token_type_ids", "next_sentence_label")
-FOLLOWS, RANDOM = 0, 1  # labels, as in the reference
+FOLLOWS, STRANGER = 0, 1  # next_sentence_label, as in transformers
+_SPECIAL_TOKENS = 3
+_TRIES = 10
 
-Unit = tuple[int, int]  # start and end in a shard's tokens
+
+class Text(NamedTuple):
+    """Tokens, and where in them lines begin and documents end (the first bound is 0), ascending; none is empty."""
+
+    tokens: np.ndarray
+    lines: list[int]
+    bounds: list[int]
 
 
-def pair_shard(
-    shard: Shard, specials: SpecialIds, length: int, min_tokens: int, max_unk: float
+class Pair(NamedTuple):
+    """Where the two spans of a pair begin in the tokens, how many tokens they have, and FOLLOWS or STRANGER."""
+
+    a: int
+    a_size: int
+    b: int
+    b_size: int
+    label: int
+
+
+def shard_of_strangers(corpus: Corpus, index: int) -> int:
+    """The shard that strangers may come from beside the pairs' own, which may hold a single document: the next, in a circle."""
+    return (index + 1) % len(corpus)
+
+
+def pair_rows(
+    corpus: Corpus, index: int, length: int, min_tokens: int, max_unk: float
 ) -> tuple[np.ndarray, dict[str, int]]:
-    """Rows [R, 4, T] of `CHANNELS` and how many pairs and tokens are in them or were dropped; equal for an equal shard.
+    """The pairs of one shard. Each of its tokens is in one row, but for what is dropped: ends of documents too short for a pair,
+    and rows of unknown words. What a stranger was put in the place of begins the next pair. The shard's checksum is the seed.
 
-    A document is taken in units: its lines, or pieces of those longer than a quarter of a row. As many as fit make a row, some for
-    A and the others for B. Where B comes from elsewhere, the units that would have been B begin the next row. The label stands in
-    every column.
+    Args:
+        length: T, tokens per row.
+        min_tokens: what would give a row of fewer tokens, special ones included, is dropped.
+        max_unk: rows of which this share or more is [UNK] are dropped.
+
+    Returns:
+        Rows [R, 4, T] in the type of the tokens, their channels named by `CHANNELS` (the label at every place), and how many
+        pairs and tokens are in them, how many pairs have a stranger, and how much was dropped.
+
+    Raises:
+        InputError: there is text of one document only.
     """
-    choose = np.random.default_rng(list(hashlib.sha256(shard.tokens.tobytes()).digest()))
-    room = length - 3
-    documents = [document for document in _documents(shard, max(room // 4, 1)) if document]
-    rows, counts = [], {"sequences": 0, "tokens": 0, "short": 0, "unknown": 0}
-    for number, units in enumerate(documents):
-        begin = 0
-        while begin < len(units):
-            label = RANDOM if len(documents) > 1 and choose.random() < 0.5 else FOLLOWS
-            end = _fitting(units, begin, room)
-            middle = int(choose.integers(begin + 1, end)) if end - begin > 1 else end
-            a, follows = units[begin:middle], units[middle:end]
-            if label == RANDOM:
-                begin = middle
-                follows = _elsewhere(documents, number, room - _size(a), choose)
+    shard, specials = corpus.shard(index), corpus.specials
+    other = shard_of_strangers(corpus, index)
+    text = _joined([shard] if other == index else [shard, corpus.shard(other)])
+    if len(text.bounds) == 2:
+        raise InputError(
+            f"{corpus.path}: has a single document, and the second text of every other pair comes from another one: put blank "
+            "lines between documents, or let sequences be 'line'"
+        )
+    choose = random.Random(corpus.manifest["shards"][index]["sha256"])
+    pairs, short = [], 0
+    for start, stop in zip(text.bounds, text.bounds[1:], strict=False):
+        if start < len(shard.tokens):
+            shortest = max(min_tokens - _SPECIAL_TOKENS, 2)
+            found, left = _pairs_of(start, stop, text, length - _SPECIAL_TOKENS, shortest, choose)
+            pairs += found
+            short += left > 0
+    rows = _rows_of(np.array(pairs, np.int64).reshape(-1, 5), text.tokens, specials, length)
+    known = (rows[:, 0] == specials.unk).sum(-1) < max_unk * rows[:, 1].sum(-1)
+    rows = rows[known]
+    counts = {"sequences": len(rows), "tokens": int(rows[:, 1].sum()), "strangers": int(rows[:, 3, 0].sum())}
+    return rows, {**counts, "short": short, "unknown": int(np.sum(~known))}
+
+
+def _joined(shards: list[Shard]) -> Text:
+    lines, bounds, before = [], [np.zeros(1, int)], 0
+    for shard in shards:
+        lines.append(before + np.append(0, shard.line_ends))
+        bounds.append(before + shard.line_ends[shard.document_ends - 1])
+        before += len(shard.tokens)
+    starts = np.unique(np.concatenate(lines))
+    tokens = np.concatenate([shard.tokens for shard in shards])
+    return Text(tokens, starts[starts < before].tolist(), np.unique(np.concatenate(bounds)).tolist())
+
+
+def _pairs_of(
+    start: int, stop: int, text: Text, room: int, shortest: int, choose: random.Random
+) -> tuple[list[Pair], int]:
+    """The pairs of the document from `start` to `stop`, and how many tokens are left at its end, too few for a pair."""
+    lines, bounds = text.lines, text.bounds
+    document, own_lines = (start, stop), (bisect_left(lines, start), bisect_left(lines, stop))
+    pairs = []
+    while stop - start >= shortest:
+        end = min(start + room, stop)
+        first, last = bisect_right(lines, start), bisect_left(lines, end)
+        at_line = first < last  # else it is one line, or a piece of one
+        cut = lines[choose.randrange(first, last)] if at_line else choose.randrange(start + 1, end)
+        a, size = (start, cut - start), end - cut
+        if choose.random() < 0.5:
+            pairs.append(Pair(*a, cut, size, FOLLOWS))
+            start = end
+            continue
+        # A stranger looks like the text it replaces: as long, and begun at a line or inside one. Else its looks would tell it.
+        b = b_size = 0
+        for _ in range(_TRIES):
+            if at_line:
+                place = lines[_outside(*own_lines, len(lines), choose)]
             else:
-                begin = end
-                if not follows:  # one unit is left of the document
-                    a, follows = _halves(a[0])
-            first, second = (np.concatenate([shard.tokens[i:j] for i, j in span]) for span in (a, follows))
-            tokens = len(first) + len(second) + 3
-            if tokens < min_tokens:
-                counts["short"] += 1
-            elif np.sum(first == specials.unk) + np.sum(second == specials.unk) >= max_unk * tokens:
-                counts["unknown"] += 1
-            else:
-                rows.append((first, second, label))
-                counts["sequences"] += 1
-                counts["tokens"] += tokens
-    return _write(rows, specials, length, shard.tokens.dtype), counts
+                place = _outside(*document, bounds[-1], choose)
+            if (found := min(bounds[bisect_right(bounds, place)] - place, size)) > b_size:
+                b, b_size = place, found
+            if b_size == size:
+                break
+        pairs.append(Pair(*a, b, b_size, STRANGER))
+        start = cut
+    return pairs, stop - start
 
 
-def _documents(shard: Shard, longest: int) -> list[list[Unit]]:
-    """The units of each document."""
-    ends = shard.line_ends.tolist()
-    starts = [0, *ends[:-1]]
-    documents, first = [], 0
-    for last in shard.document_ends.tolist():
-        lines = zip(starts[first:last], ends[first:last], strict=True)
-        documents.append([(i, min(i + longest, end)) for start, end in lines for i in range(start, end, longest)])
-        first = last
-    return documents
+def _outside(first: int, last: int, count: int, choose: random.Random) -> int:
+    """One of the numbers below `count` that are not first … last − 1."""
+    number = choose.randrange(count - (last - first))
+    return number if number < first else number + last - first
 
 
-def _size(span: list[Unit]) -> int:
-    return sum(end - start for start, end in span)
-
-
-def _fitting(units: list[Unit], begin: int, room: int) -> int:
-    """The end of the units from `begin` on that fit into `room` tokens."""
-    end = begin
-    while end < len(units) and (room := room - _size(units[end : end + 1])) >= 0:
-        end += 1
-    return end
-
-
-def _halves(unit: Unit) -> tuple[list[Unit], list[Unit]]:
-    start, stop = unit
-    middle = (start + stop) // 2
-    return [(start, middle)], [(middle, stop)]
-
-
-def _elsewhere(documents: list[list[Unit]], number: int, room: int, choose: np.random.Generator) -> list[Unit]:
-    """Units of another document, from a random one on, as many as fit; a first one that does not fit is cut."""
-    other = int(choose.integers(len(documents) - 1))
-    units = documents[other + (other >= number)]
-    place = int(choose.integers(len(units)))
-    start = units[place][0]
-    return units[place : _fitting(units, place, room)] or [(start, start + room)]
-
-
-def _write(
-    pairs: list[tuple[np.ndarray, np.ndarray, int]], specials: SpecialIds, length: int, dtype: np.dtype
-) -> np.ndarray:
-    rows = np.zeros((len(pairs), len(CHANNELS), length), dtype)
-    rows[:, 0] = specials.pad
-    for row, (first, second, label) in zip(rows, pairs, strict=True):
-        middle, end = len(first) + 2, len(first) + len(second) + 3
-        row[0, :end] = np.concatenate([[specials.cls], first, [specials.sep], second, [specials.sep]])
-        row[1, :end] = 1
-        row[2, middle:end] = 1
-        row[3] = label
-    return rows
+def _rows_of(pairs: np.ndarray, tokens: np.ndarray, specials: SpecialIds, length: int) -> np.ndarray:
+    """Pairs int64 [R, 5] as rows [R, 4, T]."""
+    a, a_size, b, b_size, label = pairs.T[..., None]  # [R, 1] each
+    column = np.arange(length)
+    filled, second = column < a_size + b_size + _SPECIAL_TOKENS, column > a_size + 1
+    place = np.where(second, b + column - a_size - 2, a + column - 1)
+    ids = tokens[np.clip(place, 0, len(tokens) - 1)]
+    ids[:, 0] = specials.cls
+    ids[(column == a_size + 1) | (column == a_size + b_size + 2)] = specials.sep
+    ids[~filled] = specials.pad
+    return np.stack([ids, filled, second & filled, np.broadcast_to(label, ids.shape)], axis=1).astype(tokens.dtype)

@@ -38,7 +38,8 @@ def step_flops(config: PretrainConfig, teacher: ModelConfig | None) -> float:
     """FLOPs of one step over all devices: three forward passes of the model (its own, and twice as much backward) and one of the
     teacher. What packing leaves empty counts, as it is computed."""
     length, loss = config.data.length, config.loss
-    drawn = float(draws(length, config.masking.probability)[length]) / length
+    # Over the batch, any row may have all its tokens drawn.
+    drawn = draws(length, config.masking.probability) / length if config.masking.per == "row" else 1.0
     everywhere = teacher is not None and loss.ce_tokens == "all" and (loss.alpha_ce or loss.alpha_mse)
     scored = 1.0 if everywhere else drawn
     a_token = 3 * forward_flops(config.model, length, scored)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distilbert_jax.data.batches import LengthBucketedBatches, PackedBatches, prefetch
-from distilbert_jax.data.packing import CHANNELS
+from distilbert_jax.data.packing import PACKED_CHANNELS
 from distilbert_jax.errors import InputError
 
 
@@ -24,7 +24,9 @@ class Rows:
         return self.count
 
     def batch(self, indices):
-        return dict(zip(CHANNELS, np.moveaxis(self.read(indices), 1, 0).astype(np.int32, order="C"), strict=True))
+        return dict(
+            zip(PACKED_CHANNELS, np.moveaxis(self.read(indices), 1, 0).astype(np.int32, order="C"), strict=True)
+        )
 
     def read(self, indices):
         rows = np.ones((len(indices), 3, self.length), np.uint16)

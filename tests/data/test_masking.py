@@ -48,7 +48,7 @@ def drawn(masked: Masked) -> np.ndarray:
 @pytest.mark.parametrize("percent", [15, 7, 30, 50])
 def test_number_of_drawn_tokens_is_the_exact_ceiling(percent):
     exact = [-(-Fraction(percent, 100) * n // 1) for n in range(2049)]
-    np.testing.assert_array_equal(draws(2048, percent / 100), exact)
+    np.testing.assert_array_equal(draws(np.arange(2049), percent / 100), exact)
 
 
 def test_every_row_length_has_its_own_number_drawn(rng):
@@ -60,12 +60,13 @@ def test_every_row_length_has_its_own_number_drawn(rng):
     assert masked.positions.shape == (len(lengths), 20)  # ceil(0.15 · 128), whatever the rows hold
 
 
-def test_special_tokens_and_padding_are_never_drawn(rng):
+@pytest.mark.parametrize("per", ["row", "batch"])
+def test_special_tokens_and_padding_are_never_drawn(rng, per):
     lengths = rng.integers(3, 65, 200)
     ids, real = rows_of(lengths, 64, rng)
     ids[real & (rng.random(ids.shape) < 0.3)] = 1  # [UNK] is special too
     ids[~real] = 50  # what stands in padding is not looked at
-    masked = run(ids, real, MaskingConfig(probability=0.5))
+    masked = run(ids, real, MaskingConfig(probability=0.5, per=per))
     where = drawn(masked)
     assert where.any()
     assert not where[~real].any()
@@ -80,9 +81,10 @@ def test_drawn_without_replacement(rng):
     assert (masked.weights.sum(1) == 36).all()
 
 
-def test_positions_labels_and_weights_tell_how_to_undo_the_corruption(rng):
+@pytest.mark.parametrize("per", ["row", "batch"])
+def test_positions_labels_and_weights_tell_how_to_undo_the_corruption(rng, per):
     ids, real = rows_of(rng.integers(4, 33, 200), 32, rng)
-    masked = run(ids, real, MaskingConfig())
+    masked = run(ids, real, MaskingConfig(per=per))
     restored = masked.input_ids.copy()
     for row, positions, labels, weights in zip(restored, *masked[1:], strict=True):
         assert set(weights) <= {0.0, 1.0}
@@ -91,6 +93,31 @@ def test_positions_labels_and_weights_tell_how_to_undo_the_corruption(rng):
     np.testing.assert_array_equal(restored, ids)
     assert masked.input_ids.dtype == masked.labels.dtype == masked.positions.dtype == np.int32
     assert masked.weights.dtype == np.float32
+
+
+def test_over_the_batch_the_number_is_exact_and_rows_differ(rng):
+    config = MaskingConfig(per="batch")
+    numbers = []
+    for seed in range(40):
+        ids, real = rows_of(rng.integers(20, 65, 7), 64, rng)
+        masked = run(ids, real, config, seed)
+        assert masked.weights.sum() == -(-15 * real.sum() // 100)
+        numbers += (masked.weights.sum(1) - 0.15 * real.sum(1)).tolist()
+    assert max(numbers) > 4 > -3 > min(numbers)
+    ids[:] = 1
+    ids[3, 5:9] = 50  # four tokens that can be drawn where 15 % would be more
+    masked = run(ids, np.ones_like(real), config)
+    np.testing.assert_array_equal(np.argwhere(drawn(masked)), [[3, 5], [3, 6], [3, 7], [3, 8]])
+
+
+def test_over_the_batch_all_tokens_of_a_row_can_be_drawn():
+    counts = np.full(VOCAB, 10**9)
+    counts[50] = 1
+    config = MaskingConfig(per="batch", probability=0.5, smoothing=2.0)
+    ids = np.full((2, 16), 9, np.int32)
+    ids[1] = 50
+    masked = run(ids, np.ones_like(ids, bool), config, weights=log_weights(counts, SPECIAL, config))
+    np.testing.assert_array_equal(masked.weights.sum(1), [0, 16])
 
 
 def test_rows_with_too_few_tokens_to_draw_give_what_they_have(rng):
@@ -152,6 +179,23 @@ def sequential_draws(weights, n):
             left -= weights[item]
         found[order] = probability
     return found
+
+
+def test_over_the_batch_draws_follow_the_smoothed_frequencies():
+    counts = np.ones(VOCAB)
+    tokens, seen = [10, 11, 12, 13, 14, 15], [1, 3, 40, 1000, 200000, 2]
+    counts[tokens] = seen
+    config, N = MaskingConfig(probability=0.5, per="batch"), 20_000
+    ids, real = jnp.int32(tokens).reshape(2, 3), jnp.ones((2, 3), bool)
+    weights = log_weights(counts, SPECIAL, config)
+    batch = jax.jit(jax.vmap(lambda keys: corrupt(keys, ids, real, weights, MASK, config)))
+    masked = jax.device_get(batch(jax.random.split(jax.random.key(0), (N, 2))))
+    assert (masked.weights.sum((1, 2)) == 3).all()
+    expected = sequential_draws([count**-0.7 for count in seen], 3)
+    for item, token in enumerate(tokens):
+        share = sum(p for order, p in expected.items() if item in order)
+        hits = (masked.labels == token).any((1, 2)).mean()
+        assert abs(hits - share) < SIGMAS * np.sqrt(share * (1 - share) / N), token
 
 
 @pytest.mark.parametrize("weighting", ["frequency", "uniform"])

@@ -95,5 +95,7 @@ def test_the_log_says_what_steps_take(finished):
     entries = runs.read_metrics(runs.Path(finished.run.directory) / "metrics.jsonl")
     train = [entry for entry in entries if entry["kind"] == "train"]
     for entry in train:
-        assert entry["tokens_per_second"] == pytest.approx(entry["tokens"] / entry["seconds"], rel=1e-3)
+        assert entry["tokens_per_second"] == pytest.approx(
+            entry["tokens"] / entry["seconds"], rel=1e-3, abs=0.06
+        )  # rounded to 0.1
         assert entry["memory_bytes"] > 50e6

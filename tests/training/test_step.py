@@ -24,7 +24,7 @@ from distilbert_jax.training import objectives, sharding
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import init_state, make_train_step, row_keys
 from tests.models.common import build
-from tests.training.batches import MASK, QUICK_COMPILE, SPECIAL, random_batch, random_pairs
+from tests.training.batches import MASK, QUICK_COMPILE, SPECIAL, quick_jit, random_batch, random_pairs
 from tests.training.test_sharding import mesh_of
 
 ROWS, LENGTH, VOCAB = 16, 14, 90  # four devices do not divide the vocabulary
@@ -134,6 +134,22 @@ def test_gradients_and_loss_do_not_depend_on_mesh_or_micro_batches(shape):
         np.testing.assert_allclose(found_metrics[name], metrics[name], rtol=1e-5, err_msg=name)
     assert found_metrics["tokens"] == metrics["tokens"]
     assert found_metrics["masked"] == metrics["masked"]
+
+
+def test_masks_drawn_over_the_batch_are_the_same_bits_on_every_mesh():
+    config = MaskingConfig(per="batch")
+    prepare = objectives.masked_lm(None, log_weights(np.arange(VOCAB), SPECIAL, config), MASK, config).prepare
+    batch = random_batch(np.random.default_rng(0), ROWS, LENGTH, VOCAB)
+    found = []
+    for shape in ((1, 1, 1), (2, 2, 2)):
+        mesh = mesh_of(*shape)
+        mine = {name: values[sharding.local_rows(ROWS, mesh)] for name, values in batch.items()}
+        keys = jax.device_put(row_keys(jax.random.key(0), 3, ROWS), sharding.batch_sharding(mesh))
+        prepared, totals = quick_jit(prepare)(keys, sharding.place(mine, ROWS, mesh))
+        del prepared["rngs"]
+        found.append(jax.device_get((prepared, totals)))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    assert found[0][1]["masked"] > 0.15 * found[0][1]["tokens"]
 
 
 @pytest.mark.slow
