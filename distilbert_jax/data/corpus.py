@@ -176,6 +176,8 @@ def _completed(
     for stale in (out / "shards").glob("[0-9]*"):
         if int(stale.stem) >= len(shards):
             stale.unlink(missing_ok=True)
+    for cut_off in (out / "shards").glob(".*.partial"):  # by a kill
+        cut_off.unlink(missing_ok=True)
     totals = {name: sum(shard[name] for shard in shards) for name in ("documents", "lines", "tokens")}
     manifest = {
         **origin,

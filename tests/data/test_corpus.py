@@ -150,6 +150,7 @@ def test_a_killed_host_starts_again_and_one_host_makes_what_is_missing(tokenizer
     with pytest.raises(KeyboardInterrupt):
         build_part({**part, "host": 0})
     monkeypatch.undo()
+    (tmp_path / "two/shards/.00002.npz.somewhere-7.partial").write_bytes(b"half a shard")
     assert build_part({**part, "host": 0}) == (own, own - 1, (1,), False)
     rest = build_corpus([source], tokenizer, tmp_path / "two", shard_bytes=2500, processes=1)
     assert rest.shards_made == len(one) - own
