@@ -83,31 +83,38 @@ def changes(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
-    spread = f"{row['change']:+.2f} ({row['change_min']:+.2f} – {row['change_max']:+.2f})"
-    paper = "–" if row["paper"] is None else f"{row['paper']:+.2f}"
-    nats = ("–" if row[name] is None else f"{row[name]:.3f}" for name in ("mlm_loss", "kl_to_teacher"))
-    tasks = (f"{score:.1f}" for score in row["tasks"].values())
-    return [f"{row['score']:.1f}", spread, paper, *tasks, *nats]
-
-
-def _columns(rows: dict[str, dict[str, Any]]) -> list[str]:
-    columns = ["config", "score", "change (min – max)", "paper's change", *rows[REFERENCE]["tasks"]]
-    return [*columns, "masked-LM loss", "KL to the teacher"]
+def _lines(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """A line for each figure: its name, then its value in every config; the first line names the configs."""
+    row = lambda title, key, form: [title, *("–" if r[key] is None else format(r[key], form) for r in rows.values())]
+    tasks = [[task, *(f"{r['tasks'][task]:.1f}" for r in rows.values())] for task in rows[REFERENCE]["tasks"]]
+    return [
+        ["", *rows],
+        row("score", "score", ".1f"),
+        row("change, mean", "change", "+.2f"),
+        row("lowest", "change_min", "+.2f"),
+        row("highest", "change_max", "+.2f"),
+        row("paper's change", "paper", "+.2f"),
+        *tasks,
+        row("masked-LM loss", "mlm_loss", ".3f"),
+        row("KL to the teacher", "kl_to_teacher", ".3f"),
+    ]
 
 
 def table(rows: dict[str, dict[str, Any]]) -> Table:
-    """`changes` for the terminal."""
-    view = Table(*_columns(rows), title="medians over seeds; change: paired by seed", title_justify="left")
-    for name, row in rows.items():
-        view.add_row(name, *_cells(row))
+    """`changes` for the terminal, a column a config."""
+    head, *lines = _lines(rows)
+    view = Table(head[0], title="medians over seeds; changes against full: of pairs of one seed", title_justify="left")
+    for name in head[1:]:
+        view.add_column(name, justify="right")
+    for line in lines:
+        view.add_row(*line)
     return view
 
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
     """`changes` as a Markdown table."""
-    lines = [_columns(rows), ["---"] * len(_columns(rows)), *([name, *_cells(row)] for name, row in rows.items())]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    head, *lines = _lines(rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
 
 
 def command(
