@@ -249,6 +249,7 @@ class PretrainConfig:
         if self.data.sequences == "pair":
             what = "pairs are for BERT's next-sentence prediction, which "
             _require(self.model.model_type == "bert", self.data, "sequences", what + "a DistilBERT has no head for")
+            _require(self.model.type_vocab_size > 1, self.model, "type_vocab_size", what + "needs two token types")
             _require(not self.teacher, self.data, "sequences", what + "is not distilled: leave the teacher out")
         _require(
             self.data.batch_size % self.optimizer.accumulate == 0,

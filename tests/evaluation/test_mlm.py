@@ -128,6 +128,10 @@ def test_refused_in_one_line(world, tmp_path):
         shutil.copy(file, tmp_path / "foreign")
     short = tmp_path / "short"
     masked_lm(change(BERT, max_position_embeddings=16)).save_pretrained(short, load_tokenizer(world.tokenizer))
+    distil = tmp_path / "distil"
+    masked_lm(STUDENT).save_pretrained(distil, load_tokenizer(world.tokenizer))
+    pairs = lambda: evaluate_mlm(str(distil), world.heldout, length=32, sequences="pair")
+    refused(pairs, "--sequences pair", str(distil), "no two token types")
     ask = lambda model, corpus=world.heldout, **options: (
         lambda: evaluate_mlm(model, corpus, **{"length": 32, **options})
     )

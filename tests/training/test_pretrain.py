@@ -154,6 +154,10 @@ REFUSED = {
         lambda w, o, d: pretraining(w, d, data__sequences="pair"),
         ["DataConfig.sequences = 'pair'", "DistilBERT"],
     ),
+    "pairs without token types": (
+        lambda w, o, d: pretraining(w, d, model=change(BERT, type_vocab_size=1), data__sequences="pair"),
+        ["ModelConfig.type_vocab_size = 1", "two token types"],
+    ),
     "pairs with a teacher": (
         lambda w, o, d: distilling(w, d, model=BERT, data__sequences="pair"),
         ["sequences = 'pair'", "leave the teacher out"],
