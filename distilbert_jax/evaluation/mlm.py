@@ -160,7 +160,7 @@ def evaluate_mlm(
         if length > (longest := read_config(directory).max_position_embeddings):
             raise InputError(f"--length {length} is beyond the {longest} positions of {directory}")
         if sequences == "pair" and read_config(directory).type_vocab_size < 2:
-            raise InputError(f"--sequences pair: {directory} has no two token types, which tell the two spans apart")
+            raise InputError(f"--sequences pair: {directory} has not the two token types that tell the spans apart")
     rows, tokenizer = corpus_rows(corpus, length, sequences)
     mesh = sharding.make_mesh(MeshConfig())
     loaded = load_teacher(model, tokenizer, "--model", jnp.dtype(dtype))

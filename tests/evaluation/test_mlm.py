@@ -131,7 +131,7 @@ def test_refused_in_one_line(world, tmp_path):
     distil = tmp_path / "distil"
     masked_lm(STUDENT).save_pretrained(distil, load_tokenizer(world.tokenizer))
     pairs = lambda: evaluate_mlm(str(distil), world.heldout, length=32, sequences="pair")
-    refused(pairs, "--sequences pair", str(distil), "no two token types")
+    refused(pairs, "--sequences pair", str(distil), "the two token types")
     ask = lambda model, corpus=world.heldout, **options: (
         lambda: evaluate_mlm(model, corpus, **{"length": 32, **options})
     )
