@@ -150,8 +150,8 @@ def evaluate_mlm(
     """`mlm_evaluation` of an HF directory on a corpus directory, with all devices.
 
     Raises:
-        InputError: a number below 1, a length beyond the positions of a model, pairs for one without token types, a tokenizer that is
-            not the corpus'.
+        InputError: a number below 1, a length beyond a model's positions, pairs for a model without token types, a tokenizer
+            that is not the corpus'.
     """
     for name, value in (("--batch-size", batch_size), ("--max-rows", max_rows)):
         if value is not None and value < 1:
@@ -160,7 +160,7 @@ def evaluate_mlm(
         if length > (longest := read_config(directory).max_position_embeddings):
             raise InputError(f"--length {length} is beyond the {longest} positions of {directory}")
         if sequences == "pair" and read_config(directory).type_vocab_size < 2:
-            raise InputError(f"--sequences pair: {directory} has not the two token types that tell the spans apart")
+            raise InputError(f"--sequences pair: {directory} has not the two token types that they take")
     rows, tokenizer = corpus_rows(corpus, length, sequences)
     mesh = sharding.make_mesh(MeshConfig())
     loaded = load_teacher(model, tokenizer, "--model", jnp.dtype(dtype))
