@@ -32,6 +32,13 @@ def _digests(item: Path) -> dict[str, str]:
     return {str(path.relative_to(item)): sha256_of(path) for path in files}
 
 
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes of the arrays of a tree, by path; dictionaries, tuples and dataclasses have paths of one form."""
+    part = lambda key: str(next(getattr(key, kind) for kind in ("key", "name", "idx") if hasattr(key, kind)))
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {".".join(map(part, path)): tuple(leaf.shape) for path, leaf in leaves}
+
+
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
 
@@ -71,6 +78,18 @@ class Checkpoints:
         wrong = [name for name, digest in recorded.items() if found.get(name) != digest]
         return f"{wrong[0]} is missing or damaged" if wrong else None
 
+    def _check_shapes(self, step: int, abstract: TrainState) -> None:
+        """Raise InputError unless a checkpoint holds the arrays of `abstract`. orbax would find it out halfway through."""
+        with ocp.StandardCheckpointer() as reader:
+            stored = _shapes(reader.metadata(self.directory / str(step) / ITEM).item_metadata.tree)
+        wanted = _shapes(abstract)
+        if other := sorted(name for name in stored.keys() | wanted.keys() if stored.get(name) != wanted.get(name)):
+            name = other[0]
+            raise InputError(
+                f"{self.directory / str(step)}: holds the state of another model or optimiser ({name} has the shape "
+                f"{stored.get(name)}, this run's {wanted.get(name)}); remove the run's directory to begin anew"
+            )
+
     def restore(self, abstract: TrainState) -> TrainState | None:
         """The newest state whose files are as they were written, placed as `abstract` says; None where no checkpoint is.
 
@@ -83,16 +102,8 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem = self._problem(step)
             if problem is None:
-                try:
-                    state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-                except (
-                    ValueError,
-                    KeyError,
-                ) as error:  # its files are as they were written, so they are another model's
-                    raise InputError(
-                        f"{self.directory / str(step)}: holds the state of another model or optimiser "
-                        f"({str(error).split('. ')[0]}); remove the run's directory to begin anew"
-                    ) from error
+                self._check_shapes(step, abstract)
+                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
                 for later in damaged:
                     self._manager.delete(later)
                 return state

@@ -99,7 +99,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_kept(copy):
     wider = jax.tree.map(
         lambda leaf: jnp.zeros((*leaf.shape[:-1], leaf.shape[-1] + 8)) if leaf.ndim == 2 else leaf, make_state(0)
     )
-    with pytest.raises(InputError, match=r"checkpoints/2: holds the state of another model .*shape") as error:
+    with pytest.raises(InputError, match=r"checkpoints/2: holds the state of another model .*has the shape") as error:
         restore(copy, like=wider)
     assert "\n" not in str(error.value)
     assert {file: file.read_bytes() for file in files(copy)} == before
