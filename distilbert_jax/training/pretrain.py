@@ -73,7 +73,7 @@ def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path
             config.steps,
             schedule(config.optimizer, config.steps),
             title=directory.name,
-            flops=cost.step_flops(config, setup.teacher.config if setup.teacher else None),
+            flops=setup.step_flops,
             log=log,
             checkpoints=checkpoints,
             evaluate=evaluate,
@@ -111,22 +111,18 @@ def dry_run(config: PretrainConfig, *, warmup: int = 2, measured: int = 10) -> d
         jax.block_until_ready(metrics)
         seconds.append(time.perf_counter() - begun)
     median = statistics.median(seconds[warmup:])
-    flops, tokens = (
-        cost.step_flops(config, teacher.config if teacher else None),
-        config.data.batch_size * config.data.length,
-    )
+    tokens = config.data.batch_size * config.data.length
+    guide = sharding.cut_vocabulary(teacher.params, teacher.config.vocab_size) if teacher else {}
     return {
         "parameters": setup.parameters,
-        "teacher_parameters": count(sharding.cut_vocabulary(teacher.params, teacher.config.vocab_size))
-        if teacher
-        else 0,
-        "flops_per_token": flops / tokens,
+        "teacher_parameters": count(guide),
+        "flops_per_token": setup.step_flops / tokens,
         "tokens": config.steps * tokens,
         "epochs": config.steps * config.data.batch_size / len(setup.rows),
         **cost.memory(step),
         "seconds_per_step": median,
         "tokens_per_second": tokens / median,
-        "mfu": cost.utilisation(flops / median, config.run.dtype),
+        "mfu": cost.utilisation(setup.step_flops / median, config.run.dtype),
         "hours": config.steps * median / 3600,
     }
 

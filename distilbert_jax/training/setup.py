@@ -22,7 +22,7 @@ from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, split
 from distilbert_jax.models.student import student_from_teacher
-from distilbert_jax.training import objectives, processes, sharding
+from distilbert_jax.training import cost, objectives, processes, sharding
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import TrainState, init_state, make_train_step
 
@@ -64,6 +64,11 @@ class Setup:
     def frozen(self) -> Params:
         return self.teacher.params if self.teacher else {}
 
+    @property
+    def step_flops(self) -> float:
+        """Of all devices together."""
+        return cost.step_flops(self.config, self.teacher.config if self.teacher else None)
+
     def batches(self, start: int, stop: int) -> Iterator[dict[str, jax.Array]]:
         """Batches `start` to `stop` − 1 on the mesh."""
         size = self.config.data.batch_size
@@ -74,11 +79,11 @@ class Setup:
 
 
 def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, Tokenizer]:
-    """The packed rows of a corpus (packed now, if they were not yet) and its tokenizer."""
+    """The packed rows of a corpus (packed now, if they were not yet), compared with their checksums, and its tokenizer."""
     if not corpus:
         raise InputError("data.corpus is not set: name a directory made by python -m distilbert_jax.data.corpus")
     packed = functools.partial(pack, Path(corpus), length, sequences=sequences)
-    processes.first(packed)  # the others find what it wrote
+    processes.first(lambda: packed().verify())  # the others find what it wrote
     return packed(), load_tokenizer(Path(corpus) / "tokenizer")
 
 

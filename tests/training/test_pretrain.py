@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from distilbert_jax.data.packing import pack
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.layers import sinusoids
@@ -104,7 +105,21 @@ def odd(world, tmp_path_factory):
     return runs.World(path)
 
 
+def flipped(world, directory):
+    """A copy of the corpus with one bit of its packed rows turned."""
+    copy = Path(shutil.copytree(world.corpus, directory.parent / "flipped"))
+    (file,) = Path(pack(copy, 32).path).glob("*.npy")
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    return str(copy)
+
+
 REFUSED = {
+    "a bit turned in packed rows": (
+        lambda w, o, d: pretraining(w, d, data__corpus=flipped(w, d)),
+        ["flipped/packed-32-line/00000.npy: not what was written", "pack again"],
+    ),
     "no corpus named": (lambda w, o, d: pretraining(w, d, data__corpus=""), ["data.corpus is not set"]),
     "no such corpus": (lambda w, o, d: pretraining(w, d, data__corpus=o.nowhere), ["nowhere", "no corpus"]),
     "unfinished corpus": (lambda w, o, d: pretraining(w, d, data__corpus=o.unfinished), ["unfinished corpus"]),
