@@ -118,6 +118,17 @@ def in_our_names(model, reference, value_of):
     return found
 
 
+def assert_gradients_of(grads, model, reference):
+    """`grads` by our paths are those that `backward` has left in the reference."""
+    expected = in_our_names(model, reference, lambda parameter: parameter.grad)
+    total = np.sqrt(sum((value**2).sum() for value in expected.values()))
+    for name, value in expected.items():
+        if name.endswith("key.bias"):
+            assert np.linalg.norm(grads[name]) <= 1e-6 * total  # the softmax does not see it: rounding noise
+        else:
+            assert abs(np.float64(grads[name]) - value).max() <= 1e-5 * abs(value).max(), name
+
+
 @pytest.mark.parametrize("ce_tokens", ["all", "masked"])
 def test_triple_loss_and_gradients_are_the_originals(ce_tokens, models, references):
     config = dataclasses.replace(LOSS, ce_tokens=ce_tokens)
@@ -135,13 +146,7 @@ def test_triple_loss_and_gradients_are_the_originals(ce_tokens, models, referenc
     assert parts.keys() == expected_parts.keys()
     for name in parts:
         np.testing.assert_allclose(parts[name], expected_parts[name].item(), rtol=1e-5, err_msg=name)
-    expected_grads = in_our_names(models[1], student, lambda parameter: parameter.grad)
-    total = np.sqrt(sum((value**2).sum() for value in expected_grads.values()))
-    for name, value in expected_grads.items():
-        if name.endswith("key.bias"):
-            assert np.linalg.norm(grads[name]) <= 1e-6 * total  # the softmax does not see it: rounding noise
-        else:
-            assert abs(np.float64(grads[name]) - value).max() <= 1e-5 * abs(value).max(), name
+    assert_gradients_of(grads, models[1], student)
 
 
 def test_loss_of_pairs_and_its_gradients_are_the_references(tmp_path):
@@ -167,13 +172,7 @@ def test_loss_of_pairs_and_its_gradients_are_the_references(tmp_path):
     np.testing.assert_allclose(loss, output.loss.item(), rtol=1e-5)
     right = output.seq_relationship_logits.argmax(-1) == label
     np.testing.assert_allclose(parts["nsp_accuracy"], right.float().mean().item(), rtol=1e-6)
-    expected_grads = in_our_names(model, reference, lambda parameter: parameter.grad)
-    total = np.sqrt(sum((value**2).sum() for value in expected_grads.values()))
-    for name, value in expected_grads.items():
-        if name.endswith("key.bias"):
-            assert np.linalg.norm(grads[name]) <= 1e-6 * total  # the softmax does not see it: rounding noise
-        else:
-            assert abs(np.float64(grads[name]) - value).max() <= 1e-5 * abs(value).max(), name
+    assert_gradients_of(grads, model, reference)
 
 
 @pytest.mark.parametrize("clip_norm", [5.0, 340.0])  # every step is clipped, some are
