@@ -167,7 +167,7 @@ class GlueCommand:
     json: bool = False
 
     def run(self) -> None:
-        from distilbert_jax.evaluation.glue import run_grid, summary, table
+        from distilbert_jax.evaluation.grid import run_grid
 
         rows = summary(run_grid(self.run_with, self.tasks, self.seeds))
         if self.json:

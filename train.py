@@ -55,10 +55,10 @@ def main(args: list[str]) -> None:
         else:
             pretrain(config, heldout, profile=command.profile)
     else:
-        from distilbert_jax.evaluation.glue import predict, score
+        from distilbert_jax.evaluation import glue
         from distilbert_jax.training.finetune import finetune
 
-        result = finetune(config, predict, score)
+        result = finetune(config, glue)
         for split, values in result["scores"].items():
             print(f"{result['task']} {split}: " + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))
 

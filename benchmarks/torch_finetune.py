@@ -20,16 +20,22 @@ import transformers
 import tyro
 from pyarrow import parquet
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-TEXTS = {"sst2": ("sentence",), "stsb": ("sentence1", "sentence2")}
+TEXTS = {
+    "cola": ("sentence",),
+    "sst2": ("sentence",),
+    "mrpc": ("sentence1", "sentence2"),
+    "stsb": ("sentence1", "sentence2"),
+    "rte": ("sentence1", "sentence2"),
+}
 Rows = list[dict[str, Any]]
 
 
 def main(
     model: Path,
     data: Path,
-    task: Literal["sst2", "stsb"],
+    task: Literal["cola", "sst2", "mrpc", "stsb", "rte"],
     seed: int = 0,
     max_train_rows: int | None = None,
     epochs: int = 3,
@@ -62,7 +68,7 @@ def main(
             optimizer.zero_grad(set_to_none=True)
     seconds = time.perf_counter() - start
 
-    found = {"task": task, "seed": seed, "scores": score(classifier, dev, tokenizer, batch_size), "steps": steps}
+    found = {"task": task, "seed": seed, "scores": score(classifier, task, dev, tokenizer, batch_size), "steps": steps}
     print(json.dumps({**found, "train_rows": len(train), "dev_rows": len(dev), "train_seconds": round(seconds, 2)}))
 
 
@@ -93,17 +99,22 @@ def grouped_by_length(rows: Rows, batch_size: int) -> Iterator[Rows]:
 
 
 @torch.inference_mode()
-def score(model: torch.nn.Module, rows: Rows, tokenizer: Any, batch_size: int) -> dict[str, float]:
-    """Accuracy, or Pearson and Spearman correlation of a regression, × 100."""
+def score(model: torch.nn.Module, task: str, rows: Rows, tokenizer: Any, batch_size: int) -> dict[str, float]:
+    """The task's metrics × 100."""
     model.eval()
     rows = sorted(rows, key=lambda row: len(row["input_ids"]))
     batches = [tokenizer.pad(rows[i : i + batch_size], return_tensors="pt") for i in range(0, len(rows), batch_size)]
     logits = torch.cat([model(**batch).logits for batch in batches]).numpy()
     truth = [row["labels"] for row in rows]
-    if logits.shape[1] == 1:
+    predicted = logits.argmax(-1)
+    if task == "stsb":
         found = {"pearson": pearsonr(logits[:, 0], truth)[0], "spearman": spearmanr(logits[:, 0], truth)[0]}
+    elif task == "cola":
+        found = {"matthews": matthews_corrcoef(truth, predicted)}
+    elif task == "mrpc":
+        found = {"accuracy": accuracy_score(truth, predicted), "f1": f1_score(truth, predicted)}
     else:
-        found = {"accuracy": accuracy_score(truth, logits.argmax(-1))}
+        found = {"accuracy": accuracy_score(truth, predicted)}
     return {name: round(100 * float(value), 2) for name, value in found.items()}
 
 

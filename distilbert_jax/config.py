@@ -260,18 +260,35 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
+class GuideConfig:
+    """Distillation while fine-tuning, from a teacher that was fine-tuned on the task (paper, section 4.1; Hinton et al. 2015):
+    (1 − α)·CE(labels) + α·T²·KL(teacher ‖ student); of a regression (1 − α)·MSE(labels) + α·MSE(teacher)."""
+
+    teacher: str = ""  # HF directory of a classifier; {task} and {seed} stand for the run's own; empty: labels alone
+    alpha: float = 0.5
+    temperature: float = 2.0
+
+    def __post_init__(self) -> None:
+        _require(0.0 <= self.alpha <= 1.0, self, "alpha", "expected a share, 0 to 1")
+        _require_positive(self, "temperature")
+
+
+@dataclass(frozen=True)
 class FinetuneConfig:
     """Fine-tuning of an encoder on one GLUE task with one seed; its length is in epochs, its last step is what is reported."""
 
     model: str = ""  # HF directory or hub id of a BERT or DistilBERT
-    task: str = "sst2"  # a task of data/glue.py
+    task: str = "sst2"  # a task of data/tasks.py
     data: str = ""  # folder with <task>/{train,validation}.parquet; empty: GLUE from the hub
     length: int = 128  # tokens; what is longer is cut, and the share is printed
-    buckets: tuple[int, ...] = (32, 64, 128)  # batches are padded to one of these, or to `length`
+    shapes: int = 4  # batches are padded to at most so many lengths, chosen for the least padding; each compiles once
     batch_size: int = 32
-    epochs: int = 3
+    epochs: int | None = None  # None: the task's own, 3; MRPC and WNLI 5, RTE 10
     max_train_rows: int | None = None  # take the first so many rows only
+    held_out: bool = False  # leave a tenth of train out (by hash of the text) and score that instead of dev
+    predict_test: bool = False  # also predict the test splits, for a submission
     save_model: bool = True
+    guide: GuideConfig = field(default_factory=GuideConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
             learning_rate=5e-5, warmup=0.1, beta2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0
@@ -281,7 +298,24 @@ class FinetuneConfig:
     run: RunConfig = field(default_factory=lambda: RunConfig(directory=""))  # empty: runs/glue/<model>/<task>-<seed>
 
     def __post_init__(self) -> None:
-        _require_positive(self, "batch_size", "epochs")
+        _require_positive(self, "batch_size", "shapes")
+        _require(self.epochs is None or self.epochs > 0, self, "epochs", "expected 1 or more")
         _require(self.length >= 8, self, "length", "expected at least 8 tokens")
-        _require(len(self.buckets) > 0 and min(self.buckets) > 0, self, "buckets", "expected lengths above 0")
         _require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")
+
+
+@dataclass(frozen=True)
+class GridConfig:
+    """Settings to choose among, on a tenth of train that is held out; every combination of those that are given is tried."""
+
+    learning_rate: tuple[float, ...] = ()
+    batch_size: tuple[int, ...] = ()
+    epochs: tuple[int, ...] = ()
+    seeds: tuple[int, ...] = (0,)  # the best mean over them is chosen
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "batch_size", "epochs", "seeds"):
+            values = getattr(self, name)
+            _require(len(set(values)) == len(values), self, name, "expected each value once")
+            _require(all(value > 0 or name == "seeds" for value in values), self, name, "expected values above 0")
+        _require(len(self.seeds) > 0, self, "seeds", "expected one or more")

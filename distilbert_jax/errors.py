@@ -15,6 +15,10 @@ class InputError(ValueError):
     """
 
 
+class DivergedError(InputError):
+    """A loss or a gradient is not finite."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A run was asked to stop by Ctrl-C and left what the same command goes on from."""
 

@@ -134,7 +134,7 @@ REFUSED = [
     (RunConfig, "keep", POSITIVE),
     (PretrainConfig, "steps", POSITIVE),
     (FinetuneConfig, "length", (7,)),
-    (FinetuneConfig, "buckets", ((), (0, 8))),
+    (FinetuneConfig, "shapes", POSITIVE),
     (FinetuneConfig, "batch_size", POSITIVE),
     (FinetuneConfig, "epochs", POSITIVE),
     (FinetuneConfig, "max_train_rows", (0,)),

@@ -51,17 +51,43 @@ class PackedBatches:
         return self.rows.batch(index)
 
 
+def bucket_lengths(lengths: np.ndarray, count: int, longest: int, multiple: int = 8) -> tuple[int, ...]:
+    """At most `count` lengths to pad to, ascending, that leave the fewest places empty.
+
+    Args:
+        lengths: tokens of each example, int [n], none above `longest`.
+        multiple: of which all but `longest` itself are; accelerators like round shapes.
+    """
+    edges = sorted({min(-(-length // multiple) * multiple, longest) for length in lengths.tolist()})
+    below = [0, *(int(np.sum(lengths <= edge)) for edge in edges)]
+    # least[j]: the fewest places, padding included, for the examples up to edge j − 1, and the edges that take them.
+    least: list[tuple[float, tuple[int, ...]]] = [(0, ())] + [(np.inf, ())] * len(edges)
+    for _ in range(count):
+        least = [
+            min((least[i][0] + (below[j] - below[i]) * edges[j - 1], (*least[i][1], edges[j - 1])) for i in range(j))
+            if j
+            else least[0]
+            for j in range(len(edges) + 1)
+        ]
+    return least[-1][1]
+
+
 class LengthBucketedBatches:
     """Batches of examples of similar length, for fine-tuning: every example once an epoch, shuffled anew each epoch.
 
+    Every batch is full but one of an epoch, among the shortest: where a bucket's last batch has places left, the longest
+    examples of the next shorter one fill them. How many batches an epoch has of each length, and their order, are the same for
+    every seed, so that several seeds can train in one program.
+
     Args:
         lengths: tokens of each example, int [n].
-        batch_size: examples of a batch; the last batch of a bucket in an epoch may have fewer.
-        seed: of the order of examples and of batches.
-        buckets: lengths to pad to, ascending; an example goes to the first that holds it.
+        batch_size: examples of a batch.
+        seed: of which examples are in which batch.
+        buckets: lengths to pad to, ascending; an example goes to the first that holds it, or fills up a batch of a longer one.
 
     Attributes:
         batches_per_epoch: the same in every epoch.
+        padding: share of the places of all batches that hold no token.
 
     Raises:
         InputError: there are no examples, or one is longer than the last bucket.
@@ -79,8 +105,14 @@ class LengthBucketedBatches:
                 f"example {lengths.argmax()} has {lengths.max()} tokens, the largest bucket holds {buckets[-1]}: cut it"
             )
         self.batch_size, self.seed, self.buckets = batch_size, seed, tuple(buckets)
-        self._bucket = np.searchsorted(buckets, lengths)
-        self.batches_per_epoch = int(np.sum(-(-np.bincount(self._bucket) // batch_size)))
+        self._lengths = lengths
+        # Examples in descending length: [starts[i], starts[i + 1]) are padded to the i-th longest bucket.
+        longer = [int(np.sum(lengths > bucket)) for bucket in (*reversed(buckets[:-1]), 0)]
+        ends = np.minimum([-(-count // batch_size) * batch_size for count in longer], len(lengths))
+        self._starts = np.array([0, *ends])
+        self.batches_per_epoch = -(-len(lengths) // batch_size)
+        places = np.dot(np.diff(self._starts), buckets[::-1])
+        self.padding = 1.0 - int(lengths.sum()) / int(places)
         self._plan = _Remembered(self._draw_plan)
 
     def batch(self, k: int) -> tuple[np.ndarray, int]:
@@ -90,13 +122,15 @@ class LengthBucketedBatches:
 
     def _draw_plan(self, epoch: int) -> list[tuple[np.ndarray, int]]:
         generator = _generator(self.seed, epoch)
-        order = generator.permutation(len(self._bucket))
+        order = generator.permutation(len(self._lengths))
+        order = order[np.argsort(-self._lengths[order], kind="stable")]
         plan = []
-        for bucket, length in enumerate(self.buckets):
-            members = order[self._bucket[order] == bucket]
-            starts = range(0, len(members), self.batch_size)
-            plan += [(members[start : start + self.batch_size], length) for start in starts]
-        return [plan[place] for place in generator.permutation(len(plan))]
+        for start, end, length in zip(self._starts, self._starts[1:], reversed(self.buckets), strict=False):
+            members = generator.permutation(order[start:end])
+            plan += [
+                (members[first : first + self.batch_size], length) for first in range(0, len(members), self.batch_size)
+            ]
+        return [plan[place] for place in _generator(0, epoch).permutation(len(plan))]
 
 
 class Batches(Protocol):

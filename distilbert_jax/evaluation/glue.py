@@ -1,27 +1,21 @@
-"""GLUE dev scores, and the grid of tasks × seeds as a table."""
+"""GLUE metrics, and the logits that they are taken of."""
 
-import dataclasses
 import statistics
-import sys
 import warnings
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from rich.table import Table
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.data.glue import Examples, Task, find_task
-from distilbert_jax.errors import InputError
+from distilbert_jax.data.glue import Examples
+from distilbert_jax.data.tasks import Task
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import sharding
-from distilbert_jax.training.finetune import finetune, run_directory
 from distilbert_jax.training.objectives import classify
 
 
@@ -49,105 +43,39 @@ def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float
     return {**found, "score": statistics.fmean(found.values())}
 
 
-def predict(
-    graphdef: nnx.GraphDef,
-    params: Params,
-    examples: Examples,
-    buckets: tuple[int, ...],
-    batch_size: int,
-    pad_id: int,
-    mesh: Mesh,
-) -> np.ndarray:
-    """Logits float32 [n, labels] of a `SequenceClassification`, batches cut by length so that little is padding."""
+def majority(task: Task, labels: np.ndarray) -> dict[str, float]:
+    """`score` of always answering the most frequent label; of a regression, where every constant correlates with nothing, 0."""
+    constant = np.zeros((len(labels), max(len(task.labels), 1)), np.float32)
+    if not task.is_regression:
+        constant[:, np.bincount(labels).argmax()] = 1.0
+    return score(task, constant, labels)
+
+
+def predictor(
+    graphdef: nnx.GraphDef, buckets: tuple[int, ...], batch_size: int, pad_id: int, mesh: Mesh
+) -> Callable[[Params, Examples], np.ndarray]:
+    """A function from parameters of a `SequenceClassification` and examples to logits float32 [n, labels].
+
+    Batches are cut by length and padded to one of `buckets`, so that little is padding and few shapes are compiled.
+    """
     spread = mesh.shape["data"] * mesh.shape["fsdp"]
     batch_size = -(-batch_size // spread) * spread
-    local = sharding.local_rows(batch_size, mesh)
+    where = sharding.batch_sharding(mesh)
     forward = jax.jit(
         lambda params, batch: classify(merge(graphdef, params), batch, None),
         out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
     )
-    order = np.argsort(examples.lengths, kind="stable")
-    logits: list[np.ndarray] = []
-    for start in range(0, len(examples), batch_size):
-        indices = order[start : start + batch_size]
-        length = next(bucket for bucket in buckets if bucket >= examples.lengths[indices].max())
-        whole = examples.batch(indices, batch_size, length, pad_id)
-        batch = {name: whole[name][local] for name in ("input_ids", "token_type_ids", "attention_mask")}
-        logits.append(np.asarray(forward(params, sharding.place(batch, batch_size, mesh)))[: len(indices)])
-    result = np.concatenate(logits)
-    return result[np.argsort(order, kind="stable")]
 
+    def predict(params: Params, examples: Examples) -> np.ndarray:
+        order = np.argsort(examples.lengths, kind="stable")
+        logits: list[np.ndarray] = []
+        for start in range(0, len(examples), batch_size):
+            indices = order[start : start + batch_size]
+            length = next(bucket for bucket in sorted(buckets) if bucket >= examples.lengths[indices].max())
+            whole = examples.batch(indices, batch_size, length, pad_id)
+            batch = {name: whole[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
+            logits.append(np.asarray(forward(params, jax.device_put(batch, where)))[: len(indices)])
+        result = np.concatenate(logits)
+        return result[np.argsort(order, kind="stable")]
 
-def run_grid(config: FinetuneConfig, tasks: Sequence[str], seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """Fine-tune every (task, seed) in turn; finished ones are found. Tasks that a local folder lacks are told of and left out.
-
-    Raises:
-        InputError: before the first run: a task is misspelt, or the folder has none of them.
-    """
-    for option, given in (("--tasks", tasks), ("--seeds", seeds)):
-        if not given or len(set(given)) < len(given):
-            raise InputError(f"{option} {' '.join(map(str, given))}: expected one or more, each once")
-    base, names = config.run.directory, [find_task(name).name for name in tasks]
-    absent = [name for name in names if config.data and not (Path(config.data) / name).is_dir()]
-    if absent:
-        if absent == names:
-            raise InputError(
-                f"{config.data}: has no folder {', '.join(absent)}; --data names one with <task>/train.parquet"
-            )
-        print(f"{config.data}: has no {', '.join(absent)}: left out", file=sys.stderr)
-    found = []
-    for task in [name for name in names if name not in absent]:
-        for seed in seeds:
-            run = dataclasses.replace(
-                config.run, seed=seed, directory=str(Path(base) / f"{task}-{seed}") if base else ""
-            )
-            single = dataclasses.replace(config, task=task, run=run)
-            found.append({**finetune(single, predict, score), "directory": str(run_directory(single))})
-    return found
-
-
-def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Per task: median, min and max of the score over its seeds, and every metric's median on every dev split."""
-    by_task: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        by_task.setdefault(result["task"], []).append(result)
-    table = {}
-    for task, runs in by_task.items():
-        scores = [run["score"] for run in runs]
-        metrics = {
-            split: {name: statistics.median(run["scores"][split][name] for run in runs) for name in values}
-            for split, values in runs[0]["scores"].items()
-        }
-        table[task] = {
-            "median": statistics.median(scores),
-            "min": min(scores),
-            "max": max(scores),
-            "seeds": len(runs),
-            "metrics": metrics,
-            "train_rows": runs[0]["train_rows"],
-            "dev_rows": runs[0]["dev_rows"],
-        }
-    return table
-
-
-def table(model: str, rows: dict[str, dict[str, Any]]) -> Table:
-    """`summary` for the terminal."""
-    view = Table(title=f"{model}: dev scores × 100", title_justify="left")
-    for column in ("task", "median", "min", "max", "seeds", "metrics", "rows train / dev"):
-        view.add_column(column, justify="left" if column in ("task", "metrics") else "right")
-    for task, row in rows.items():
-        metrics = "  ".join(
-            f"{name} {value:.1f}"
-            for values in row["metrics"].values()
-            for name, value in values.items()
-            if name != "score"
-        )
-        dev = " + ".join(str(n) for n in row["dev_rows"].values())
-        view.add_row(
-            task,
-            *(f"{row[name]:.1f}" for name in ("median", "min", "max")),
-            str(row["seeds"]),
-            metrics,
-            f"{row['train_rows']} / {dev}",
-        )
-    return view
+    return predict

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self
 
@@ -53,6 +54,7 @@ class PretrainedModel(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         seed: int = 0,
         new_head: bool = True,
+        redraw: Collection[str] = (),
         **changes: Any,
     ) -> Self:
         """Load a model from an HF directory or, where there is no such directory, by its id on the Hugging Face hub.
@@ -65,6 +67,8 @@ class PretrainedModel(nnx.Module):
             revision: branch, tag or commit on the hub.
             dtype: of the matmuls; parameters are float32.
             new_head: False: a head that the file lacks is an error, none is drawn.
+            redraw: what the paths of parameters begin with that are drawn anew although the file may hold them, such as
+                "classifier." of another task.
             changes: fields of `ModelConfig` to set otherwise, e.g. `labels` for a new classifier; other arguments of the class
                 (`add_pooling_layer=False` of a bare model).
 
@@ -80,9 +84,11 @@ class PretrainedModel(nnx.Module):
         options = {name: value for name, value in changes.items() if name not in fields}
         draw = lambda: family(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
         graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
-        params = to_params(
-            read_tensors(directory), family.names, config.model_type, shapes, str(path_or_id), new_head=new_head
-        )
+        tensors = read_tensors(directory)
+        for path in shapes:
+            if path.startswith(tuple(redraw)):
+                tensors.pop(hf_name(family.names, path), None)
+        params = to_params(tensors, family.names, config.model_type, shapes, str(path_or_id), new_head=new_head)
         if len(params) < len(shapes):
             params = {path: params.get(path, value) for path, value in split(draw())[1].items()}
         return merge(graphdef, params)

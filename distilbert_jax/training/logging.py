@@ -24,7 +24,15 @@ from distilbert_jax.training.processes import is_first
 
 # What a step took: the only values that differ between two runs of the same config.
 MEASURED = ("seconds", "tokens_per_second", "examples_per_second", "mfu", "memory_bytes")
-SHORT = {"loss": "loss", "loss_ce": "ce", "loss_mlm": "mlm", "loss_nsp": "nsp", "loss_cos": "cos", "loss_mse": "mse"}
+SHORT = {
+    "loss": "loss",
+    "loss_labels": "labels",
+    "loss_ce": "ce",
+    "loss_mlm": "mlm",
+    "loss_nsp": "nsp",
+    "loss_cos": "cos",
+    "loss_mse": "mse",
+}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -4,17 +4,19 @@ import contextlib
 import math
 import os
 import signal
+import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from optax import Schedule
 
 from distilbert_jax.config import RunConfig
-from distilbert_jax.errors import InputError, Interrupted, Preempted
+from distilbert_jax.errors import DivergedError, Interrupted, Preempted
 from distilbert_jax.models.params import Params
 from distilbert_jax.training import cost, processes
 from distilbert_jax.training.checkpoint import Checkpoints
@@ -73,7 +75,7 @@ def fit(
     unit: str = "tokens",
     flops: float | None = None,
     profile: Path | None = None,
-    log: RunLog | None = None,
+    logs: Sequence[RunLog] = (),
     checkpoints: Checkpoints | None = None,
     evaluate: Evaluate | None = None,
 ) -> TrainState:
@@ -86,13 +88,13 @@ def fit(
         unit: the total of the step ("tokens" or "examples") that the throughput counts.
         flops: of a step over all devices; where it and the devices' peak are known, the log says how much of it is used.
         profile: a directory for a trace of five steps after the first five.
-        log, checkpoints, evaluate: left out for runs that need none.
+        logs: one; of stacked seeds one each. Left out, as `checkpoints` and `evaluate`, for runs that need none.
 
     Raises:
-        InputError: the loss or a gradient is not finite; the last checkpoint is kept.
+        DivergedError: the loss or a gradient is not finite (of stacked seeds: of none); the last checkpoint is kept.
         Interrupted, Preempted: after Ctrl-C, after SIGTERM, when the checkpoint is written.
     """
-    start = int(state.step)
+    start = int(np.ravel(state.step)[0])
     skipped = min(5, max(steps - start - 1, 0))  # the first of them compiles
     traced = range(start + skipped + 1, min(start + skipped + 5, steps) + 1)
     pending: tuple[int, dict[str, jax.Array]] | None = None
@@ -105,21 +107,24 @@ def fit(
             return
         step, metrics = pending
         pending = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        broken = [name for name, value in values.items() if not math.isfinite(value)]
-        if broken:
-            raise InputError(
-                f"step {step}: {', '.join(broken)} is not finite ({values}); batch {step - 1} of the data order; "
+        columns = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
+        seeds = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(columns[unit]))]
+        finite = [values for values in seeds if all(map(math.isfinite, values.values()))]
+        if not finite:
+            broken = [name for name, value in seeds[0].items() if not math.isfinite(value)]
+            raise DivergedError(
+                f"step {step}: {', '.join(broken)} is not finite ({seeds[0]}); batch {step - 1} of the data order; "
                 "the last checkpoint is kept: try a lower learning rate"
             )
         seconds, since = time.perf_counter() - since, time.perf_counter()
-        if log:
+        for log, values in zip(logs, seeds, strict=bool(logs)):
             rate = float(schedule(step - 1))
             measured = {"seconds": round(seconds, 6), f"{unit}_per_second": round(values[unit] / max(seconds, 1e-9), 1)}
             if flops and (share := cost.utilisation(flops / max(seconds, 1e-9), run.dtype)) is not None:
                 measured["mfu"] = share
             log.write("train", step, {**values, "learning_rate": rate, **measured, "memory_bytes": cost.peak_memory()})
-        progress.advance(step, values, values[unit], seconds)
+        means = {name: statistics.fmean(values[name] for values in finite) for name in columns}
+        progress.advance(step, means, float(columns[unit].sum()), seconds)
 
     def save(progress: StepProgress, step: int) -> None:
         nonlocal since
@@ -145,7 +150,7 @@ def fit(
             if evaluate and (last or (run.eval_every and step % run.eval_every == 0)):
                 settle(progress)
                 values = evaluate(state.params)
-                if log:
+                for log in logs:
                     log.write("eval", step, values)
                 since = time.perf_counter()
                 progress.say(f"{title} held out at {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))

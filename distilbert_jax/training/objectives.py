@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distilbert_jax.config import LossConfig, MaskingConfig
+from distilbert_jax.config import GuideConfig, LossConfig, MaskingConfig
 from distilbert_jax.data.masking import corrupt
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge
@@ -154,8 +154,11 @@ def distillation(
     return Objective(_prepare_packed(weights, mask_id, masking), loss, over)
 
 
-def classification(graphdef: nnx.GraphDef, num_labels: int) -> Objective:
-    """Cross-entropy of a `SequenceClassification`, or mean squared error when it has one label.
+def classification(
+    graphdef: nnx.GraphDef, num_labels: int, guide: nnx.GraphDef | None = None, config: GuideConfig | None = None
+) -> Objective:
+    """Cross-entropy of a `SequenceClassification`, or mean squared error when it has one label; with a teacher also the distance
+    from it, as `GuideConfig` says. The teacher's parameters are the frozen ones.
 
     Batches hold input_ids, attention_mask, token_type_ids, labels (int32, or float32 for a regression) and weights float32 [B],
     0 for rows that only fill up the last batch.
@@ -165,14 +168,24 @@ def classification(graphdef: nnx.GraphDef, num_labels: int) -> Objective:
         return {**batch, "rngs": _fold(rngs, DROPOUT)}, {"examples": jnp.maximum(batch["weights"].sum(), 1.0)}
 
     def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
-        logits = classify(merge(graphdef, params), batch, batch["rngs"])
+        logits, weights = classify(merge(graphdef, params), batch, batch["rngs"]), batch["weights"]
         if num_labels == 1:
-            value = jnp.sum(batch["weights"] * jnp.square(logits[:, 0] - batch["labels"]))
+            value = jnp.sum(weights * jnp.square(logits[:, 0] - batch["labels"])) / totals["examples"]
         else:
-            value = losses.cross_entropy(logits, batch["labels"], batch["weights"])
-        return value / totals["examples"], {}
+            value = losses.cross_entropy(logits, batch["labels"], weights) / totals["examples"]
+        if guide is None or config is None:
+            return value, {}
+        taught = classify(merge(guide, frozen), batch, None)
+        if num_labels == 1:
+            distance = {"loss_mse": losses.logit_mse(logits, taught, weights) / totals["examples"]}
+        else:
+            distance = {
+                "loss_ce": losses.distillation(logits, taught, weights, config.temperature) / totals["examples"]
+            }
+        total = (1.0 - config.alpha) * value + config.alpha * sum(distance.values())
+        return total, {"loss_labels": value, **distance}
 
-    return Objective(prepare, loss, {})
+    return Objective(prepare, loss, dict.fromkeys(("loss_labels", "loss_ce", "loss_mse"), "examples"))
 
 
 def classify(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:

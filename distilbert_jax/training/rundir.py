@@ -14,7 +14,16 @@ from distilbert_jax.data.files import atomic_file, read_json, write_json
 from distilbert_jax.errors import InputError
 
 # Fields that do not change what is computed: they may differ when a run goes on.
-FREE = ("run.directory", "run.log_every", "run.eval_every", "run.save_every", "run.keep", "mesh.", "save_model")
+FREE = (
+    "run.directory",
+    "run.log_every",
+    "run.eval_every",
+    "run.save_every",
+    "run.keep",
+    "mesh.",
+    "save_model",
+    "predict_test",
+)
 BEGUN = ("metrics.jsonl", "checkpoints", "model", "results.json")  # one of them is there: the run has begun
 
 

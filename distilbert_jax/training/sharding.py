@@ -52,8 +52,11 @@ def spec(path: str) -> P:
     return next((rule for pattern, rule in RULES if re.search(pattern, path)), P())
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh, *, stacked: bool = False) -> Any:
     """Shardings for a tree that holds parameters under their paths (parameters, optimiser state, a whole train state).
+
+    Args:
+        stacked: every leaf has an axis of seeds before its own, which is not cut.
 
     Raises:
         InputError: a dimension is not divisible by its mesh axis.
@@ -61,7 +64,8 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
 
     def place(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
         path = next((key.key for key in reversed(keys) if isinstance(getattr(key, "key", None), str)), "")
-        partition = spec(path) if len(leaf.shape) == len(spec(path)) else P()
+        partition = P(None, *spec(path)) if stacked else spec(path)
+        partition = partition if len(leaf.shape) == len(partition) else P()
         for size, axis in zip(leaf.shape, partition, strict=False):
             if axis is not None and size % mesh.shape[axis]:
                 raise InputError(f"{path}: size {size} is not divisible by mesh.{axis} = {mesh.shape[axis]}")
@@ -126,9 +130,9 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
         )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch [B, ...] over the data and fsdp axes."""
-    return NamedSharding(mesh, P(ROWS))
+def batch_sharding(mesh: Mesh, *, stacked: bool = False) -> NamedSharding:
+    """Rows of a batch [B, ...], or of one for each of several seeds [S, B, ...], over the data and fsdp axes."""
+    return NamedSharding(mesh, P(None, ROWS) if stacked else P(ROWS))
 
 
 def local_rows(batch_size: int, mesh: Mesh) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The one train step: prepare, gradients over micro-batches, optimiser update; jitted with shardings and donation."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -35,6 +35,13 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, seed: in
         return TrainState(jnp.zeros((), jnp.int32), key, values, optimizer.init(values))
 
     return jax.jit(build, out_shardings=shardings(jax.eval_shape(build, params), mesh))(params)
+
+
+def stack_states(states: Sequence[TrainState], mesh: Mesh) -> TrainState:
+    """The states of several seeds as one, with an axis of seeds before every other; the given ones are consumed."""
+    stack = lambda *states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    placed = shardings(jax.eval_shape(stack, *states), mesh, stacked=True)
+    return jax.jit(stack, out_shardings=placed, donate_argnums=tuple(range(len(states))))(*states)
 
 
 def row_keys(key: jax.Array, step: jax.Array, rows: int) -> jax.Array:
@@ -75,10 +82,16 @@ def make_train_step(
     frozen: Params,
     mesh: Mesh,
     accumulate: int = 1,
+    *,
+    stacked: bool = False,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
     """step(state, frozen, batch) → (state, metrics); the given state is donated.
 
     Metrics are float32 scalars: loss, its parts, the totals they were divided by, and grad_norm before clipping.
+
+    Args:
+        stacked: `state` is one of `stack_states`, batches are [S, B, ...]; the seeds train side by side, each as it would
+            alone, and metrics are [S]. `frozen` they share.
     """
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -91,10 +104,10 @@ def make_train_step(
             "grad_norm": optax.tree.norm(grads),
         }
 
-    state_shardings = shardings(state, mesh)
+    state_shardings = shardings(state, mesh, stacked=stacked)
     return jax.jit(
-        step,
-        in_shardings=(state_shardings, shardings(frozen, mesh), batch_sharding(mesh)),
+        jax.vmap(step, in_axes=(0, None, 0)) if stacked else step,
+        in_shardings=(state_shardings, shardings(frozen, mesh), batch_sharding(mesh, stacked=stacked)),
         out_shardings=(state_shardings, NamedSharding(mesh, P())),
         donate_argnums=0,
     )

@@ -1,3 +1,4 @@
+import itertools
 import subprocess
 import sys
 import threading
@@ -7,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from distilbert_jax.data.batches import LengthBucketedBatches, PackedBatches, prefetch
+from distilbert_jax.data.batches import LengthBucketedBatches, PackedBatches, bucket_lengths, prefetch
 from distilbert_jax.data.packing import PACKED_CHANNELS
 from distilbert_jax.errors import InputError
 
@@ -148,11 +149,11 @@ def test_an_error_while_reading_reaches_the_consumer():
         next(prefetch(PackedBatches(Damaged(23), 5, seed=1), 0, 3))
 
 
-LENGTHS = np.random.default_rng(0).integers(3, 65, 101)
+LENGTHS = np.random.default_rng(0).integers(3, 63, 101)
 
 
-def test_buckets_hold_every_example_once_an_epoch_at_the_smallest_length_that_fits():
-    buckets = (16, 32, 64)
+@pytest.mark.parametrize("buckets", [(64,), (16, 32, 64), (8, 24, 40, 64, 72)])
+def test_buckets_hold_every_example_once_an_epoch_in_full_batches_but_one(buckets):
     batches = LengthBucketedBatches(LENGTHS, 8, seed=0, buckets=buckets)
     plans = []
     for epoch in range(3):
@@ -160,12 +161,44 @@ def test_buckets_hold_every_example_once_an_epoch_at_the_smallest_length_that_fi
         assert sorted(index for indices, _ in plan for index in indices.tolist()) == list(range(101))
         for indices, length in plan:
             assert 1 <= len(indices) <= 8
-            assert all(length == min(b for b in buckets if b >= LENGTHS[index]) for index in indices)
-        for bucket in buckets:
-            assert sum(len(indices) < 8 for indices, length in plan if length == bucket) <= 1
+            assert max(LENGTHS[indices]) <= length
+        assert sum(len(indices) < 8 for indices, _ in plan) == 1
+        places = sum(len(indices) * length for indices, length in plan)
+        assert batches.padding == pytest.approx(1 - LENGTHS.sum() / places)
+        # No example could stand in a shorter bucket than it does, but for the at most 7 that fill up a batch of each.
+        longer = sum(length > min(b for b in buckets if b >= LENGTHS[i]) for ids, length in plan for i in ids)
+        assert longer <= 7 * (len(buckets) - 1)
         plans.append([(tuple(indices.tolist()), length) for indices, length in plan])
     assert len({tuple(plan) for plan in plans}) == 3
-    assert [length for _, length in plans[0]] != sorted(length for _, length in plans[0])
+    if len(buckets) > 1:
+        assert [length for _, length in plans[0]] != sorted(length for _, length in plans[0])
+
+
+def test_seeds_differ_in_the_examples_of_a_batch_and_never_in_its_length():
+    one, other = (LengthBucketedBatches(LENGTHS, 8, seed, (16, 32, 64)) for seed in (1, 2))
+    plans = [[batches.batch(k) for k in range(2 * batches.batches_per_epoch)] for batches in (one, other)]
+    assert [length for _, length in plans[0]] == [length for _, length in plans[1]]
+    assert [len(indices) for indices, _ in plans[0]] == [len(indices) for indices, _ in plans[1]]
+    assert not any(set(a.tolist()) == set(b.tolist()) for (a, _), (b, _) in zip(*plans, strict=True))
+
+
+def places(lengths, edges):
+    return sum(min(edge for edge in edges if edge >= length) for length in lengths)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 20])
+def test_the_lengths_to_pad_to_are_the_best_of_all_choices(count):
+    found = bucket_lengths(LENGTHS, count, 62)
+    edges = [*range(8, 62, 8), 62]
+    choices = [(*some, 62) for n in range(count) for some in itertools.combinations(edges[:-1], n)]
+    assert places(LENGTHS, found) == min(places(LENGTHS, choice) for choice in choices)
+    assert list(found) == sorted(set(found)) and len(found) <= count
+
+
+def test_lengths_to_pad_to_never_exceed_the_limit_nor_what_is_needed():
+    assert bucket_lengths(np.array([3, 9, 17]), 4, 128) == (8, 16, 24)
+    assert bucket_lengths(np.array([3, 30]), 4, 30) == (8, 30)
+    assert bucket_lengths(np.array([5]), 1, 128) == (8,)
 
 
 def test_bucketed_batches_depend_on_seed_and_number_alone():

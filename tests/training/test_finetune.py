@@ -11,7 +11,7 @@ from flax import nnx
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import Interrupted
-from distilbert_jax.evaluation.glue import predict, score
+from distilbert_jax.evaluation import glue
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.training import finetune as module
 from distilbert_jax.training.finetune import finetune, run_directory
@@ -59,7 +59,7 @@ def tuning(folder, directory, **changes):
         task="sst2",
         data=str(folder),
         length=16,
-        buckets=(16,),
+        shapes=1,
         batch_size=16,
         epochs=3,
         optimizer=OptimizerConfig(learning_rate=5e-3, warmup=0.1),
@@ -69,7 +69,7 @@ def tuning(folder, directory, **changes):
 
 
 def tune(config):
-    return finetune(config, predict, score)
+    return finetune(config, glue)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,7 @@ def test_results_say_what_was_done_and_what_came_out(tuned):
     accuracy = found["scores"]["validation"]["accuracy"]
     assert found == {
         "task": "sst2",
+        "model": config.model,
         "seed": 0,
         "score": accuracy,
         "scores": {"validation": {"accuracy": accuracy, "score": accuracy}},
@@ -103,7 +104,13 @@ def test_results_say_what_was_done_and_what_came_out(tuned):
         "train_rows": TRAIN,
         "dev_rows": {"validation": DEV},
         "cut_share": 0.0,
+        "padding_share": found["padding_share"],
+        "together": 1,
+        "tested": False,
+        "diverged": "",
     }
+    lengths = [len(sentence.split()) + 2 for sentence in topics(TRAIN, 0)["sentence"]]
+    assert found["padding_share"] == pytest.approx(1 - sum(lengths) / (16 * TRAIN))
 
 
 def test_the_score_is_that_of_the_saved_model(tuned):
@@ -178,11 +185,11 @@ def test_of_a_large_task_the_first_rows_can_be_taken(folder, tmp_path, no_traini
 
 def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, capsys):
     with pytest.raises(StoppedError) as stopped:
-        tune(tuning(folder, tmp_path / "run", length=10, buckets=(8, 64)))
+        tune(tuning(folder, tmp_path / "run", length=10, shapes=2))
     rows = topics(TRAIN, 0)["sentence"]
     cut = sum(len(row.split()) + 2 > 10 for row in rows) / TRAIN
     assert f"{cut:.1%} of the rows cut at 10 tokens" in capsys.readouterr().out
-    assert stopped.value.args[1]["input_ids"].shape[1] in (8, 10), "buckets beyond the length are left out"
+    assert stopped.value.args[1]["input_ids"].shape[1] in (8, 10)
 
 
 @pytest.mark.parametrize(

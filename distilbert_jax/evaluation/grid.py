@@ -1,0 +1,147 @@
+"""The grid of tasks × seeds, and the choice of settings before it. What has ended is found, so that an interrupted grid goes on."""
+
+import dataclasses
+import itertools
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distilbert_jax.config import FinetuneConfig, GridConfig
+from distilbert_jax.data.glue import has_split
+from distilbert_jax.data.tasks import Task, find_task
+from distilbert_jax.errors import InputError
+from distilbert_jax.evaluation import glue
+from distilbert_jax.training.finetune import finetune_seeds, grid_directory
+
+FROM_MNLI = (
+    "rte",
+    "mrpc",
+    "stsb",
+)  # small tasks that gain from a start at the MNLI model (Phang et al. 2018, arXiv 1811.01088)
+
+
+def run_grid(
+    config: FinetuneConfig,
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    *,
+    grid: GridConfig | None = None,
+    together: bool = False,
+    from_mnli: bool = False,
+) -> list[dict[str, Any]]:
+    """Fine-tune every (task, seed); finished ones are found. Tasks that a local folder lacks are told of and left out.
+
+    Args:
+        grid: settings to choose among for each task, on a held-out tenth of its train split.
+        together: the seeds of a task in one vmapped step, else in turn.
+        from_mnli: RTE, MRPC and STS-B start from the MNLI model of the same seed, which is trained first.
+
+    Returns:
+        The results of `finetune_seeds`, each with its `directory` and `choice`: None, or what `choose` says.
+
+    Raises:
+        InputError: before the first run: a task is misspelt, or the folder has none of them.
+    """
+    for option, given in (("--tasks", tasks), ("--seeds", seeds)):
+        if not given or len(set(given)) < len(given):
+            raise InputError(f"{option} {' '.join(map(str, given))}: expected one or more, each once")
+    base = Path(config.run.directory or grid_directory(config))
+    wanted = _available(config, [find_task(name) for name in tasks])
+    if from_mnli and any(task.name in FROM_MNLI for task in wanted):
+        wanted = sorted(
+            _available(config, [find_task("mnli"), *(t for t in wanted if t.name != "mnli")]), key=_mnli_first
+        )
+    found = []
+    for task in wanted:
+        start = from_mnli and task.name in FROM_MNLI
+        single = dataclasses.replace(
+            config,
+            task=task.name,
+            save_model=config.save_model or (from_mnli and task.name == "mnli"),
+            run=dataclasses.replace(config.run, directory=str(base)),
+        )
+        model_of = (lambda seed: str(base / f"mnli-{seed}" / "model")) if start else (lambda seed: config.model)
+        choice = None
+        if grid and _settings(grid) != [{}]:
+            single, choice = choose(dataclasses.replace(single, model=model_of(seeds[0])), grid)
+        configs = [
+            dataclasses.replace(
+                single,
+                model=model_of(seed),
+                run=dataclasses.replace(config.run, seed=seed, directory=str(base / f"{task.name}-{seed}")),
+            )
+            for seed in seeds
+        ]
+        for one, result in zip(configs, finetune_seeds(configs, glue, together=together), strict=True):
+            found.append({**result, "directory": one.run.directory, "choice": choice})
+    return found
+
+
+def _mnli_first(task: Task) -> bool:
+    return task.name != "mnli"
+
+
+def _available(config: FinetuneConfig, tasks: Sequence[Task]) -> list[Task]:
+    """The tasks that there is data for; the others are named on stderr."""
+    for task in tasks:
+        if task.trained_by:
+            raise InputError(
+                f"task {task.name!r} has no training data: with --submit the model of {task.trained_by} predicts it"
+            )
+    there = [task for task in tasks if has_split(task, "train", config.data)]
+    absent = ", ".join(task.name for task in tasks if task not in there)
+    if not there:
+        raise InputError(f"{config.data}: has no folder {absent}; --data names one with <task>/train.parquet")
+    if absent:
+        print(f"{config.data}: has no {absent}: left out", file=sys.stderr)
+    return there
+
+
+def _settings(grid: GridConfig) -> list[dict[str, Any]]:
+    """Every combination of the values that are given: {field: value}."""
+    fields = {name: getattr(grid, name) for name in ("learning_rate", "batch_size", "epochs") if getattr(grid, name)}
+    return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
+
+
+def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, dict[str, Any]]:
+    """The setting with the best mean score on the held-out tenth of train; dev is not read.
+
+    Its runs stand in `<run.directory>/choice/<task>/`. Of equal scores the first counts.
+
+    Returns:
+        `config` with the chosen setting, and `{"runs": how many it was chosen from, "chosen": {field: value}, "settings":
+        [{field: value, …, "score"}]}`.
+    """
+    base = Path(config.run.directory) / "choice" / config.task
+    tried = []
+    for setting in _settings(grid):
+        name = "-".join(f"{field.replace('_', '-')}-{value:g}" for field, value in setting.items())
+        configs = [
+            dataclasses.replace(
+                _with(config, setting),
+                held_out=True,
+                save_model=False,
+                predict_test=False,
+                run=dataclasses.replace(config.run, seed=seed, directory=str(base / f"{name}-{seed}")),
+            )
+            for seed in grid.seeds
+        ]
+        results = finetune_seeds(configs, glue)
+        tried.append({**setting, "score": statistics.fmean(result["score"] for result in results)})
+    best = max(tried, key=lambda row: row["score"])
+    chosen = {field: value for field, value in best.items() if field != "score"}
+    runs = len(tried) * len(grid.seeds)
+    print(
+        f"{config.task}: chosen from {runs} runs on a held-out tenth of train: "
+        + ", ".join(f"{field} {value:g}" for field, value in chosen.items())
+        + f" (score {best['score']:.1f}, worst {min(row['score'] for row in tried):.1f})"
+    )
+    return _with(config, chosen), {"runs": runs, "chosen": chosen, "settings": tried}
+
+
+def _with(config: FinetuneConfig, setting: dict[str, Any]) -> FinetuneConfig:
+    rest = {name: value for name, value in setting.items() if name != "learning_rate"}
+    rate = setting.get("learning_rate", config.optimizer.learning_rate)
+    return dataclasses.replace(config, **rest, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))
