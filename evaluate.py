@@ -4,7 +4,7 @@ fill-mask  the most likely words for [MASK], also among given words, jointly, or
 features   hidden states of any layer, of every token or pooled
 classify   labels and scores of a fine-tuned model
 mlm        masked-LM loss, accuracy and perplexity on held-out text, KL divergence from a teacher
-glue       fine-tune on tasks × seeds and print the dev scores
+glue       fine-tune on tasks × seeds: the GLUE table, beside the paper's, and the files for the GLUE server
 bias       the words of two sides of a prompt, side by side
 card       the model card's three prompts, checked against the published scores
 speed      latency and tokens a second of the encoder
@@ -14,6 +14,7 @@ report     one table, one results.json and the curves of several runs
 import dataclasses
 import itertools
 import json
+import operator
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -24,7 +25,8 @@ import tyro
 
 from distilbert_jax import runtime
 from distilbert_jax.cli import load_config, parse, show
-from distilbert_jax.config import Dtype, FinetuneConfig, Sequences
+from distilbert_jax.config import Dtype, FinetuneConfig, GridConfig, Sequences
+from distilbert_jax.data.tasks import GLUE
 from distilbert_jax.data.text import given_texts, split_pair
 from distilbert_jax.errors import InputError, nearest, one_line_errors
 
@@ -154,26 +156,63 @@ class MlmCommand:
 
 @dataclass(frozen=True)
 class GlueCommand:
-    """Fine-tune a model on tasks × seeds and print medians and spreads on dev. Finished runs are found, not repeated.
+    """The GLUE table: a model fine-tuned on tasks × seeds, medians and spreads on dev beside the paper's rows.
 
-    A config file given first (`evaluate.py glue configs/glue.py --model DIR`) sets the defaults.
+    evaluate.py glue --model DIR --data FOLDER                          nine tasks, five seeds, GLUE from <task>/<split>.parquet
+    evaluate.py glue --model DIR --tasks rte mrpc --seeds 0 1 2         GLUE from the hub
+    evaluate.py glue --model DIR --grid.learning-rate 5e-5 1e-4 2e-4 --grid.epochs 3 10      settings chosen on a tenth of train
+    evaluate.py glue --model DIR --submit glue.zip                      also the files for the GLUE server
+
+    Each run stands in <run.directory>/<task>-<seed> (default: runs/glue/<model>) and is done once: interrupted, the same command
+    goes on. The table is left beside the runs as glue.json, glue.md, glue.csv and glue.png. A config file given first
+    (`evaluate.py glue configs/glue.py --model DIR`) sets the defaults. The paper's settings were never published; the defaults are
+    the field's.
     """
 
     run_with: Annotated[FinetuneConfig, tyro.conf.arg(name="")] = field(
         default_factory=lambda: FinetuneConfig(save_model=False)
     )
-    tasks: tuple[str, ...] = ("cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte", "wnli")
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    json: bool = False
+    tasks: tuple[str, ...] = GLUE
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of the head, the order of the rows and dropout
+    vmap_seeds: bool = False  # train the seeds of a task side by side in one program: for accelerators
+    grid: GridConfig = field(default_factory=GridConfig)
+    from_mnli: bool = False  # RTE, MRPC and STS-B start at the MNLI model of the same seed, which is trained first
+    teacher_runs: str = ""  # what evaluate.py glue left for the teacher: share of its score retained, parameters, speed
+    submit: str = ""  # .zip for the GLUE server, of each task the seed that is best on dev; AX comes from MNLI's
+    json: bool = False  # the whole table as one JSON object in the place of the terminal's
 
     def run(self) -> None:
+        from distilbert_jax.evaluation import glue_table, submission
         from distilbert_jax.evaluation.grid import run_grid
+        from distilbert_jax.evaluation.speed import relative_speed
+        from distilbert_jax.training.finetune import grid_directory
 
-        rows = summary(run_grid(self.run_with, self.tasks, self.seeds))
+        given, usual = self.run_with, FinetuneConfig()
+        for option, hint in (("task", "--tasks"), ("held_out", "--grid.learning-rate …"), ("run.seed", "--seeds")):
+            value = operator.attrgetter(option)
+            if value(given) != value(usual):
+                raise InputError(f"--{option.replace('_', '-')} is for train.py; here: {hint}")
+        if self.submit:
+            submission.check_path(self.submit, self.tasks)
+        teacher = glue_table.read_runs(self.teacher_runs) if self.teacher_runs else []
+        config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
+        results = run_grid(
+            config, self.tasks, self.seeds, grid=self.grid, together=self.vmap_seeds, from_mnli=self.from_mnli
+        )
+        cost = relative_speed(config.model, teacher[0]["model"]) if teacher else None
+        found = glue_table.table_of(config.model, results, teacher, cost)
+        out = Path(config.run.directory or grid_directory(config))
+        glue_table.write(found, results, out)
         if self.json:
-            print(json.dumps({"model": self.run_with.model, "tasks": rows}))
+            print(json.dumps(found))
         else:
-            show(table(self.run_with.model, rows))
+            for view in glue_table.terminal(found):
+                show(view)
+            print(f"{out}/glue.json, .md, .csv and .png written")
+        if self.submit:
+            files = submission.write_submission(results, self.submit)
+            said = ", ".join(f"{name} (seed {seed})" for name, seed in files.items())
+            print(f"{self.submit}: {said}", file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,7 @@ class InitConfig:
 class OptimizerConfig:
     """AdamW with linear warm-up and linear decay; defaults of the original code. Biases and LayerNorms are never decayed."""
 
-    learning_rate: float = 5e-4
+    learning_rate: float = 5e-4  # at its highest
     warmup: float = 0.05  # share of the steps
     beta1: float = 0.9
     beta2: float = 0.98
@@ -265,8 +265,8 @@ class GuideConfig:
     (1 − α)·CE(labels) + α·T²·KL(teacher ‖ student); of a regression (1 − α)·MSE(labels) + α·MSE(teacher)."""
 
     teacher: str = ""  # HF directory of a classifier; {task} and {seed} stand for the run's own; empty: labels alone
-    alpha: float = 0.5
-    temperature: float = 2.0
+    alpha: float = 0.5  # share of the teacher in the loss
+    temperature: float = 2.0  # T
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.alpha <= 1.0, self, "alpha", "expected a share, 0 to 1")
@@ -282,7 +282,7 @@ class FinetuneConfig:
     data: str = ""  # folder with <task>/{train,validation}.parquet; empty: GLUE from the hub
     length: int = 128  # tokens; what is longer is cut, and the share is printed
     shapes: int = 4  # batches are padded to at most so many lengths, chosen for the least padding; each compiles once
-    batch_size: int = 32
+    batch_size: int = 32  # rows of a step
     epochs: int | None = None  # None: the task's own, 3; MRPC and WNLI 5, RTE 10
     max_train_rows: int | None = None  # take the first so many rows only
     held_out: bool = False  # leave a tenth of train out (by hash of the text) and score that instead of dev

@@ -6,6 +6,8 @@ from distilbert_jax.cli import load_config
 from distilbert_jax.config import (
     DataConfig,
     FinetuneConfig,
+    GridConfig,
+    GuideConfig,
     InitConfig,
     LossConfig,
     MaskingConfig,
@@ -30,8 +32,10 @@ OPTIMIZER = OptimizerConfig(1e-4, 0.1, 0.8, 0.99, 1e-8, 0.01, 1.0, 4)
 MESH = MeshConfig(2, 2, 4)
 RUN = RunConfig("runs/a", 2**32 - 1, "bfloat16", 1, 0, 5, 1, True)
 PRETRAIN = PretrainConfig(MODEL, INIT, "teacher", 10, DATA, MASKING, LOSS, OPTIMIZER, MESH, RUN)
-FINETUNE = FinetuneConfig("bert", "rte", "glue", 64, (8, 64), 16, 5, 100, False, OPTIMIZER, MESH, RUN)
-ALL = [MODEL, DATA, MASKING, LOSS, INIT, OPTIMIZER, MESH, RUN, PRETRAIN, FINETUNE]
+GUIDE = GuideConfig("teacher/{task}", 0.3, 4.0)
+FINETUNE = FinetuneConfig("bert", "rte", "glue", 64, 2, 16, 5, 100, True, True, False, GUIDE, OPTIMIZER, MESH, RUN)
+GRID = GridConfig((1e-4, 2e-4), (8, 16), (3,), (1, 2))
+ALL = [MODEL, DATA, MASKING, LOSS, INIT, OPTIMIZER, MESH, RUN, PRETRAIN, GUIDE, FINETUNE, GRID]
 each = pytest.mark.parametrize("config", ALL, ids=lambda config: type(config).__name__)
 
 
@@ -138,6 +142,12 @@ REFUSED = [
     (FinetuneConfig, "batch_size", POSITIVE),
     (FinetuneConfig, "epochs", POSITIVE),
     (FinetuneConfig, "max_train_rows", (0,)),
+    (GuideConfig, "alpha", (-0.1, 1.1, float("nan"))),
+    (GuideConfig, "temperature", POSITIVE),
+    (GridConfig, "learning_rate", ((1e-4, 1e-4), (0.0,), (-1e-4, 1e-4))),
+    (GridConfig, "batch_size", ((8, 8), (0,))),
+    (GridConfig, "epochs", ((3, 3), (0,))),
+    (GridConfig, "seeds", ((), (1, 1))),
 ]
 
 

@@ -17,15 +17,15 @@ from distilbert_jax import runtime
 from distilbert_jax.cli import call, load_config, show
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.data.files import atomic_file, write_json
-from distilbert_jax.data.glue import TASKS, find_task
+from distilbert_jax.data.tasks import GLUE, find_task
 from distilbert_jax.errors import InputError, one_line_errors
-from distilbert_jax.evaluation.glue import run_grid, summary
+from distilbert_jax.evaluation.glue_table import medians
+from distilbert_jax.evaluation.grid import run_grid
 from distilbert_jax.evaluation.mlm import evaluate_mlm, heldout
 from distilbert_jax.training.pretrain import pretrain
 
 REFERENCE = "full"
 PAPER = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}  # change of the GLUE score
-GLUE_TASKS = tuple(name for name in TASKS if not name.startswith("demo-"))
 
 
 def find_configs(folder: Path) -> dict[str, PretrainConfig]:
@@ -53,8 +53,7 @@ def measure(
     run = dataclasses.replace(config.run, seed=seed, directory=f"{config.run.directory}-{seed}")
     model = str(pretrain(dataclasses.replace(config, run=run), heldout))
     tuning = dataclasses.replace(glue.run, directory=f"{run.directory}/glue")
-    found = summary(run_grid(dataclasses.replace(glue, model=model, run=tuning, save_model=False), tasks, glue_seeds))
-    scores = {task: row["median"] for task, row in found.items()}
+    scores = medians(run_grid(dataclasses.replace(glue, model=model, run=tuning, save_model=False), tasks, glue_seeds))
     figures: dict[str, Any] = {"score": statistics.mean(scores.values()), "tasks": scores}
     if config.data.heldout:
         held = evaluate_mlm(model, config.data.heldout, teacher=config.teacher, length=config.data.length)
@@ -121,7 +120,7 @@ def command(
     configs: Path,
     glue: str,
     out: Path,
-    tasks: tuple[str, ...] = GLUE_TASKS,
+    tasks: tuple[str, ...] = GLUE,
     seeds: tuple[int, ...] = (0,),
     glue_seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
 ) -> None:

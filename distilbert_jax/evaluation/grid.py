@@ -50,9 +50,12 @@ def run_grid(
     base = Path(config.run.directory or grid_directory(config))
     wanted = _available(config, [find_task(name) for name in tasks])
     if from_mnli and any(task.name in FROM_MNLI for task in wanted):
-        wanted = sorted(
-            _available(config, [find_task("mnli"), *(t for t in wanted if t.name != "mnli")]), key=_mnli_first
-        )
+        mnli = find_task("mnli")
+        if not has_split(mnli, "train", config.data):
+            raise InputError(
+                f"--from-mnli: {config.data} has no mnli/train.parquet to train the model that others start at"
+            )
+        wanted = [mnli, *(task for task in wanted if task is not mnli)]
     found = []
     for task in wanted:
         start = from_mnli and task.name in FROM_MNLI
@@ -77,10 +80,6 @@ def run_grid(
         for one, result in zip(configs, finetune_seeds(configs, glue, together=together), strict=True):
             found.append({**result, "directory": one.run.directory, "choice": choice})
     return found
-
-
-def _mnli_first(task: Task) -> bool:
-    return task.name != "mnli"
 
 
 def _available(config: FinetuneConfig, tasks: Sequence[Task]) -> list[Task]:

@@ -7,10 +7,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from distilbert_jax.data.files import read_json, write_json
-from distilbert_jax.data.glue import find_task
+from distilbert_jax.data.files import write_json
+from distilbert_jax.data.tasks import find_task
 from distilbert_jax.errors import InputError
-from distilbert_jax.evaluation.glue import summary
+from distilbert_jax.evaluation.glue_table import medians, read_runs
 from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.speed import encoder_speed
 from distilbert_jax.models import MaskedLM
@@ -40,8 +40,9 @@ def measure(run: Path, *, heldout: str, teacher: str, length: int) -> dict[str, 
         figures["heldout_tokens"] = int(figures.pop("tokens"))
     length = min(length, config.max_position_embeddings)
     figures["tokens_per_second"] = round(encoder_speed(str(model), batch_size=32, length=length)["tokens_per_second"])
-    results = [read_json(path) for path in sorted(run.glob("glue/*/results.json"))]
-    figures["tasks"] = {task: row["median"] for task, row in summary(results).items()}
+    tuned = run / "glue"
+    results = read_runs(str(tuned)) if any(tuned.glob("*/results.json")) else []
+    figures["tasks"] = medians(results)
     return figures
 
 

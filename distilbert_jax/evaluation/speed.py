@@ -2,16 +2,20 @@
 
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError
-from distilbert_jax.models import MaskedLM
+from distilbert_jax.models import EncoderModel
 from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.params import count, merge, split
+
+_WARM_UP = 2  # rounds, the first of which compiles
 
 
 def encoder_speed(
@@ -23,34 +27,69 @@ def encoder_speed(
         `{"median_ms", "min_ms", "max_ms", "tokens_per_second" (of the median), "parameters" (of the encoder), "batch_size",
         "length", "dtype", "rounds", "device"}`.
     """
-    config = read_config(model)
-    if length > config.max_position_embeddings:
-        raise InputError(f"--length {length} is beyond the {config.max_position_embeddings} positions of {model}")
     for name, value in (("--batch-size", batch_size), ("--length", length), ("--rounds", rounds)):
         if value < 1:
             raise InputError(f"{name} {value}: expected 1 or more")
-    graphdef, params = split(MaskedLM.from_pretrained(model, dtype=jnp.dtype(dtype)).encoder)
-    forward = jax.jit(lambda params, ids: merge(graphdef, params)(ids).last_hidden_state)
-    ids = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length)), jnp.int32)
-    seconds = []
-    for _ in range(rounds + 2):
-        begun = time.perf_counter()
-        forward(params, ids).block_until_ready()
-        seconds.append(time.perf_counter() - begun)
-    seconds = seconds[2:]
+    forward, parameters = _encoder(model, batch_size, length, dtype)
+    seconds = [forward() for _ in range(rounds + _WARM_UP)][_WARM_UP:]
     median = statistics.median(seconds)
     return {
         "median_ms": 1e3 * median,
         "min_ms": 1e3 * min(seconds),
         "max_ms": 1e3 * max(seconds),
         "tokens_per_second": batch_size * length / median,
-        "parameters": count(params),
+        "parameters": parameters,
         "batch_size": batch_size,
         "length": length,
         "dtype": dtype,
         "rounds": rounds,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def relative_speed(
+    model: str, teacher: str, *, batch_size: int = 1, length: int = 128, rounds: int = 20, dtype: str = "float32"
+) -> dict[str, Any]:
+    """How many times as fast as its teacher an encoder reads, from rounds that alternate between the two.
+
+    Returns:
+        `{"ratio" (of the medians), "ratio_min", "ratio_max" (of a round), "parameters", "teacher_parameters" (of the encoders),
+        "batch_size", "length", "dtype", "rounds", "device"}`.
+    """
+    length = min(length, *(read_config(locate(name)).max_position_embeddings for name in (model, teacher)))
+    (ours, parameters), (theirs, of_teacher) = (_encoder(name, batch_size, length, dtype) for name in (model, teacher))
+    seconds = [(ours(), theirs()) for _ in range(rounds + _WARM_UP)][_WARM_UP:]
+    ratios = [theirs / ours for ours, theirs in seconds]
+    medians = [statistics.median(column) for column in zip(*seconds, strict=True)]
+    return {
+        "ratio": medians[1] / medians[0],
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "parameters": parameters,
+        "teacher_parameters": of_teacher,
+        "batch_size": batch_size,
+        "length": length,
+        "dtype": dtype,
+        "rounds": rounds,
+        "device": jax.devices()[0].device_kind,
+    }
+
+
+def _encoder(model: str, batch_size: int, length: int, dtype: str) -> tuple[Callable[[], float], int]:
+    """A function that takes one batch through the encoder and says the seconds, and the encoder's parameters."""
+    config = read_config(locate(model))
+    if length > config.max_position_embeddings:
+        raise InputError(f"--length {length} is beyond the {config.max_position_embeddings} positions of {model}")
+    graphdef, params = split(EncoderModel.from_pretrained(model, dtype=jnp.dtype(dtype), add_pooling_layer=False))
+    forward = jax.jit(lambda params, ids: merge(graphdef, params)(ids).last_hidden_state)
+    ids = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length)), jnp.int32)
+
+    def timed() -> float:
+        begun = time.perf_counter()
+        forward(params, ids).block_until_ready()
+        return time.perf_counter() - begun
+
+    return timed, count(params)
 
 
 def summary(found: dict[str, Any]) -> str:

@@ -278,7 +278,7 @@ class _Tuning:
             for i, (one, directory, log) in enumerate(zip(configs, directories, logs, strict=True)):
                 params = jax.tree.map(lambda x, i=i: x[i], state.params) if several else state.params
                 finite = all(bool(jnp.isfinite(value).all()) for value in params.values()) if not why else False
-                scores = self._evaluate(params, directory, log) if finite else self._nothing()
+                scores = self._evaluate(params, directory, log) if finite else self._nothing(directory)
                 if finite and one.save_model:
                     trained = sharding.cut_vocabulary(params, self.model_config.vocab_size)
                     merge(self.graphdef, trained).save_pretrained(directory / "model", self.tokenizer)
@@ -319,20 +319,25 @@ class _Tuning:
             whole = rows[0] if len(rows) == 1 else {name: np.stack([row[name] for row in rows]) for name in rows[0]}
             yield jax.device_put(whole, where)
 
+    def _write_labels(self, directory: Path) -> None:
+        (directory / "predictions").mkdir(exist_ok=True)
+        for name, examples in self.scored.items():
+            write_array(directory / "predictions" / f"{name}-labels.npy", examples.labels)
+
     def _evaluate(self, params: Params, directory: Path, log: RunLog) -> dict[str, dict[str, float]]:
         """Scores of every split that has labels; logits of all go to predictions/."""
-        (directory / "predictions").mkdir(exist_ok=True)
+        self._write_labels(directory)
         scores = {}
         for name, examples in self.scored.items():
             logits = self.predict(params, examples)
             write_array(directory / "predictions" / f"{name}.npy", logits)
-            write_array(directory / "predictions" / f"{name}-labels.npy", examples.labels)
             scores[name] = self.evaluation.score(self.task, logits, examples.labels)
             log.write("eval", self.steps, {f"{name}/{metric}": value for metric, value in scores[name].items()})
         for name, examples in self.unlabelled.items():
             write_array(directory / "predictions" / f"{name}.npy", self.predict(params, examples))
         return scores
 
-    def _nothing(self) -> dict[str, dict[str, float]]:
+    def _nothing(self, directory: Path) -> dict[str, dict[str, float]]:
         """The scores of a run that diverged."""
+        self._write_labels(directory)
         return {name: dict.fromkeys((*self.task.metrics, "score"), 0.0) for name in self.scored}

@@ -192,7 +192,8 @@ def test_the_lengths_to_pad_to_are_the_best_of_all_choices(count):
     edges = [*range(8, 62, 8), 62]
     choices = [(*some, 62) for n in range(count) for some in itertools.combinations(edges[:-1], n)]
     assert places(LENGTHS, found) == min(places(LENGTHS, choice) for choice in choices)
-    assert list(found) == sorted(set(found)) and len(found) <= count
+    assert list(found) == sorted(set(found))
+    assert len(found) <= count
 
 
 def test_lengths_to_pad_to_never_exceed_the_limit_nor_what_is_needed():

@@ -4,7 +4,8 @@ import datasets
 import numpy as np
 import pytest
 
-from distilbert_jax.data.glue import TASKS, check, encode, find_task, load_split
+from distilbert_jax.data.glue import check, encode, has_split, is_held_out, load_split
+from distilbert_jax.data.tasks import find_task
 from distilbert_jax.data.tokenizer import load_tokenizer
 from tests.runs import refused, write_split
 
@@ -49,6 +50,39 @@ def test_a_split_that_does_not_fit_its_task_is_refused_in_one_line(tmp_path, tas
     refused(lambda: load_split(find_task(task), "train", str(tmp_path)), str(file), *words)
 
 
+def test_a_test_split_comes_without_labels_and_complete(tmp_path):
+    rows = {"sentence1": ["a"] * 146, "sentence2": ["b"] * 146, "label": [-1] * 145 + [1]}
+    write_split(tmp_path, "wnli", "test", rows)
+    found = load_split(find_task("wnli"), "test", str(tmp_path))
+    assert found.column_names == ["sentence1", "sentence2"]
+    file = write_split(tmp_path, "wnli", "test", {name: values[1:] for name, values in rows.items()})
+    refused(lambda: load_split(find_task("wnli"), "test", str(tmp_path)), str(file), "145 rows", "takes 146 of WNLI")
+
+
+def test_the_labels_of_a_test_split_may_be_missing(tmp_path, tokenizer):
+    write_split(tmp_path, "wnli", "test", {"sentence1": ["reda"] * 146, "sentence2": ["goes"] * 146})
+    found = encode(load_split(find_task("wnli"), "test", str(tmp_path)), find_task("wnli"), tokenizer, 16)
+    assert (len(found), set(found.labels)) == (146, {0})
+
+
+def test_a_folder_is_asked_for_a_split_and_the_hub_is_believed(tmp_path):
+    write_split(tmp_path, "sst2", "train", ROWS)
+    assert has_split(find_task("sst2"), "train", str(tmp_path))
+    assert not has_split(find_task("sst2"), "validation", str(tmp_path))
+    assert has_split(find_task("sst2"), "validation", "")
+
+
+def test_a_tenth_is_held_out_by_the_hash_of_the_first_text():
+    texts = [f"premise {i // 3}" for i in range(6000)]
+    rows = {"premise": texts, "hypothesis": [str(i) for i in range(6000)]}
+    held = is_held_out(rows, find_task("mnli"))
+    assert 0.08 < held.mean() < 0.12
+    assert all(len(set(held[i : i + 3])) == 1 for i in range(0, 6000, 3)), "rows of one premise stay together"
+    order = np.random.default_rng(0).permutation(6000)
+    shuffled = {name: [values[i] for i in order] for name, values in rows.items()}
+    np.testing.assert_array_equal(is_held_out(shuffled, find_task("mnli")), held[order])
+
+
 def test_a_missing_folder_is_named(tmp_path):
     refused(lambda: load_split(find_task("rte"), "train", str(tmp_path)), str(tmp_path / "rte/train.parquet"), "--data")
 
@@ -67,18 +101,6 @@ def test_a_damaged_page_is_refused_in_one_line(tmp_path):
     data[4:60] = b"\xff" * 56
     file.write_bytes(data)
     refused(lambda: load_split(find_task("sst2"), "train", str(tmp_path)), str(file), "damaged or not parquet")
-
-
-@pytest.mark.parametrize(
-    ("name", "nearest"),
-    [("sst-2", "sst2"), ("SST2", "sst2"), ("mrcp", "mrpc"), ("STS-B", "stsb"), ("demo-topics", "demo-topic")],
-)
-def test_a_misspelt_task_is_answered_with_the_nearest(name, nearest):
-    refused(lambda: find_task(name), f"task {name!r}", f"did you mean {nearest!r}?")
-
-
-def test_a_task_like_no_other_is_answered_with_all():
-    refused(lambda: find_task("xyzw"), *TASKS)
 
 
 def test_generated_tasks_are_not_sought_on_the_hub():

@@ -4,15 +4,14 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.data.glue import encode, find_task
+from distilbert_jax.data.glue import encode
+from distilbert_jax.data.tasks import find_task
 from distilbert_jax.data.tokenizer import load_tokenizer
-from distilbert_jax.evaluation import glue as module
-from distilbert_jax.evaluation.glue import predict, run_grid, score, summary, table
+from distilbert_jax.evaluation.glue import majority, predictor, score
 from distilbert_jax.models import BertForSequenceClassification, DistilBertForSequenceClassification
 from distilbert_jax.models.params import split
 from tests.models.common import build, call
-from tests.runs import BERT, STUDENT, change, refused
+from tests.runs import BERT, STUDENT, change
 
 PREDICTED = np.array([1, 1, 0, 0, 1, 0, 1, 1])
 TRUE = np.array([1, 0, 0, 1, 1, 0, 1, 0])  # 3 true positives, 2 false ones, 1 missed, 2 true negatives
@@ -62,6 +61,22 @@ def test_without_a_positive_prediction_f1_is_zero():
     assert score(find_task("mrpc"), logits_of(np.zeros(8, int)), TRUE) == {"accuracy": 50.0, "f1": 0.0, "score": 25.0}
 
 
+@pytest.mark.parametrize(
+    ("task", "labels", "expected"),
+    [
+        ("wnli", [0] * 40 + [1] * 31, {"accuracy": 100 * 40 / 71}),
+        ("mrpc", [1, 1, 0, 1], {"accuracy": 75.0, "f1": 100 * 6 / 7}),
+        ("qqp", [0, 0, 0, 1], {"accuracy": 75.0, "f1": 0.0}),
+        ("cola", [1, 1, 0], {"matthews": 0.0}),
+        ("mnli", [2, 2, 0, 1], {"accuracy": 50.0}),
+        ("stsb", [1.5, 3.0, 5.0], {"pearson": 0.0, "spearman": 0.0}),
+    ],
+)
+def test_the_majority_class_is_scored_as_a_model_that_knows_nothing_else(task, labels, expected):
+    labels = np.array(labels, np.float32 if task == "stsb" else np.int32)
+    assert majority(find_task(task), labels) == pytest.approx({**expected, "score": np.mean(list(expected.values()))})
+
+
 @pytest.fixture(scope="module")
 def examples(world):
     """Twenty-one pairs of three lengths, in no order."""
@@ -83,6 +98,10 @@ def model(request):
     return build(family, change(config, labels=("a", "b", "c")))
 
 
+def predict(graphdef, params, examples, buckets, batch_size, pad_id, mesh):
+    return predictor(graphdef, buckets, batch_size, pad_id, mesh)(params, examples)
+
+
 def mesh(devices):
     return Mesh(np.array(jax.devices()[:devices]).reshape(-1, 1, 1), ("data", "fsdp", "tensor"))
 
@@ -102,67 +121,3 @@ def test_logits_depend_on_neither_batch_size_nor_mesh(examples, batch_size, devi
     expected = predict(*split(model), examples, (8, 16), 6, 0, mesh(1))
     found = predict(*split(model), examples, (8, 16), batch_size, 0, mesh(devices))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-
-
-def result(task, seed, value, **metrics):
-    splits = {name: {**metrics, "score": value} for name in find_task(task).dev}
-    rows = dict.fromkeys(splits, 7)
-    return {"task": task, "seed": seed, "score": value, "scores": splits, "train_rows": 90, "dev_rows": rows}
-
-
-def test_a_table_gives_the_median_and_the_spread_over_seeds():
-    scores = {0: 50.0, 1: 90.0, 2: 60.0, 3: 55.0}
-    results = [result("mrpc", seed, value, accuracy=value + 5, f1=value - 5) for seed, value in scores.items()]
-    results.append(result("mnli", 0, 80.0, accuracy=80.0))
-    found = summary(results)
-    assert list(found) == ["mrpc", "mnli"]
-    assert found["mrpc"] == {
-        "median": 57.5,
-        "min": 50.0,
-        "max": 90.0,
-        "seeds": 4,
-        "metrics": {"validation": {"accuracy": 62.5, "f1": 52.5, "score": 57.5}},
-        "train_rows": 90,
-        "dev_rows": {"validation": 7},
-    }
-    assert list(found["mnli"]["metrics"]) == ["validation_matched", "validation_mismatched"]
-    cells = {column.header: list(column.cells) for column in table("bert", found).columns}
-    assert cells["median"] == ["57.5", "80.0"]
-    assert cells["metrics"] == ["accuracy 62.5  f1 52.5", "accuracy 80.0  accuracy 80.0"]
-    assert cells["rows train / dev"] == ["90 / 7", "90 / 7 + 7"]
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The configs that fine-tuning was asked for; each scores its seed."""
-    configs = []
-
-    def finetune(config, predict, score):
-        configs.append(config)
-        return result(config.task, config.run.seed, float(config.run.seed))
-
-    monkeypatch.setattr(module, "finetune", finetune)
-    return configs
-
-
-def test_the_grid_runs_every_task_with_every_seed_in_a_directory_of_its_own(asked):
-    config = change(FinetuneConfig(model="bert"), run__directory="runs/x")
-    found = run_grid(config, ("rte", "cola"), (0, 3))
-    assert [(run["task"], run["seed"]) for run in found] == [("rte", 0), ("rte", 3), ("cola", 0), ("cola", 3)]
-    assert [run["directory"] for run in found] == ["runs/x/rte-0", "runs/x/rte-3", "runs/x/cola-0", "runs/x/cola-3"]
-    assert [config.run.directory for config in asked] == [run["directory"] for run in found]
-    assert run_grid(FinetuneConfig(model="a/bert"), ["rte"], [1])[0]["directory"] == "runs/glue/a-bert/rte-1"
-
-
-def test_a_misspelt_task_is_refused_before_the_first_run(asked):
-    refused(lambda: run_grid(FinetuneConfig(model="bert"), ("rte", "colla"), (0,)), "'colla'", "'cola'")
-    assert asked == []
-
-
-def test_tasks_that_a_folder_lacks_are_told_of_and_left_out(asked, tmp_path, capsys):
-    (tmp_path / "rte").mkdir()
-    config = FinetuneConfig(model="bert", data=str(tmp_path))
-    assert [run["task"] for run in run_grid(config, ("qnli", "rte", "cola"), (0,))] == ["rte"]
-    assert capsys.readouterr().err == f"{tmp_path}: has no qnli, cola: left out\n"
-    refused(lambda: run_grid(config, ("qnli",), (0,)), f"{tmp_path}: has no folder qnli", "--data")
-    assert len(asked) == 1

@@ -1,0 +1,155 @@
+"""How far a GLUE score, or the difference of two, can be trusted: bootstrap over dev rows and seeds (Efron 1979).
+
+A resample draws the dev rows with replacement, the same ones for both models and all their seeds, and the seeds of each model with
+replacement; its score of a task is the median over the drawn seeds.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import rankdata
+
+from distilbert_jax.data.tasks import Task, find_task
+from distilbert_jax.errors import InputError
+
+RESAMPLES = 1000
+_CHUNK = 50  # resamples at once: 50 × 40,430 rows of QQP are 16 MB
+
+
+class Predictions(NamedTuple):
+    """Logits float32 [n, labels] of one run on a task's first dev split (None: it diverged, and scores 0), and the labels [n]."""
+
+    logits: np.ndarray | None
+    labels: np.ndarray
+
+
+class Interval(NamedTuple):
+    """A figure and its 95 % interval (percentiles of the resamples)."""
+
+    value: float
+    low: float
+    high: float
+
+
+def read_predictions(directory: Path, task: Task, diverged: bool = False) -> Predictions:
+    """What a run left in predictions/ of the task's first dev split.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    load = lambda suffix: np.load(directory / "predictions" / f"{task.dev[0]}{suffix}.npy")
+    try:
+        return Predictions(None if diverged else load(""), load("-labels"))
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"{directory}: its predictions cannot be read ({error}); remove the run and train it again"
+        ) from None
+
+
+def scores(task: Task, predictions: Predictions, weights: np.ndarray) -> np.ndarray:
+    """`evaluation.glue.score`'s `score` of the resamples that take row i `weights[r, i]` times. weights [R, n] → [R], × 100."""
+    weights = weights.astype(np.float64)
+    if predictions.logits is None:
+        return np.zeros(len(weights))
+    if task.is_regression:
+        x, y = predictions.logits[:, 0].astype(np.float64), predictions.labels.astype(np.float64)
+        of = {
+            "pearson": lambda: _correlation(x, y, weights),
+            "spearman": lambda: _correlation(_ranks(x, weights), _ranks(y, weights), weights),
+        }
+    else:
+        counts = _confusion(predictions, len(task.labels), weights)
+        of = {
+            "accuracy": lambda: np.trace(counts, axis1=1, axis2=2) / counts.sum((1, 2)),
+            "f1": lambda: _f1(counts),
+            "matthews": lambda: _matthews(counts),
+        }
+    return 100.0 * np.mean([of[name]() for name in task.metrics], axis=0)
+
+
+def _confusion(predictions: Predictions, labels: int, weights: np.ndarray) -> np.ndarray:
+    """[R, true, predicted]."""
+    cell = predictions.labels * labels + predictions.logits.argmax(-1)
+    return (weights @ np.eye(labels * labels)[cell]).reshape(-1, labels, labels)
+
+
+def _f1(counts: np.ndarray) -> np.ndarray:
+    hit = counts[:, 1, 1]
+    wrong = counts[:, 0, 1] + counts[:, 1, 0]
+    return np.divide(2 * hit, 2 * hit + wrong, out=np.zeros_like(hit), where=hit > 0)
+
+
+def _matthews(counts: np.ndarray) -> np.ndarray:
+    total, right = counts.sum((1, 2)), np.trace(counts, axis1=1, axis2=2)
+    true, predicted = counts.sum(2), counts.sum(1)
+    above = right * total - (true * predicted).sum(1)
+    below = np.sqrt((total**2 - (true**2).sum(1)) * (total**2 - (predicted**2).sum(1)))
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+
+
+def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Pearson's, 0 where one of the two does not vary. x and y [n] or [R, n]."""
+    mean = lambda values: (weights * values).sum(1, keepdims=True) / weights.sum(1, keepdims=True)
+    x, y = x - mean(x), y - mean(y)
+    above = (weights * x * y).sum(1)
+    below = np.sqrt((weights * x * x).sum(1) * (weights * y * y).sum(1))
+    return np.divide(above, below, out=np.zeros_like(above), where=below > 1e-12)
+
+
+def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mean ranks [R, n] of `values` [n] when row i is there `weights[r, i]` times."""
+    level = rankdata(values, method="dense") - 1  # equal values share a level, and so a rank
+    size = np.stack([np.bincount(level, row) for row in weights])
+    return (np.cumsum(size, axis=1) - (size - 1) / 2)[:, level]
+
+
+Runs = Mapping[str, Sequence[Predictions]]  # of one model: task → a run for each seed
+
+
+def compare(model: Runs, other: Runs, *, seed: int = 0) -> dict[str, Any]:
+    """Two models on the tasks that both have, WNLI aside.
+
+    Returns:
+        `{"share": Interval of 100 · mean score / other's mean score, "difference": Interval of the means' difference,
+        "tasks": {task: Interval of the difference}}`.
+
+    Raises:
+        InputError: no task in common, or dev splits that differ.
+    """
+    names = [name for name in model if name in other and name != "wnli"]
+    if not names:
+        raise InputError(f"the two models have no task in common (WNLI aside): {', '.join(model)}; {', '.join(other)}")
+    for name in names:
+        first = model[name][0].labels
+        if any(not np.array_equal(run.labels, first) for run in (*model[name], *other[name])):
+            raise InputError(f"{name}: the dev splits of the two models differ; they cannot be compared")
+    generator = np.random.default_rng(seed)
+    ours = np.stack(
+        [_resampled(name, (model[name], other[name]), generator) for name in names], axis=1
+    )  # [2, tasks, R+1]
+    means = ours.mean(1)
+    return {
+        "share": _interval(100.0 * means[0] / means[1]),
+        "difference": _interval(means[0] - means[1]),
+        "tasks": {name: _interval(ours[0, i] - ours[1, i]) for i, name in enumerate(names)},
+    }
+
+
+def _resampled(name: str, models: Sequence[Sequence[Predictions]], generator: np.random.Generator) -> np.ndarray:
+    """Median scores [models, 1 + R]: of the split as it is, then of the resamples."""
+    task, rows = find_task(name), len(models[0][0].labels)
+    found = [[np.median([scores(task, run, np.ones((1, rows)))[0] for run in runs])] for runs in models]
+    for _ in range(RESAMPLES // _CHUNK):
+        weights = generator.multinomial(rows, np.full(rows, 1 / rows), _CHUNK)
+        for i, runs in enumerate(models):
+            of_seeds = np.stack([scores(task, run, weights) for run in runs], axis=1)  # [chunk, seeds]
+            drawn = generator.integers(len(runs), size=of_seeds.shape)
+            found[i].extend(np.median(np.take_along_axis(of_seeds, drawn, 1), axis=1))
+    return np.array(found)
+
+
+def _interval(values: np.ndarray) -> Interval:
+    low, high = np.nanpercentile(values[1:], [2.5, 97.5])
+    return Interval(float(values[0]), float(low), float(high))

@@ -1,0 +1,306 @@
+"""The GLUE table: medians and spreads of a model beside the paper's rows, as terminal tables, Markdown, JSON, CSV and a PNG."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+
+from distilbert_jax.data.files import atomic_file, read_json, write_json
+from distilbert_jax.data.tasks import GLUE, REFERENCES, REMARKS, find_task
+from distilbert_jax.errors import InputError
+from distilbert_jax.evaluation import bootstrap
+from distilbert_jax.evaluation.glue import majority
+
+OURS, MAJORITY, PAPER = "this model", "majority class", "DistilBERT"
+_EPSILON = 1e-9
+
+
+def medians(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """{task: median of the score over its runs}, of results of fine-tuning."""
+    by_task: dict[str, list[float]] = {}
+    for result in results:
+        by_task.setdefault(result["task"], []).append(result["score"])
+    return {name: statistics.median(scores) for name, scores in by_task.items()}
+
+
+def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Per task, of the runs of `grid.run_grid`: `median`, `min` and `max` of the score over `seeds` runs, how many `failed`
+    (diverged, answered the same to every row, or no better than the `majority` class; WNLI, where no model is, aside), every
+    metric's median on every dev split in `metrics`, rows, and the `choice` of settings."""
+    by_task: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        by_task.setdefault(result["task"], []).append(result)
+    found = {}
+    for name in sorted(by_task, key=lambda name: GLUE.index(name) if name in GLUE else len(GLUE)):
+        runs, task = by_task[name], find_task(name)
+        predictions = [read(run) for run in runs]
+        floor = majority(task, predictions[0].labels)
+        scores = [run["score"] for run in runs]
+        failed = [_is_failed(run["score"], one, floor["score"]) for run, one in zip(runs, predictions, strict=True)]
+        found[name] = {
+            "median": statistics.median(scores),
+            "min": min(scores),
+            "max": max(scores),
+            "scores": {str(run["seed"]): run["score"] for run in runs},
+            "seeds": len(runs),
+            "failed": 0 if name == "wnli" else sum(failed),
+            "majority": floor["score"],
+            "metrics": {
+                split: {metric: statistics.median(run["scores"][split][metric] for run in runs) for metric in values}
+                for split, values in runs[0]["scores"].items()
+            },
+            "train_rows": runs[0]["train_rows"],
+            "dev_rows": runs[0]["dev_rows"],
+            "cut_share": runs[0]["cut_share"],
+            "train_seconds": statistics.median(run["train_seconds"] / run["together"] for run in runs),
+            "choice": runs[0].get("choice"),
+        }
+    return found
+
+
+def read(run: dict[str, Any]) -> bootstrap.Predictions:
+    """What a run of `grid.run_grid` predicted of its first dev split."""
+    return bootstrap.read_predictions(Path(run["directory"]), find_task(run["task"]), bool(run["diverged"]))
+
+
+def _is_failed(score: float, predictions: bootstrap.Predictions, floor: float) -> bool:
+    logits = predictions.logits
+    if logits is None or score <= floor + _EPSILON:
+        return True
+    answers = logits[:, 0] if logits.shape[1] == 1 else logits.argmax(-1)
+    return bool(np.all(answers == answers[0]))
+
+
+def means(scores: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float | None]:
+    """The mean over `tasks` and that without WNLI; None where a score is missing."""
+    eight = [name for name in tasks if name != "wnli"]
+    mean = lambda names: (
+        statistics.fmean(scores[name] for name in names) if names and set(names) <= set(scores) else None
+    )
+    return {"all": mean(tasks), "without_wnli": mean(eight)}
+
+
+def read_runs(directory: str) -> list[dict[str, Any]]:
+    """The results that a grid left in its directory, each with its `directory`.
+
+    Raises:
+        InputError: there are none, or one is no result of a fine-tuning run.
+    """
+    files = sorted(Path(directory).glob("*/results.json"))
+    if not files:
+        raise InputError(f"{directory}: holds no runs of evaluate.py glue (<task>-<seed>/results.json)")
+    found = []
+    for file in files:
+        result = read_json(file)
+        if not isinstance(result, dict) or not {"task", "seed", "score", "scores", "model", "diverged"} <= set(result):
+            raise InputError(f"{file}: no result of evaluate.py glue; remove it, or name another directory")
+        found.append({**result, "directory": str(file.parent)})
+    return found
+
+
+def table_of(
+    model: str,
+    results: Sequence[dict[str, Any]],
+    teacher: Sequence[dict[str, Any]] = (),
+    cost: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Everything that the table says, as JSON.
+
+    Args:
+        results: of `grid.run_grid`.
+        teacher: results of the teacher's grid, to say how much of its score is retained.
+        cost: what else is known of model and teacher (parameters, speed); goes in as it is.
+    """
+    tasks = summary(results)
+    glue = [name for name in tasks if name in GLUE]
+    own = {name: row["median"] for name, row in tasks.items()}
+    rows: dict[str, dict[str, float]] = {OURS: own}
+    found = {"model": model, "tasks": tasks, "cost": cost, "retained": None}
+    if teacher:
+        of_teacher = summary(teacher)
+        rows["teacher"] = {name: of_teacher[name]["median"] for name in tasks if name in of_teacher}
+        pick = lambda runs: {
+            name: [read(run) for run in runs if run["task"] == name] for name in tasks if name in of_teacher
+        }
+        compared = bootstrap.compare(pick(results), pick(teacher))
+        found["retained"] = {
+            **{name: compared[name]._asdict() for name in ("share", "difference")},
+            "tasks": {name: interval._asdict() for name, interval in compared["tasks"].items()},
+        }
+    rows[MAJORITY] = {name: row["majority"] for name, row in tasks.items()}
+    if glue:
+        rows |= {name: {task: scores[task] for task in glue if task in scores} for name, scores in REFERENCES.items()}
+        rows[f"minus {PAPER}"] = {name: own[name] - REFERENCES[PAPER][name] for name in glue}
+    columns = glue or list(tasks)
+    found["rows"] = {name: {"scores": scores, "means": means(scores, columns)} for name, scores in rows.items()}
+    found["remarks"] = remarks(tasks)
+    return found
+
+
+def remarks(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
+    """What a reader has to know of the figures: what is a subset, how few seeds, what the references' quirks are."""
+    glue = [name for name in tasks if name in GLUE]
+    said = []
+    seeds = sorted({row["seeds"] for row in tasks.values()})
+    said.append(
+        f"Dev scores × 100, medians of {' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}; MRPC and QQP: mean of "
+        "accuracy and F1, STS-B: of Pearson and Spearman, CoLA: Matthews, the others: accuracy (MNLI: matched / mismatched)."
+    )
+    if 0 < len(glue) < len(GLUE):
+        missing = ", ".join(find_task(name).title for name in GLUE if name not in glue)
+        said.append(f"Means are over {len(glue)} of the nine tasks, in every row; not here: {missing}.")
+    for name in glue:
+        task, row = find_task(name), tasks[name]
+        for split, rows in {"train": row["train_rows"], **row["dev_rows"]}.items():
+            if rows != task.rows.get(split):
+                said.append(f"{task.title}: {split} is a subset, {rows:,} of {task.rows.get(split, 0):,} rows.")
+    if glue:
+        said += [line for name, line in REMARKS.items() if name in glue]
+        said.append("The paper's rows are dev scores, medians of five runs; its settings of fine-tuning are not known.")
+    return said
+
+
+def _cells(found: dict[str, Any]) -> list[list[str]]:
+    """The comparison, models as rows; the first line is the head."""
+    tasks = list(found["tasks"])
+    glue = [name for name in tasks if name in GLUE] or tasks
+    form = lambda value, sign="": "–" if value is None else f"{value:{sign}.1f}"
+    both = "wnli" in glue and len(glue) > 1
+    head = ["", f"mean of {len(glue)}", *([f"of {len(glue) - 1}, no WNLI"] if both else [])]
+    lines = [[*head, *(find_task(name).title for name in tasks)]]
+    for name, row in found["rows"].items():
+        sign = "+" if name.startswith("minus") else ""
+        mean = [form(row["means"]["all"], sign), *([form(row["means"]["without_wnli"], sign)] if both else [])]
+        lines.append([name, *mean, *(form(row["scores"].get(task), sign) for task in tasks)])
+    return lines
+
+
+def _details(found: dict[str, Any]) -> list[list[str]]:
+    """A line for each task; the first is the head."""
+    lines = [["task", "median", "min–max", "seeds", "failed", "metrics", "rows train / dev", "cut", "s a seed"]]
+    for name, row in found["tasks"].items():
+        metrics = ", ".join(
+            f"{metric} {' / '.join(f'{values[metric]:.1f}' for values in row['metrics'].values())}"
+            for metric in find_task(name).metrics
+        )
+        lines.append(
+            [
+                find_task(name).title,
+                f"{row['median']:.1f}",
+                f"{row['min']:.1f}–{row['max']:.1f}",
+                str(row["seeds"]),
+                str(row["failed"]),
+                metrics,
+                " / ".join(f"{rows:,}" for rows in (row["train_rows"], *row["dev_rows"].values())),
+                f"{row['cut_share']:.1%}",
+                f"{row['train_seconds']:.0f}",
+            ]
+        )
+    return lines
+
+
+def _closing(found: dict[str, Any]) -> list[str]:
+    """Lines below the tables: choices, the teacher, remarks."""
+    lines = []
+    for name, row in found["tasks"].items():
+        if row["choice"]:
+            chosen = ", ".join(
+                f"{field.replace('_', ' ')} {value:g}" for field, value in row["choice"]["chosen"].items()
+            )
+            lines.append(
+                f"{find_task(name).title}: {chosen}, chosen from {row['choice']['runs']} runs on a tenth of train."
+            )
+    if found["retained"]:
+        share, difference = found["retained"]["share"], found["retained"]["difference"]
+        lines.append(
+            f"Of the teacher's mean score (WNLI aside) {share['value']:.1f} % are retained (95 % interval {share['low']:.1f} to "
+            f"{share['high']:.1f}); difference {difference['value']:+.1f} ({difference['low']:+.1f} to {difference['high']:+.1f})."
+        )
+    if cost := found["cost"]:
+        lines.append(
+            f"Parameters: {cost['parameters']:,} of the teacher's {cost['teacher_parameters']:,} "
+            f"({cost['parameters'] / cost['teacher_parameters']:.0%}); at batch {cost['batch_size']} × {cost['length']} tokens "
+            f"{cost['ratio']:.2f} times as fast ({cost['ratio_min']:.2f} to {cost['ratio_max']:.2f}), {cost['device']}."
+        )
+    return lines + found["remarks"]
+
+
+def terminal(found: dict[str, Any]) -> list[Any]:
+    """The tables and lines for the terminal."""
+    views: list[Any] = []
+    # Tasks as rows, which fits 80 characters; on paper they are columns.
+    turned = [list(line) for line in zip(*_cells(found), strict=True)]
+    for title, lines in ((found["model"], turned), ("over seeds", [line[:-2] for line in _details(found)])):
+        view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for i, column in enumerate(lines[0]):
+            view.add_column(column, justify="left" if not i or column == "metrics" else "right", overflow="fold")
+        for line in lines[1:]:
+            view.add_row(*line)
+        views.append(view)
+    return [*views, *_closing(found)]
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """The same as Markdown."""
+    blocks = []
+    for lines in (_cells(found), _details(found)):
+        ruled = [lines[0], ["---", *["---:"] * (len(lines[0]) - 1)], *lines[1:]]
+        blocks.append("".join(f"| {' | '.join(line)} |\n" for line in ruled))
+    return f"**{found['model']}**\n\n" + "\n".join(blocks) + "\n" + "".join(f"- {line}\n" for line in _closing(found))
+
+
+def rows_of(results: Sequence[dict[str, Any]]) -> str:
+    """Every figure of every run as CSV: task, seed, split, metric, value."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["task", "seed", "split", "metric", "value"])
+    for run in results:
+        for split, values in run["scores"].items():
+            writer.writerows([run["task"], run["seed"], split, metric, value] for metric, value in values.items())
+    return text.getvalue()
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Dots for seeds, bars for medians, ticks for the references."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    tasks = found["tasks"]
+    figure, axes = pyplot.subplots(figsize=(2.0 + 1.05 * len(tasks), 4.4), layout="constrained")
+    places = np.arange(len(tasks))
+    axes.bar(places, [row["median"] for row in tasks.values()], 0.6, color="C0", alpha=0.35, label="median")
+    for place, row in zip(places, tasks.values(), strict=True):
+        scores = list(row["scores"].values())
+        spread = np.linspace(-0.12, 0.12, len(scores)) if len(scores) > 1 else [0.0]
+        axes.scatter(place + np.array(spread), scores, 14, color="C0", zorder=3, label="seeds" if not place else None)
+    for i, (name, row) in enumerate(found["rows"].items()):
+        if name not in (OURS, "model card") and not name.startswith("minus"):  # the card differs in STS-B alone
+            there = [(places[j], row["scores"][task]) for j, task in enumerate(tasks) if task in row["scores"]]
+            x, y = zip(*there, strict=True)
+            axes.hlines(y, np.array(x) - 0.36, np.array(x) + 0.36, color=f"C{i}", linewidth=1.6, label=name)
+    axes.set_xticks(places, [find_task(name).title for name in tasks])
+    axes.set(ylabel="dev score × 100", title=f"{'/'.join(Path(found['model']).parts[-2:])}: seeds, medians, references")
+    axes.grid(axis="y", alpha=0.25)
+    figure.legend(fontsize="small", ncols=4, loc="outside lower center")
+    partial = path.with_name(f".{path.stem}.partial.png")
+    figure.savefig(partial, dpi=130)
+    pyplot.close(figure)
+    partial.replace(path)
+
+
+def write(found: dict[str, Any], results: Sequence[dict[str, Any]], directory: Path) -> None:
+    """glue.json, glue.md, glue.csv and glue.png in a directory."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(directory / "glue.json", found)
+    for name, text in (("glue.md", markdown(found)), ("glue.csv", rows_of(results))):
+        with atomic_file(directory / name) as file:
+            file.write(text.encode())
+    plot(found, directory / "glue.png")

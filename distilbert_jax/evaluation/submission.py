@@ -1,0 +1,103 @@
+"""The zip that the GLUE server takes: one file a task, `index<TAB>prediction`. A task without predictions gets no file."""
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distilbert_jax.data.files import atomic_file
+from distilbert_jax.data.tasks import TASKS, Task
+from distilbert_jax.errors import InputError
+
+HEADER = "index\tprediction"
+
+
+def check_path(path: str, tasks: Sequence[str]) -> None:
+    """Raise InputError, before anything is trained, if no submission could be written there."""
+    where = Path(path)
+    if where.suffix != ".zip" or where.is_dir():
+        raise InputError(f"--submit {path}: expected the name of a .zip file")
+    if not where.absolute().parent.is_dir():
+        raise InputError(f"--submit {path}: the folder {where.parent} does not exist; make it first")
+    if not any(TASKS[name].submission for name in tasks):
+        raise InputError(f"--submit: the GLUE server takes none of {', '.join(tasks)}")
+
+
+def spelled(task: Task, logits: np.ndarray) -> list[str]:
+    """Predictions as the server spells them: label names, label ids, or a number from 0 to 5. logits [n, labels]."""
+    if task.spelling == "number":
+        return [f"{value:.3f}" for value in np.clip(logits[:, 0], *task.label_range)]
+    answers = logits.argmax(-1)
+    return [task.labels[answer] if task.spelling == "names" else str(answer) for answer in answers]
+
+
+def write_submission(results: Sequence[dict[str, Any]], path: str) -> dict[str, int]:
+    """Write the zip from runs of `grid.run_grid`; of each task the run with the best dev score is taken.
+
+    Returns:
+        {file: seed of its run}, of the files in it.
+
+    Raises:
+        InputError: no run has predictions of a test split, or what was written does not pass `check`.
+    """
+    files, seeds = {}, {}
+    best: dict[str, dict[str, Any]] = {}
+    for result in results:
+        so_far = best.get(result["task"], {"score": -np.inf})
+        if result["tested"] and not result["diverged"] and result["score"] > so_far["score"]:
+            best[result["task"]] = result
+    for task in TASKS.values():
+        run = best.get(task.trained_by or task.name)
+        for split, name in task.submission.items():
+            file = Path(run["directory"]) / "predictions" / f"{name}.npy" if run else None
+            if run and file and file.is_file():
+                files[name] = _lines(task, split, np.load(file))
+                seeds[name] = run["seed"]
+    if not files:
+        raise InputError(f"--submit {path}: no run has predictions of a test split; nothing is written")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(zipfile.ZipInfo(name), text, zipfile.ZIP_DEFLATED)  # no date: same predictions, same bytes
+    check(packed, path)
+    with atomic_file(Path(path)) as out:
+        out.write(packed.getvalue())
+    return seeds
+
+
+def _lines(task: Task, split: str, logits: np.ndarray) -> str:
+    return "".join(f"{line}\n" for line in (HEADER, *(f"{i}\t{word}" for i, word in enumerate(spelled(task, logits)))))
+
+
+def check(archive: Any, where: str) -> None:
+    """Raise InputError unless every file of a submission has the server's name, header, rows and spelling.
+
+    Args:
+        archive: path or open file of the zip.
+        where: its name in messages.
+    """
+    known = {name: (task, split) for task in TASKS.values() for split, name in task.submission.items()}
+    with zipfile.ZipFile(archive) as opened:
+        for name in opened.namelist():
+            if name not in known:
+                raise InputError(f"{where}: {name} is no file of a submission; expected {', '.join(known)}")
+            task, split = known[name]
+            head, *lines = opened.read(name).decode().splitlines()
+            if head != HEADER:
+                raise InputError(f"{where}: {name} begins with {head!r}, expected {HEADER!r}")
+            if len(lines) != task.rows[split]:
+                raise InputError(f"{where}: {name} has {len(lines)} rows, the GLUE server takes {task.rows[split]}")
+            for i, line in enumerate(lines):
+                index, _, word = line.partition("\t")
+                if index != str(i) or not _spells(task, word):
+                    raise InputError(f"{where}: {name}, row {i}: {line!r} is not what the GLUE server takes")
+
+
+def _spells(task: Task, word: str) -> bool:
+    if task.spelling == "number":
+        low, high = task.label_range
+        return word.replace(".", "", 1).isdigit() and low <= float(word) <= high
+    return word in (task.labels if task.spelling == "names" else map(str, range(len(task.labels))))

@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+
+from distilbert_jax.data.tasks import find_task
+from distilbert_jax.evaluation.bootstrap import Predictions, compare, read_predictions, scores
+from distilbert_jax.evaluation.glue import score
+from tests.runs import refused
+
+ROWS = 60
+
+
+def predictions(task, seed=0, rows=ROWS, skill=1.0):
+    """Predictions that are right more often than not."""
+    rng = np.random.default_rng(seed)
+    truth = np.random.default_rng(99)
+    task = find_task(task)
+    if task.is_regression:
+        labels = truth.integers(0, 11, rows).astype(np.float32) / 2
+        return Predictions((skill * labels + rng.normal(size=rows)).round(1).astype(np.float32)[:, None], labels)
+    labels = truth.integers(0, len(task.labels), rows).astype(np.int32)
+    logits = rng.normal(size=(rows, len(task.labels))).astype(np.float32)
+    logits[np.arange(rows), labels] += skill
+    return Predictions(logits, labels)
+
+
+@pytest.mark.parametrize("task", ["cola", "mrpc", "stsb", "mnli", "rte"])
+def test_the_score_of_a_resample_is_that_of_the_rows_it_drew(task):
+    one, rng = predictions(task), np.random.default_rng(1)
+    drawn = [np.arange(ROWS), *(rng.integers(ROWS, size=ROWS) for _ in range(5))]
+    weights = np.stack([np.bincount(rows, minlength=ROWS) for rows in drawn])
+    expected = [score(find_task(task), one.logits[rows], one.labels[rows])["score"] for rows in drawn]
+    np.testing.assert_allclose(scores(find_task(task), one, weights), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["cola", "mrpc", "stsb"])
+def test_predictions_that_are_all_equal_score_what_they_score_elsewhere(task):
+    labels = predictions(task).labels
+    constant = Predictions(np.zeros((ROWS, 1 if task == "stsb" else 2), np.float32), labels)
+    expected = score(find_task(task), constant.logits, labels)["score"]
+    assert scores(find_task(task), constant, np.ones((1, ROWS)))[0] == pytest.approx(expected)
+
+
+def test_a_run_that_diverged_scores_nothing():
+    assert scores(find_task("rte"), Predictions(None, np.zeros(4, int)), np.ones((3, 4))).tolist() == [0.0] * 3
+
+
+def test_a_model_compared_with_itself_keeps_all_of_its_score():
+    runs = {"rte": [predictions("rte")], "stsb": [predictions("stsb")]}
+    found = compare(runs, runs)
+    assert found["share"] == pytest.approx((100.0, 100.0, 100.0))
+    assert found["difference"] == pytest.approx((0.0, 0.0, 0.0))
+    assert set(found["tasks"]) == {"rte", "stsb"}
+
+
+def test_the_interval_holds_the_figure_and_narrows_with_the_rows():
+    width = {}
+    for rows in (60, 4000):
+        weak = {"rte": [predictions("rte", seed, rows, skill=0.5) for seed in range(3)]}
+        strong = {"rte": [predictions("rte", seed, rows, skill=2.0) for seed in range(10, 13)]}
+        found = compare(weak, strong)
+        value, low, high = found["difference"]
+        assert low < value < high < 0
+        assert found["tasks"]["rte"] == found["difference"]
+        assert found["share"].value == pytest.approx(100 * _median(weak) / _median(strong))
+        width[rows] = high - low
+    assert width[4000] < width[60] / 4
+
+
+def _median(runs):
+    return np.median([score(find_task("rte"), *run)["score"] for run in runs["rte"]])
+
+
+def test_the_interval_is_as_wide_as_theory_says():
+    """Two constant answers on n rows with right share p: the standard error of accuracy is √(p(1−p)/n)."""
+    rows = 1000
+    labels = (np.arange(rows) < 700).astype(np.int32)
+    always, never = (Predictions(np.tile(np.float32(row), (rows, 1)), labels) for row in ([0, 1], [1, 0]))
+    found = compare({"rte": [always]}, {"rte": [never]})
+    error = 2 * 100 * np.sqrt(0.7 * 0.3 / rows)  # the two are right on complementary rows
+    value, low, high = found["difference"]
+    assert value == pytest.approx(40.0)
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
+
+
+def test_wnli_does_not_count_and_what_cannot_be_compared_is_refused():
+    wnli, rte = {"wnli": [predictions("wnli")]}, {"rte": [predictions("rte")]}
+    assert set(compare({**wnli, **rte}, {**wnli, **rte})["tasks"]) == {"rte"}
+    refused(lambda: compare(wnli, wnli), "no task in common")
+    refused(lambda: compare(rte, wnli), "no task in common")
+    refused(lambda: compare(rte, {"rte": [predictions("rte", rows=50)]}), "rte: the dev splits", "differ")
+
+
+def test_predictions_that_cannot_be_read_name_their_run(tmp_path):
+    refused(lambda: read_predictions(tmp_path / "rte-0", find_task("rte")), str(tmp_path / "rte-0"), "predictions")
+    folder = tmp_path / "rte-0/predictions"
+    folder.mkdir(parents=True)
+    one = predictions("rte")
+    np.save(folder / "validation-labels.npy", one.labels)
+    (folder / "validation.npy").write_bytes(b"\x93NUMPY")
+    refused(lambda: read_predictions(tmp_path / "rte-0", find_task("rte")), str(tmp_path / "rte-0"), "train it again")
+    assert read_predictions(tmp_path / "rte-0", find_task("rte"), diverged=True).logits is None
+    np.save(folder / "validation.npy", one.logits)
+    np.testing.assert_array_equal(read_predictions(tmp_path / "rte-0", find_task("rte")).logits, one.logits)

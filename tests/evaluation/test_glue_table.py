@@ -1,0 +1,201 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from distilbert_jax.cli import show
+from distilbert_jax.data.files import write_json
+from distilbert_jax.data.tasks import GLUE, REFERENCES, find_task
+from distilbert_jax.evaluation import glue_table
+from distilbert_jax.evaluation.glue import score
+from distilbert_jax.evaluation.glue_table import MAJORITY, OURS, markdown, means, medians, summary, table_of, write
+from tests.runs import refused
+
+
+def run(tmp_path, task, seed, right, *, model="bert", rows=None, diverged=""):
+    """A run whose first `right` of each ten answers are right; of a regression, which is that near."""
+    task, rows = find_task(task), rows or 70
+    directory = tmp_path / f"{task.name}-{seed}"
+    (directory / "predictions").mkdir(parents=True)
+    rng = np.random.default_rng(5)
+    scores = {}
+    for split in task.dev:
+        if task.is_regression:
+            labels = rng.uniform(0, 5, rows).astype(np.float32)
+            logits = (labels + rng.normal(size=rows) * (10 - right))[:, None].astype(np.float32)
+        else:
+            labels = (np.arange(rows) // 10 % len(task.labels)).astype(np.int32)
+            wrong = np.arange(rows) % 10 >= right
+            logits = np.eye(len(task.labels), dtype=np.float32)[(labels + wrong) % len(task.labels)]
+        np.save(directory / "predictions" / f"{split}-labels.npy", labels)
+        if not diverged:
+            np.save(directory / "predictions" / f"{split}.npy", logits)
+        found = score(task, logits, labels)
+        scores[split] = dict.fromkeys(found, 0.0) if diverged else found
+    result = {
+        "task": task.name,
+        "model": model,
+        "seed": seed,
+        "score": scores[task.dev[0]]["score"],
+        "scores": scores,
+        "train_rows": task.rows.get("train", 100),
+        "dev_rows": {split: task.rows.get(split, rows) for split in task.dev},
+        "cut_share": 0.01,
+        "train_seconds": 12.0,
+        "together": 1,
+        "tested": False,
+        "diverged": diverged,
+    }
+    write_json(directory / "results.json", result)
+    return {**result, "directory": str(directory), "choice": None}
+
+
+def test_a_summary_gives_medians_spreads_every_metric_and_the_seeds_that_failed(tmp_path):
+    runs = [run(tmp_path, "mrpc", seed, right) for seed, right in enumerate((8, 6, 9, 5, 7))]
+    runs += [run(tmp_path, "mnli", 0, 8)]
+    found = summary(runs)
+    assert list(found) == ["mnli", "mrpc"], "in the paper's order"
+    row, scores = found["mrpc"], [one["score"] for one in runs[:5]]
+    assert (row["median"], row["min"], row["max"]) == (np.median(scores), min(scores), max(scores))
+    assert row["scores"] == {str(seed): value for seed, value in enumerate(scores)}
+    assert row["metrics"]["validation"]["accuracy"] == pytest.approx(70.0)
+    assert row["majority"] == pytest.approx((100 * 40 / 70 + 0) / 2), "the most frequent label is 0: no F1"
+    assert row["failed"] == 0
+    assert list(found["mnli"]["metrics"]) == ["validation_matched", "validation_mismatched"]
+    assert medians(runs) == {"mrpc": np.median(scores), "mnli": runs[5]["score"]}
+
+
+def test_a_seed_fails_that_is_no_better_than_the_majority_or_constant_or_diverged(tmp_path):
+    runs = [run(tmp_path, "rte", seed, right) for seed, right in enumerate((9, 5, 8))]
+    runs.append(run(tmp_path, "rte", 3, 9, diverged="step 4: loss is not finite"))
+    assert summary(runs)["rte"]["failed"] == 2
+    # A constant answer of the rarer label has an F1 that lifts it above the majority's: no success.
+    constant = run(tmp_path, "qqp", 0, 9)
+    labels = np.load(tmp_path / "qqp-0/predictions/validation-labels.npy")
+    logits = np.tile(np.float32([0, 1]), (len(labels), 1))
+    np.save(tmp_path / "qqp-0/predictions/validation.npy", logits)
+    constant = {**constant, "score": score(find_task("qqp"), logits, labels)["score"]}
+    found = summary([constant])["qqp"]
+    assert found["median"] > found["majority"]
+    assert found["failed"] == 1
+    assert summary([run(tmp_path, "wnli", 0, 2)])["wnli"]["failed"] == 0
+
+
+def test_means_are_those_of_the_tasks_asked_for_or_none():
+    assert means({"rte": 50.0, "cola": 40.0, "wnli": 60.0}, ["rte", "cola", "wnli"]) == {
+        "all": 50.0,
+        "without_wnli": 45.0,
+    }
+    assert means({"rte": 50.0}, ["rte", "cola"]) == {"all": None, "without_wnli": None}
+    assert means(REFERENCES["DistilBERT"], GLUE)["all"] == pytest.approx(77.0, abs=0.05)
+    assert means(REFERENCES["model card"], GLUE) == {"all": None, "without_wnli": pytest.approx(79.46, abs=0.01)}
+
+
+@pytest.fixture(scope="module")
+def complete(tmp_path_factory):
+    path = tmp_path_factory.mktemp("glue")
+    return [run(path, task, seed, 8 + seed) for task in GLUE for seed in (0, 1)]
+
+
+def cells(text):
+    lines = [
+        [cell.strip() for cell in line.strip("|\n").split("|")] for line in text.splitlines() if line.startswith("|")
+    ]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_a_whole_table_stands_beside_the_papers_rows_and_says_what_is_odd_about_them(complete):
+    found = table_of("bert", complete)
+    rows = cells(markdown(found))
+    assert rows[""][:2] == ["mean of 9", "of 8, no WNLI"]
+    assert rows["DistilBERT"] == ["77.0", "79.6", *(f"{REFERENCES['DistilBERT'][task]:.1f}" for task in GLUE)]
+    assert rows["model card"][:2] == ["–", "79.5"]
+    assert rows["model card"][-1] == "–"
+    ours = found["rows"][OURS]["scores"]
+    assert rows["minus DistilBERT"][2] == f"{ours['cola'] - 51.3:+.1f}"
+    assert float(rows["majority class"][-1]) == found["rows"][MAJORITY]["scores"]["wnli"].__round__(1)
+    said = "\n".join(found["remarks"])
+    for words in ("85.8", "84.7", "40 of 71", "medians of 2 seeds"):
+        assert words in said
+    assert "not here" not in said
+    assert "subset" not in said
+
+
+def test_a_part_of_the_tasks_is_told_from_the_whole_in_every_row(tmp_path):
+    runs = [
+        run(tmp_path, "rte", 0, 9),
+        {**run(tmp_path, "qqp", 0, 8), "train_rows": 25683, "dev_rows": {"validation": 7600}},
+    ]
+    found = table_of("bert", runs)
+    rows = cells(markdown(found))
+    assert rows[""] == ["mean of 2", "QQP", "RTE"]
+    assert rows["BERT-base"][0] == f"{(89.6 + 69.3) / 2:.1f}"
+    said = "\n".join(found["remarks"])
+    assert "over 2 of the nine tasks, in every row; not here: CoLA, MNLI, MRPC, QNLI, SST-2, STS-B, WNLI" in said
+    assert "QQP: train is a subset, 25,683 of 363,846 rows." in said
+    assert "QQP: validation is a subset, 7,600 of 40,430 rows." in said
+    assert "STS-B: the model card" not in said
+
+
+def test_the_share_of_the_teacher_has_an_interval(tmp_path):
+    student = [run(tmp_path / "student", task, seed, 7) for task in ("rte", "wnli") for seed in (0, 1)]
+    teacher = [run(tmp_path / "teacher", task, seed, 9) for task in ("rte", "wnli") for seed in (0, 1)]
+    cost = {
+        "parameters": 60, "teacher_parameters": 100, "ratio": 1.6, "ratio_min": 1.5, "ratio_max": 1.7,
+        "batch_size": 1, "length": 128, "device": "cpu",
+    }  # fmt: skip
+    found = table_of("student", student, teacher, cost)
+    share = found["retained"]["share"]
+    assert share["value"] == pytest.approx(100 * 70 / 90)
+    assert share["low"] < share["value"] < share["high"] < 100
+    assert set(found["retained"]["tasks"]) == {"rte"}
+    text = markdown(found)
+    assert "77.8 % are retained (95 % interval" in text
+    assert "60 of the teacher's 100 (60%)" in text
+    assert "1.60 times as fast (1.50 to 1.70), cpu" in text
+    assert cells(text)["teacher"][-2:] == ["90.0", "90.0"]
+
+
+def test_choices_of_settings_are_told_with_the_number_of_runs(tmp_path):
+    choice = {"runs": 6, "chosen": {"learning_rate": 1e-4, "epochs": 10}, "settings": []}
+    found = table_of("bert", [{**run(tmp_path, "rte", 0, 9), "choice": choice}])
+    assert "RTE: learning rate 0.0001, epochs 10, chosen from 6 runs on a tenth of train." in markdown(found)
+
+
+def test_everything_is_written_in_four_forms(complete, tmp_path, capsys):
+    found = table_of("bert", complete)
+    write(found, complete, tmp_path / "out")
+    assert json.loads((tmp_path / "out/glue.json").read_text()) == json.loads(json.dumps(found))
+    assert (tmp_path / "out/glue.md").read_text() == markdown(found)
+    assert (tmp_path / "out/glue.png").read_bytes().startswith(b"\x89PNG")
+    with (tmp_path / "out/glue.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    mrpc = [row for row in rows if (row["task"], row["seed"], row["metric"]) == ("mrpc", "1", "f1")]
+    (one,) = [run for run in complete if (run["task"], run["seed"]) == ("mrpc", 1)]
+    assert [float(row["value"]) for row in mrpc] == [one["scores"]["validation"]["f1"]]
+    assert len(rows) == sum(len(values) for one in complete for values in one["scores"].values())
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    for view in glue_table.terminal(found):
+        show(view)
+    shown = capsys.readouterr().out
+    for words in ("DistilBERT", "majority class", "failed", "STS-B"):
+        assert words in shown
+
+
+def test_generated_tasks_have_no_references(tmp_path):
+    found = table_of("bert", [run(tmp_path, "demo-topic", 0, 9)])
+    assert list(found["rows"]) == [OURS, MAJORITY]
+    assert "paper" not in "\n".join(found["remarks"])
+    assert cells(markdown(found))[""] == ["mean of 1", "demo-topic"]
+
+
+def test_the_runs_of_a_directory_are_read_back_or_refused(tmp_path):
+    run(tmp_path, "rte", 0, 9)
+    (found,) = glue_table.read_runs(str(tmp_path))
+    assert (found["task"], found["directory"]) == ("rte", str(tmp_path / "rte-0"))
+    refused(lambda: glue_table.read_runs(str(tmp_path / "nowhere")), "nowhere: holds no runs")
+    write_json(tmp_path / "rte-0/results.json", {"step": 3})
+    refused(lambda: glue_table.read_runs(str(tmp_path)), "rte-0/results.json", "no result")
+    (tmp_path / "rte-0/results.json").write_text("{")
+    refused(lambda: glue_table.read_runs(str(tmp_path)), "rte-0/results.json", "damaged")

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+
+from distilbert_jax.config import FinetuneConfig, GridConfig
+from distilbert_jax.evaluation import grid as module
+from distilbert_jax.evaluation.grid import choose, run_grid
+from tests.runs import change, refused, write_split
+
+ROWS = {"sentence1": ["a"], "sentence2": ["b"], "label": [0]}
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Lists of the configs that fine-tuning was asked for; a run scores 100 000 times its learning rate plus its epochs."""
+    calls = []
+
+    def finetune_seeds(configs, evaluation, *, together=False):
+        calls.append((list(configs), together))
+        score = lambda config: 1e5 * config.optimizer.learning_rate + (config.epochs or 0)
+        return [{"task": config.task, "seed": config.run.seed, "score": score(config)} for config in configs]
+
+    monkeypatch.setattr(module, "finetune_seeds", finetune_seeds)
+    return calls
+
+
+def test_every_task_is_run_with_every_seed_in_a_directory_of_its_own(asked):
+    config = change(FinetuneConfig(model="bert"), run__directory="runs/x")
+    found = run_grid(config, ("rte", "cola"), (0, 3))
+    assert [(run["task"], run["seed"]) for run in found] == [("rte", 0), ("rte", 3), ("cola", 0), ("cola", 3)]
+    assert [run["directory"] for run in found] == ["runs/x/rte-0", "runs/x/rte-3", "runs/x/cola-0", "runs/x/cola-3"]
+    assert [one.run.directory for configs, _ in asked for one in configs] == [run["directory"] for run in found]
+    assert [together for _, together in asked] == [False, False]
+    assert run_grid(FinetuneConfig(model="a/bert"), ["rte"], [1])[0]["directory"] == "runs/glue/a-bert/rte-1"
+    run_grid(config, ("rte",), (0, 3), together=True)
+    assert asked[-1][1]
+
+
+def test_a_misspelt_task_is_refused_before_the_first_run(asked):
+    refused(lambda: run_grid(FinetuneConfig(model="bert"), ("rte", "colla"), (0,)), "'colla'", "'cola'")
+    refused(lambda: run_grid(FinetuneConfig(model="bert"), ("rte", "ax"), (0,)), "'ax'", "no training data", "mnli")
+    refused(lambda: run_grid(FinetuneConfig(model="bert"), ("rte", "rte"), (0,)), "--tasks rte rte", "once")
+    refused(lambda: run_grid(FinetuneConfig(model="bert"), ("rte",), ()), "--seeds", "one or more")
+    assert asked == []
+
+
+def test_tasks_that_a_folder_lacks_are_told_of_and_left_out(asked, tmp_path, capsys):
+    write_split(tmp_path, "rte", "train", ROWS)
+    config = FinetuneConfig(model="bert", data=str(tmp_path))
+    assert [run["task"] for run in run_grid(config, ("qnli", "rte", "cola"), (0,))] == ["rte"]
+    assert capsys.readouterr().err == f"{tmp_path}: has no qnli, cola: left out\n"
+    refused(lambda: run_grid(config, ("qnli",), (0,)), f"{tmp_path}: has no folder qnli", "--data")
+    assert len(asked) == 1
+
+
+def test_settings_are_chosen_on_held_out_rows_and_then_all_seeds_run_with_the_best(asked, capsys):
+    config = change(FinetuneConfig(model="bert", predict_test=True), run__directory="runs/x")
+    grid = GridConfig(learning_rate=(1e-5, 3e-5), epochs=(3, 10), seeds=(0, 7))
+    found = run_grid(config, ("rte",), (0, 1, 2), grid=grid)
+    choosing, final = [configs for configs, _ in asked[:-1]], asked[-1][0]
+    assert len(choosing) == 4
+    assert all(one.held_out and not one.predict_test and not one.save_model for configs in choosing for one in configs)
+    assert [[one.run.seed for one in configs] for configs in choosing] == [[0, 7]] * 4
+    directories = [one.run.directory for configs in choosing for one in configs]
+    assert directories[0] == "runs/x/choice/rte/learning-rate-1e-05-epochs-3-0"
+    assert len(set(directories)) == 8
+    assert [(one.optimizer.learning_rate, one.epochs, one.held_out) for one in final] == [(3e-5, 10, False)] * 3
+    assert [one.run.directory for one in final] == ["runs/x/rte-0", "runs/x/rte-1", "runs/x/rte-2"]
+    assert all(one.predict_test for one in final)
+    choice = found[0]["choice"]
+    assert (choice["runs"], choice["chosen"]) == (8, {"learning_rate": 3e-5, "epochs": 10})
+    assert [row["score"] for row in choice["settings"]] == pytest.approx([4, 11, 6, 13])
+    assert (
+        "rte: chosen from 8 runs on a held-out tenth of train: learning_rate 3e-05, epochs 10"
+        in capsys.readouterr().out
+    )
+
+
+def test_without_settings_nothing_is_chosen(asked):
+    assert run_grid(FinetuneConfig(model="bert"), ("rte",), (0,), grid=GridConfig())[0]["choice"] is None
+    assert len(asked) == 1
+
+
+def test_of_equal_settings_the_first_is_taken(monkeypatch):
+    monkeypatch.setattr(module, "finetune_seeds", lambda configs, evaluation: [{"score": 50.0} for _ in configs])
+    config, choice = choose(FinetuneConfig(task="rte"), GridConfig(batch_size=(16, 32)))
+    assert (config.batch_size, choice["chosen"]) == (16, {"batch_size": 16})
+
+
+def test_small_tasks_start_at_the_mnli_model_of_their_seed(asked, tmp_path):
+    for task in ("rte", "cola", "stsb"):
+        write_split(tmp_path, task, "train", ROWS)
+    config = change(FinetuneConfig(model="bert", data=str(tmp_path), save_model=False), run__directory="runs/x")
+    refused(lambda: run_grid(config, ("cola", "rte"), (0,), from_mnli=True), "mnli", str(tmp_path))
+    write_split(tmp_path, "mnli", "train", ROWS)
+    assert asked == []
+    run_grid(config, ("cola", "rte", "stsb"), (0, 1), from_mnli=True)
+    by_task = {configs[0].task: configs for configs, _ in asked}
+    assert list(by_task) == ["mnli", "cola", "rte", "stsb"]
+    assert [one.save_model for one in by_task["mnli"]] == [True, True]
+    assert not by_task["rte"][0].save_model
+    assert [one.model for one in by_task["rte"]] == ["runs/x/mnli-0/model", "runs/x/mnli-1/model"]
+    assert [one.model for one in by_task["stsb"]] == ["runs/x/mnli-0/model", "runs/x/mnli-1/model"]
+    assert [one.model for one in by_task["cola"]] == ["bert", "bert"]
+    assert np.all([one.model == "bert" for one in by_task["mnli"]])
