@@ -38,10 +38,10 @@ def init_state(params: Params, optimizer: optax.GradientTransformation, seed: in
 
 
 def stack_states(states: Sequence[TrainState], mesh: Mesh) -> TrainState:
-    """The states of several seeds as one, with an axis of seeds before every other; the given ones are consumed."""
+    """The states of several seeds as one, with an axis of seeds before every other."""
     stack = lambda *states: jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
     placed = shardings(jax.eval_shape(stack, *states), mesh, stacked=True)
-    return jax.jit(stack, out_shardings=placed, donate_argnums=tuple(range(len(states))))(*states)
+    return jax.jit(stack, out_shardings=placed)(*states)
 
 
 def row_keys(key: jax.Array, step: jax.Array, rows: int) -> jax.Array:

@@ -10,11 +10,11 @@ from flax import nnx
 
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.data.tokenizer import load_tokenizer
-from distilbert_jax.errors import Interrupted
+from distilbert_jax.errors import DivergedError, Interrupted
 from distilbert_jax.evaluation import glue
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.training import finetune as module
-from distilbert_jax.training.finetune import finetune, run_directory
+from distilbert_jax.training.finetune import finetune, finetune_seeds, run_directory
 from distilbert_jax.training.logging import RunLog, read_metrics
 from tests import runs
 from tests.models.common import call
@@ -227,3 +227,168 @@ def test_a_run_without_a_directory_is_named_after_model_task_and_seed(model, exp
     config = FinetuneConfig(model=model, task="rte", run=RunConfig(directory="", seed=7))
     assert run_directory(config) == Path(expected)
     assert run_directory(change(config, run__directory="here")) == Path("here")
+
+
+def seeds_of(folder, directory, seeds, **changes):
+    return [tuning(folder, directory / str(seed), run__seed=seed, save_model=False, **changes) for seed in seeds]
+
+
+def losses_of(config):
+    entries = read_metrics(Path(config.run.directory) / "metrics.jsonl")
+    return np.array([entry["loss"] for entry in entries if entry["kind"] == "train"])
+
+
+@pytest.mark.parametrize(("task", "model"), [("sst2", "student"), ("stsb", "bert")])
+def test_seeds_that_train_together_have_the_losses_of_the_same_seeds_in_turn(folder, tmp_path, task, model):
+    """With dropout, in batches of three lengths, some rows of the last batch empty."""
+    given = {"task": task, "model": str(folder / model), "shapes": 3, "optimizer__learning_rate": 1e-3}
+    turn = seeds_of(folder, tmp_path / "turn", (0, 3, 4), **given)
+    together = seeds_of(folder, tmp_path / "together", (0, 3, 4), **given)
+    apart, side_by_side = finetune_seeds(turn, glue), finetune_seeds(together, glue, together=True)
+    all_losses = [(losses_of(a), losses_of(b)) for a, b in zip(turn, together, strict=True)]
+    for alone, with_others in all_losses:
+        np.testing.assert_allclose(with_others[:20], alone[:20], rtol=1e-5)
+    assert len({tuple(alone) for alone, _ in all_losses}) == 3, "seeds differ"
+    for a, b in zip(apart, side_by_side, strict=True):
+        assert (a["seed"], a["steps"], a["together"], b["together"]) == (b["seed"], b["steps"], 1, 3)
+        assert b["score"] == pytest.approx(a["score"], abs=3)
+
+
+def test_seeds_in_turn_share_one_compiled_step_and_give_what_each_gives_alone(folder, tuned, tmp_path, capsys):
+    configs = [tuning(folder, tmp_path / str(seed), run__seed=seed) for seed in (5, 0)]
+    capsys.readouterr()
+    found = finetune_seeds(configs, glue)
+    assert found[1]["scores"] == tuned[1]["scores"]
+    assert runs.weights(tmp_path / "0/model") == runs.weights(Path(tuned[0].run.directory) / "model")
+    assert capsys.readouterr().err.count("newly initialised") == 1, "what is said of a directory is said once"
+
+
+def test_of_seeds_together_those_that_have_ended_are_left_out(folder, tmp_path, capsys):
+    configs = seeds_of(folder, tmp_path, (0, 1, 2), epochs=1)
+    (first,) = finetune_seeds(configs[1:2], glue)
+    capsys.readouterr()
+    found = finetune_seeds(configs, glue, together=True)
+    assert found[1] == first
+    assert [result["together"] for result in found] == [2, 1, 2]
+    assert f"{tmp_path / '1'}: finished before" in capsys.readouterr().out
+
+
+def test_a_run_that_diverges_is_kept_as_one_that_failed(folder, tmp_path):
+    (config,) = seeds_of(folder, tmp_path, (0,), optimizer__learning_rate=1e38, optimizer__warmup=0.0)
+    (found,) = finetune_seeds([config], glue)
+    assert "is not finite" in found["diverged"]
+    assert found["scores"] == {"validation": {"accuracy": 0.0, "score": 0.0}}
+    assert finetune_seeds([config], glue) == [found]
+    with pytest.raises(DivergedError, match="is not finite"):
+        tune(config)
+
+
+def test_a_seed_that_diverges_leaves_those_beside_it_alone(folder, tmp_path):
+    good = SequenceClassification.from_pretrained(folder / "student", labels=("negative", "positive"))
+    good.classifier.kernel[...] = np.inf
+    good.save_pretrained(tmp_path / "broken", load_tokenizer(folder / "student"))
+    configs = seeds_of(folder, tmp_path / "runs", (0, 1), epochs=1)
+    configs[0] = change(configs[0], model=str(tmp_path / "broken"))
+    broken, sound = finetune_seeds(configs, glue, together=True)
+    assert (broken["score"], sound["diverged"]) == (0.0, "")
+    assert "not finite" in broken["diverged"]
+    alone = change(configs[1], run__directory=str(tmp_path / "alone"))
+    tune(alone)
+    np.testing.assert_allclose(losses_of(configs[1]), losses_of(alone), rtol=1e-5)
+
+
+def test_a_tenth_of_train_is_scored_in_the_place_of_dev(folder, tmp_path):
+    found = tune(tuning(folder, tmp_path / "run", held_out=True, epochs=1, save_model=False))
+    assert list(found["scores"]) == ["held_out"]
+    assert found["score"] == found["scores"]["held_out"]["score"]
+    assert found["train_rows"] + found["dev_rows"]["held_out"] == TRAIN
+    assert 0 < found["dev_rows"]["held_out"] < TRAIN / 4
+    few = tuning(folder, tmp_path / "few", held_out=True, max_train_rows=1)
+    refused(lambda: tune(few), "sst2", "too few")
+
+
+def test_logits_and_labels_of_dev_are_kept(tuned):
+    config, found = tuned
+    where = Path(config.run.directory) / "predictions"
+    labels = np.load(where / "validation-labels.npy")
+    np.testing.assert_array_equal(labels, topics(DEV, 1)["label"])
+    assert 100 * (np.load(where / "validation.npy").argmax(-1) == labels).mean() == pytest.approx(found["score"])
+
+
+def test_test_splits_are_predicted_when_they_are_asked_for(folder, tmp_path, capsys):
+    for name in ("train", "validation"):
+        runs.write_split(folder, "wnli", name, {**shares(40, 3), "label": [0, 1] * 20})
+    given = {"task": "wnli", "save_model": False, "epochs": 1}
+    config = tuning(folder, tmp_path / "run", **given)
+    without = tune(config)
+    runs.write_split(folder, "wnli", "test", {**shares(146, 4), "label": [-1] * 146})
+    assert tune(config) == without
+    asked = change(config, predict_test=True)
+    found = tune(asked)
+    assert found["tested"], "a run that ended without them is done again"
+    assert found["scores"] == without["scores"]
+    assert np.load(tmp_path / "run/predictions/WNLI.tsv.npy").shape == (146, 2)
+    assert tune(config) == found
+
+
+def test_the_model_of_mnli_predicts_ax_too(folder, tmp_path, capsys):
+    texts = lambda rows: {"premise": shares(rows, 5)["sentence2"], "hypothesis": ["goes to"] * rows}
+    for name in ("train", "validation_matched", "validation_mismatched"):
+        runs.write_split(folder, "mnli", name, {**texts(40), "label": [0, 1, 2, 1] * 10})
+    runs.write_split(folder, "ax", "test", texts(1104))
+    found = tune(tuning(folder, tmp_path / "run", task="mnli", epochs=1, predict_test=True))
+    assert set(found["scores"]) == {"validation_matched", "validation_mismatched"}
+    assert [path.name for path in (tmp_path / "run/predictions").glob("*.tsv.npy")] == ["AX.tsv.npy"]
+    assert "has no mnli/test_matched.parquet: not predicted" in capsys.readouterr().out
+    # RTE starts from it with a head of its own, and again from itself with the head it has.
+    runs.write_split(folder, "rte", "train", {**shares(40, 3), "label": [0, 1] * 20})
+    runs.write_split(folder, "rte", "validation", {**shares(40, 6), "label": [0, 1] * 20})
+    capsys.readouterr()
+    tune(tuning(folder, tmp_path / "rte", task="rte", model=str(tmp_path / "run/model"), epochs=1))
+    assert "newly initialised: classifier.bias, classifier.weight\n" in capsys.readouterr().err
+    again = tuning(folder, tmp_path / "again", task="rte", model=str(tmp_path / "rte/model"), epochs=1)
+    tune(again)
+    assert "newly initialised" not in capsys.readouterr().err
+
+
+def test_a_task_without_training_data_is_refused(folder, tmp_path):
+    refused(lambda: tune(tuning(folder, tmp_path / "run", task="ax")), "'ax' has no training data", "mnli")
+
+
+def test_a_teacher_of_the_task_guides_its_student(folder, tuned, tmp_path):
+    teacher = str(Path(tuned[0].run.directory) / "model")
+    given = {"guide__teacher": teacher, "guide__alpha": 1.0, "epochs": 6}
+    config = tuning(folder, tmp_path / "run", **given)
+    assert tune(config)["score"] > 90, "from the teacher alone"
+    entries = [entry for entry in read_metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
+    for entry in entries:
+        assert entry["loss"] == pytest.approx(entry["loss_ce"])
+    assert entries[-1]["loss_ce"] < entries[0]["loss_ce"]
+    half = tuning(folder, tmp_path / "half", **{**given, "guide__alpha": 0.25, "epochs": 1})
+    tune(half)
+    entry = read_metrics(tmp_path / "half/metrics.jsonl")[0]
+    assert entry["loss"] == pytest.approx(0.75 * entry["loss_labels"] + 0.25 * entry["loss_ce"], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"guide__teacher": "nowhere/{task}-{seed}"}, ["nowhere/sst2-0"]),
+        ({"guide__teacher": "student"}, ["student", "no trained head"]),
+        ({"guide__teacher": "tuned", "task": "stsb"}, ["guide.teacher", "2 labels", "stsb 1"]),
+        ({"guide__teacher": "other"}, ["guide.teacher", "tokenizer"]),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused_in_one_line(folder, tuned, tmp_path, changes, words):
+    model = Path(tuned[0].run.directory) / "model"
+    if changes["guide__teacher"] == "tuned":
+        changes = {**changes, "guide__teacher": str(model)}
+    elif changes["guide__teacher"] == "student":
+        changes = {**changes, "guide__teacher": str(folder / "student")}
+    elif changes["guide__teacher"] == "other":
+        words_of = [word for word in runs.WORDS if word != "reda"]
+        other = load_tokenizer(runs.write_tokenizer(tmp_path / "tokenizer", ["other", *words_of]))
+        SequenceClassification.from_pretrained(model).save_pretrained(tmp_path / "other", other)
+        changes = {**changes, "guide__teacher": str(tmp_path / "other")}
+    refused(lambda: tune(tuning(folder, tmp_path / "run", **changes)), *words)
+    assert not (tmp_path / "run/metrics.jsonl").exists()

