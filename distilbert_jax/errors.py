@@ -1,8 +1,9 @@
-"""What a user is told when something is wrong: one line that names it, and an exit code that is not zero."""
+"""What a user is told, above all when something is wrong: one line that names it, and an exit code that is not zero."""
 
 import contextlib
 import difflib
 import errno
+import functools
 import os
 import sys
 from collections.abc import Collection, Iterator
@@ -38,6 +39,12 @@ def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """What is said of a name that is unknown: `did you mean 'x'?`, or all that are known. `cutoff`: how alike, 0 … 1."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"did you mean {found[0]!r}?" if found else f"known: {', '.join(known)}"
+
+
+@functools.cache
+def tell_once(line: str) -> None:
+    """Print a line on stderr, unless this process has told it before."""
+    print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import ModelConfig, PretrainConfig
+from distilbert_jax.errors import tell_once
 from tests import runs
 
 _DATA = Path(os.environ.get("DISTILBERT_JAX_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -72,6 +73,12 @@ def tiny_distilbert() -> ModelConfig:
 def tiny(request: pytest.FixtureRequest) -> ModelConfig:
     """The tiny model of each family in turn."""
     return request.getfixturevalue(f"tiny_{request.param}")
+
+
+@pytest.fixture(autouse=True)
+def tell_again() -> None:
+    """What is told once a process is told in each test."""
+    tell_once.cache_clear()
 
 
 @pytest.fixture

@@ -135,7 +135,8 @@ def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, di
     print(
         f"{config.task}: chosen from {runs} runs on a held-out tenth of train: "
         + ", ".join(f"{field} {value:g}" for field, value in chosen.items())
-        + f" (score {best['score']:.1f}, worst {min(row['score'] for row in tried):.1f})"
+        + f" (score {best['score']:.1f}, worst {min(row['score'] for row in tried):.1f})",
+        file=sys.stderr,
     )
     return _with(config, chosen), {"runs": runs, "chosen": chosen, "settings": tried}
 

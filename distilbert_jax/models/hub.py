@@ -6,7 +6,6 @@ reference's weight. Only safetensors are read: a pickle runs code when it is ope
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from safetensors.flax import load_file
 
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.directory import locate
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, tell_once
 from distilbert_jax.models.params import Params
 
 _SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id")
@@ -177,7 +176,7 @@ def to_params(
     new_head: bool = True,
 ) -> Params:
     """Parameters float32 in the given shapes, taken from reference tensors. Those of a head may be missing: they are left out, and
-    named in one line on stderr, as are buffers and what the file holds for other heads.
+    named in one line on stderr (once a process), as are buffers and what the file holds for other heads.
 
     Args:
         new_head: False: a head may not be missing.
@@ -215,7 +214,7 @@ def to_params(
         )
     skipped = sorted({name if _BUFFERS.search(name) else name.rpartition(".")[0] for name in left})
     if skipped:
-        print(f"{where}: not used here: {', '.join(skipped)}", file=sys.stderr)
+        tell_once(f"{where}: not used here: {', '.join(skipped)}")
     if initialised:
-        print(f"{where}: newly initialised: {', '.join(sorted(initialised))}", file=sys.stderr)
+        tell_once(f"{where}: newly initialised: {', '.join(sorted(initialised))}")
     return params

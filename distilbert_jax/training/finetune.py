@@ -4,7 +4,7 @@ stop."""
 import contextlib
 import dataclasses
 import functools
-import io
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +23,7 @@ from distilbert_jax.data.files import read_json, write_array, write_json
 from distilbert_jax.data.tasks import TASKS, Task, find_task
 from distilbert_jax.data.tokenizer import load_tokenizer, special_ids
 from distilbert_jax.directory import locate
-from distilbert_jax.errors import DivergedError, InputError
+from distilbert_jax.errors import DivergedError, InputError, tell_once
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.params import Params, merge, split
@@ -99,7 +99,7 @@ def finetune_seeds(
                 stack.enter_context(rundir.alone(directories[i]))
             ended = [i for i in group if _ended(configs[i], directories[i])]
             for i in ended:
-                print(f"{directories[i]}: finished before")
+                print(f"{directories[i]}: finished before", file=sys.stderr)
                 found[i] = read_json(directories[i] / "results.json")
             left = [i for i in group if i not in ended]
             if left:
@@ -176,7 +176,7 @@ class _Tuning:
                     if glue.has_split(of, name, config.data):
                         self.unlabelled[of.submission[name]] = encode(read(of, name), of)
                     else:
-                        print(f"{config.data}: has no {of.name}/{name}.parquet: not predicted")
+                        tell_once(f"{config.data}: has no {of.name}/{name}.parquet: not predicted")
 
     def _load_model(self, config: FinetuneConfig) -> SequenceClassification:
         """The encoder with the head of a directory, or with a new one where that has other labels or none."""
@@ -238,7 +238,8 @@ class _Tuning:
             print(
                 f"{directory}: {self.task.name}, seed {one.run.seed}: {len(self.train_rows)} rows, {self.steps} steps of "
                 f"{config.batch_size}; {self.train_rows.cut / len(self.train_rows):.1%} of the rows cut at {config.length} "
-                f"tokens; {padding:.0%} of the places padding"
+                f"tokens; {padding:.0%} of the places padding",
+                file=sys.stderr,
             )
         begun = time.perf_counter()
         seeds = ",".join(str(one.run.seed) for one in configs)
@@ -298,11 +299,7 @@ class _Tuning:
     def _initial_state(self, configs: Sequence[FinetuneConfig]) -> TrainState:
         states = []
         for config in configs:
-            with contextlib.redirect_stderr(
-                io.StringIO()
-            ):  # what is said of a directory is said once, not for every seed
-                model = self._load_model(config)
-            params = sharding.pad_vocabulary(split(model)[1])
+            params = sharding.pad_vocabulary(split(self._load_model(config))[1])
             states.append(init_state(params, self.optimizer, config.run.seed, self.mesh))
         return stack_states(states, self.mesh) if len(states) > 1 else states[0]
 

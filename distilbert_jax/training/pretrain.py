@@ -74,7 +74,7 @@ def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path
             schedule(config.optimizer, config.steps),
             title=directory.name,
             flops=setup.step_flops,
-            logs=[log],
+            logs=[log] if log else [],
             checkpoints=checkpoints,
             evaluate=evaluate,
             profile=profile,

@@ -71,7 +71,7 @@ def test_settings_are_chosen_on_held_out_rows_and_then_all_seeds_run_with_the_be
     assert [row["score"] for row in choice["settings"]] == pytest.approx([4, 11, 6, 13])
     assert (
         "rte: chosen from 8 runs on a held-out tenth of train: learning_rate 3e-05, epochs 10"
-        in capsys.readouterr().out
+        in capsys.readouterr().err
     )
 
 

@@ -142,7 +142,7 @@ def test_every_row_counts_once_an_epoch_and_the_rows_that_fill_up_a_batch_do_not
 def test_a_finished_run_is_found(tuned, monkeypatch, capsys):
     monkeypatch.setattr(module, "fit", lambda *_, **__: pytest.fail("it trains again"))
     assert tune(tuned[0]) == tuned[1]
-    assert "finished before" in capsys.readouterr().out
+    assert "finished before" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_begins_anew_and_gives_the_same_bits(folder, tuned, tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_of_a_large_task_the_first_rows_can_be_taken(folder, tmp_path, no_traini
     with pytest.raises(StoppedError) as stopped:
         tune(tuning(folder, tmp_path / "run", max_train_rows=20, epochs=2))
     assert stopped.value.args[0] == 4
-    assert ": sst2, seed 0: 20 rows, 4 steps of 16; 0.0% of the rows cut at 16 tokens" in capsys.readouterr().out
+    assert ": sst2, seed 0: 20 rows, 4 steps of 16; 0.0% of the rows cut at 16 tokens" in capsys.readouterr().err
 
 
 def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, capsys):
@@ -188,7 +188,7 @@ def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, c
         tune(tuning(folder, tmp_path / "run", length=10, shapes=2))
     rows = topics(TRAIN, 0)["sentence"]
     cut = sum(len(row.split()) + 2 > 10 for row in rows) / TRAIN
-    assert f"{cut:.1%} of the rows cut at 10 tokens" in capsys.readouterr().out
+    assert f"{cut:.1%} of the rows cut at 10 tokens" in capsys.readouterr().err
     assert stopped.value.args[1]["input_ids"].shape[1] in (8, 10)
 
 
@@ -270,7 +270,7 @@ def test_of_seeds_together_those_that_have_ended_are_left_out(folder, tmp_path, 
     found = finetune_seeds(configs, glue, together=True)
     assert found[1] == first
     assert [result["together"] for result in found] == [2, 1, 2]
-    assert f"{tmp_path / '1'}: finished before" in capsys.readouterr().out
+    assert f"{tmp_path / '1'}: finished before" in capsys.readouterr().err
 
 
 def test_a_run_that_diverges_is_kept_as_one_that_failed(folder, tmp_path):
@@ -339,7 +339,7 @@ def test_the_model_of_mnli_predicts_ax_too(folder, tmp_path, capsys):
     found = tune(tuning(folder, tmp_path / "run", task="mnli", epochs=1, predict_test=True))
     assert set(found["scores"]) == {"validation_matched", "validation_mismatched"}
     assert [path.name for path in (tmp_path / "run/predictions").glob("*.tsv.npy")] == ["AX.tsv.npy"]
-    assert "has no mnli/test_matched.parquet: not predicted" in capsys.readouterr().out
+    assert "has no mnli/test_matched.parquet: not predicted" in capsys.readouterr().err
     # RTE starts from it with a head of its own, and again from itself with the head it has.
     runs.write_split(folder, "rte", "train", {**shares(40, 3), "label": [0, 1] * 20})
     runs.write_split(folder, "rte", "validation", {**shares(40, 6), "label": [0, 1] * 20})
