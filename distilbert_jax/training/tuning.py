@@ -78,7 +78,8 @@ class Tuning:
         self.predict = evaluation.predictor(
             self.graphdef, (*self.buckets, config.length), config.batch_size, self.pad_id, self.mesh
         )
-        self._steps: dict[int, Callable[..., Any]] = {}  # by the number of seeds that train together
+        # By the number of seeds that train together and the teacher's shape.
+        self._steps: dict[tuple[int, nnx.GraphDef | None], Callable[..., Any]] = {}
 
     def _load_data(self) -> None:
         config, task = self.config, self.task
@@ -130,13 +131,21 @@ class Tuning:
     def _batches(self, config: FinetuneConfig) -> LengthBucketedBatches:
         return LengthBucketedBatches(self.train_rows.lengths, config.batch_size, config.run.seed, self.buckets)
 
-    @functools.cached_property
-    def _guide(self) -> tuple[nnx.GraphDef | None, Params]:
-        """The teacher, if one is asked for: (graphdef, parameters)."""
-        name = self.config.guide.teacher
+    def _teacher_of(self, configs: Sequence[FinetuneConfig]) -> str:
+        """The directory of the teacher of these runs, or ""."""
+        asked = self.config.guide.teacher.replace("{task}", self.task.name)
+        names = {asked.replace("{seed}", str(config.run.seed)) for config in configs}
+        if len(names) > 1:
+            raise InputError(
+                f"guide.teacher = {asked}: seeds of one program share their teacher; leave out --vmap-seeds"
+            )
+        return names.pop()
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 (both end with the runs of a task)
+    def _guide(self, name: str) -> tuple[nnx.GraphDef | None, Params]:
+        """A teacher: (graphdef, parameters)."""
         if not name:
             return None, {}
-        name = name.replace("{task}", self.task.name).replace("{seed}", str(self.config.run.seed))
         teacher = SequenceClassification.from_pretrained(name, dtype=jnp.dtype(self.config.run.dtype), new_head=False)
         if len(teacher.config.labels) != len(self.labels):
             raise InputError(
@@ -152,12 +161,13 @@ class Tuning:
 
     def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[dict[str, Any]]:
         """Train these runs, side by side when there is more than one, and score them: the results of `finetune_seeds`."""
+        guide = self._guide(self._teacher_of(configs))
         self._announce(configs, directories)
         every, begun, why = self.config.run.log_every, time.perf_counter(), ""
         with contextlib.ExitStack() as stack:
             logs = [stack.enter_context(contextlib.closing(RunLog(path, 0, every))) for path in directories]
             try:
-                trained = self._fit(configs, logs)
+                trained = self._fit(configs, *guide, logs)
             except DivergedError as error:
                 trained, why = [None] * len(configs), str(error)
             seconds = time.perf_counter() - begun
@@ -175,20 +185,25 @@ class Tuning:
                 file=sys.stderr,
             )
 
-    def _fit(self, configs: Sequence[FinetuneConfig], logs: Sequence[RunLog]) -> list[Params]:
+    def _fit(
+        self,
+        configs: Sequence[FinetuneConfig],
+        guide: nnx.GraphDef | None,
+        frozen: Params,
+        logs: Sequence[RunLog],
+    ) -> list[Params]:
         """The parameters of each run after its last step."""
         config, several = self.config, len(configs) > 1
-        guide, frozen = self._guide
         states = [self._initial_state(one) for one in configs]
         state = stack_states(states, self.mesh) if several else states[0]
-        if len(configs) not in self._steps:
+        if (len(configs), guide) not in self._steps:
             objective = objectives.classification(self.graphdef, len(self.labels), guide, config.guide)
-            self._steps[len(configs)] = make_train_step(
+            self._steps[len(configs), guide] = make_train_step(
                 objective, self.optimizer, state, frozen, self.mesh, config.optimizer.accumulate, stacked=several
             )
         state = fit(
             state,
-            self._steps[len(configs)],
+            self._steps[len(configs), guide],
             frozen,
             functools.partial(self._placed, [self._batches(one) for one in configs]),
             config.run,

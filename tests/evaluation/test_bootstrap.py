@@ -82,6 +82,16 @@ def test_the_interval_is_as_wide_as_theory_says():
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
 
 
+def test_the_interval_knows_that_seeds_differ():
+    """On so many rows that they do not matter, the median of three drawn seeds is any of the three."""
+    rows = 20_000
+    of_skill = lambda skills: {"rte": [predictions("rte", seed, rows, skill) for seed, skill in enumerate(skills)]}
+    found = compare(of_skill((0.0, 1.0, 3.0)), of_skill((1.0,)))
+    scored = [score(find_task("rte"), *run)["score"] for run in of_skill((0.0, 1.0, 3.0))["rte"]]
+    assert found["difference"].low == pytest.approx(scored[0] - scored[1], abs=1.5)
+    assert found["difference"].high == pytest.approx(scored[2] - scored[1], abs=1.5)
+
+
 def test_wnli_does_not_count_and_what_cannot_be_compared_is_refused():
     wnli, rte = {"wnli": [predictions("wnli")]}, {"rte": [predictions("rte")]}
     assert set(compare({**wnli, **rte}, {**wnli, **rte})["tasks"]) == {"rte"}

@@ -370,6 +370,19 @@ def test_a_teacher_of_the_task_guides_its_student(folder, tuned, tmp_path):
     assert entry["loss"] == pytest.approx(0.75 * entry["loss_labels"] + 0.25 * entry["loss_ce"], rel=1e-5)
 
 
+def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
+    for seed in (0, 1):
+        tune(tuning(folder, tmp_path / f"sst2-{seed}", run__seed=seed, epochs=1 + 2 * seed))
+    given = {"guide__teacher": str(tmp_path / "{task}-{seed}/model"), "epochs": 1}
+    configs = seeds_of(folder, tmp_path / "guided", (0, 1), **given)
+    finetune_seeds(configs, glue)
+    one = change(configs[1], run__directory=str(tmp_path / "alone"))
+    tune(one)
+    np.testing.assert_array_equal(losses_of(configs[1]), losses_of(one))
+    other = seeds_of(folder, tmp_path / "together", (0, 1), **given)
+    refused(lambda: finetune_seeds(other, glue, together=True), "guide.teacher", "share their teacher", "--vmap-seeds")
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
