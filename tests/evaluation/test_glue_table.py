@@ -114,6 +114,7 @@ def test_a_whole_table_stands_beside_the_papers_rows_and_says_what_is_odd_about_
     assert rows["model card"][-1] == "–"
     ours = found["rows"][OURS]["scores"]
     assert rows["minus DistilBERT"][2] == f"{ours['cola'] - 51.3:+.1f}"
+    assert rows["minus DistilBERT"][-2] == f"{ours['stsb'] - 86.9:+.1f}", "the paper's figure, not the card's"
     assert float(rows["majority"][-1]) == found["rows"][MAJORITY]["scores"]["wnli"].__round__(1)
     said = "\n".join(found["remarks"])
     for words in ("85.8", "84.7", "40 of 71", "medians of 2 seeds"):
