@@ -238,6 +238,7 @@ def losses_of(config):
     return np.array([entry["loss"] for entry in entries if entry["kind"] == "train"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "model"), [("sst2", "student"), ("stsb", "bert")])
 def test_seeds_that_train_together_have_the_losses_of_the_same_seeds_in_turn(folder, tmp_path, task, model):
     """With dropout, in batches of three lengths, some rows of the last batch empty."""
@@ -263,6 +264,7 @@ def test_seeds_in_turn_share_one_compiled_step_and_give_what_each_gives_alone(fo
     assert capsys.readouterr().err.count("newly initialised") == 1, "what is said of a directory is said once"
 
 
+@pytest.mark.slow
 def test_of_seeds_together_those_that_have_ended_are_left_out(folder, tmp_path, capsys):
     configs = seeds_of(folder, tmp_path, (0, 1, 2), epochs=1)
     (first,) = finetune_seeds(configs[1:2], glue)
@@ -283,6 +285,7 @@ def test_a_run_that_diverges_is_kept_as_one_that_failed(folder, tmp_path):
         tune(config)
 
 
+@pytest.mark.slow
 def test_a_seed_that_diverges_leaves_those_beside_it_alone(folder, tmp_path):
     good = SequenceClassification.from_pretrained(folder / "student", labels=("negative", "positive"))
     good.classifier.kernel[...] = np.inf
@@ -331,6 +334,7 @@ def test_test_splits_are_predicted_when_they_are_asked_for(folder, tmp_path, cap
     assert tune(config) == found
 
 
+@pytest.mark.slow
 def test_the_model_of_mnli_predicts_ax_too(folder, tmp_path, capsys):
     texts = lambda rows: {"premise": shares(rows, 5)["sentence2"], "hypothesis": ["goes to"] * rows}
     for name in ("train", "validation_matched", "validation_mismatched"):
@@ -355,6 +359,7 @@ def test_a_task_without_training_data_is_refused(folder, tmp_path):
     refused(lambda: tune(tuning(folder, tmp_path / "run", task="ax")), "'ax' has no training data", "mnli")
 
 
+@pytest.mark.slow
 def test_a_teacher_of_the_task_guides_its_student(folder, tuned, tmp_path):
     teacher = str(Path(tuned[0].run.directory) / "model")
     given = {"guide__teacher": teacher, "guide__alpha": 1.0, "epochs": 6}
@@ -370,6 +375,7 @@ def test_a_teacher_of_the_task_guides_its_student(folder, tuned, tmp_path):
     assert entry["loss"] == pytest.approx(0.75 * entry["loss_labels"] + 0.25 * entry["loss_ce"], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
     for seed in (0, 1):
         tune(tuning(folder, tmp_path / f"sst2-{seed}", run__seed=seed, epochs=1 + 2 * seed))
