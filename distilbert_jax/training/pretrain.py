@@ -38,9 +38,10 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None, *, profile:
         raise InputError("run.directory is empty: name a directory for the run with --run.directory")
     directory = Path(config.run.directory)
     processes.check_same("the config", to_json(config))
-    processes.first(lambda: rundir.enter(config, directory))
     with contextlib.ExitStack() as stack:
+        # First the lock: what is refused must not write its config into another process' run.
         processes.first(lambda: stack.enter_context(rundir.alone(directory)))
+        processes.first(lambda: rundir.enter(config, directory))
         if rundir.finished(directory):
             _say(f"{directory}: finished before")
         else:

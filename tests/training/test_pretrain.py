@@ -13,6 +13,7 @@ from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import digest, split
+from distilbert_jax.training import rundir
 from distilbert_jax.training.logging import read_metrics
 from tests import runs
 from tests.runs import BERT, STUDENT, change, distilling, pretraining, refused
@@ -68,6 +69,16 @@ def test_a_finished_run_is_found(finished, monkeypatch, capsys):
     runs.train(finished)
     assert f"{finished.run.directory}: finished before" in capsys.readouterr().out
     assert (Path(finished.run.directory) / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def test_refused_beside_another_process_a_run_changes_nothing(world, tmp_path):
+    config = pretraining(world, tmp_path / "run")
+    rundir.enter(config, tmp_path / "run")  # has begun, and not yet taken a step
+    before = (tmp_path / "run/config.json").read_bytes()
+    with rundir.alone(tmp_path / "run"):
+        other = change(config, optimizer__learning_rate=0.5)
+        refused(lambda: runs.train(other), "another process trains here")
+    assert (tmp_path / "run/config.json").read_bytes() == before
 
 
 def test_a_changed_corpus_is_refused(world, finished, tmp_path):
