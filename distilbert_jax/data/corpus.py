@@ -189,6 +189,7 @@ def _completed(
     corpus = Corpus(out, manifest, made)
     counts = sum(np.bincount(shard.tokens, minlength=vocab_size) for shard in corpus)
     write_array(out / "token_counts.npy", counts.astype(np.int64))
+    manifest["token_counts"] = sha256_of(out / "token_counts.npy")
     write_json(out / "manifest.json", manifest)
     return corpus
 

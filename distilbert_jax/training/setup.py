@@ -1,6 +1,5 @@
 """All that a pre-training run consists of before its first step, checked: rows, teacher, model, state, and the compiled step."""
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from distilbert_jax.config import ModelConfig, PretrainConfig
 from distilbert_jax.data.batches import PackedBatches, prefetch
 from distilbert_jax.data.masking import log_weights
 from distilbert_jax.data.packing import PackedRows, pack
+from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer, special_ids
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM, PreTraining
@@ -82,9 +82,13 @@ def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, T
     """The packed rows of a corpus (packed now, if they were not yet), compared with their checksums, and its tokenizer."""
     if not corpus:
         raise InputError("data.corpus is not set: name a directory made by python -m distilbert_jax.data.corpus")
-    packed = functools.partial(pack, Path(corpus), length, sequences=sequences)
-    processes.first(lambda: packed().verify())  # the others find what it wrote
-    return packed(), load_tokenizer(Path(corpus) / "tokenizer")
+
+    def ready() -> tuple[PackedRows, Tokenizer]:
+        tokenizer = Corpus.open(corpus).tokenizer()  # before anything is packed with its special tokens
+        return pack(Path(corpus), length, sequences=sequences), tokenizer
+
+    processes.first(lambda: ready()[0].verify())  # the others find what it wrote
+    return ready()
 
 
 def load_teacher(
@@ -170,6 +174,8 @@ def set_up(config: PretrainConfig) -> Setup:
         model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
     graphdef, params = split(model)
     fingerprints = {"data.corpus": rows.corpus.fingerprint, "initial weights": digest(params)}
+    if data.heldout:
+        fingerprints["data.heldout"] = Corpus.open(data.heldout).fingerprint
 
     ids = special_ids(tokenizer)
     weights = log_weights(rows.corpus.token_counts, (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask), config.masking)

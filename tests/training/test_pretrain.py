@@ -93,6 +93,17 @@ def test_a_changed_corpus_is_refused(world, finished, tmp_path):
     assert "weights" not in message
 
 
+def test_a_changed_held_out_corpus_is_refused(world, tmp_path):
+    heldout = tmp_path / "heldout"
+    shutil.copytree(world.heldout, heldout)
+    config = pretraining(world, tmp_path / "run", data__heldout=str(heldout), steps=2)
+    runs.train(config)
+    shutil.rmtree(tmp_path / "run/model")
+    shutil.rmtree(heldout)
+    runs.write_corpus(heldout, Path(world.tokenizer), 6, seed=5)
+    refused(lambda: runs.train(config), str(tmp_path / "run"), "data.heldout changed since this run began")
+
+
 @pytest.fixture(scope="module")
 def odd(world, tmp_path_factory):
     """Teachers and corpora that do not fit, by what is odd about them."""
@@ -126,7 +137,31 @@ def flipped(world, directory):
     return str(copy)
 
 
+def retokenized(world, odd, directory):
+    """A copy of the corpus in which another tokenizer of the same size lies."""
+    copy = Path(shutil.copytree(world.corpus, directory.parent / "retokenized"))
+    shutil.copytree(odd.tokenizer, copy / "tokenizer", dirs_exist_ok=True)
+    return str(copy)
+
+
+def miscounted(world, directory):
+    """A copy of the corpus with one bit of its token counts turned."""
+    copy = Path(shutil.copytree(world.corpus, directory.parent / "miscounted"))
+    data = bytearray((copy / "token_counts.npy").read_bytes())
+    data[-8] ^= 1
+    (copy / "token_counts.npy").write_bytes(data)
+    return str(copy)
+
+
 REFUSED = {
+    "a tokenizer that did not make the corpus": (
+        lambda w, o, d: pretraining(w, d, data__corpus=retokenized(w, o, d)),
+        ["retokenized/tokenizer: not the tokenizer that made this corpus"],
+    ),
+    "a bit turned in the token counts": (
+        lambda w, o, d: pretraining(w, d, data__corpus=miscounted(w, d)),
+        ["miscounted/token_counts.npy: not what was written"],
+    ),
     "a bit turned in packed rows": (
         lambda w, o, d: pretraining(w, d, data__corpus=flipped(w, d)),
         ["flipped/packed-32-line/00000.npy: not what was written", "pack again"],
