@@ -10,6 +10,7 @@ import math
 import shutil
 import socket
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +63,14 @@ class RunLog:
         self.path = directory / "metrics.jsonl"
         self._every = every
         kept = [entry for entry in read_metrics(self.path) if entry["step"] <= step]
-        missing = step - sum(entry["kind"] == "train" for entry in kept)
-        if missing:
-            raise InputError(
-                f"{self.path}: {missing} of the first {step} steps are missing, which the checkpoint has seen; "
-                "put the file back, or remove the run's directory to begin anew"
-            )
+        taken = Counter(entry["step"] for entry in kept if entry["kind"] == "train")
+        wrong = ""
+        if missing := step - sum(number > 0 for number in taken):
+            wrong = f"{missing} of the first {step} steps are missing, which the checkpoint has seen"
+        elif extra := [number for number, times in taken.items() if times > 1 or number < 1]:
+            wrong = f"step {extra[0]} " + ("is there more than once" if extra[0] > 0 else "is none of a run")
+        if wrong:
+            raise InputError(f"{self.path}: {wrong}; put the file back, or remove the run's directory to begin anew")
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         partial.replace(self.path)

@@ -26,6 +26,8 @@ FREE = (
 )
 BEGUN = ("metrics.jsonl", "checkpoints", "model", "results.json")  # one of them is there: the run has begun
 
+FOLDERS = ("tensorboard", "checkpoints", "model", "profile")
+
 
 def enter(config: Any, directory: Path) -> Path:
     """Make `directory` the run's, or check that it already is; returns it.
@@ -57,6 +59,11 @@ def _check_place(directory: Path) -> None:
         raise InputError(f"{directory}: is a file; choose another --run.directory")
     if directory.is_dir() and not _is_runs(directory):
         raise InputError(f"{directory}: is not empty and holds no run; choose another --run.directory")
+    for name in FOLDERS:
+        if (directory / name).exists() and not (directory / name).is_dir():
+            raise InputError(
+                f"{directory / name}: is a file, and a run has a directory there; put it back, or remove the file"
+            )
 
 
 def _is_runs(directory: Path) -> bool:

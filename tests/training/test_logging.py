@@ -125,3 +125,21 @@ def test_a_log_that_lacks_steps_of_the_checkpoint_is_refused(tmp_path):
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
     (tmp_path / "metrics.jsonl").unlink()
     refused(lambda: RunLog(tmp_path, 3, 1), "3 of the first 3")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "wrong"),
+    [
+        ((1, 2, 2, 4), "1 of the first 4 steps are missing"),
+        ((1, 1, 1, 1), "3 of the first 4 steps are missing"),
+        ((1, 2, 3, 3, 4), "step 3 is there more than once"),
+        ((0, 1, 2, 3, 4), "step 0 is none of a run"),
+        ((-1, 1, 2, 3), "1 of the first 4 steps are missing"),
+    ],
+)
+def test_a_log_in_which_a_step_is_not_there_once_is_refused_as_it_is(numbers, wrong, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"kind": "train", "step": number}) + "\n" for number in numbers))
+    before = path.read_text()
+    refused(lambda: RunLog(tmp_path, 4, 1), "metrics.jsonl", wrong)
+    assert path.read_text() == before
