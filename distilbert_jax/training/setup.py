@@ -121,12 +121,16 @@ def load_teacher(
     return teacher
 
 
+def head_of(config: PretrainConfig) -> type[MaskedLM | PreTraining]:
+    """What a run trains on top of its encoder."""
+    return PreTraining if config.data.sequences == "pair" else MaskedLM
+
+
 def initial_model(
     config: PretrainConfig, tokenizer: Tokenizer, counts: np.ndarray, dtype: jnp.dtype
 ) -> MaskedLM | PreTraining:
     """The model before step 0, as `config.init` says. counts: of each token in the corpus, int64 [V]."""
-    init = config.init
-    head: type[MaskedLM | PreTraining] = PreTraining if config.data.sequences == "pair" else MaskedLM
+    init, head = config.init, head_of(config)
     if not init.source:
         family = head.of_family(config.model.model_type)
         model = family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed))

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -69,6 +70,29 @@ def test_a_finished_run_is_found(finished, monkeypatch, capsys):
     runs.train(finished)
     assert f"{finished.run.directory}: finished before" in capsys.readouterr().out
     assert (Path(finished.run.directory) / "metrics.jsonl").stat().st_mtime_ns == before
+
+
+def cut_short(file):
+    os.truncate(file, 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", cut_short),  # without it the run has not finished: it is written again
+        ("config.json", cut_short),
+        ("config.json", Path.unlink),
+        ("tokenizer.json", cut_short),
+        ("tokenizer.json", Path.unlink),
+    ],
+)
+def test_a_finished_run_whose_model_is_damaged_says_so(finished, name, damage, tmp_path, monkeypatch):
+    shutil.copytree(finished.run.directory, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    damage(tmp_path / "run/model" / name)
+    monkeypatch.setattr("distilbert_jax.training.pretrain.fit", lambda *_, **__: pytest.fail("it trains again"))
+    config = change(finished, run__directory=str(tmp_path / "run"))
+    message = f"remove the directory {tmp_path / 'run/model'}, and the same command writes it again"
+    refused(lambda: runs.train(config), name, message)
 
 
 def test_refused_beside_another_process_a_run_changes_nothing(world, tmp_path):
