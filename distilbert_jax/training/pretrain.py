@@ -69,7 +69,8 @@ def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path
     checkpoints = Checkpoints(directory / "checkpoints", run.keep)
     restored = checkpoints.restore(setup.state)
     state = restored or setup.state
-    log = RunLog(directory, int(state.step), run.log_every) if processes.is_first() else None
+    logs: list[RunLog] = []  # none in the other processes
+    processes.first(lambda: logs.append(RunLog(directory, int(state.step), run.log_every)))
     tokens = config.steps * config.data.batch_size * config.data.length
     _say(
         f"{directory}: {config.model.model_type}, {config.model.num_hidden_layers} layers, {setup.parameters:,} parameters; "
@@ -88,14 +89,14 @@ def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path
             schedule(config.optimizer, config.steps),
             title=directory.name,
             flops=setup.step_flops,
-            logs=[log] if log else [],
+            logs=logs,
             checkpoints=checkpoints,
             evaluate=evaluate,
             profile=profile,
         )
     finally:
         checkpoints.close()
-        if log:
+        for log in logs:
             log.close()
     trained = sharding.cut_vocabulary(processes.whole(state.params, setup.mesh), config.model.vocab_size)
     processes.first(lambda: merge(setup.graphdef, trained).save_pretrained(directory / "model", setup.tokenizer))

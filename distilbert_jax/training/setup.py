@@ -88,7 +88,7 @@ def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, T
         return pack(Path(corpus), length, sequences=sequences), tokenizer
 
     processes.first(lambda: ready()[0].verify())  # the others find what it wrote
-    return ready()
+    return processes.each(ready)
 
 
 def load_teacher(
@@ -168,25 +168,31 @@ def set_up(config: PretrainConfig) -> Setup:
     sharding.check_batch(data.batch_size, config.optimizer.accumulate, mesh)
     sharding.check_heads(config.model.num_attention_heads, mesh)
     rows, tokenizer = corpus_rows(data.corpus, data.length, data.sequences)
-    vocabulary, dtype = rows.corpus.vocab_size, jnp.dtype(config.run.dtype)
-    if config.model.vocab_size < vocabulary:
-        raise InputError(
-            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces"
-        )
-    model = initial_model(config, tokenizer, rows.corpus.token_counts, dtype)
+    dtype = jnp.dtype(config.run.dtype)
+
+    def read() -> tuple[MaskedLM | PreTraining, MaskedLM | None, np.ndarray, dict[str, str]]:
+        counts, vocabulary = rows.corpus.token_counts, rows.corpus.vocab_size
+        if config.model.vocab_size < vocabulary:
+            raise InputError(
+                f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces"
+            )
+        model = initial_model(config, tokenizer, counts, dtype)
+        guide = load_teacher(config.teacher, tokenizer, "teacher", dtype) if config.teacher else None
+        if guide:
+            _check_pair(config, guide)
+        heldout = {"data.heldout": Corpus.open(data.heldout).fingerprint} if data.heldout else {}
+        return model, guide, counts, heldout
+
+    model, guide, counts, heldout = processes.each(read)  # before anything that all processes have to do together
     if config.init.positions == "sinusoidal":
         model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
     graphdef, params = split(model)
-    fingerprints = {"data.corpus": rows.corpus.fingerprint, "initial weights": digest(params)}
-    if data.heldout:
-        fingerprints["data.heldout"] = Corpus.open(data.heldout).fingerprint
+    fingerprints = {"data.corpus": rows.corpus.fingerprint, **heldout, "initial weights": digest(params)}
 
     ids = special_ids(tokenizer)
-    weights = log_weights(rows.corpus.token_counts, (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask), config.masking)
+    weights = log_weights(counts, (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask), config.masking)
     teacher = None
-    if config.teacher:
-        guide = load_teacher(config.teacher, tokenizer, "teacher", dtype)
-        _check_pair(config, guide)
+    if guide:
         guide_def, frozen = split(guide)
         fingerprints["teacher"] = digest(frozen)
         frozen = sharding.pad_vocabulary(frozen)
