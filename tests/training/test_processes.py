@@ -177,6 +177,24 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
     runs.refused(runtime.join_processes, "JAX_NUM_PROCESSES = two: expected a number")
 
 
+@pytest.mark.parametrize(
+    ("address", "index", "words"),
+    [
+        ("host0", "0", "JAX_COORDINATOR_ADDRESS = host0: expected host:port"),
+        ("host0:", "0", "JAX_COORDINATOR_ADDRESS = host0:: expected host:port"),
+        ("host0:http", "0", "expected host:port"),
+        (":1234", "0", "expected host:port"),
+        ("host0:1234", "2", "JAX_PROCESS_ID = 2 of 2 processes: expected 0 for the first"),
+    ],
+)
+def test_variables_that_name_no_place_are_refused(address, index, words, monkeypatch):
+    given = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": index}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("jax.distributed.initialize", lambda *_: pytest.fail("it waits for the others"))
+    runs.refused(runtime.join_processes, words)
+
+
 def test_without_others_there_is_nothing_to_join(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert not runtime.join_processes()
