@@ -74,6 +74,7 @@ class PackedRows:
                 raise InputError(f"{file}: missing or cut short: pack the corpus again, it mends this file")
             if self._array(index).shape != (entry["rows"], len(self.channels), self.length):
                 raise ValueError(f"{entry['file']} has other rows")
+            bytes.fromhex(entry["sha256"])
 
     def __len__(self) -> int:
         return self.manifest["rows"]
@@ -214,7 +215,7 @@ def pack(
         "files": files,
     }
     write_json(out / "manifest.json", manifest)
-    return PackedRows(out, manifest, corpus)
+    return PackedRows.open(out)
 
 
 def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) -> dict[str, Any]:

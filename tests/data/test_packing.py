@@ -234,6 +234,7 @@ DAMAGES = {
         m.update(rows=m["rows"] + 1),
     ),
     "no bytes of a file": lambda m: m["files"][1].pop("bytes"),
+    "no checksum of a file": lambda m: m["files"][1].pop("sha256"),
     "a file of no name": lambda m: m["files"][1].update(file=None),
     "files of another form": lambda m: m.update(files={"0": 1}),
 }
@@ -250,6 +251,18 @@ def test_a_damaged_manifest_is_named_and_what_it_is_of_packed_again(damage, corp
     ):
         PackedRows.open(rows.path)
     assert pack(corpus.path, 32).manifest == rows.manifest
+
+
+def test_a_damaged_record_of_a_file_is_not_taken_over(corpus):
+    rows = pack(corpus.path, 32)
+    record = json.loads((rows.path / "00000.json").read_text())
+    record["entry"]["rows"] += 1
+    (rows.path / "00000.json").write_text(json.dumps(record))
+    (rows.path / "manifest.json").unlink()
+    with pytest.raises(
+        InputError, match=r"manifest\.json: damaged: remove .*packed-32-line, the corpus is packed again"
+    ):
+        pack(corpus.path, 32)
 
 
 def test_a_length_below_the_shortest_sequence_is_the_cause_that_is_named(corpus):
