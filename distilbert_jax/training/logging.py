@@ -7,8 +7,10 @@ that a step that was taken twice is shown once.
 import contextlib
 import json
 import math
+import os
 import shutil
 import socket
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -115,13 +117,20 @@ class _Events:
         self._file.close()
 
 
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader of stderr has left: training goes on without a word. rich would end the process."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class StepProgress:
     """A bar on a terminal, elsewhere a line every `every` steps: loss parts, tokens (or examples) a second, time left."""
 
     def __init__(self, title: str, steps: int, start: int, every: int, unit: str = "tokens"):
-        self._console = Console(stderr=True, quiet=not is_first())
+        self._console = _Terminal(stderr=True, quiet=not is_first(), markup=False)  # a run's name may have brackets
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
