@@ -1,11 +1,33 @@
 """What a process asks of its machine before JAX starts."""
 
+import contextlib
 import ctypes
 import os
 import re
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from distilbert_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def leaving_at_ctrl_c() -> Iterator[None]:
+    """In the `with` block Ctrl-C ends the process at once and without a word, with the status that a shell shows as 130.
+
+    For imports: nothing has begun, and an extension module may swallow the exception that Python would raise, or crash on it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc, malloc.h
 
