@@ -365,6 +365,8 @@ def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp
         ("blank.txt.xz", lzma.compress(b""), "no documents, only blank lines"),
         ("latin.txt", b"one\nna\xefve\n", r"latin\.txt, line 2: not UTF-8 \(byte 3 of the line is 0xef\)"),
         ("cut.txt.xz", lzma.compress(TEXT.encode())[:-40], "damaged or cut short after line"),
+        ("long.txt.xz", lzma.compress(TEXT.encode() * 9)[:-40], "damaged or cut short after line 0 or a later one"),
+        ("control.txt", b"\x01\x02\n\n\x03\n", "not one token is in the 2 lines of the text"),
         ("cut.txt.gz", gzip.compress(TEXT.encode())[:-40], "damaged or cut short after line"),
         ("not.txt.xz", b"plain text", "damaged or cut short after line 0"),
         ("not.txt.gz", b"plain text", "damaged or cut short after line 0"),
@@ -375,7 +377,7 @@ def test_a_source_that_cannot_be_read_is_named(tokenizer, tmp_path, name, conten
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
         build_corpus([tmp_path / name], tokenizer, tmp_path / "out", shard_bytes=2500)
-    assert str(tmp_path / name) in str(caught.value)
+    assert str(tmp_path / ("out" if name == "control.txt" else name)) in str(caught.value)
     assert not (tmp_path / "out/manifest.json").exists()
 
 
@@ -414,6 +416,8 @@ def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, sou
         assert said in subprocess.run(part, capture_output=True, text=True, check=True).stdout
     run = subprocess.run([*command, "--hosts", "2"], capture_output=True, text=True, check=False)
     assert run.stderr == "error: --hosts 2: say with --host 0 … 1 which of them this is\n"
+    run = subprocess.run([*command, "--hosts", "0"], capture_output=True, text=True, check=False)
+    assert run.stderr == "error: --hosts 0: expected at least 1\n"
     source.write_bytes(b"\xff")
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
