@@ -257,7 +257,8 @@ class PretrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        _require(0 < self.steps < 2**31, self, "steps", "expected 1 to 2,147,483,647")  # the state counts in int32
+        _require_positive(self, "steps")
+        _require(self.steps < 2**31, self, "steps", "expected fewer than 2³¹, which the state counts in")
         _require(
             self.data.length <= self.model.max_position_embeddings,
             self.data,
