@@ -4,12 +4,14 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
-
 from distilbert_jax import runtime
-from distilbert_jax.cli import load_config, parse
-from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError, one_line_errors
+
+with runtime.leaving_at_ctrl_c():
+    import tyro
+
+    from distilbert_jax.cli import load_config, parse
+    from distilbert_jax.config import FinetuneConfig, PretrainConfig
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ def main(args: list[str]) -> None:
     command = PretrainCommand(default) if isinstance(default, PretrainConfig) else FinetuneCommand(default)
     command = parse(type(command), overrides, prog=f"train.py {path}", default=command)
     config = command.config
+    if isinstance(command, PretrainCommand) and command.dry_run and command.profile:
+        raise InputError("--dry-run writes nothing of a run, and --profile is written into it: give one of them")
 
     runtime.keep_freed_memory()
     if config.run.deterministic:
@@ -47,16 +51,18 @@ def main(args: list[str]) -> None:
 
     # Imported here: --help and a mistake in the config need not wait for JAX.
     if isinstance(config, PretrainConfig):
-        from distilbert_jax.evaluation.mlm import heldout
-        from distilbert_jax.training.pretrain import dry_run, estimate, pretrain
+        with runtime.leaving_at_ctrl_c():
+            from distilbert_jax.evaluation.mlm import heldout
+            from distilbert_jax.training.pretrain import dry_run, estimate, pretrain
 
         if command.dry_run:
             print(estimate(dry_run(config)))
         else:
             pretrain(config, heldout, profile=command.profile)
     else:
-        from distilbert_jax.evaluation import glue
-        from distilbert_jax.training.finetune import finetune
+        with runtime.leaving_at_ctrl_c():
+            from distilbert_jax.evaluation import glue
+            from distilbert_jax.training.finetune import finetune
 
         result = finetune(config, glue)
         for split, values in result["scores"].items():

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from distilbert_jax.errors import InputError
 
+_SMALLEST, _LARGEST = 1.1754944e-38, 3.4028235e38  # that float32 tells from 0 and from infinity
+_LARGEST_BATCH = 1 << 20  # rows; thirty times those of BERT's largest batches
 Dtype = Literal["float32", "bfloat16"]
 Sequences = Literal["line", "document", "pair"]
 
@@ -26,7 +28,22 @@ def _require_share(owner: object, *names: str) -> None:
 
 def _require_positive(owner: object, *names: str) -> None:
     for name in names:
-        _require(getattr(owner, name) > 0, owner, name, "expected a value above 0")
+        _require(getattr(owner, name) >= _SMALLEST, owner, name, "expected a value above 0")
+        _require(getattr(owner, name) <= _LARGEST, owner, name, "expected a finite value (float32)")
+
+
+def _require_weight(owner: object, *names: str) -> None:
+    for name in names:
+        _require(0.0 <= getattr(owner, name) <= _LARGEST, owner, name, "expected a finite value of 0 or more")
+
+
+def _require_batch(owner: object, name: str) -> None:
+    what = f"expected 1 to {_LARGEST_BATCH:,} rows"
+    _require(1 <= getattr(owner, name) <= _LARGEST_BATCH, owner, name, what)
+
+
+def _require_temperature(owner: object, name: str) -> None:
+    _require(0.01 <= getattr(owner, name) <= 100.0, owner, name, "expected 0.01 to 100: others leave nothing to learn")
 
 
 def _require_choices(owner: object) -> None:
@@ -103,7 +120,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require_choices(self)
-        _require_positive(self, "batch_size")
+        _require_batch(self, "batch_size")
         _require(self.length >= 8, self, "length", "expected at least 8 tokens a row")
 
 
@@ -121,12 +138,14 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         _require_choices(self)
-        _require(0.0 < self.probability < 1.0, self, "probability", "expected 0 < value < 1")
+        _require(
+            1e-4 <= self.probability < 1.0, self, "probability", "expected 0.0001 ≤ value < 1"
+        )  # see `masking.draws`
         _require(self.mask >= 0.0, self, "mask", "expected a share")
         _require(
             self.random >= 0.0 and self.mask + self.random <= 1.0 + 1e-9, self, "random", "mask + random exceeds 1"
         )
-        _require(self.smoothing >= 0.0, self, "smoothing", "expected a value of 0 or more")
+        _require(0.0 <= self.smoothing <= 100.0, self, "smoothing", "expected 0 to 100")
 
 
 @dataclass(frozen=True)
@@ -145,9 +164,8 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         _require_choices(self)
-        _require_positive(self, "temperature")
-        for name in ("alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse"):
-            _require(getattr(self, name) >= 0.0, self, name, "expected a weight of 0 or more")
+        _require_temperature(self, "temperature")
+        _require_weight(self, "alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse")
         total = self.alpha_ce + self.alpha_mlm + self.alpha_cos + self.alpha_mse
         _require(total > 0.0, self, "alpha_ce", "every weight is 0, nothing would be learned")
 
@@ -187,7 +205,7 @@ class OptimizerConfig:
         _require_positive(self, "learning_rate", "eps", "clip_norm", "accumulate")
         _require(0.0 <= self.warmup <= 1.0, self, "warmup", "expected a share of the steps, 0 to 1")
         _require_share(self, "beta1", "beta2")
-        _require(self.weight_decay >= 0.0, self, "weight_decay", "expected a value of 0 or more")
+        _require_weight(self, "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -240,6 +258,7 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "steps")
+        _require(self.steps < 2**31, self, "steps", "expected fewer than 2³¹, which the state counts in")
         _require(
             self.data.length <= self.model.max_position_embeddings,
             self.data,
@@ -270,7 +289,7 @@ class GuideConfig:
 
     def __post_init__(self) -> None:
         _require(0.0 <= self.alpha <= 1.0, self, "alpha", "expected a share, 0 to 1")
-        _require_positive(self, "temperature")
+        _require_temperature(self, "temperature")
 
 
 @dataclass(frozen=True)
@@ -298,7 +317,8 @@ class FinetuneConfig:
     run: RunConfig = field(default_factory=lambda: RunConfig(directory=""))  # empty: runs/glue/<model>/<task>-<seed>
 
     def __post_init__(self) -> None:
-        _require_positive(self, "batch_size", "shapes")
+        _require_positive(self, "shapes")
+        _require_batch(self, "batch_size")
         _require(self.epochs is None or self.epochs > 0, self, "epochs", "expected 1 or more")
         _require(self.length >= 8, self, "length", "expected at least 8 tokens")
         _require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")
@@ -317,5 +337,10 @@ class GridConfig:
         for name in ("learning_rate", "batch_size", "epochs", "seeds"):
             values = getattr(self, name)
             _require(len(set(values)) == len(values), self, name, "expected each value once")
-            _require(all(value > 0 or name == "seeds" for value in values), self, name, "expected values above 0")
+            _require(
+                name == "seeds" or all(_SMALLEST <= value <= _LARGEST for value in values),
+                self,
+                name,
+                "expected finite values above 0",
+            )
         _require(len(self.seeds) > 0, self, "seeds", "expected one or more")

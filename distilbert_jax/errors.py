@@ -5,6 +5,7 @@ import difflib
 import errno
 import functools
 import os
+import signal
 import sys
 from collections.abc import Collection, Iterator
 
@@ -62,6 +63,8 @@ def one_line_errors() -> Iterator[None]:
     except InputError as error:
         _leave(str(error), 2)
     except KeyboardInterrupt as error:
+        if isinstance(error, Preempted):  # SIGTERM that comes again must not change the status of what is finished
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _leave(
             f"interrupted: {error}" if str(error) else "interrupted; the same command goes on from what is finished",
             getattr(error, "status", Interrupted.status),

@@ -1,10 +1,33 @@
 """What a process asks of its machine before JAX starts."""
 
+import contextlib
 import ctypes
 import os
+import re
+import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 from distilbert_jax.errors import InputError
+
+
+@contextlib.contextmanager
+def leaving_at_ctrl_c() -> Iterator[None]:
+    """In the `with` block Ctrl-C ends the process at once and without a word, with the status that a shell shows as 130.
+
+    For imports: nothing has begun, and an extension module may swallow the exception that Python would raise, or crash on it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc, malloc.h
 
@@ -42,7 +65,7 @@ def join_processes() -> bool:
     JAX finds them itself (https://docs.jax.dev/en/latest/multi_process.html).
 
     Raises:
-        InputError: one of the three variables is missing or no number; the others were not to be found.
+        InputError: one of the three variables is missing or of another form; the others were not to be found.
     """
     given = {name: os.environ[name] for name in _BY_HAND if os.environ.get(name)}
     if missing := [name for name in _BY_HAND if given and name not in given]:
@@ -50,6 +73,13 @@ def join_processes() -> bool:
     for name in given.keys() - {_BY_HAND[0]}:
         if not given[name].isdigit():
             raise InputError(f"{name} = {given[name]}: expected a number")
+    if given and not re.fullmatch(r".+:\d+", given[_BY_HAND[0]]):
+        raise InputError(f"{_BY_HAND[0]} = {given[_BY_HAND[0]]}: expected host:port, such as host0:1234")
+    if given and int(given[_BY_HAND[2]]) >= int(given[_BY_HAND[1]]):
+        count, index = given[_BY_HAND[1]], given[_BY_HAND[2]]
+        raise InputError(
+            f"{_BY_HAND[2]} = {index} of {count} processes: expected 0 for the first of them, below {count}"
+        )
     launched = any(int(os.environ.get(name) or 1) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
     on_tpu = any(True for name in ("accel[0-9]*", "vfio/[0-9]*") for _ in Path("/dev").glob(name))
     if not (given or launched or on_tpu):

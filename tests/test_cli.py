@@ -97,6 +97,10 @@ def test_a_mistake_on_the_command_line_is_one_line(write, arguments, words):
     assert not set("│╭╰") & set(message)
 
 
+def test_a_dry_run_takes_no_trace(write):
+    refused(lambda: train.main([write(CONFIG), "--dry-run", "--profile"]), "--dry-run", "--profile", "give one of them")
+
+
 def test_overrides_reach_the_run(world, write, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(

@@ -86,7 +86,9 @@ def test_a_mistake_in_json_is_named_with_its_field(text, message):
     assert str(caught.value) == message
 
 
-POSITIVE, SHARE, WEIGHT = (0, -1), (-0.1, 1.0), (-0.1,)
+INF, NAN = float("inf"), float("nan")
+POSITIVE, SHARE, WEIGHT = (0, -1), (-0.1, 1.0), (-0.1, INF, NAN, 1e300)
+REAL = (*POSITIVE, INF, NAN, 1e300, 1e-300)  # float32 has neither
 REFUSED = [
     (ModelConfig, "model_type", ("gpt2",)),
     (ModelConfig, "vocab_size", POSITIVE),
@@ -97,35 +99,35 @@ REFUSED = [
     (ModelConfig, "max_position_embeddings", POSITIVE),
     (ModelConfig, "type_vocab_size", POSITIVE),
     (ModelConfig, "hidden_act", ("silu",)),
-    (ModelConfig, "layer_norm_eps", (*POSITIVE, float("nan"))),
-    (ModelConfig, "initializer_range", POSITIVE),
+    (ModelConfig, "layer_norm_eps", REAL),
+    (ModelConfig, "initializer_range", REAL),
     (ModelConfig, "hidden_dropout", (*SHARE, float("nan"))),
     (ModelConfig, "attention_dropout", SHARE),
     (ModelConfig, "classifier_dropout", SHARE),
     (ModelConfig, "pad_token_id", (-1, 30522)),
     (ModelConfig, "labels", ((),)),
-    (DataConfig, "batch_size", POSITIVE),
+    (DataConfig, "batch_size", (*POSITIVE, 2**20 + 1, 100_000_000_000)),
     (DataConfig, "length", (7,)),
     (DataConfig, "sequences", ("page",)),
-    (MaskingConfig, "probability", (0.0, 1.0)),
-    (MaskingConfig, "mask", WEIGHT),
-    (MaskingConfig, "random", (-0.1, 0.3)),
+    (MaskingConfig, "probability", (0.0, 1.0, 1e-9, 4e-5, NAN)),
+    (MaskingConfig, "mask", (-0.1, NAN)),
+    (MaskingConfig, "random", (-0.1, 0.3, INF)),
     (MaskingConfig, "weighting", ("loss",)),
     (MaskingConfig, "per", ("token",)),
     (MaskingConfig, "smoothing", WEIGHT),
-    (LossConfig, "temperature", POSITIVE),
+    (LossConfig, "temperature", (*REAL, 0.001, 1000.0)),
     (LossConfig, "alpha_ce", WEIGHT),
     (LossConfig, "alpha_mlm", WEIGHT),
     (LossConfig, "alpha_cos", WEIGHT),
     (LossConfig, "alpha_mse", WEIGHT),
     (LossConfig, "ce_tokens", ("some",)),
-    (OptimizerConfig, "learning_rate", POSITIVE),
+    (OptimizerConfig, "learning_rate", REAL),
     (OptimizerConfig, "warmup", (-0.1, 1.1)),
     (OptimizerConfig, "beta1", SHARE),
     (OptimizerConfig, "beta2", SHARE),
-    (OptimizerConfig, "eps", POSITIVE),
+    (OptimizerConfig, "eps", REAL),
     (OptimizerConfig, "weight_decay", WEIGHT),
-    (OptimizerConfig, "clip_norm", POSITIVE),
+    (OptimizerConfig, "clip_norm", REAL),
     (OptimizerConfig, "accumulate", POSITIVE),
     (MeshConfig, "data", (0, -2)),
     (MeshConfig, "fsdp", POSITIVE),
@@ -136,15 +138,15 @@ REFUSED = [
     (RunConfig, "eval_every", (-1,)),
     (RunConfig, "save_every", POSITIVE),
     (RunConfig, "keep", POSITIVE),
-    (PretrainConfig, "steps", POSITIVE),
+    (PretrainConfig, "steps", (*POSITIVE, 2**31, 100_000_000_000)),
     (FinetuneConfig, "length", (7,)),
     (FinetuneConfig, "shapes", POSITIVE),
-    (FinetuneConfig, "batch_size", POSITIVE),
+    (FinetuneConfig, "batch_size", (*POSITIVE, 100_000_000_000)),
     (FinetuneConfig, "epochs", POSITIVE),
     (FinetuneConfig, "max_train_rows", (0,)),
     (GuideConfig, "alpha", (-0.1, 1.1, float("nan"))),
-    (GuideConfig, "temperature", POSITIVE),
-    (GridConfig, "learning_rate", ((1e-4, 1e-4), (0.0,), (-1e-4, 1e-4))),
+    (GuideConfig, "temperature", REAL),
+    (GridConfig, "learning_rate", ((1e-4, 1e-4), (0.0,), (-1e-4, 1e-4), (INF,), (1e-4, NAN))),
     (GridConfig, "batch_size", ((8, 8), (0,))),
     (GridConfig, "epochs", ((3, 3), (0,))),
     (GridConfig, "seeds", ((), (1, 1))),
@@ -192,6 +194,10 @@ def test_limits_themselves_are_allowed():
     ModelConfig(hidden_dropout=0.0, pad_token_id=30521, num_attention_heads=768, labels=("score",))
     MaskingConfig(mask=0.9, random=0.1, smoothing=0.0)
     MaskingConfig(mask=0.0, random=0.0)
+    MaskingConfig(probability=1e-4)
+    LossConfig(temperature=0.01)
+    DataConfig(batch_size=2**20)
+    PretrainConfig(steps=2**31 - 1)
     LossConfig(alpha_ce=0.0, alpha_mlm=0.0, alpha_cos=0.0, alpha_mse=1.0)
     OptimizerConfig(warmup=1.0, beta1=0.0)
     PretrainConfig(data=DataConfig(length=512), optimizer=OptimizerConfig(accumulate=32))

@@ -31,6 +31,11 @@ def run(body: str, stdout=subprocess.PIPE) -> subprocess.CompletedProcess:
         ("raise Interrupted('stopped after step 3')", 130, "error: interrupted: stopped after step 3"),
         ("raise Preempted('stopped after step 3')", 75, "error: interrupted: stopped after step 3"),
         ("raise KeyboardInterrupt('at step 3')", 130, "error: interrupted: at step 3"),
+        (
+            "import atexit, signal; atexit.register(os.kill, os.getpid(), signal.SIGTERM); raise Preempted('stopped')",
+            75,
+            "error: interrupted: stopped",
+        ),
         ("open('no such file')", 1, "error: No such file or directory (no such file)"),
         (
             "raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'runs/x')",

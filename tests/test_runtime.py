@@ -1,10 +1,13 @@
 """What a process asks of its machine."""
 
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+
+from distilbert_jax.runtime import leaving_at_ctrl_c
 
 FAULTS = """
 import ctypes, resource, threading
@@ -65,3 +68,24 @@ def test_memory_that_a_step_freed_is_there_for_the_next():
 
 def test_a_users_own_malloc_settings_stay():
     assert measure(called=True, MALLOC_ARENA_MAX="4")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "status"), [("", -signal.SIGINT), ("signal.signal(signal.SIGINT, signal.SIG_IGN);", 0)]
+)
+def test_ctrl_c_ends_imports_without_a_word(before, status):
+    script = (
+        f"import os, signal; from distilbert_jax.runtime import leaving_at_ctrl_c; {before}\n"
+        "with leaving_at_ctrl_c():\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
+        "    except BaseException: pass"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (status, "")
+
+
+def test_after_imports_ctrl_c_is_an_exception_again():
+    before = signal.getsignal(signal.SIGINT)
+    with leaving_at_ctrl_c():
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGINT) is before

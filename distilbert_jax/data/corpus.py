@@ -173,12 +173,14 @@ def _completed(
     out: Path, origin: dict[str, Any], specials: SpecialIds, vocab_size: int, shards: list[dict[str, Any]], made: int
 ) -> Corpus:
     """Remove the shards of an older, longer text, count the tokens and write the manifest."""
+    totals = {name: sum(shard[name] for shard in shards) for name in ("documents", "lines", "tokens")}
+    if not totals["tokens"]:
+        raise InputError(f"{out}: not one token is in the {totals['lines']:,} lines of the text: nothing to train on")
     for stale in (out / "shards").glob("[0-9]*"):
         if int(stale.stem) >= len(shards):
             stale.unlink(missing_ok=True)
     for cut_off in (out / "shards").glob(".*.partial"):  # by a kill
         cut_off.unlink(missing_ok=True)
-    totals = {name: sum(shard[name] for shard in shards) for name in ("documents", "lines", "tokens")}
     manifest = {
         **origin,
         "vocab_size": vocab_size,
@@ -189,6 +191,7 @@ def _completed(
     corpus = Corpus(out, manifest, made)
     counts = sum(np.bincount(shard.tokens, minlength=vocab_size) for shard in corpus)
     write_array(out / "token_counts.npy", counts.astype(np.int64))
+    manifest["token_counts"] = sha256_of(out / "token_counts.npy")
     write_json(out / "manifest.json", manifest)
     return corpus
 
@@ -215,6 +218,8 @@ def command(
         hosts: among how many hosts the shards are divided.
         host: which of them this is, from 0.
     """
+    if hosts < 1:
+        raise InputError(f"--hosts {hosts}: expected at least 1")
     if hosts > 1 and host is None:
         raise InputError(f"--hosts {hosts}: say with --host 0 … {hosts - 1} which of them this is")
     start = time.monotonic()

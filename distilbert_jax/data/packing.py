@@ -53,13 +53,28 @@ class PackedRows:
         manifest, corpus = read_json(path / "manifest.json"), Corpus.open(path.parent)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: pack the corpus again")
-        if manifest["corpus"] != corpus.fingerprint:
+        if manifest.get("corpus") != corpus.fingerprint:
             raise InputError(f"{path}: packed from other tokens than the corpus has now: pack it again")
-        for entry in manifest["files"]:
-            file = path / entry["file"]
+        try:
+            rows = cls(path, manifest, corpus)
+            rows._check()
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path / 'manifest.json'}: damaged: remove {path}, the corpus is packed again") from error
+        return rows
+
+    def _check(self) -> None:
+        """Compare the manifest with itself and with the files' sizes and shapes; their content is for `verify`."""
+        if self.manifest["rows"] != sum(file["rows"] for file in self.manifest["files"]) or len(self) < 1:
+            raise ValueError("rows do not add up")
+        for index, entry in enumerate(self.manifest["files"]):
+            file = self.path / entry["file"]
             if not file.is_file() or file.stat().st_size != entry["bytes"]:
                 raise InputError(f"{file}: missing or cut short: pack the corpus again, it mends this file")
-        return cls(path, manifest, corpus)
+            if self._array(index).shape != (entry["rows"], len(self.channels), self.length):
+                raise ValueError(f"{entry['file']} has other rows")
+            bytes.fromhex(entry["sha256"])
 
     def __len__(self) -> int:
         return self.manifest["rows"]
@@ -161,6 +176,11 @@ def pack(
     corpus = Corpus.open(corpus)
     options = {"length": length, "sequences": sequences, "min_tokens": min_tokens, "max_unk": max_unk}
     out = corpus.path / f"packed-{length}-{sequences}"
+    if length < min_tokens:
+        raise InputError(
+            f"length = {length}: sequences of fewer than {min_tokens} tokens are dropped, and no row can hold a longer one: "
+            f"expected {min_tokens} or more"
+        )
     with contextlib.suppress(InputError):
         rows = PackedRows.open(out)
         if rows.manifest["options"] == options:
@@ -195,7 +215,7 @@ def pack(
         "files": files,
     }
     write_json(out / "manifest.json", manifest)
-    return PackedRows(out, manifest, corpus)
+    return PackedRows.open(out)
 
 
 def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 
 from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
 from distilbert_jax.data.shards import id_dtype
+from distilbert_jax.data.tokenizer import entries
 from distilbert_jax.errors import InputError
 
 
@@ -30,7 +31,7 @@ class ShardMaker:
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text must not end a sequence
         self.tokenizer_id = tokenizer_id
-        self.vocab_size = max(self.tokenizer.get_vocab().values()) + 1
+        self.vocab_size = entries(self.tokenizer)
         self.dtype = id_dtype(self.vocab_size)
         self.out = out
 

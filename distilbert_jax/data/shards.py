@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from distilbert_jax.data.files import read_json, sha256_of
-from distilbert_jax.data.tokenizer import SpecialIds
+from distilbert_jax.data.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, special_ids
 from distilbert_jax.errors import InputError
 
 FORMAT = 1
@@ -34,6 +35,21 @@ class Shard:
 def id_dtype(vocab_size: int) -> np.dtype:
     """The narrowest type that holds all ids of a vocabulary."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def _well_formed(name: str, value: Any) -> bool:
+    """Whether a part of a manifest has the form in which it is written."""
+    if name == "vocab_size":
+        return type(value) is int and value > 0
+    if name == "specials":
+        known = {field.name for field in dataclasses.fields(SpecialIds)}
+        return isinstance(value, dict) and value.keys() == known and all(type(index) is int for index in value.values())
+    if name in ("shards", "sources"):
+        texts = lambda item: (
+            isinstance(item, dict) and all(isinstance(item.get(key), str) for key in ("file", "sha256"))
+        )
+        return isinstance(value, list) and all(map(texts, value))
+    return isinstance(value, str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,8 +82,18 @@ class Corpus:
         manifest = read_json(path / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again")
-        if missing := {"tokenizer", "sources", "vocab_size", "specials", "shards"} - manifest.keys():
-            raise InputError(f"{path / 'manifest.json'}: damaged, has no {', '.join(sorted(missing))}: build it again")
+        needed = {"tokenizer", "sources", "vocab_size", "specials", "token_counts", "shards"}
+        if missing := needed - manifest.keys():
+            raise InputError(
+                f"{path / 'manifest.json'}: damaged, has no {', '.join(sorted(missing))}: build it again, "
+                "finished shards are kept"
+            )
+        for name in sorted(needed):
+            if not _well_formed(name, manifest[name]):
+                raise InputError(
+                    f"{path / 'manifest.json'}: damaged, {name} is {repr(manifest[name])[:80]}: build it again, "
+                    "finished shards are kept"
+                )
         return cls(path, manifest)
 
     @property
@@ -89,8 +115,12 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over the checksums of all shards: changes with any token."""
-        sums = [self.tokenizer_fingerprint, *(shard["sha256"] for shard in self.manifest["shards"])]
+        """SHA-256, in hex, over the checksums of all shards and of the counts: changes with any token."""
+        sums = [
+            self.tokenizer_fingerprint,
+            self.manifest["token_counts"],
+            *(shard["sha256"] for shard in self.manifest["shards"]),
+        ]
         return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
     @property
@@ -105,7 +135,29 @@ class Corpus:
             raise InputError(
                 f"{file}: has the shape {counts.shape}, expected ({self.vocab_size},): build the corpus again"
             )
+        if sha256_of(file) != self.manifest["token_counts"]:
+            raise InputError(f"{file}: not what was written: build the corpus again")
         return counts
+
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer that made it, from its own directory.
+
+        Raises:
+            InputError: another tokenizer lies there, or the manifest does not describe it.
+        """
+        path = self.path / "tokenizer"
+        tokenizer = load_tokenizer(path)
+        if fingerprint(tokenizer) != self.tokenizer_fingerprint:
+            raise InputError(
+                f"{path}: not the tokenizer that made this corpus, by its manifest.json: put that one back, or build the "
+                "corpus again in another directory"
+            )
+        if (special_ids(tokenizer), entries(tokenizer)) != (self.specials, self.vocab_size):
+            raise InputError(
+                f"{self.path / 'manifest.json'}: damaged, specials or vocab_size are not those of its tokenizer: "
+                "build the corpus again"
+            )
+        return tokenizer
 
     def __len__(self) -> int:
         return len(self.manifest["shards"])
@@ -125,11 +177,13 @@ class Corpus:
             ) from error
 
     def verify(self) -> None:
-        """Compare every shard with its checksum.
+        """Compare the tokenizer, the counts and every shard with what the manifest says.
 
         Raises:
             InputError: names the first file that differs.
         """
+        self.tokenizer()
+        _ = self.token_counts
         for shard in self.manifest["shards"]:
             file = self.path / shard["file"]
             if not file.is_file() or sha256_of(file) != shard["sha256"]:

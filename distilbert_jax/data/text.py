@@ -96,7 +96,7 @@ class TextSources:
                     yield _decoded(line, number, path)
             except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
                 raise InputError(
-                    f"{path}: damaged or cut short after line {number} ({error}); fetch or make the file again"
+                    f"{path}: damaged or cut short after line {number} or a later one ({error}); fetch or make the file again"
                 ) from error
 
 

@@ -189,6 +189,11 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
+def entries(tokenizer: Tokenizer) -> int:
+    """Rows that an embedding needs: the largest id and 1."""
+    return max(tokenizer.get_vocab().values()) + 1
+
+
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK].
 
@@ -220,14 +225,14 @@ def command(text: tuple[Path, ...], vocab_size: int, out: Path, lowercase: bool 
                 yield line
 
         tokenizer = train_wordpiece(lines(), vocab_size, lowercase=lowercase)
-    entries = f"{tokenizer.get_vocab_size():,} entries"
+    size = f"{tokenizer.get_vocab_size():,} entries"
     if (out / "tokenizer.json").exists():
         if fingerprint(load_tokenizer(out)) != fingerprint(tokenizer):
             raise InputError(f"{out}: holds another tokenizer; name another directory, or remove this one")
-        print(f"tokenizer: {entries}, found equal in {out}")
+        print(f"tokenizer: {size}, found equal in {out}")
         return
     save_tokenizer(tokenizer, out)
-    print(f"tokenizer: {entries} from {len(text)} file(s), written to {out}")
+    print(f"tokenizer: {size} from {len(text)} file(s), written to {out}")
 
 
 if __name__ == "__main__":

@@ -41,6 +41,12 @@ def find_configs(folder: Path) -> dict[str, PretrainConfig]:
     return {name: load_config(str(files[name]), PretrainConfig) for name in names}
 
 
+def _directory(config: PretrainConfig, seed: int) -> str:
+    if not config.run.directory:
+        raise InputError("run.directory of a config is empty: each needs one of its own")
+    return f"{config.run.directory}-{seed}"
+
+
 def measure(
     config: PretrainConfig, glue: FinetuneConfig, seed: int, tasks: Sequence[str], glue_seeds: Sequence[int]
 ) -> dict[str, Any]:
@@ -50,7 +56,7 @@ def measure(
         `score`, the mean over tasks of the median over `glue_seeds`; `tasks` {name: that median}; `mlm_loss` and
         `kl_to_teacher` in nats.
     """
-    run = dataclasses.replace(config.run, seed=seed, directory=f"{config.run.directory}-{seed}")
+    run = dataclasses.replace(config.run, seed=seed, directory=_directory(config, seed))
     model = str(pretrain(dataclasses.replace(config, run=run), heldout))
     tuning = dataclasses.replace(glue.run, directory=f"{run.directory}/glue")
     scores = medians(run_grid(dataclasses.replace(glue, model=model, run=tuning, save_model=False), tasks, glue_seeds))
@@ -134,12 +140,24 @@ def command(
         seeds: of pre-training.
         glue_seeds: of fine-tuning.
     """
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise InputError(f"--seeds {' '.join(map(str, seeds))}: expected one or more, each once")
+    for option, values in (("--seeds", seeds), ("--tasks", tasks), ("--glue-seeds", glue_seeds)):
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"{option} {' '.join(map(str, values))}: expected one or more, each once")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file, expected a directory")
     found, tuning = find_configs(configs), load_config(glue, FinetuneConfig)
     for name in tasks:  # now, and not when the first model is trained
         if tuning.data and not (Path(tuning.data) / find_task(name).name).is_dir():
             raise InputError(f"{tuning.data}: has no folder {name}; the score is the mean over all of --tasks")
+    places: dict[Path, str] = {}
+    for name, config in found.items():
+        for seed in seeds:
+            place = Path(_directory(config, seed)).resolve()
+            if place in places:
+                raise InputError(
+                    f"{configs}: {places[place]}.py and {name}.py both train in {place}: give each a run.directory"
+                )
+            places[place] = name
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in found}
     for seed in seeds:
         for name, config in found.items():

@@ -1,5 +1,6 @@
 """Several pre-training runs side by side: one table, results.json, and their curves as a PNG."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from distilbert_jax.training.logging import read_metrics
 
 def measure(run: Path, *, heldout: str, teacher: str, length: int) -> dict[str, Any]:
     """One run's figures: `layers`, `parameters`, `mlm_loss`, `mlm_accuracy`, `perplexity`, `kl_to_teacher` (0 for the teacher
-    itself, null without one), `tokens_per_second` of the encoder at batch 32, `train_seconds`, `steps`, `tasks` {name: score}.
+    itself, null without one), `tokens_per_second` of the encoder at batch 32, `train_seconds` and `steps` (null without a log),
+    `tasks` {name: score}.
     """
     model = run / "model"
     config = read_config(model)
@@ -29,8 +31,8 @@ def measure(run: Path, *, heldout: str, teacher: str, length: int) -> dict[str, 
     figures: dict[str, Any] = {
         "layers": config.num_hidden_layers,
         "parameters": count(split(MaskedLM.from_pretrained(model))[1]),
-        "steps": trained[-1]["step"] if trained else 0,
-        "train_seconds": round(sum(entry["seconds"] for entry in trained), 1),
+        "steps": trained[-1]["step"] if trained else None,
+        "train_seconds": round(sum(entry["seconds"] for entry in trained), 1) if trained else None,
         "kl_to_teacher": None,
     }
     if heldout:
@@ -107,7 +109,7 @@ def report(runs: Sequence[str], out: str, *, heldout: str = "", teacher: str = "
     """Measure the runs, print the table, write `<out>/results.json` ({run name: figures}) and `<out>/curves.png`.
 
     Raises:
-        InputError: a run's directory has no model yet.
+        InputError: a run's directory has no model yet, its log is damaged, `out` is a file; nothing is measured yet.
     """
     paths = [Path(run) for run in runs]
     if not paths:
@@ -119,11 +121,15 @@ def report(runs: Sequence[str], out: str, *, heldout: str = "", teacher: str = "
     for path in paths:
         if not (path / "model" / "model.safetensors").is_file():
             raise InputError(f"{path}: has no model/model.safetensors; finish the run first")
-    rows = {path.name: measure(path, heldout=heldout, teacher=teacher, length=length) for path in paths}
+        if not read_metrics(path / "metrics.jsonl"):
+            print(f"{path}: has no metrics.jsonl; its steps, seconds and curves are left out", file=sys.stderr)
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"--out {out}: is a file, expected a directory")
     Path(out).mkdir(parents=True, exist_ok=True)
+    rows = {path.name: measure(path, heldout=heldout, teacher=teacher, length=length) for path in paths}
     write_json(Path(out) / "results.json", rows)
     curves(paths, Path(out) / "curves.png")
-    console = Console()
+    console = Console(markup=False)  # a run's name may have brackets
     if not console.is_terminal:
         console.width = 160  # in a log nothing forces figures to be cut
     console.print(table(rows))

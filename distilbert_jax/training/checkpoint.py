@@ -73,10 +73,16 @@ class Checkpoints:
         try:
             recorded = json.loads((item / DIGESTS).read_text())
         except (OSError, ValueError):
+            recorded = None
+        if not isinstance(recorded, dict):
             return f"{DIGESTS} is missing or damaged"
         found = _digests(item)
         wrong = [name for name, digest in recorded.items() if found.get(name) != digest]
-        return f"{wrong[0]} is missing or damaged" if wrong else None
+        if wrong:
+            return f"{wrong[0]} is missing or damaged"
+        # Of a file without a digest nobody knows whether it is what was written.
+        unknown = sorted(found.keys() - recorded.keys())
+        return f"{DIGESTS} is damaged, it lacks {unknown[0]}" if unknown else None
 
     def _check_shapes(self, step: int, abstract: TrainState) -> None:
         """Raise InputError unless a checkpoint holds the arrays of `abstract`. orbax would find it out halfway through."""

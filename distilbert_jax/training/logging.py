@@ -7,9 +7,12 @@ that a step that was taken twice is shown once.
 import contextlib
 import json
 import math
+import os
 import shutil
 import socket
+import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +65,14 @@ class RunLog:
         self.path = directory / "metrics.jsonl"
         self._every = every
         kept = [entry for entry in read_metrics(self.path) if entry["step"] <= step]
-        missing = step - sum(entry["kind"] == "train" for entry in kept)
-        if missing:
-            raise InputError(
-                f"{self.path}: {missing} of the first {step} steps are missing, which the checkpoint has seen; "
-                "put the file back, or remove the run's directory to begin anew"
-            )
+        taken = Counter(entry["step"] for entry in kept if entry["kind"] == "train")
+        wrong = ""
+        if missing := step - sum(number > 0 for number in taken):
+            wrong = f"{missing} of the first {step} steps are missing, which the checkpoint has seen"
+        elif extra := [number for number, times in taken.items() if times > 1 or number < 1]:
+            wrong = f"step {extra[0]} " + ("is there more than once" if extra[0] > 0 else "is none of a run")
+        if wrong:
+            raise InputError(f"{self.path}: {wrong}; put the file back, or remove the run's directory to begin anew")
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         partial.replace(self.path)
@@ -112,13 +117,20 @@ class _Events:
         self._file.close()
 
 
+class _Terminal(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader of stderr has left: training goes on without a word. rich would end the process."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 class StepProgress:
     """A bar on a terminal, elsewhere a line every `every` steps: loss parts, tokens (or examples) a second, time left."""
 
     def __init__(self, title: str, steps: int, start: int, every: int, unit: str = "tokens"):
-        self._console = Console(stderr=True, quiet=not is_first())
+        self._console = _Terminal(stderr=True, quiet=not is_first(), markup=False)  # a run's name may have brackets
         self._bar = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),

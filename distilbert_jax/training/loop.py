@@ -32,7 +32,8 @@ StopAsked = Callable[[int], type[Interrupted] | None]  # after a step: the error
 
 @contextlib.contextmanager
 def _stop_requests() -> Iterator[StopAsked]:
-    """Tells after a step whether Ctrl-C or SIGTERM came, so that a step is never cut in the middle. A second Ctrl-C stops at once.
+    """Tells after a step whether Ctrl-C or SIGTERM came, so that a step is never cut in the middle. A second Ctrl-C stops at once;
+    SIGTERM may come again and again, since schedulers repeat it while they wait.
 
     Of several processes each sends itself SIGTERM at Ctrl-C, and JAX's preemption service, which listens to SIGTERM, finds a
     step that all of them stop after.
@@ -44,7 +45,7 @@ def _stop_requests() -> Iterator[StopAsked]:
         return
 
     def handle(number: int, frame: Any) -> None:
-        if asked:
+        if number == signal.SIGINT and Interrupted in asked:
             raise KeyboardInterrupt
         asked.append(Preempted if number == signal.SIGTERM else Interrupted)
         if together:

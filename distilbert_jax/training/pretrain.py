@@ -11,6 +11,7 @@ import jax
 
 from distilbert_jax.config import PretrainConfig
 from distilbert_jax.config_json import to_json
+from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import count, digest, merge
 from distilbert_jax.training import cost, processes, rundir, sharding
@@ -18,7 +19,7 @@ from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import Evaluate, fit
 from distilbert_jax.training.optimizer import schedule
-from distilbert_jax.training.setup import Setup, set_up
+from distilbert_jax.training.setup import Setup, head_of, set_up
 
 Heldout = Callable[[Setup], Evaluate]
 
@@ -38,14 +39,27 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None, *, profile:
         raise InputError("run.directory is empty: name a directory for the run with --run.directory")
     directory = Path(config.run.directory)
     processes.check_same("the config", to_json(config))
-    processes.first(lambda: rundir.enter(config, directory))
     with contextlib.ExitStack() as stack:
+        # First the lock: what is refused must not write its config into another process' run.
         processes.first(lambda: stack.enter_context(rundir.alone(directory)))
+        processes.first(lambda: rundir.enter(config, directory))
         if rundir.finished(directory):
+            processes.first(lambda: _check_model(config, directory / "model"))
             _say(f"{directory}: finished before")
         else:
             _train(set_up(config), directory, heldout, directory / "profile" if profile else None)
     return directory / "model"
+
+
+def _check_model(config: PretrainConfig, model: Path) -> None:
+    """Raise InputError unless the model that a run has left can be loaded."""
+    try:
+        head_of(config).from_pretrained(model, new_head=False)
+        load_tokenizer(model)
+    except InputError as error:
+        raise InputError(
+            f"{error}: remove the directory {model}, and the same command writes it again from the last checkpoint"
+        ) from None
 
 
 def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path | None) -> None:
@@ -55,7 +69,8 @@ def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path
     checkpoints = Checkpoints(directory / "checkpoints", run.keep)
     restored = checkpoints.restore(setup.state)
     state = restored or setup.state
-    log = RunLog(directory, int(state.step), run.log_every) if processes.is_first() else None
+    logs: list[RunLog] = []  # none in the other processes
+    processes.first(lambda: logs.append(RunLog(directory, int(state.step), run.log_every)))
     tokens = config.steps * config.data.batch_size * config.data.length
     _say(
         f"{directory}: {config.model.model_type}, {config.model.num_hidden_layers} layers, {setup.parameters:,} parameters; "
@@ -74,14 +89,14 @@ def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path
             schedule(config.optimizer, config.steps),
             title=directory.name,
             flops=setup.step_flops,
-            logs=[log] if log else [],
+            logs=logs,
             checkpoints=checkpoints,
             evaluate=evaluate,
             profile=profile,
         )
     finally:
         checkpoints.close()
-        if log:
+        for log in logs:
             log.close()
     trained = sharding.cut_vocabulary(processes.whole(state.params, setup.mesh), config.model.vocab_size)
     processes.first(lambda: merge(setup.graphdef, trained).save_pretrained(directory / "model", setup.tokenizer))

@@ -1,8 +1,9 @@
 """Several processes, one on each host, that train one model: what the first of them does alone, and what all agree on."""
 
+import errno
 import hashlib
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import numpy as np
@@ -26,27 +27,39 @@ def is_first() -> bool:
 
 
 def first(action: Callable[[], Any]) -> None:
-    """Let the first process act while the others wait.
+    """Let the first process act while the others wait; they go on only where it could, see `each`."""
+    each(action if is_first() else lambda: None)
+
+
+def each(action: Callable[[], T]) -> T:
+    """Let every process act, and go on only where all of them could: a process that left alone would be waited for.
 
     Raises:
-        InputError: the action was refused, in every process and with the same words.
+        InputError, OSError: the action failed in a process; in all of them, and with the same words.
     """
-    message = b""
-    if is_first():
-        try:
-            action()
-        except InputError as error:
-            message = str(error).encode()
-            if not several():
-                raise
+    result, message = None, b""
+    try:
+        result = action()
+    except InputError as error:
+        if not several():
+            raise
+        message = f"0 {error}".encode()
+    except OSError as error:
+        if not several():
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        message = f"{error.errno or errno.EIO} {error.strerror or error}{where}".encode()
     if several() and (told := _tell(message)):
-        raise InputError(told)
+        number, _, words = told.partition(" ")
+        raise OSError(int(number), words) if int(number) else InputError(words)
+    return cast(T, result)
 
 
 def _tell(message: bytes) -> str:
-    """The first process' message, in every process."""
+    """The message of the first process that has one, in every process; empty where none has."""
     given = np.frombuffer(message[:_LONGEST].ljust(_LONGEST, b"\0"), np.uint8)
-    return bytes(multihost_utils.broadcast_one_to_all(given)).rstrip(b"\0").decode(errors="replace")
+    told = (bytes(row).rstrip(b"\0") for row in multihost_utils.process_allgather(given))
+    return next(filter(None, told), b"").decode(errors="replace")
 
 
 def check_same(what: str, text: str) -> None:

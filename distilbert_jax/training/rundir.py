@@ -26,6 +26,8 @@ FREE = (
 )
 BEGUN = ("metrics.jsonl", "checkpoints", "model", "results.json")  # one of them is there: the run has begun
 
+FOLDERS = ("tensorboard", "checkpoints", "model", "profile")
+
 
 def enter(config: Any, directory: Path) -> Path:
     """Make `directory` the run's, or check that it already is; returns it.
@@ -36,10 +38,7 @@ def enter(config: Any, directory: Path) -> Path:
         InputError: the directory holds a run of another config (the fields that differ are named), or something that is no run.
     """
     recorded = directory / "config.json"
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: is a file; choose another --run.directory")
-    if directory.is_dir() and not _is_runs(directory):
-        raise InputError(f"{directory}: is not empty and holds no run; choose another --run.directory")
+    _check_place(directory)
     if recorded.is_file() and any((directory / name).exists() for name in BEGUN):
         old = from_json(type(config), recorded.read_text(encoding="utf-8"), str(recorded))
         changed = [line for line in differences(old, config) if not line.startswith(FREE)]
@@ -54,6 +53,19 @@ def enter(config: Any, directory: Path) -> Path:
     return directory
 
 
+def _check_place(directory: Path) -> None:
+    """Raise InputError unless a run may live in `directory`."""
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory}: is a file; choose another --run.directory")
+    if directory.is_dir() and not _is_runs(directory):
+        raise InputError(f"{directory}: is not empty and holds no run; choose another --run.directory")
+    for name in FOLDERS:
+        if (directory / name).exists() and not (directory / name).is_dir():
+            raise InputError(
+                f"{directory / name}: is a file, and a run has a directory there; put it back, or remove the file"
+            )
+
+
 def _is_runs(directory: Path) -> bool:
     """Whether a directory is empty, but for traces of what ended early, or has the config of a run."""
     if (directory / "config.json").is_file():
@@ -64,11 +76,13 @@ def _is_runs(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def alone(directory: Path) -> Iterator[None]:
-    """Keep other processes out of a run's directory during the `with` block.
+    """Keep other processes out of a run's directory, which is made where it is not there, during the `with` block.
 
     Raises:
-        InputError: another process is in it.
+        InputError: another process is in it, or it holds something that is no run.
     """
+    _check_place(directory)
+    directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,5 @@
 """All that a pre-training run consists of before its first step, checked: rows, teacher, model, state, and the compiled step."""
 
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from distilbert_jax.config import ModelConfig, PretrainConfig
 from distilbert_jax.data.batches import PackedBatches, prefetch
 from distilbert_jax.data.masking import log_weights
 from distilbert_jax.data.packing import PackedRows, pack
+from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer, special_ids
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM, PreTraining
@@ -82,9 +82,13 @@ def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, T
     """The packed rows of a corpus (packed now, if they were not yet), compared with their checksums, and its tokenizer."""
     if not corpus:
         raise InputError("data.corpus is not set: name a directory made by python -m distilbert_jax.data.corpus")
-    packed = functools.partial(pack, Path(corpus), length, sequences=sequences)
-    processes.first(lambda: packed().verify())  # the others find what it wrote
-    return packed(), load_tokenizer(Path(corpus) / "tokenizer")
+
+    def ready() -> tuple[PackedRows, Tokenizer]:
+        tokenizer = Corpus.open(corpus).tokenizer()  # before anything is packed with its special tokens
+        return pack(Path(corpus), length, sequences=sequences), tokenizer
+
+    processes.first(lambda: ready()[0].verify())  # the others find what it wrote
+    return processes.each(ready)
 
 
 def load_teacher(
@@ -117,12 +121,16 @@ def load_teacher(
     return teacher
 
 
+def head_of(config: PretrainConfig) -> type[MaskedLM | PreTraining]:
+    """What a run trains on top of its encoder."""
+    return PreTraining if config.data.sequences == "pair" else MaskedLM
+
+
 def initial_model(
     config: PretrainConfig, tokenizer: Tokenizer, counts: np.ndarray, dtype: jnp.dtype
 ) -> MaskedLM | PreTraining:
     """The model before step 0, as `config.init` says. counts: of each token in the corpus, int64 [V]."""
-    init = config.init
-    head: type[MaskedLM | PreTraining] = PreTraining if config.data.sequences == "pair" else MaskedLM
+    init, head = config.init, head_of(config)
     if not init.source:
         family = head.of_family(config.model.model_type)
         model = family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed))
@@ -160,23 +168,31 @@ def set_up(config: PretrainConfig) -> Setup:
     sharding.check_batch(data.batch_size, config.optimizer.accumulate, mesh)
     sharding.check_heads(config.model.num_attention_heads, mesh)
     rows, tokenizer = corpus_rows(data.corpus, data.length, data.sequences)
-    vocabulary, dtype = rows.corpus.vocab_size, jnp.dtype(config.run.dtype)
-    if config.model.vocab_size < vocabulary:
-        raise InputError(
-            f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces"
-        )
-    model = initial_model(config, tokenizer, rows.corpus.token_counts, dtype)
+    dtype = jnp.dtype(config.run.dtype)
+
+    def read() -> tuple[MaskedLM | PreTraining, MaskedLM | None, np.ndarray, dict[str, str]]:
+        counts, vocabulary = rows.corpus.token_counts, rows.corpus.vocab_size
+        if config.model.vocab_size < vocabulary:
+            raise InputError(
+                f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces"
+            )
+        model = initial_model(config, tokenizer, counts, dtype)
+        guide = load_teacher(config.teacher, tokenizer, "teacher", dtype) if config.teacher else None
+        if guide:
+            _check_pair(config, guide)
+        heldout = {"data.heldout": Corpus.open(data.heldout).fingerprint} if data.heldout else {}
+        return model, guide, counts, heldout
+
+    model, guide, counts, heldout = processes.each(read)  # before anything that all processes have to do together
     if config.init.positions == "sinusoidal":
         model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
     graphdef, params = split(model)
-    fingerprints = {"data.corpus": rows.corpus.fingerprint, "initial weights": digest(params)}
+    fingerprints = {"data.corpus": rows.corpus.fingerprint, **heldout, "initial weights": digest(params)}
 
     ids = special_ids(tokenizer)
-    weights = log_weights(rows.corpus.token_counts, (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask), config.masking)
+    weights = log_weights(counts, (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask), config.masking)
     teacher = None
-    if config.teacher:
-        guide = load_teacher(config.teacher, tokenizer, "teacher", dtype)
-        _check_pair(config, guide)
+    if guide:
         guide_def, frozen = split(guide)
         fingerprints["teacher"] = digest(frozen)
         frozen = sharding.pad_vocabulary(frozen)

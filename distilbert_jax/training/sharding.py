@@ -68,7 +68,9 @@ def shardings(tree: Any, mesh: Mesh, *, stacked: bool = False) -> Any:
         partition = partition if len(leaf.shape) == len(partition) else P()
         for size, axis in zip(leaf.shape, partition, strict=False):
             if axis is not None and size % mesh.shape[axis]:
-                raise InputError(f"{path}: size {size} is not divisible by mesh.{axis} = {mesh.shape[axis]}")
+                of_tokens = axis == "tensor" and _vocabulary_fill(path) is not None
+                padded = f" (the vocabulary, padded to a multiple of {_VOCABULARY_MULTIPLE})" if of_tokens else ""
+                raise InputError(f"{path}: size {size}{padded} is not divisible by mesh.{axis} = {mesh.shape[axis]}")
         return NamedSharding(mesh, partition)
 
     return jax.tree_util.tree_map_with_path(place, tree)

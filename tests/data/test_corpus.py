@@ -365,6 +365,8 @@ def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp
         ("blank.txt.xz", lzma.compress(b""), "no documents, only blank lines"),
         ("latin.txt", b"one\nna\xefve\n", r"latin\.txt, line 2: not UTF-8 \(byte 3 of the line is 0xef\)"),
         ("cut.txt.xz", lzma.compress(TEXT.encode())[:-40], "damaged or cut short after line"),
+        ("long.txt.xz", lzma.compress(TEXT.encode() * 9)[:-40], "damaged or cut short after line 0 or a later one"),
+        ("control.txt", b"\x01\x02\n\n\x03\n", "not one token is in the 2 lines of the text"),
         ("cut.txt.gz", gzip.compress(TEXT.encode())[:-40], "damaged or cut short after line"),
         ("not.txt.xz", b"plain text", "damaged or cut short after line 0"),
         ("not.txt.gz", b"plain text", "damaged or cut short after line 0"),
@@ -375,7 +377,7 @@ def test_a_source_that_cannot_be_read_is_named(tokenizer, tmp_path, name, conten
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
         build_corpus([tmp_path / name], tokenizer, tmp_path / "out", shard_bytes=2500)
-    assert str(tmp_path / name) in str(caught.value)
+    assert str(tmp_path / ("out" if name == "control.txt" else name)) in str(caught.value)
     assert not (tmp_path / "out/manifest.json").exists()
 
 
@@ -414,6 +416,8 @@ def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, sou
         assert said in subprocess.run(part, capture_output=True, text=True, check=True).stdout
     run = subprocess.run([*command, "--hosts", "2"], capture_output=True, text=True, check=False)
     assert run.stderr == "error: --hosts 2: say with --host 0 … 1 which of them this is\n"
+    run = subprocess.run([*command, "--hosts", "0"], capture_output=True, text=True, check=False)
+    assert run.stderr == "error: --hosts 0: expected at least 1\n"
     source.write_bytes(b"\xff")
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 2
@@ -453,5 +457,75 @@ def test_token_counts_of_another_vocabulary_are_named(tokenizer, source, tmp_pat
 def test_a_manifest_that_lacks_a_part_is_named(tokenizer, source, tmp_path):
     corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
     write_json(tmp_path / "corpus" / "manifest.json", {"format": corpus.manifest["format"], "vocab_size": 9})
-    with pytest.raises(InputError, match=r"manifest\.json: damaged, has no shards, sources, specials, tokenizer"):
+    with pytest.raises(
+        InputError, match=r"manifest\.json: damaged, has no shards, sources, specials, token_counts, tokenizer"
+    ):
         Corpus.open(tmp_path / "corpus")
+
+
+def test_a_bit_turned_in_the_token_counts_is_named_and_mended(tokenizer, source, tmp_path):
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    file = tmp_path / "corpus" / "token_counts.npy"
+    content = file.read_bytes()
+    file.write_bytes(content[:-8] + bytes([content[-8] ^ 1]) + content[-7:])
+    for read in (lambda: corpus.token_counts, corpus.verify):
+        with pytest.raises(InputError, match=r"token_counts\.npy: not what was written: build the corpus again"):
+            read()
+    assert build_corpus([source], tokenizer, tmp_path / "corpus", processes=1).shards_made == 0
+    assert file.read_bytes() == content
+
+
+def test_a_corpus_made_before_the_counts_had_a_checksum_keeps_its_shards(tokenizer, source, tmp_path):
+    whole = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    before = {name: value for name, value in whole.manifest.items() if name != "token_counts"}
+    write_json(tmp_path / "corpus/manifest.json", before)
+    with pytest.raises(InputError, match=r"has no token_counts: build it again, finished shards are kept"):
+        Corpus.open(tmp_path / "corpus")
+    again = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    assert (again.shards_made, again.manifest) == (0, whole.manifest)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("vocab_size", "48"),
+        ("vocab_size", 0),
+        ("specials", {"pad": 0, "unk": 1, "cls": 2, "sep": 3}),
+        ("specials", {"pad": "0", "unk": 1, "cls": 2, "sep": 3, "mask": 4}),
+        ("specials", [0, 1, 2, 3, 4]),
+        ("tokenizer", None),
+        ("token_counts", 7),
+        ("shards", {}),
+        ("shards", [{"file": "shards/00000.npz"}]),
+    ],
+)
+def test_a_part_of_a_manifest_of_another_form_is_named_and_mended(name, value, tokenizer, source, tmp_path):
+    whole = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    write_json(tmp_path / "corpus/manifest.json", {**whole.manifest, name: value})
+    with pytest.raises(InputError, match=rf"manifest\.json: damaged, {name} is .*: build it again"):
+        Corpus.open(tmp_path / "corpus")
+    assert build_corpus([source], tokenizer, tmp_path / "corpus", processes=1).manifest == whole.manifest
+
+
+def test_a_tokenizer_that_did_not_make_the_corpus_is_named(tokenizer, source, tmp_path):
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    assert corpus.tokenizer().to_str() == tokenizer.to_str()
+    changed = {**corpus.manifest, "tokenizer": "0" * 64}
+    swapped = {**corpus.manifest["specials"], "cls": 3, "sep": 2}
+    for wrong, words in (
+        (changed, r"tokenizer: not the tokenizer that made this corpus"),
+        ({**corpus.manifest, "specials": swapped}, r"manifest\.json: damaged, specials or vocab_size are not"),
+        (
+            {**corpus.manifest, "vocab_size": corpus.vocab_size + 1},
+            r"manifest\.json: damaged, specials or vocab_size are",
+        ),
+    ):
+        write_json(tmp_path / "corpus/manifest.json", wrong)
+        with pytest.raises(InputError, match=words):
+            Corpus.open(tmp_path / "corpus").tokenizer()
+        assert build_corpus([source], tokenizer, tmp_path / "corpus", processes=1).manifest == corpus.manifest
+    words = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
+    (tmp_path / "corpus/tokenizer/tokenizer.json").unlink()
+    (tmp_path / "corpus/tokenizer/vocab.txt").write_text("\n".join(words[::-1]))  # as many entries, other ids
+    with pytest.raises(InputError, match="not the tokenizer that made this corpus"):
+        corpus.tokenizer()

@@ -221,6 +221,56 @@ def test_manifest_of_another_format_is_refused(corpus):
         PackedRows.open(rows.path)
 
 
+DAMAGES = {
+    "a key has another name": lambda m: m.update(file=m.pop("files")),
+    "no options": lambda m: m.pop("options"),
+    "no corpus": lambda m: m.pop("corpus"),
+    "options of another form": lambda m: m.update(options=[32]),
+    "more rows": lambda m: m.update(rows=m["rows"] + 1),
+    "no rows": lambda m: m.update(rows=0),
+    "rows in words": lambda m: m.update(rows="many"),
+    "more rows in a file": lambda m: (
+        m["files"][0].update(rows=m["files"][0]["rows"] + 1),
+        m.update(rows=m["rows"] + 1),
+    ),
+    "no bytes of a file": lambda m: m["files"][1].pop("bytes"),
+    "no checksum of a file": lambda m: m["files"][1].pop("sha256"),
+    "a file of no name": lambda m: m["files"][1].update(file=None),
+    "files of another form": lambda m: m.update(files={"0": 1}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_manifest_is_named_and_what_it_is_of_packed_again(damage, corpus):
+    rows = pack(corpus.path, 32)
+    manifest = json.loads((rows.path / "manifest.json").read_text())
+    DAMAGES[damage](manifest)
+    (rows.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(
+        InputError, match=r"packed-32-line(/manifest\.json: damaged: remove|: packed from other tokens)"
+    ):
+        PackedRows.open(rows.path)
+    assert pack(corpus.path, 32).manifest == rows.manifest
+
+
+def test_a_damaged_record_of_a_file_is_not_taken_over(corpus):
+    rows = pack(corpus.path, 32)
+    record = json.loads((rows.path / "00000.json").read_text())
+    record["entry"]["rows"] += 1
+    (rows.path / "00000.json").write_text(json.dumps(record))
+    (rows.path / "manifest.json").unlink()
+    with pytest.raises(
+        InputError, match=r"manifest\.json: damaged: remove .*packed-32-line, the corpus is packed again"
+    ):
+        pack(corpus.path, 32)
+
+
+def test_a_length_below_the_shortest_sequence_is_the_cause_that_is_named(corpus):
+    with pytest.raises(InputError, match=r"length = 8: sequences of fewer than 12 tokens are dropped.* 12 or more"):
+        pack(corpus.path, 8)
+    assert not (corpus.path / "packed-8-line").exists()
+
+
 @pytest.mark.slow
 def test_wikipedia_fills_at_least_97_percent_of_its_rows(text_dir, tmp_path):
     text = tmp_path / "wikipedia.txt"

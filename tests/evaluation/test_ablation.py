@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.config_json import to_json
 from distilbert_jax.evaluation import ablation
 from tests import runs
@@ -47,6 +47,28 @@ def test_tasks_are_looked_for_before_anything_is_trained(tmp_path, monkeypatch):
     ask = lambda *tasks: ablation.command(tmp_path, glue, tmp_path / "out", tasks)
     runs.refused(lambda: ask("sst2", "rt"), "task 'rt': no such task", "'rte'")
     runs.refused(lambda: ask("sst2", "rte"), f"{tmp_path}: has no folder rte")
+
+
+def test_what_is_asked_for_is_checked_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "pretrain", lambda *_: pytest.fail("something was trained"))
+    where = lambda directory: runs.change(PretrainConfig(), run__directory=str(directory))
+    configs = {"full": where(tmp_path / "a"), "no_ce": where(tmp_path / "b")}
+    monkeypatch.setattr(ablation, "find_configs", lambda folder: configs)
+    glue = write(FinetuneConfig(), tmp_path / "tuning.py")
+
+    def ask(tasks=("sst2",), seeds=(0,), glue_seeds=(0,), out=tmp_path / "out"):
+        ablation.command(tmp_path, glue, out, tasks, seeds, glue_seeds)
+
+    runs.refused(lambda: ask(tasks=()), "--tasks", "one or more, each once")
+    runs.refused(lambda: ask(tasks=("sst2", "sst2")), "--tasks sst2 sst2")
+    runs.refused(lambda: ask(glue_seeds=()), "--glue-seeds")
+    runs.refused(lambda: ask(glue_seeds=(1, 1)), "--glue-seeds 1 1")
+    runs.refused(lambda: ask(seeds=(1, 1)), "--seeds 1 1")
+    runs.refused(lambda: ask(out=tmp_path / "tuning.py"), "tuning.py: is a file")
+    configs["no_ce"] = where(f"{tmp_path}/b/../a")
+    runs.refused(ask, "full.py and no_ce.py both train in", "a-0")
+    configs["no_ce"] = where("")
+    runs.refused(ask, "run.directory of a config is empty")
 
 
 def write(config, path):

@@ -18,7 +18,7 @@ def pair(finished, distilled, tmp_path_factory):
     for name, config in (("first", finished), ("second", distilled)):
         shutil.copytree(config.run.directory, path / name, ignore=shutil.ignore_patterns("checkpoints"))
     for seed, score in enumerate((70.0, 90.0, 80.0)):
-        found = {"task": "demo-topic", "seed": seed, "score": score, "train_rows": 9, "dev_rows": {"validation": 3}}
+        found = {"task": "demo-topic", "seed": seed, "score": score, "model": "m", "diverged": ""}
         directory = path / f"second/glue/demo-topic-{seed}"
         directory.mkdir(parents=True)
         write_json(directory / "results.json", {**found, "scores": {"validation": {"accuracy": score, "score": score}}})
@@ -65,7 +65,8 @@ def test_curves_need_no_held_out_loss(pair, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
 
 
-def test_refused_in_one_line_before_anything_is_measured(pair, tmp_path):
+def test_refused_in_one_line_before_anything_is_measured(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr("distilbert_jax.evaluation.report.measure", lambda *_, **__: pytest.fail("it measures"))
     shutil.copytree(pair / "first", tmp_path / "first")
     (tmp_path / "unfinished").mkdir()
     out = str(tmp_path / "out")
@@ -73,4 +74,18 @@ def test_refused_in_one_line_before_anything_is_measured(pair, tmp_path):
     message = refused(lambda: report([str(pair / "first"), str(tmp_path / "unfinished")], out), "model.safetensors")
     assert message.startswith(f"{tmp_path / 'unfinished'}: has no model")
     refused(lambda: report([str(pair / "first"), str(tmp_path / "first")], out), "the same name")
+    (tmp_path / "file").write_text("")
+    refused(lambda: report([str(pair / "first")], str(tmp_path / "file")), "--out", "file: is a file")
+    (tmp_path / "first/metrics.jsonl").write_text("damaged\n")
+    refused(lambda: report([str(pair / "second"), str(tmp_path / "first")], out), "metrics.jsonl: line 1 is damaged")
     assert not Path(out).exists()
+
+
+def test_a_run_without_a_log_is_told_of_and_has_no_figures_of_training(pair, tmp_path, capsys):
+    bare = tmp_path / "bare[1]"
+    shutil.copytree(pair / "first/model", bare / "model")
+    found = report([str(bare)], str(tmp_path / "out"), length=32)["bare[1]"]
+    assert (found["steps"], found["train_seconds"]) == (None, None)
+    captured = capsys.readouterr()
+    assert captured.err.startswith(f"{bare}: has no metrics.jsonl; its steps, seconds and curves are left out\n")
+    assert "bare[1]" in captured.out.partition("layers")[0]

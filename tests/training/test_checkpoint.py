@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -138,6 +139,22 @@ def test_a_checkpoint_without_digests_is_skipped(copy, capsys):
     (copy / "2/default/sha256.json").unlink()
     assert bits(restore(copy)) == bits(make_state(1))
     assert f"{copy / '2'}: skipped: sha256.json is missing or damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "3", '["_METADATA"]'])
+def test_digests_that_are_none_are_named(content, copy, capsys):
+    (copy / "2/default/sha256.json").write_text(content)
+    assert bits(restore(copy)) == bits(make_state(1))
+    assert f"{copy / '2'}: skipped: sha256.json is " in capsys.readouterr().err
+
+
+def test_a_file_without_a_digest_is_not_trusted(copy, capsys):
+    file = copy / "2/default/sha256.json"
+    digests = json.loads(file.read_text())
+    del digests["_METADATA"]
+    file.write_text(json.dumps(digests))
+    assert bits(restore(copy)) == bits(make_state(1))
+    assert f"{copy / '2'}: skipped: sha256.json is damaged, it lacks _METADATA" in capsys.readouterr().err
 
 
 def test_when_all_are_damaged_nothing_is_removed_and_nothing_begins(copy, capsys):

@@ -1,6 +1,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -125,3 +127,47 @@ def test_a_log_that_lacks_steps_of_the_checkpoint_is_refused(tmp_path):
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
     (tmp_path / "metrics.jsonl").unlink()
     refused(lambda: RunLog(tmp_path, 3, 1), "3 of the first 3")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "wrong"),
+    [
+        ((1, 2, 2, 4), "1 of the first 4 steps are missing"),
+        ((1, 1, 1, 1), "3 of the first 4 steps are missing"),
+        ((1, 2, 3, 3, 4), "step 3 is there more than once"),
+        ((0, 1, 2, 3, 4), "step 0 is none of a run"),
+        ((-1, 1, 2, 3), "1 of the first 4 steps are missing"),
+    ],
+)
+def test_a_log_in_which_a_step_is_not_there_once_is_refused_as_it_is(numbers, wrong, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"kind": "train", "step": number}) + "\n" for number in numbers))
+    before = path.read_text()
+    refused(lambda: RunLog(tmp_path, 4, 1), "metrics.jsonl", wrong)
+    assert path.read_text() == before
+
+
+def test_brackets_in_the_name_of_a_run_are_no_markup(capfd):
+    with StepProgress("run[red]", 1, 0, 1) as progress:
+        progress.advance(1, {"loss": 1.0}, 1.0, 1.0)
+        progress.say("run[red] held out")
+    first, second = capfd.readouterr().err.splitlines()
+    assert first.startswith("run[red] 1/1  loss 1.000")
+    assert second == "run[red] held out"
+
+
+def test_when_the_reader_of_stderr_leaves_training_goes_on():
+    script = (
+        "import sys; from distilbert_jax.training.logging import StepProgress\n"
+        "with StepProgress('run', 3, 0, 1) as progress:\n"
+        "    for step in (1, 2, 3): progress.advance(step, {'loss': 1.0}, 1.0, 1.0)\n"
+        "    progress.say('said')\n"
+        "print('skipped', file=sys.stderr, flush=True)\n"
+        "print('done')"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        command = [sys.executable, "-c", script]
+        ended = subprocess.run(command, cwd=runs.ROOT, stdout=subprocess.PIPE, stderr=closed, timeout=300, check=False)
+    assert (ended.returncode, ended.stdout) == (0, b"done\n")

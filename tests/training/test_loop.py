@@ -37,7 +37,7 @@ def loss(step):
     return 1.0 / step
 
 
-def run(steps=10, *, start=0, values=lambda step: {"loss": loss(step)}, before=lambda step: None, **options):
+def run(steps=10, *, start=0, values=lambda step: {"loss": loss(step)}, before=lambda step: None, log=None, **options):
     """`fit` on a state that counts steps; `before(step)` is called when a step is taken."""
     taken = []
 
@@ -58,6 +58,7 @@ def run(steps=10, *, start=0, values=lambda step: {"loss": loss(step)}, before=l
         steps,
         lambda step: 0.1 * step,
         title="run",
+        logs=[log] if log else [],
         **options,
     )
     return end, taken
@@ -185,6 +186,24 @@ def test_a_second_ctrl_c_stops_at_once():
     assert type(caught.value) is KeyboardInterrupt
     assert list(saves.logged) == [4]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    ("numbers", "error"),
+    [
+        ((signal.SIGTERM, signal.SIGTERM, signal.SIGTERM), Preempted),
+        ((signal.SIGTERM, signal.SIGINT), Preempted),
+        ((signal.SIGINT, signal.SIGTERM, signal.SIGTERM), Interrupted),
+    ],
+)
+def test_sigterm_that_comes_again_never_cuts_the_checkpoint_short(numbers, error):
+    """The first comes in a step, the others while its checkpoint is written."""
+    saves, first = Saves(), numbers[0]
+    saves.wait = lambda: [os.kill(os.getpid(), number) for number in numbers[1:]]
+    with pytest.raises(Interrupted, match="stopped after step 6 of 10") as left:
+        run(checkpoints=saves, before=lambda step: step == 6 and os.kill(os.getpid(), first))
+    assert list(saves.logged) == [4, 6]
+    assert type(left.value) is error
 
 
 def test_a_run_in_another_thread_leaves_signals_alone():

@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -13,6 +14,7 @@ from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import digest, split
+from distilbert_jax.training import rundir
 from distilbert_jax.training.logging import read_metrics
 from tests import runs
 from tests.runs import BERT, STUDENT, change, distilling, pretraining, refused
@@ -70,6 +72,39 @@ def test_a_finished_run_is_found(finished, monkeypatch, capsys):
     assert (Path(finished.run.directory) / "metrics.jsonl").stat().st_mtime_ns == before
 
 
+def cut_short(file):
+    os.truncate(file, 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.safetensors", cut_short),  # without it the run has not finished: it is written again
+        ("config.json", cut_short),
+        ("config.json", Path.unlink),
+        ("tokenizer.json", cut_short),
+        ("tokenizer.json", Path.unlink),
+    ],
+)
+def test_a_finished_run_whose_model_is_damaged_says_so(finished, name, damage, tmp_path, monkeypatch):
+    shutil.copytree(finished.run.directory, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
+    damage(tmp_path / "run/model" / name)
+    monkeypatch.setattr("distilbert_jax.training.pretrain.fit", lambda *_, **__: pytest.fail("it trains again"))
+    config = change(finished, run__directory=str(tmp_path / "run"))
+    message = f"remove the directory {tmp_path / 'run/model'}, and the same command writes it again"
+    refused(lambda: runs.train(config), name, message)
+
+
+def test_refused_beside_another_process_a_run_changes_nothing(world, tmp_path):
+    config = pretraining(world, tmp_path / "run")
+    rundir.enter(config, tmp_path / "run")  # has begun, and not yet taken a step
+    before = (tmp_path / "run/config.json").read_bytes()
+    with rundir.alone(tmp_path / "run"):
+        other = change(config, optimizer__learning_rate=0.5)
+        refused(lambda: runs.train(other), "another process trains here")
+    assert (tmp_path / "run/config.json").read_bytes() == before
+
+
 def test_a_changed_corpus_is_refused(world, finished, tmp_path):
     shutil.copytree(finished.run.directory, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/model")
@@ -80,6 +115,17 @@ def test_a_changed_corpus_is_refused(world, finished, tmp_path):
     config = pretraining(world, tmp_path / "run", data__corpus=str(tmp_path / "corpus"))
     message = refused(lambda: runs.train(config), str(tmp_path / "run"), "data.corpus changed since this run began")
     assert "weights" not in message
+
+
+def test_a_changed_held_out_corpus_is_refused(world, tmp_path):
+    heldout = tmp_path / "heldout"
+    shutil.copytree(world.heldout, heldout)
+    config = pretraining(world, tmp_path / "run", data__heldout=str(heldout), steps=2)
+    runs.train(config)
+    shutil.rmtree(tmp_path / "run/model")
+    shutil.rmtree(heldout)
+    runs.write_corpus(heldout, Path(world.tokenizer), 6, seed=5)
+    refused(lambda: runs.train(config), str(tmp_path / "run"), "data.heldout changed since this run began")
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +161,31 @@ def flipped(world, directory):
     return str(copy)
 
 
+def retokenized(world, odd, directory):
+    """A copy of the corpus in which another tokenizer of the same size lies."""
+    copy = Path(shutil.copytree(world.corpus, directory.parent / "retokenized"))
+    shutil.copytree(odd.tokenizer, copy / "tokenizer", dirs_exist_ok=True)
+    return str(copy)
+
+
+def miscounted(world, directory):
+    """A copy of the corpus with one bit of its token counts turned."""
+    copy = Path(shutil.copytree(world.corpus, directory.parent / "miscounted"))
+    data = bytearray((copy / "token_counts.npy").read_bytes())
+    data[-8] ^= 1
+    (copy / "token_counts.npy").write_bytes(data)
+    return str(copy)
+
+
 REFUSED = {
+    "a tokenizer that did not make the corpus": (
+        lambda w, o, d: pretraining(w, d, data__corpus=retokenized(w, o, d)),
+        ["retokenized/tokenizer: not the tokenizer that made this corpus"],
+    ),
+    "a bit turned in the token counts": (
+        lambda w, o, d: pretraining(w, d, data__corpus=miscounted(w, d)),
+        ["miscounted/token_counts.npy: not what was written"],
+    ),
     "a bit turned in packed rows": (
         lambda w, o, d: pretraining(w, d, data__corpus=flipped(w, d)),
         ["flipped/packed-32-line/00000.npy: not what was written", "pack again"],

@@ -1,6 +1,7 @@
 """`train.py` in several real processes on this machine: one run, whoever goes on with it."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -9,19 +10,26 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
+import jax
 import numpy as np
 import pytest
 
 from distilbert_jax import runtime
+from distilbert_jax.errors import InputError
+from distilbert_jax.training import processes as module
 from tests import runs
 
 
 @contextlib.contextmanager
-def started(count: int, *commands: list[str]) -> Iterator[list[subprocess.Popen]]:
-    """`train.py` in `count` processes of one device each, with the arguments of `commands`, the last of them for the rest."""
+def started(
+    count: int, *commands: list[str], last: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[list[subprocess.Popen]]:
+    """`train.py` in `count` processes of one device each, with the arguments of `commands`, the last of them for the rest, and
+    the variables `last` for the last process alone."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
@@ -31,7 +39,7 @@ def started(count: int, *commands: list[str]) -> Iterator[list[subprocess.Popen]
         subprocess.Popen(
             [sys.executable, "train.py", *commands[min(index, len(commands) - 1)]],
             cwd=runs.ROOT,
-            env={**common, "JAX_PROCESS_ID": str(index)},
+            env={**common, "JAX_PROCESS_ID": str(index), **(last if index == count - 1 else {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -97,6 +105,67 @@ def test_processes_of_different_configs_are_refused(world, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
+def test_what_one_process_lacks_ends_all_of_them_with_its_words(world, tmp_path):
+    config = runs.distilling(world, tmp_path / "run", teacher="~/teacher", init__source="")
+    file = runs.write_config(config, tmp_path / "config.py")
+    (tmp_path / "empty").mkdir()
+    os.environ["HOME"], before = str(world.path), os.environ["HOME"]
+    try:
+        with started(2, [file], last={"HOME": str(tmp_path / "empty")}) as processes:
+            statuses, said = ends(processes)
+    finally:
+        os.environ["HOME"] = before
+    assert statuses == [2, 2], said
+    for _, err in said:
+        assert "error: ~/teacher: no such directory" in err
+        assert "Traceback" not in err
+    assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_an_error_of_the_file_system_in_the_first_process_ends_all_of_them(world, tmp_path):
+    (tmp_path / "file").write_text("")
+    file = runs.write_config(runs.distilling(world, tmp_path / "file/run"), tmp_path / "config.py")
+    with started(2, [file]) as processes:
+        statuses, said = ends(processes)
+    assert statuses == [1, 1], said
+    for _, err in said:
+        assert f"error: Not a directory ({tmp_path / 'file/run'})" in err
+        assert "Traceback" not in err
+
+
+@pytest.fixture
+def second_of_two(monkeypatch):
+    """Lets this process be the second of two, of which the first says what is put into the list."""
+    told = []
+    pad = lambda message: np.frombuffer(message.ljust(module._LONGEST, b"\0"), np.uint8)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(module.multihost_utils, "process_allgather", lambda own: np.stack([pad(told[0]), own]))
+    return told
+
+
+def fails(error):
+    raise error
+
+
+def test_all_processes_hear_what_the_first_of_them_that_failed_says(second_of_two):
+    second_of_two.append(b"")
+    assert module.each(lambda: 7) == 7
+    runs.refused(lambda: module.each(lambda: fails(InputError("a.txt: empty"))), "a.txt: empty")
+    with pytest.raises(PermissionError) as caught:
+        module.each(lambda: fails(PermissionError(errno.EACCES, "Permission denied", "runs/x")))
+    assert caught.value.strerror == "Permission denied (runs/x)"
+    second_of_two[0] = b"28 No space left on device (runs/x)"
+    for action in (lambda: 7, lambda: fails(InputError("a.txt: empty"))):
+        with pytest.raises(OSError, match="No space left") as caught:
+            module.each(action)
+        assert caught.value.errno == errno.ENOSPC
+    second_of_two[0] = b"0 b.txt: empty"
+    runs.refused(lambda: module.first(lambda: pytest.fail("only the first acts")), "b.txt: empty")
+
+
 def test_a_run_by_hand_needs_all_three_variables(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     runs.refused(runtime.join_processes, "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID")
@@ -106,6 +175,24 @@ def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
     for name, value in {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"}.items():
         monkeypatch.setenv(name, value)
     runs.refused(runtime.join_processes, "JAX_NUM_PROCESSES = two: expected a number")
+
+
+@pytest.mark.parametrize(
+    ("address", "index", "words"),
+    [
+        ("host0", "0", "JAX_COORDINATOR_ADDRESS = host0: expected host:port"),
+        ("host0:", "0", "JAX_COORDINATOR_ADDRESS = host0:: expected host:port"),
+        ("host0:http", "0", "expected host:port"),
+        (":1234", "0", "expected host:port"),
+        ("host0:1234", "2", "JAX_PROCESS_ID = 2 of 2 processes: expected 0 for the first"),
+    ],
+)
+def test_variables_that_name_no_place_are_refused(address, index, words, monkeypatch):
+    given = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": index}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("jax.distributed.initialize", lambda *_: pytest.fail("it waits for the others"))
+    runs.refused(runtime.join_processes, words)
 
 
 def test_without_others_there_is_nothing_to_join(monkeypatch):

@@ -99,6 +99,22 @@ def test_what_holds_no_run_is_left_alone(tmp_path):
     rundir.enter(CONFIG, tmp_path / "empty")
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "model", "profile"])
+def test_a_file_in_the_place_of_a_folder_is_refused(begun, name):
+    (begun / name).write_text("")
+    refused(lambda: rundir.enter(CONFIG, begun), f"{begun / name}: is a file")
+    refused(lambda: rundir.alone(begun).__enter__(), f"{begun / name}: is a file")
+
+
+def test_no_lock_is_left_in_what_is_no_run(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for directory, words in ((tmp_path, "holds no run"), (tmp_path / "mine.txt", "is a file")):
+        refused(lambda directory=directory: rundir.alone(directory).__enter__(), str(directory), words)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with rundir.alone(tmp_path / "new/run"):
+        assert (tmp_path / "new/run").is_dir()
+
+
 def test_a_second_process_is_kept_out(begun):
     with rundir.alone(begun):
         refused(lambda: rundir.alone(begun).__enter__(), str(begun), "another process trains here")

@@ -1,6 +1,7 @@
 """Where parameters and rows live, and what is refused before anything is computed."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -142,3 +143,11 @@ def test_rows_are_cut_along_data_and_fsdp_and_copied_along_tensor(rng):
     assert {shard.data.shape for shard in placed["input_ids"].addressable_shards} == {(2, 3)}
     assert {shard.data.shape for shard in placed["weights"].addressable_shards} == {(2,)}
     np.testing.assert_array_equal(sharding.local_rows(8, mesh), np.arange(8))
+
+
+def test_of_the_vocabulary_it_is_told_that_it_is_padded():
+    params = sharding.pad_vocabulary({"encoder.embeddings.word": jnp.zeros((48, 6))})
+    words = r"word: size 128 \(the vocabulary, padded to a multiple of 128\) is not divisible by mesh.tensor = 3"
+    refused(words, sharding.shardings, params, mesh_of(tensor=3))
+    params = {"encoder.layers.0.attention.query.kernel": jnp.zeros((6, 4))}
+    refused("query.kernel: size 4 is not divisible by mesh.tensor = 3", sharding.shardings, params, mesh_of(tensor=3))
