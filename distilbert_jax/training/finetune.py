@@ -60,24 +60,24 @@ def finetune_seeds(
         the test splits are predicted), "diverged" (why, or "")}`. Logits and labels of each split are in predictions/.
     """
     configs = [dataclasses.replace(config, epochs=config.epochs or find_task(config.task).epochs) for config in configs]
-    directories = [rundir.enter(config, run_directory(config)) for config in configs]
+    directories = [run_directory(config) for config in configs]
     found: dict[int, dict[str, Any]] = {}
     tuning = functools.cache(lambda: Tuning(configs[0], evaluation))
-    groups = [list(range(len(configs)))] if together else [[i] for i in range(len(configs))]
-    for group in groups:
-        with contextlib.ExitStack() as stack:
-            for i in group:
-                stack.enter_context(rundir.alone(directories[i]))
-            ended = [i for i in group if _ended(configs[i], directories[i])]
-            for i in ended:
+    with contextlib.ExitStack() as stack:
+        for config, directory in zip(configs, directories, strict=True):
+            # First the lock: what is refused must not write its config into another process' run.
+            stack.enter_context(rundir.alone(directory))
+            rundir.enter(config, directory)
+        for i in range(len(configs)):
+            if _ended(configs[i], directories[i]):
                 print(f"{directories[i]}: finished before", file=sys.stderr)
                 found[i] = read_json(directories[i] / "results.json")
-            left = [i for i in group if i not in ended]
-            if left:
-                results = tuning().train([configs[i] for i in left], [directories[i] for i in left])
-                for i, result in zip(left, results, strict=True):
-                    write_json(directories[i] / "results.json", result)
-                    found[i] = result
+        left = [i for i in range(len(configs)) if i not in found]
+        for group in [left] if together and left else [[i] for i in left]:
+            results = tuning().train([configs[i] for i in group], [directories[i] for i in group])
+            for i, result in zip(group, results, strict=True):
+                write_json(directories[i] / "results.json", result)
+                found[i] = result
     return [found[i] for i in range(len(configs))]
 
 

@@ -13,6 +13,7 @@ from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import DivergedError, Interrupted
 from distilbert_jax.evaluation import glue
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
+from distilbert_jax.training import rundir
 from distilbert_jax.training import tuning as module
 from distilbert_jax.training.finetune import finetune, finetune_seeds, run_directory
 from distilbert_jax.training.logging import RunLog, read_metrics
@@ -273,6 +274,16 @@ def test_of_seeds_together_those_that_have_ended_are_left_out(folder, tmp_path, 
     assert found[1] == first
     assert [result["together"] for result in found] == [2, 1, 2]
     assert f"{tmp_path / '1'}: finished before" in capsys.readouterr().err
+
+
+def test_a_run_that_another_process_is_at_is_left_as_it_is(folder, tmp_path):
+    config, other = seeds_of(folder, tmp_path, (0, 1))
+    with rundir.alone(Path(config.run.directory)):
+        rundir.enter(config, Path(config.run.directory))
+        refused(lambda: tune(change(config, epochs=7)), str(config.run.directory), "another process trains here")
+    recorded = json.loads((tmp_path / "0/config.json").read_text())
+    assert recorded["epochs"] == config.epochs
+    refused(lambda: finetune_seeds([other, change(other, run__directory=str(folder))], glue), "holds no run")
 
 
 def test_a_run_that_diverges_is_kept_as_one_that_failed(folder, tmp_path):
