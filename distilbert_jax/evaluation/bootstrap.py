@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import rankdata
 
 from distilbert_jax.data.tasks import Task, find_task
 from distilbert_jax.errors import InputError
@@ -100,7 +99,7 @@ def _correlation(x: np.ndarray, y: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Mean ranks [R, n] of `values` [n] when row i is there `weights[r, i]` times."""
-    level = rankdata(values, method="dense") - 1  # equal values share a level, and so a rank
+    level = np.unique(values, return_inverse=True)[1]  # equal values share a level, and so a rank
     size = np.stack([np.bincount(level, row) for row in weights])
     return (np.cumsum(size, axis=1) - (size - 1) / 2)[:, level]
 
