@@ -239,7 +239,8 @@ def terminal(found: dict[str, Any]) -> list[Any]:
     for title, lines in ((found["model"], turned), ("over seeds", [line[:-2] for line in _details(found)])):
         view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for i, column in enumerate(lines[0]):
-            view.add_column(column, justify="left" if not i or column == "metrics" else "right", overflow="fold")
+            longest = max(map(len, column.split()), default=0)  # a head is broken between its words alone
+            view.add_column(column, justify="left" if not i or column == "metrics" else "right", min_width=longest)
         for line in lines[1:]:
             view.add_row(*line)
         views.append(view)

@@ -180,8 +180,10 @@ def test_everything_is_written_in_four_forms(complete, tmp_path, capsys):
     for view in glue_table.terminal(found):
         show(view)
     shown = capsys.readouterr().out
-    for words in ("DistilBERT", "majority", "failed", "STS-B"):
+    for words in ("DistilBERT", "BERT-base", "majority", "failed", "STS-B"):
         assert words in shown
+    assert shown.count("DistilBERT") >= 2, "a head is folded within a word"
+    assert "…" not in shown
 
 
 def test_generated_tasks_have_no_references(tmp_path):
