@@ -4,53 +4,23 @@ A run is a `PretrainConfig` (masked LM or distillation on packed rows) or a `Fin
 Files in `configs/` return one from `get_config()`; the command line overrides single fields (`--optimizer.learning-rate 1e-4`).
 """
 
-import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from distilbert_jax.errors import InputError
+from distilbert_jax.config_checks import (
+    LARGEST,
+    SMALLEST,
+    require,
+    require_batch,
+    require_choices,
+    require_positive,
+    require_share,
+    require_temperature,
+    require_weight,
+)
 
-_SMALLEST, _LARGEST = 1.1754944e-38, 3.4028235e38  # that float32 tells from 0 and from infinity
-_LARGEST_BATCH = 1 << 20  # rows; thirty times those of BERT's largest batches
 Dtype = Literal["float32", "bfloat16"]
 Sequences = Literal["line", "document", "pair"]
-
-
-def _require(condition: bool, owner: object, name: str, what: str) -> None:
-    if not condition:
-        raise InputError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r}: {what}")
-
-
-def _require_share(owner: object, *names: str) -> None:
-    for name in names:
-        _require(0.0 <= getattr(owner, name) < 1.0, owner, name, "expected a share, 0 ≤ value < 1")
-
-
-def _require_positive(owner: object, *names: str) -> None:
-    for name in names:
-        _require(getattr(owner, name) >= _SMALLEST, owner, name, "expected a value above 0")
-        _require(getattr(owner, name) <= _LARGEST, owner, name, "expected a finite value (float32)")
-
-
-def _require_weight(owner: object, *names: str) -> None:
-    for name in names:
-        _require(0.0 <= getattr(owner, name) <= _LARGEST, owner, name, "expected a finite value of 0 or more")
-
-
-def _require_batch(owner: object, name: str) -> None:
-    what = f"expected 1 to {_LARGEST_BATCH:,} rows"
-    _require(1 <= getattr(owner, name) <= _LARGEST_BATCH, owner, name, what)
-
-
-def _require_temperature(owner: object, name: str) -> None:
-    _require(0.01 <= getattr(owner, name) <= 100.0, owner, name, "expected 0.01 to 100: others leave nothing to learn")
-
-
-def _require_choices(owner: object) -> None:
-    for name, kind in typing.get_type_hints(type(owner)).items():
-        if typing.get_origin(kind) is Literal:
-            choices = typing.get_args(kind)
-            _require(getattr(owner, name) in choices, owner, name, f"expected one of {', '.join(map(repr, choices))}")
 
 
 @dataclass(frozen=True)
@@ -76,24 +46,24 @@ class ModelConfig:
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # of a classifier, in the order of their ids
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require_positive(self, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-        _require_positive(self, "intermediate_size", "max_position_embeddings", "layer_norm_eps", "initializer_range")
-        _require_share(self, "hidden_dropout", "attention_dropout", "classifier_dropout", "qa_dropout")
-        _require(
+        require_choices(self)
+        require_positive(self, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+        require_positive(self, "intermediate_size", "max_position_embeddings", "layer_norm_eps", "initializer_range")
+        require_share(self, "hidden_dropout", "attention_dropout", "classifier_dropout", "qa_dropout")
+        require(
             self.hidden_size % self.num_attention_heads == 0,
             self,
             "num_attention_heads",
             f"does not divide hidden_size = {self.hidden_size}",
         )
-        _require(0 <= self.pad_token_id < self.vocab_size, self, "pad_token_id", "outside the vocabulary")
-        _require(len(self.labels) > 0, self, "labels", "expected at least one; one makes a regression")
+        require(0 <= self.pad_token_id < self.vocab_size, self, "pad_token_id", "outside the vocabulary")
+        require(len(self.labels) > 0, self, "labels", "expected at least one; one makes a regression")
         if self.model_type == "distilbert":
-            _require(self.type_vocab_size == 0, self, "type_vocab_size", "DistilBERT has no token types; expected 0")
-            _require(self.layer_norm_eps == 1e-12, self, "layer_norm_eps", "DistilBERT's is fixed at 1e-12")
+            require(self.type_vocab_size == 0, self, "type_vocab_size", "DistilBERT has no token types; expected 0")
+            require(self.layer_norm_eps == 1e-12, self, "layer_norm_eps", "DistilBERT's is fixed at 1e-12")
         else:
-            _require(self.qa_dropout == 0.0, self, "qa_dropout", "BERT has no dropout there; expected 0")
-            _require(self.type_vocab_size > 0, self, "type_vocab_size", "BERT has token types; expected 1 or more")
+            require(self.qa_dropout == 0.0, self, "qa_dropout", "BERT has no dropout there; expected 0")
+            require(self.type_vocab_size > 0, self, "type_vocab_size", "BERT has token types; expected 1 or more")
 
     @classmethod
     def bert_base(cls, **changes: Any) -> "ModelConfig":
@@ -119,9 +89,9 @@ class DataConfig:
     batch_size: int = 32  # rows in a global batch: all devices, all micro-batches
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require_batch(self, "batch_size")
-        _require(self.length >= 8, self, "length", "expected at least 8 tokens a row")
+        require_choices(self)
+        require_batch(self, "batch_size")
+        require(self.length >= 8, self, "length", "expected at least 8 tokens a row")
 
 
 @dataclass(frozen=True)
@@ -137,15 +107,13 @@ class MaskingConfig:
     per: Literal["row", "batch"] = "row"  # "batch": drawn over all rows of the global batch together
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require(
+        require_choices(self)
+        require(
             1e-4 <= self.probability < 1.0, self, "probability", "expected 0.0001 ≤ value < 1"
         )  # see `masking.draws`
-        _require(self.mask >= 0.0, self, "mask", "expected a share")
-        _require(
-            self.random >= 0.0 and self.mask + self.random <= 1.0 + 1e-9, self, "random", "mask + random exceeds 1"
-        )
-        _require(0.0 <= self.smoothing <= 100.0, self, "smoothing", "expected 0 to 100")
+        require(self.mask >= 0.0, self, "mask", "expected a share")
+        require(self.random >= 0.0 and self.mask + self.random <= 1.0 + 1e-9, self, "random", "mask + random exceeds 1")
+        require(0.0 <= self.smoothing <= 100.0, self, "smoothing", "expected 0 to 100")
 
 
 @dataclass(frozen=True)
@@ -163,11 +131,11 @@ class LossConfig:
     ce_tokens: Literal["all", "masked"] = "all"  # where L_ce and L_mse are taken
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require_temperature(self, "temperature")
-        _require_weight(self, "alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse")
+        require_choices(self)
+        require_temperature(self, "temperature")
+        require_weight(self, "alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse")
         total = self.alpha_ce + self.alpha_mlm + self.alpha_cos + self.alpha_mse
-        _require(total > 0.0, self, "alpha_ce", "every weight is 0, nothing would be learned")
+        require(total > 0.0, self, "alpha_ce", "every weight is 0, nothing would be learned")
 
 
 @dataclass(frozen=True)
@@ -184,8 +152,8 @@ class InitConfig:
     positions: Literal["learned", "frozen", "sinusoidal"] = "learned"
 
     def __post_init__(self) -> None:
-        _require(self.layers is None or len(self.layers) > 0, self, "layers", "expected at least one layer")
-        _require_choices(self)
+        require(self.layers is None or len(self.layers) > 0, self, "layers", "expected at least one layer")
+        require_choices(self)
 
 
 @dataclass(frozen=True)
@@ -202,10 +170,10 @@ class OptimizerConfig:
     accumulate: int = 1  # micro-batches a step
 
     def __post_init__(self) -> None:
-        _require_positive(self, "learning_rate", "eps", "clip_norm", "accumulate")
-        _require(0.0 <= self.warmup <= 1.0, self, "warmup", "expected a share of the steps, 0 to 1")
-        _require_share(self, "beta1", "beta2")
-        _require_weight(self, "weight_decay")
+        require_positive(self, "learning_rate", "eps", "clip_norm", "accumulate")
+        require(0.0 <= self.warmup <= 1.0, self, "warmup", "expected a share of the steps, 0 to 1")
+        require_share(self, "beta1", "beta2")
+        require_weight(self, "weight_decay")
 
 
 @dataclass(frozen=True)
@@ -217,8 +185,8 @@ class MeshConfig:
     tensor: int = 1
 
     def __post_init__(self) -> None:
-        _require(self.data == -1 or self.data > 0, self, "data", "expected -1 or a number of devices")
-        _require_positive(self, "fsdp", "tensor")
+        require(self.data == -1 or self.data > 0, self, "data", "expected -1 or a number of devices")
+        require_positive(self, "fsdp", "tensor")
 
 
 @dataclass(frozen=True)
@@ -235,10 +203,10 @@ class RunConfig:
     deterministic: bool = False  # on a GPU: same bits at every run, at some cost (XLA's flag)
 
     def __post_init__(self) -> None:
-        _require_choices(self)
-        _require_positive(self, "log_every", "save_every", "keep")
-        _require(self.eval_every >= 0, self, "eval_every", "expected 0 or a number of steps")
-        _require(0 <= self.seed < 2**32, self, "seed", "expected 0 ≤ seed < 2³²")
+        require_choices(self)
+        require_positive(self, "log_every", "save_every", "keep")
+        require(self.eval_every >= 0, self, "eval_every", "expected 0 or a number of steps")
+        require(0 <= self.seed < 2**32, self, "seed", "expected 0 ≤ seed < 2³²")
 
 
 @dataclass(frozen=True)
@@ -257,9 +225,9 @@ class PretrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        _require_positive(self, "steps")
-        _require(self.steps < 2**31, self, "steps", "expected fewer than 2³¹, which the state counts in")
-        _require(
+        require_positive(self, "steps")
+        require(self.steps < 2**31, self, "steps", "expected fewer than 2³¹, which the state counts in")
+        require(
             self.data.length <= self.model.max_position_embeddings,
             self.data,
             "length",
@@ -267,10 +235,10 @@ class PretrainConfig:
         )
         if self.data.sequences == "pair":
             what = "pairs are for BERT's next-sentence prediction, which "
-            _require(self.model.model_type == "bert", self.data, "sequences", what + "a DistilBERT has no head for")
-            _require(self.model.type_vocab_size > 1, self.model, "type_vocab_size", what + "needs two token types")
-            _require(not self.teacher, self.data, "sequences", what + "is not distilled: leave the teacher out")
-        _require(
+            require(self.model.model_type == "bert", self.data, "sequences", what + "a DistilBERT has no head for")
+            require(self.model.type_vocab_size > 1, self.model, "type_vocab_size", what + "needs two token types")
+            require(not self.teacher, self.data, "sequences", what + "is not distilled: leave the teacher out")
+        require(
             self.data.batch_size % self.optimizer.accumulate == 0,
             self.optimizer,
             "accumulate",
@@ -288,8 +256,8 @@ class GuideConfig:
     temperature: float = 2.0  # T
 
     def __post_init__(self) -> None:
-        _require(0.0 <= self.alpha <= 1.0, self, "alpha", "expected a share, 0 to 1")
-        _require_temperature(self, "temperature")
+        require(0.0 <= self.alpha <= 1.0, self, "alpha", "expected a share, 0 to 1")
+        require_temperature(self, "temperature")
 
 
 @dataclass(frozen=True)
@@ -317,11 +285,11 @@ class FinetuneConfig:
     run: RunConfig = field(default_factory=lambda: RunConfig(directory=""))  # empty: runs/glue/<model>/<task>-<seed>
 
     def __post_init__(self) -> None:
-        _require_positive(self, "shapes")
-        _require_batch(self, "batch_size")
-        _require(self.epochs is None or self.epochs > 0, self, "epochs", "expected 1 or more")
-        _require(self.length >= 8, self, "length", "expected at least 8 tokens")
-        _require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")
+        require_positive(self, "shapes")
+        require_batch(self, "batch_size")
+        require(self.epochs is None or self.epochs > 0, self, "epochs", "expected 1 or more")
+        require(self.length >= 8, self, "length", "expected at least 8 tokens")
+        require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -336,11 +304,11 @@ class GridConfig:
     def __post_init__(self) -> None:
         for name in ("learning_rate", "batch_size", "epochs", "seeds"):
             values = getattr(self, name)
-            _require(len(set(values)) == len(values), self, name, "expected each value once")
-            _require(
-                name == "seeds" or all(_SMALLEST <= value <= _LARGEST for value in values),
+            require(len(set(values)) == len(values), self, name, "expected each value once")
+            require(
+                name == "seeds" or all(SMALLEST <= value <= LARGEST for value in values),
                 self,
                 name,
                 "expected finite values above 0",
             )
-        _require(len(self.seeds) > 0, self, "seeds", "expected one or more")
+        require(len(self.seeds) > 0, self, "seeds", "expected one or more")
