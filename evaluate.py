@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from distilbert_jax import runtime
-from distilbert_jax.cli import load_config, parse, show
+from distilbert_jax.cli import is_config, load_config, parse, show
 from distilbert_jax.config import Dtype, FinetuneConfig, GridConfig, Sequences
 from distilbert_jax.data.tasks import GLUE
 from distilbert_jax.data.text import given_texts, split_pair
@@ -183,6 +183,7 @@ class GlueCommand:
 
     def run(self) -> None:
         from distilbert_jax.evaluation import glue_table, submission
+        from distilbert_jax.evaluation.glue_summary import read_runs
         from distilbert_jax.evaluation.grid import run_grid
         from distilbert_jax.evaluation.speed import relative_speed
         from distilbert_jax.training.finetune import grid_directory
@@ -194,7 +195,7 @@ class GlueCommand:
                 raise InputError(f"--{option.replace('_', '-')} is for train.py; here: {hint}")
         if self.submit:
             submission.check_path(self.submit, self.tasks)
-        teacher = glue_table.read_runs(self.teacher_runs) if self.teacher_runs else []
+        teacher = read_runs(self.teacher_runs) if self.teacher_runs else []
         config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
         results = run_grid(
             config, self.tasks, self.seeds, grid=self.grid, together=self.vmap_seeds, from_mnli=self.from_mnli
@@ -285,21 +286,24 @@ class SpeedCommand:
 
 @dataclass(frozen=True)
 class ReportCommand:
-    """Compare pre-training runs: held-out MLM, KL to the teacher, task scores and curves, in one table.
+    """Compare pre-training runs: held-out MLM, KL to the teacher, task scores, speed and curves, in one table.
 
-    Writes results.json and curves.png into --out. Task scores are what `evaluate.py glue` left in <run>/glue.
+    Writes results.json, report.md and the plots into --out. Task scores are what `evaluate.py glue` left in <run>/glue; differences
+    are paired, with 95 % intervals over dev rows and seeds, WNLI aside.
     """
 
     runs: tyro.conf.Positional[tuple[str, ...]]  # run directories, each with model/ and metrics.jsonl
     out: str  # directory
     heldout: str = ""  # corpus directory; empty: no held-out figures
-    teacher: str = ""  # run directory that the KL divergence is taken to
+    teacher: str = ""  # run directory that KL divergence, share of the score and speed are relative to
+    against: str = ""  # run directory whose scores the others are compared with
     length: int = 128
+    max_rows: int | None = None  # of held-out text; all if not given
 
     def run(self) -> None:
         from distilbert_jax.evaluation.report import report
 
-        report(self.runs, self.out, heldout=self.heldout, teacher=self.teacher, length=self.length)
+        report(**vars(self))
 
 
 COMMANDS: dict[str, Any] = {
@@ -323,7 +327,7 @@ def main(args: list[str]) -> None:
     if name not in COMMANDS:
         raise InputError(f"evaluate.py {name}: no such command; {nearest(name, COMMANDS)}")
     default = None
-    if name == "glue" and rest and rest[0].endswith(".py"):
+    if name == "glue" and rest and is_config(rest[0]):
         default = GlueCommand(dataclasses.replace(load_config(rest.pop(0), FinetuneConfig), save_model=False))
     command = parse(COMMANDS[name], rest, prog=f"evaluate.py {name}", default=default)
     runtime.keep_freed_memory()

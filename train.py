@@ -1,4 +1,7 @@
-"""Train from a config file: `python train.py CONFIG.py [--field.sub value …]`, `--help` after the file lists its fields."""
+"""Train from a config file: `python train.py CONFIG.py [--field.sub value …]`, `--help` after the file lists its fields.
+
+A config with variants takes a word behind a colon: `python train.py configs/miniature/teacher.py:gpu`.
+"""
 
 import sys
 from dataclasses import dataclass

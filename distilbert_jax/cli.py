@@ -57,6 +57,11 @@ def show(view: Any) -> None:
     _Output().print(view)
 
 
+def is_config(argument: str) -> bool:
+    """Whether an argument of the command line names a config file, as "file.py" or "file.py:word"."""
+    return argument.endswith(".py") or ".py:" in argument
+
+
 def _one_line(box: str) -> str:
     """The words of a box that tyro prints, without frame, title and general advice."""
     said = []
@@ -71,12 +76,14 @@ def _one_line(box: str) -> str:
 
 
 def load_config(path: str, *kinds: type) -> Any:
-    """What `get_config()` of a Python file returns.
+    """What `get_config()` of a Python file returns; of "file.py:word" what `get_config("word")` returns.
 
     Raises:
         InputError: no such file (the nearest of its folder is named), no `get_config` in it, an error that it raises, or
             it returns none of `kinds`.
     """
+    whole, colon, word = path.rpartition(".py:")
+    path = f"{whole}.py" if colon else path
     file = Path(path)
     if not file.is_file():
         nearest = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], n=1)
@@ -93,7 +100,7 @@ def load_config(path: str, *kinds: type) -> Any:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise InputError(f"{path}: has no get_config() that returns a config")
-        config = module.get_config()
+        config = module.get_config(*([word] if colon else []))
     except InputError:
         raise
     except SyntaxError as error:

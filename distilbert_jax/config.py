@@ -147,7 +147,7 @@ class InitConfig:
     layers: tuple[int, ...] | Literal["first", "last"] | None = None
     fold_token_type: bool = True  # add the source's token-type-0 row to the positions; the original drops it
     copy_transform: bool = True  # copy the masked-LM transform too; the original does so on request only
-    unigram_bias: bool = False  # random weights: decoder bias at the log frequency of each token in the corpus
+    unigram_bias: bool = False  # of a head that is drawn: decoder bias at the log frequency of each token in the corpus
     # learned: trained like the rest; frozen: kept as they begin; sinusoidal: the table of Vaswani et al. 2017, kept
     positions: Literal["learned", "frozen", "sinusoidal"] = "learned"
 
@@ -216,7 +216,7 @@ class PretrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
     teacher: str = ""  # HF directory or hub id to distil from; empty: masked LM alone
-    steps: int = 1000
+    steps: int = 1000  # 0: the model as it begins
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -225,7 +225,7 @@ class PretrainConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        require_positive(self, "steps")
+        require(self.steps >= 0, self, "steps", "expected 0 or more")
         require(self.steps < 2**31, self, "steps", "expected fewer than 2³¹, which the state counts in")
         require(
             self.data.length <= self.model.max_position_embeddings,

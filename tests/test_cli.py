@@ -41,6 +41,16 @@ def test_a_config_file_does_not_take_the_name_of_another_module(write):
     assert sys.modules["json"] is before
 
 
+def test_a_word_behind_a_colon_goes_to_the_config(write):
+    words = CONFIG.replace("get_config()", "get_config(size='7')").replace("steps=7", "steps=int(size)")
+    file = write(words)
+    assert load_config(file, PretrainConfig).steps == 7
+    assert load_config(f"{file}:12", PretrainConfig).steps == 12
+    refused(lambda: load_config(f"{file}:many", PretrainConfig), f"{file}: line", "'many'")
+    refused(lambda: load_config(f"{write(CONFIG)}:12", PretrainConfig), "takes 0 positional arguments")
+    refused(lambda: load_config(f"{file}x.py:12", PretrainConfig), f"{file}x.py: no such config file")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
@@ -48,7 +58,7 @@ def test_a_config_file_does_not_take_the_name_of_another_module(write):
         ("x = 1\n", ["has no get_config()"]),
         ("def get_config():\n    return 3\n", ["returned a int", "PretrainConfig"]),
         (CONFIG.replace("steps", "step"), ["line 5", "unexpected keyword argument 'step'"]),
-        (CONFIG.replace("steps=7", "steps=0"), ["PretrainConfig.steps = 0"]),
+        (CONFIG.replace("steps=7", "steps=-7"), ["PretrainConfig.steps = -7"]),
         ("import nowhere\n", ["line 1", "nowhere"]),
     ],
 )
@@ -84,7 +94,7 @@ def test_a_missing_config_file_is_answered_with_the_nearest(write, tmp_path):
             ["--optimizer.lerning-rate", "perhaps you meant --optimizer.learning-rate"],
         ),
         (["--optimizer.learning-rate", "fast"], ["--optimizer.learning-rate", "'fast'"]),
-        (["--steps", "0"], ["PretrainConfig.steps = 0", "above 0"]),
+        (["--steps", "-1"], ["PretrainConfig.steps = -1", "0 or more"]),
         (["--steps"], ["--steps", "Missing value"]),
         (["--data.sequences", "lines"], ["--data.sequences", "'lines'", "'line', 'document'"]),
         (["--run.seed", "-1"], ["RunConfig.seed = -1"]),

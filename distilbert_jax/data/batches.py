@@ -87,6 +87,7 @@ class LengthBucketedBatches:
 
     Attributes:
         batches_per_epoch: the same in every epoch.
+        rows_at: {length that they are padded to: examples of an epoch}.
         padding: share of the places of all batches that hold no token.
 
     Raises:
@@ -111,8 +112,9 @@ class LengthBucketedBatches:
         ends = np.minimum([-(-count // batch_size) * batch_size for count in longer], len(lengths))
         self._starts = np.array([0, *ends])
         self.batches_per_epoch = -(-len(lengths) // batch_size)
-        places = np.dot(np.diff(self._starts), buckets[::-1])
-        self.padding = 1.0 - int(lengths.sum()) / int(places)
+        self.rows_at = dict(zip(buckets[::-1], map(int, np.diff(self._starts)), strict=True))
+        places = sum(length * rows for length, rows in self.rows_at.items())
+        self.padding = 1.0 - int(lengths.sum()) / places
         self._plan = _Remembered(self._draw_plan)
 
     def batch(self, k: int) -> tuple[np.ndarray, int]:

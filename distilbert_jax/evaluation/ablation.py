@@ -19,7 +19,7 @@ from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.data.files import atomic_file, write_json
 from distilbert_jax.data.tasks import GLUE, find_task
 from distilbert_jax.errors import InputError, one_line_errors
-from distilbert_jax.evaluation.glue_table import medians
+from distilbert_jax.evaluation.glue_summary import medians
 from distilbert_jax.evaluation.grid import run_grid
 from distilbert_jax.evaluation.mlm import evaluate_mlm, heldout
 from distilbert_jax.training.pretrain import pretrain

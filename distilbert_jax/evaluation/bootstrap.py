@@ -111,7 +111,8 @@ def compare(model: Runs, other: Runs, *, seed: int = 0) -> dict[str, Any]:
     """Two models on the tasks that both have, WNLI aside.
 
     Returns:
-        `{"share": Interval of 100 · mean score / other's mean score, "difference": Interval of the means' difference,
+        `{"share": Interval of 100 · mean score / other's mean score (None unless that is above 0; of the resamples those count
+        where it is), "difference": Interval of the means' difference,
         "tasks": {task: Interval of the difference}}`.
 
     Raises:
@@ -130,10 +131,21 @@ def compare(model: Runs, other: Runs, *, seed: int = 0) -> dict[str, Any]:
     )  # [2, tasks, R+1]
     means = ours.mean(1)
     return {
-        "share": _interval(100.0 * means[0] / means[1]),
+        "share": _interval(_shares(*means)) if means[1][0] > 0 else None,
         "difference": _interval(means[0] - means[1]),
         "tasks": {name: _interval(ours[0, i] - ours[1, i]) for i, name in enumerate(names)},
     }
+
+
+def as_json(compared: dict[str, Any]) -> dict[str, Any]:
+    """What `compare` found with each interval as {value, low, high}."""
+    plain = lambda interval: interval and interval._asdict()
+    tasks = {name: plain(interval) for name, interval in compared["tasks"].items()}
+    return {"share": plain(compared["share"]), "difference": plain(compared["difference"]), "tasks": tasks}
+
+
+def _shares(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    return np.divide(100.0 * ours, theirs, out=np.full_like(ours, np.nan), where=theirs > 0)
 
 
 def _resampled(name: str, models: Sequence[Sequence[Predictions]], generator: np.random.Generator) -> np.ndarray:

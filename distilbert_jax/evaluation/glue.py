@@ -19,20 +19,20 @@ from distilbert_jax.training import sharding
 from distilbert_jax.training.objectives import classify
 
 
-def _correlation(kind: Any, predictions: np.ndarray, labels: np.ndarray) -> float:
-    """A correlation, 0 where it is not defined (all predictions equal)."""
+def _quietly(kind: Any, first: np.ndarray, second: np.ndarray) -> float:
+    """A coefficient of two series, 0 where it is not defined (one of them does not vary)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scipy warns of constant input; what it returns then is NaN
-        value = float(kind(predictions, labels)[0])
+        warnings.simplefilter("ignore")  # scipy and scikit-learn warn of it
+        value = float(np.ravel(kind(first, second))[0])
     return 0.0 if np.isnan(value) else value
 
 
 METRICS = {
     "accuracy": lambda predictions, labels: float(accuracy_score(labels, predictions)),
     "f1": lambda predictions, labels: float(f1_score(labels, predictions, zero_division=0.0)),
-    "matthews": lambda predictions, labels: float(matthews_corrcoef(labels, predictions)),
-    "pearson": lambda predictions, labels: _correlation(pearsonr, predictions, labels),
-    "spearman": lambda predictions, labels: _correlation(spearmanr, predictions, labels),
+    "matthews": lambda predictions, labels: _quietly(matthews_corrcoef, labels, predictions),
+    "pearson": lambda predictions, labels: _quietly(pearsonr, predictions, labels),
+    "spearman": lambda predictions, labels: _quietly(spearmanr, predictions, labels),
 }
 
 

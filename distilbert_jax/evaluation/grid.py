@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distilbert_jax.config import FinetuneConfig, GridConfig
+from distilbert_jax.data.files import write_json
 from distilbert_jax.data.glue import has_split
 from distilbert_jax.data.tasks import Task, find_task
 from distilbert_jax.errors import InputError
@@ -107,7 +108,7 @@ def _settings(grid: GridConfig) -> list[dict[str, Any]]:
 def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, dict[str, Any]]:
     """The setting with the best mean score on the held-out tenth of train; dev is not read.
 
-    Its runs stand in `<run.directory>/choice/<task>/`. Of equal scores the first counts.
+    Its runs stand in `<run.directory>/choice/<task>/`, with choice.json. Of equal scores the first counts.
 
     Returns:
         `config` with the chosen setting, and `{"runs": how many it was chosen from, "chosen": {field: value}, "settings":
@@ -138,7 +139,10 @@ def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, di
         + f" (score {best['score']:.1f}, worst {min(row['score'] for row in tried):.1f})",
         file=sys.stderr,
     )
-    return _with(config, chosen), {"runs": runs, "chosen": chosen, "settings": tried}
+    choice = {"runs": runs, "chosen": chosen, "settings": tried}
+    base.mkdir(parents=True, exist_ok=True)
+    write_json(base / "choice.json", choice)
+    return _with(config, chosen), choice
 
 
 def _with(config: FinetuneConfig, setting: dict[str, Any]) -> FinetuneConfig:

@@ -6,24 +6,30 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from distilbert_jax.data.files import write_json
-from distilbert_jax.data.tasks import find_task
+from distilbert_jax.config import ModelConfig, PretrainConfig
+from distilbert_jax.config_json import from_json
+from distilbert_jax.data.files import atomic_file, read_json, write_json
+from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError
-from distilbert_jax.evaluation.glue_table import medians, read_runs
+from distilbert_jax.evaluation import bootstrap
+from distilbert_jax.evaluation.glue_summary import choices, mean_score, read, read_runs, remarks, summary
 from distilbert_jax.evaluation.mlm import evaluate_mlm
-from distilbert_jax.evaluation.speed import encoder_speed
+from distilbert_jax.evaluation.report_views import curves, differences, markdown, table
+from distilbert_jax.evaluation.speed import encoder_speed, relative_speed
 from distilbert_jax.models import MaskedLM
-from distilbert_jax.models.hub import read_config
+from distilbert_jax.models.hub import hf_name, read_config, read_tensors
 from distilbert_jax.models.params import count, split
+from distilbert_jax.training.cost import step_flops
 from distilbert_jax.training.logging import read_metrics
 
 
-def measure(run: Path, *, heldout: str, teacher: str, length: int) -> dict[str, Any]:
+def measure(run: Path, *, heldout: str, teacher: str, length: int, max_rows: int | None = None) -> dict[str, Any]:
     """One run's figures: `layers`, `parameters`, `mlm_loss`, `mlm_accuracy`, `perplexity`, `kl_to_teacher` (0 for the teacher
-    itself, null without one), `tokens_per_second` of the encoder at batch 32, `train_seconds` and `steps` (null without a log),
-    `tasks` {name: score}.
+    itself, null without one; none of these for a model without a masked-LM head), `tokens_per_second` of the encoder at batch 32,
+    `steps`, `train_seconds` and `train_flops` (null without a log), `tasks` {name: median score} and `score`, their mean without
+    WNLI, `majority` {name: score of the most frequent label}, `tuning_seconds` and `tuning_flops` of all runs of fine-tuning, those
+    that settings were chosen from included, and `remarks` on the tasks.
     """
     model = run / "model"
     config = read_config(model)
@@ -33,80 +39,92 @@ def measure(run: Path, *, heldout: str, teacher: str, length: int) -> dict[str, 
         "parameters": count(split(MaskedLM.from_pretrained(model))[1]),
         "steps": trained[-1]["step"] if trained else None,
         "train_seconds": round(sum(entry["seconds"] for entry in trained), 1) if trained else None,
+        "train_flops": _train_flops(run) if trained else None,
         "kl_to_teacher": None,
     }
-    if heldout:
-        figures |= evaluate_mlm(
-            str(model), heldout, teacher=str(Path(teacher) / "model") if teacher else "", length=length
-        )
+    if heldout and _has_head(model):
+        guide = str(Path(teacher) / "model") if teacher else ""
+        figures |= evaluate_mlm(str(model), heldout, teacher=guide, length=length, max_rows=max_rows)
         figures["heldout_tokens"] = int(figures.pop("tokens"))
     length = min(length, config.max_position_embeddings)
     figures["tokens_per_second"] = round(encoder_speed(str(model), batch_size=32, length=length)["tokens_per_second"])
-    tuned = run / "glue"
-    results = read_runs(str(tuned)) if any(tuned.glob("*/results.json")) else []
-    figures["tasks"] = medians(results)
+    every = [read_json(path) for path in (run / "glue").rglob("results.json")]
+    figures["tuning_seconds"] = round(sum(one["train_seconds"] / one.get("together", 1) for one in every), 1)
+    figures["tuning_flops"] = sum(one.get("flops", 0.0) for one in every)
+    found = summary(_tuned(run))
+    for figure, name in {"tasks": "median", "majority": "majority"}.items():
+        figures[figure] = {task: row[name] for task, row in found.items()}
+    figures["score"] = mean_score(figures["tasks"])
+    figures["remarks"] = [*choices(found), *remarks(found)] if found else []
     return figures
 
 
-def table(rows: dict[str, dict[str, Any]]) -> Table:
-    """`measure` of several runs for the terminal: a column a run, which fits 80 characters for the demo's four."""
-    view = Table("", title="held-out masked LM, and dev scores × 100 (medians)", title_justify="left")
-    for name in rows:
-        view.add_column(name, justify="right")
-    figures = {
-        "layers": ("layers", "{:d}"),
-        "parameters": ("parameters", "{:,d}"),
-        "steps": ("steps", "{:,d}"),
-        "training, seconds": ("train_seconds", "{:.0f}"),
-        "masked-LM loss, nats": ("mlm_loss", "{:.3f}"),
-        "masked-LM accuracy": ("mlm_accuracy", "{:.1%}"),
-        "KL to the teacher, nats": ("kl_to_teacher", "{:.3f}"),
-        "encoder, tokens/s": ("tokens_per_second", "{:,d}"),
-    }
-    for title, (name, form) in figures.items():
-        values = [row.get(name) for row in rows.values()]
-        view.add_row(title, *("–" if value is None else form.format(value) for value in values))
-    for task in dict.fromkeys(task for row in rows.values() for task in row["tasks"]):
-        scores = [row["tasks"].get(task) for row in rows.values()]
-        title = f"{task}, {' + '.join(find_task(task).metrics)}"
-        view.add_row(title, *("–" if score is None else f"{score:.1f}" for score in scores))
-    return view
+def _tuned(run: Path) -> list[dict[str, Any]]:
+    """The results of fine-tuning that `evaluate.py glue` left in a run."""
+    return read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
 
 
-def curves(runs: Sequence[Path], path: Path) -> None:
-    """Training loss (masked LM, smoothed) and held-out loss of each run over its steps."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    for i, run in enumerate(runs):
-        entries = read_metrics(run / "metrics.jsonl")
-        train = [(entry["step"], entry["loss_mlm"]) for entry in entries if "loss_mlm" in entry]
-        held = [(entry["step"], entry["mlm_loss"]) for entry in entries if entry["kind"] == "eval"]
-        if train:
-            smooth, mean = [], train[0][1]
-            for step, loss in train:
-                mean += 0.02 * (loss - mean)
-                smooth.append((step, mean))
-            axes.plot(*zip(*smooth, strict=True), color=f"C{i}", alpha=0.35, linewidth=1)
-        if held:
-            axes.plot(*zip(*held, strict=True), color=f"C{i}", marker="o", markersize=3, label=f"{run.name}, held out")
-    axes.set(
-        xlabel="step", ylabel="masked-LM loss, nats a token", title="pale: training, moving average · dots: held out"
-    )
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend()
-    axes.grid(alpha=0.25)
-    partial = path.with_name(f".{path.stem}.partial.png")
-    figure.savefig(partial, dpi=130)
-    pyplot.close(figure)
-    partial.replace(path)
+def _has_head(model: Path) -> bool:
+    names = MaskedLM.of_family(read_config(model).model_type).names
+    return hf_name(names, "head.transform.kernel") in read_tensors(model)
 
 
-def report(runs: Sequence[str], out: str, *, heldout: str = "", teacher: str = "", length: int = 128) -> dict[str, Any]:
-    """Measure the runs, print the table, write `<out>/results.json` ({run name: figures}) and `<out>/curves.png`.
+def _train_flops(run: Path) -> float:
+    """Of all steps that a run's config asks for."""
+    config = from_json(PretrainConfig, (run / "config.json").read_text(encoding="utf-8"), str(run / "config.json"))
+    return config.steps * step_flops(config, read_config(locate(config.teacher)) if config.teacher else None)
+
+
+def compared(run: Path, other: Path) -> dict[str, Any] | None:
+    """`bootstrap.compare` of what fine-tuning left in two runs; None where they have no task in common, or are the same."""
+    ours, theirs = (_by_task(_tuned(path)) for path in (run, other))
+    if run.resolve() == other.resolve() or not (set(ours) & set(theirs) - {"wnli"}):
+        return None
+    sides = ({name: list(map(read, runs)) for name, runs in side.items()} for side in (ours, theirs))
+    return bootstrap.as_json(bootstrap.compare(*sides))
+
+
+def _by_task(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        found.setdefault(result["task"], []).append(result)
+    return found
+
+
+def speeds(runs: Sequence[Path], teacher: Path, length: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """{run: {"latency": `speed.relative_speed` at batch 1, "throughput": at batch 32}} beside the teacher. Runs of one architecture
+    share what was measured, and the teacher's own has none."""
+    known: dict[ModelConfig, dict[str, dict[str, Any]]] = {read_config(teacher / "model"): {}}
+    found = {}
+    for run in runs:
+        config = read_config(run / "model")
+        if config not in known:
+            models = str(run / "model"), str(teacher / "model")
+            sizes = {"latency": 1, "throughput": 32}
+            known[config] = {
+                name: relative_speed(*models, batch_size=size, length=length) for name, size in sizes.items()
+            }
+        found[run.name] = known[config]
+    return found
+
+
+def report(
+    runs: Sequence[str],
+    out: str,
+    *,
+    heldout: str = "",
+    teacher: str = "",
+    against: str = "",
+    length: int = 128,
+    max_rows: int | None = None,
+) -> dict[str, Any]:
+    """Measure the runs, print the table, write results.json ({run name: figures}), report.md and curves.png into `out`.
+
+    Args:
+        heldout: a corpus; empty: no held-out figures.
+        teacher: run that KL divergence, share of the score and speed are relative to.
+        against: run that scores are compared with in pairs; then differences.png is drawn, too.
+        max_rows: of held-out text.
 
     Raises:
         InputError: a run's directory has no model yet, its log is damaged, `out` is a file; nothing is measured yet.
@@ -118,20 +136,35 @@ def report(runs: Sequence[str], out: str, *, heldout: str = "", teacher: str = "
         raise InputError(
             f"{', '.join(runs)}: two runs have the same name; the figures of a run go by its directory's name"
         )
-    for path in paths:
+    for path in (*paths, *map(Path, filter(None, (teacher, against)))):
         if not (path / "model" / "model.safetensors").is_file():
             raise InputError(f"{path}: has no model/model.safetensors; finish the run first")
+    for path in paths:
         if not read_metrics(path / "metrics.jsonl"):
             print(f"{path}: has no metrics.jsonl; its steps, seconds and curves are left out", file=sys.stderr)
     if Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out {out}: is a file, expected a directory")
     Path(out).mkdir(parents=True, exist_ok=True)
-    rows = {path.name: measure(path, heldout=heldout, teacher=teacher, length=length) for path in paths}
+    rows = {
+        path.name: measure(path, heldout=heldout, teacher=teacher, length=length, max_rows=max_rows) for path in paths
+    }
+    fast = speeds(paths, Path(teacher), length) if teacher else {}
+    for path in paths:
+        other = compared(path, Path(against)) if against else None
+        rows[path.name] |= {
+            "of_teacher": compared(path, Path(teacher)) if teacher else None,
+            "against": other and {"name": Path(against).name, **other},
+            "speed": fast.get(path.name),
+        }
     write_json(Path(out) / "results.json", rows)
+    with atomic_file(Path(out) / "report.md") as file:
+        file.write(markdown(rows).encode())
     curves(paths, Path(out) / "curves.png")
+    if any(row["against"] for row in rows.values()):
+        differences(rows, Path(out) / "differences.png")
     console = Console(markup=False)  # a run's name may have brackets
     if not console.is_terminal:
         console.width = 160  # in a log nothing forces figures to be cut
     console.print(table(rows))
-    print(f"{out}/results.json and {out}/curves.png written")
+    print(f"{out}/results.json, report.md and the plots written")
     return rows

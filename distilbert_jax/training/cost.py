@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -46,6 +47,11 @@ def step_flops(config: PretrainConfig, teacher: ModelConfig | None) -> float:
     if teacher is not None:
         a_token += forward_flops(teacher, length, scored)
     return a_token * config.data.batch_size * length
+
+
+def tuning_flops(model: ModelConfig, rows_at: Mapping[int, int]) -> float:
+    """FLOPs of an epoch of fine-tuning, a teacher's not counted. rows_at: {length that they are padded to: examples}."""
+    return sum(3 * forward_flops(model, length, 0.0) * length * rows for length, rows in rows_at.items())
 
 
 def utilisation(flops_per_second: float, dtype: str) -> float | None:

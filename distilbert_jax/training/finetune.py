@@ -56,8 +56,9 @@ def finetune_seeds(
     Returns:
         For each run, and as results.json in its directory, `{"task", "model", "seed", "score" (mean of the metrics on the first dev
         split), "scores" {split: {metric: value}}, "steps", "train_rows", "dev_rows" {split: n}, "cut_share",
-        "padding_share", "train_seconds" (of all seeds that trained together), "together" (how many they were), "tested" (whether
-        the test splits are predicted), "diverged" (why, or "")}`. Logits and labels of each split are in predictions/.
+        "padding_share", "flops" (of training), "train_seconds" (of all seeds that trained together), "together" (how many they
+        were), "tested" (whether the test splits are predicted), "diverged" (why, or "")}`. Logits and labels of each split are in
+        predictions/.
     """
     configs = [dataclasses.replace(config, epochs=config.epochs or find_task(config.task).epochs) for config in configs]
     directories = [run_directory(config) for config in configs]

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
-from distilbert_jax.config import ModelConfig, PretrainConfig
+from distilbert_jax.config import InitConfig, ModelConfig, PretrainConfig
 from distilbert_jax.data.batches import PackedBatches, prefetch
 from distilbert_jax.data.masking import log_weights
 from distilbert_jax.data.packing import PackedRows, pack
@@ -133,13 +133,9 @@ def initial_model(
     init, head = config.init, head_of(config)
     if not init.source:
         family = head.of_family(config.model.model_type)
-        model = family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed))
-        if init.unigram_bias:
-            smoothed = np.ones(config.model.vocab_size)
-            smoothed[: len(counts)] += counts
-            model.head.bias[...] = jnp.asarray(np.log(smoothed / smoothed.sum()), jnp.float32)
-        return model
+        return _with_unigram_bias(family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed)), init, counts)
     source = load_teacher(init.source, tokenizer, "init.source", dtype, head=head, new_head=True)
+    _with_unigram_bias(source, init, counts)
     if config.model.model_type == "bert":
         if source.config != config.model:
             raise InputError(
@@ -155,6 +151,15 @@ def initial_model(
         dtype=dtype,
         seed=config.run.seed,
     )
+
+
+def _with_unigram_bias(model: MaskedLM | PreTraining, init: InitConfig, counts: np.ndarray) -> MaskedLM | PreTraining:
+    """The model, whose decoder bias is set where that is asked for and the head is drawn: a trained bias is never all 0."""
+    if init.unigram_bias and not np.any(model.head.bias[...]):
+        smoothed = np.ones(model.config.vocab_size)
+        smoothed[: len(counts)] += counts
+        model.head.bias[...] = jnp.asarray(np.log(smoothed / smoothed.sum()), jnp.float32)
+    return model
 
 
 def set_up(config: PretrainConfig) -> Setup:

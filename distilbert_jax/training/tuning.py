@@ -25,7 +25,7 @@ from distilbert_jax.errors import DivergedError, InputError, tell_once
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.params import Params, merge, split
-from distilbert_jax.training import objectives, sharding
+from distilbert_jax.training import cost, objectives, sharding
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit
 from distilbert_jax.training.optimizer import adamw, schedule
@@ -261,6 +261,7 @@ class Tuning:
             "dev_rows": {name: len(examples) for name, examples in self.scored.items()},
             "cut_share": self.train_rows.cut / len(self.train_rows),
             "padding_share": self._batches(config).padding,
+            "flops": config.epochs * cost.tuning_flops(self.model_config, self._batches(config).rows_at),
             "tested": config.predict_test,
             "diverged": why,
         }

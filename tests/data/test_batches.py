@@ -1,3 +1,4 @@
+import collections
 import itertools
 import subprocess
 import sys
@@ -165,6 +166,10 @@ def test_buckets_hold_every_example_once_an_epoch_in_full_batches_but_one(bucket
         assert sum(len(indices) < 8 for indices, _ in plan) == 1
         places = sum(len(indices) * length for indices, length in plan)
         assert batches.padding == pytest.approx(1 - LENGTHS.sum() / places)
+        at = collections.Counter()
+        for indices, length in plan:
+            at[length] += len(indices)
+        assert {length: rows for length, rows in batches.rows_at.items() if rows} == at
         # No example could stand in a shorter bucket than it does, but for the at most 7 that fill up a batch of each.
         longer = sum(length > min(b for b in buckets if b >= LENGTHS[i]) for ids, length in plan for i in ids)
         assert longer <= 7 * (len(buckets) - 1)

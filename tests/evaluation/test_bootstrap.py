@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from distilbert_jax.data.tasks import find_task
-from distilbert_jax.evaluation.bootstrap import Predictions, compare, read_predictions, scores
+from distilbert_jax.evaluation.bootstrap import Predictions, as_json, compare, read_predictions, scores
 from distilbert_jax.evaluation.glue import score
 from tests.runs import refused
 
@@ -90,6 +90,21 @@ def test_the_interval_knows_that_seeds_differ():
     scored = [score(find_task("rte"), *run)["score"] for run in of_skill((0.0, 1.0, 3.0))["rte"]]
     assert found["difference"].low == pytest.approx(scored[0] - scored[1], abs=1.5)
     assert found["difference"].high == pytest.approx(scored[2] - scored[1], abs=1.5)
+
+
+def test_of_a_score_that_is_not_above_zero_there_is_no_share():
+    labels = np.array([0, 1] * 20)
+    right, constant = (Predictions(np.eye(2, dtype=np.float32)[answers], labels) for answers in (labels, 0 * labels))
+    found = compare({"cola": [right]}, {"cola": [constant]})
+    assert found["share"] is None
+    assert found["difference"].value == 100.0
+    assert as_json(found)["share"] is None
+    assert as_json(found)["difference"]["value"] == 100.0
+    # Of the resamples of a teacher that is right a little more often than not, some have nothing to take a share of.
+    close = Predictions(np.eye(2, dtype=np.float32)[np.where(np.arange(40) < 22, labels, 1 - labels)], labels)
+    share = compare({"cola": [right]}, {"cola": [close]})["share"]
+    assert share.value == pytest.approx(1000.0)
+    assert 0 < share.low < share.high < np.inf
 
 
 def test_wnli_does_not_count_and_what_cannot_be_compared_is_refused():

@@ -51,7 +51,9 @@ def test_correlations_are_those_of_numpy():
     )
 
 
-@pytest.mark.parametrize(("task", "labels"), [("cola", TRUE), ("stsb", np.linspace(0, 5, 8, dtype=np.float32))])
+@pytest.mark.parametrize(
+    ("task", "labels"), [("cola", TRUE), ("cola", np.ones(8, int)), ("stsb", np.linspace(0, 5, 8, dtype=np.float32))]
+)
 def test_predictions_that_are_all_equal_score_zero(task, labels):
     width = 1 if task == "stsb" else 2
     assert set(score(find_task(task), np.ones((8, width), np.float32), labels).values()) == {0.0}

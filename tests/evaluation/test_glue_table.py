@@ -1,85 +1,13 @@
 import csv
 import json
 
-import numpy as np
 import pytest
 
 from distilbert_jax.cli import show
-from distilbert_jax.data.files import write_json
-from distilbert_jax.data.tasks import GLUE, REFERENCES, find_task
+from distilbert_jax.data.tasks import GLUE, REFERENCES
 from distilbert_jax.evaluation import glue_table
-from distilbert_jax.evaluation.glue import score
-from distilbert_jax.evaluation.glue_table import MAJORITY, OURS, markdown, means, medians, summary, table_of, write
-from tests.runs import refused
-
-
-def run(tmp_path, task, seed, right, *, model="bert", rows=None, diverged=""):
-    """A run whose first `right` of each ten answers are right; of a regression, which is that near."""
-    task, rows = find_task(task), rows or 70
-    directory = tmp_path / f"{task.name}-{seed}"
-    (directory / "predictions").mkdir(parents=True)
-    rng = np.random.default_rng(5)
-    scores = {}
-    for split in task.dev:
-        if task.is_regression:
-            labels = rng.uniform(0, 5, rows).astype(np.float32)
-            logits = (labels + rng.normal(size=rows) * (10 - right))[:, None].astype(np.float32)
-        else:
-            labels = (np.arange(rows) // 10 % len(task.labels)).astype(np.int32)
-            wrong = np.arange(rows) % 10 >= right
-            logits = np.eye(len(task.labels), dtype=np.float32)[(labels + wrong) % len(task.labels)]
-        np.save(directory / "predictions" / f"{split}-labels.npy", labels)
-        if not diverged:
-            np.save(directory / "predictions" / f"{split}.npy", logits)
-        found = score(task, logits, labels)
-        scores[split] = dict.fromkeys(found, 0.0) if diverged else found
-    result = {
-        "task": task.name,
-        "model": model,
-        "seed": seed,
-        "score": scores[task.dev[0]]["score"],
-        "scores": scores,
-        "train_rows": task.rows.get("train", 100),
-        "dev_rows": {split: task.rows.get(split, rows) for split in task.dev},
-        "cut_share": 0.01,
-        "train_seconds": 12.0,
-        "together": 1,
-        "tested": False,
-        "diverged": diverged,
-    }
-    write_json(directory / "results.json", result)
-    return {**result, "directory": str(directory), "choice": None}
-
-
-def test_a_summary_gives_medians_spreads_every_metric_and_the_seeds_that_failed(tmp_path):
-    runs = [run(tmp_path, "mrpc", seed, right) for seed, right in enumerate((8, 6, 9, 5, 7))]
-    runs += [run(tmp_path, "mnli", 0, 8)]
-    found = summary(runs)
-    assert list(found) == ["mnli", "mrpc"], "in the paper's order"
-    row, scores = found["mrpc"], [one["score"] for one in runs[:5]]
-    assert (row["median"], row["min"], row["max"]) == (np.median(scores), min(scores), max(scores))
-    assert row["scores"] == {str(seed): value for seed, value in enumerate(scores)}
-    assert row["metrics"]["validation"]["accuracy"] == pytest.approx(70.0)
-    assert row["majority"] == pytest.approx((100 * 40 / 70 + 0) / 2), "the most frequent label is 0: no F1"
-    assert row["failed"] == 0
-    assert list(found["mnli"]["metrics"]) == ["validation_matched", "validation_mismatched"]
-    assert medians(runs) == {"mrpc": np.median(scores), "mnli": runs[5]["score"]}
-
-
-def test_a_seed_fails_that_is_no_better_than_the_majority_or_constant_or_diverged(tmp_path):
-    runs = [run(tmp_path, "rte", seed, right) for seed, right in enumerate((9, 5, 8))]
-    runs.append(run(tmp_path, "rte", 3, 9, diverged="step 4: loss is not finite"))
-    assert summary(runs)["rte"]["failed"] == 2
-    # A constant answer of the rarer label has an F1 that lifts it above the majority's: no success.
-    constant = run(tmp_path, "qqp", 0, 9)
-    labels = np.load(tmp_path / "qqp-0/predictions/validation-labels.npy")
-    logits = np.tile(np.float32([0, 1]), (len(labels), 1))
-    np.save(tmp_path / "qqp-0/predictions/validation.npy", logits)
-    constant = {**constant, "score": score(find_task("qqp"), logits, labels)["score"]}
-    found = summary([constant])["qqp"]
-    assert found["median"] > found["majority"]
-    assert found["failed"] == 1
-    assert summary([run(tmp_path, "wnli", 0, 2)])["wnli"]["failed"] == 0
+from distilbert_jax.evaluation.glue_table import MAJORITY, OURS, markdown, means, table_of, write
+from tests.evaluation.glue_runs import run
 
 
 def test_means_are_those_of_the_tasks_asked_for_or_none():
@@ -191,14 +119,3 @@ def test_generated_tasks_have_no_references(tmp_path):
     assert list(found["rows"]) == [OURS, MAJORITY]
     assert "paper" not in "\n".join(found["remarks"])
     assert cells(markdown(found))[""] == ["mean of 1", "demo-topic"]
-
-
-def test_the_runs_of_a_directory_are_read_back_or_refused(tmp_path):
-    run(tmp_path, "rte", 0, 9)
-    (found,) = glue_table.read_runs(str(tmp_path))
-    assert (found["task"], found["directory"]) == ("rte", str(tmp_path / "rte-0"))
-    refused(lambda: glue_table.read_runs(str(tmp_path / "nowhere")), "nowhere: holds no runs")
-    write_json(tmp_path / "rte-0/results.json", {"step": 3})
-    refused(lambda: glue_table.read_runs(str(tmp_path)), "rte-0/results.json", "no result")
-    (tmp_path / "rte-0/results.json").write_text("{")
-    refused(lambda: glue_table.read_runs(str(tmp_path)), "rte-0/results.json", "damaged")

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -52,7 +54,10 @@ def test_tasks_that_a_folder_lacks_are_told_of_and_left_out(asked, tmp_path, cap
     assert len(asked) == 1
 
 
-def test_settings_are_chosen_on_held_out_rows_and_then_all_seeds_run_with_the_best(asked, capsys):
+def test_settings_are_chosen_on_held_out_rows_and_then_all_seeds_run_with_the_best(
+    asked, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
     config = change(FinetuneConfig(model="bert", predict_test=True), run__directory="runs/x")
     grid = GridConfig(learning_rate=(1e-5, 3e-5), epochs=(3, 10), seeds=(0, 7))
     found = run_grid(config, ("rte",), (0, 1, 2), grid=grid)
@@ -69,6 +74,7 @@ def test_settings_are_chosen_on_held_out_rows_and_then_all_seeds_run_with_the_be
     choice = found[0]["choice"]
     assert (choice["runs"], choice["chosen"]) == (8, {"learning_rate": 3e-5, "epochs": 10})
     assert [row["score"] for row in choice["settings"]] == pytest.approx([4, 11, 6, 13])
+    assert json.loads((tmp_path / "runs/x/choice/rte/choice.json").read_text()) == choice
     assert (
         "rte: chosen from 8 runs on a held-out tenth of train: learning_rate 3e-05, epochs 10"
         in capsys.readouterr().err
@@ -80,7 +86,8 @@ def test_without_settings_nothing_is_chosen(asked):
     assert len(asked) == 1
 
 
-def test_of_equal_settings_the_first_is_taken(monkeypatch):
+def test_of_equal_settings_the_first_is_taken(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "finetune_seeds", lambda configs, evaluation: [{"score": 50.0} for _ in configs])
     config, choice = choose(FinetuneConfig(task="rte"), GridConfig(batch_size=(16, 32)))
     assert (config.batch_size, choice["chosen"]) == (16, {"batch_size": 16})

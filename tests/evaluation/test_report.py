@@ -2,6 +2,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distilbert_jax.data.files import write_json
@@ -21,7 +22,20 @@ def pair(finished, distilled, tmp_path_factory):
         found = {"task": "demo-topic", "seed": seed, "score": score, "model": "m", "diverged": ""}
         directory = path / f"second/glue/demo-topic-{seed}"
         directory.mkdir(parents=True)
-        write_json(directory / "results.json", {**found, "scores": {"validation": {"accuracy": score, "score": score}}})
+        found |= {
+            "train_rows": 99,
+            "dev_rows": {"validation": 40},
+            "cut_share": 0.0,
+            "train_seconds": 8.0,
+            "together": 2,
+        }
+        scores = {"validation": {"accuracy": score, "score": score}}
+        write_json(directory / "results.json", {**found, "flops": 1e12, "scores": scores})
+        (directory / "predictions").mkdir()
+        labels = np.arange(40) % 2
+        right = np.where(np.arange(40) < 0.4 * score, labels, 1 - labels)
+        np.save(directory / "predictions/validation.npy", np.eye(2, dtype=np.float32)[right])
+        np.save(directory / "predictions/validation-labels.npy", labels)
     return path
 
 
@@ -33,7 +47,8 @@ def test_a_report_is_a_table_a_file_and_a_plot(pair, world, tmp_path, capsys):
     for name, row in found.items():
         assert set(row) == {
             "layers", "parameters", "steps", "train_seconds", "mlm_loss", "mlm_accuracy", "perplexity", "kl_to_teacher",
-            "heldout_tokens", "tokens_per_second", "tasks",
+            "heldout_tokens", "tokens_per_second", "tasks", "score", "majority", "remarks", "train_flops", "tuning_seconds",
+            "tuning_flops", "of_teacher", "against", "speed",
         }  # fmt: skip
         assert (row["layers"], row["steps"]) == (1, 30)
         entries = [entry for entry in read_metrics(pair / name / "metrics.jsonl") if entry["kind"] == "train"]

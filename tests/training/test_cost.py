@@ -35,6 +35,11 @@ def test_flops_by_hand():
     assert cost.forward_flops(config, 16, 0.25) == 3 * layer + head / 4
 
 
+def test_flops_of_fine_tuning_count_the_places_of_its_rows():
+    one = lambda length: 3 * length * cost.forward_flops(runs.BERT, length, 0.0)
+    assert cost.tuning_flops(runs.BERT, {16: 5, 32: 2}) == 5 * one(16) + 2 * one(32)
+
+
 @pytest.mark.parametrize(
     ("kind", "dtype", "share"),
     [

@@ -13,7 +13,7 @@ from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import DivergedError, Interrupted
 from distilbert_jax.evaluation import glue
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
-from distilbert_jax.training import rundir
+from distilbert_jax.training import cost, rundir
 from distilbert_jax.training import tuning as module
 from distilbert_jax.training.finetune import finetune, finetune_seeds, run_directory
 from distilbert_jax.training.logging import RunLog, read_metrics
@@ -106,6 +106,7 @@ def test_results_say_what_was_done_and_what_came_out(tuned):
         "dev_rows": {"validation": DEV},
         "cut_share": 0.0,
         "padding_share": found["padding_share"],
+        "flops": pytest.approx(3 * cost.tuning_flops(STUDENT, {16: TRAIN})),
         "together": 1,
         "tested": False,
         "diverged": "",

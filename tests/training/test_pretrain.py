@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from distilbert_jax.config import InitConfig
 from distilbert_jax.data.packing import pack
+from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import digest, split
 from distilbert_jax.training import rundir
 from distilbert_jax.training.logging import read_metrics
+from distilbert_jax.training.setup import set_up
 from tests import runs
 from tests.runs import BERT, STUDENT, change, distilling, pretraining, refused
 
@@ -307,3 +310,32 @@ def test_bert_learns_masked_lm_with_next_sentence_and_can_teach(world, tmp_path,
     MaskedLM.from_pretrained(tmp_path / "run/model")
     assert "not used here: bert.pooler.dense, cls.seq_relationship" in capfd.readouterr().err
     runs.train(distilling(world, tmp_path / "student", teacher=str(tmp_path / "run/model"), steps=2))
+
+
+def test_without_a_step_the_model_is_what_it_begins_as(world, tmp_path):
+    config = runs.train(distilling(world, tmp_path / "run", steps=0, data__heldout=world.heldout))
+    begun = set_up(config)
+    found = split(MaskedLM.from_pretrained(tmp_path / "run/model"))[1]
+    assert digest(found) == begun.fingerprints["initial weights"]
+    assert not read_metrics(tmp_path / "run/metrics.jsonl")
+    runs.train(config)  # and is found
+
+
+def test_a_head_that_is_drawn_may_begin_at_the_frequencies_of_the_tokens(world, tmp_path):
+    BertModel(BERT, rngs=nnx.Rngs(1)).save_pretrained(tmp_path / "bare", load_tokenizer(world.tokenizer))
+    trained = BertForMaskedLM(BERT, rngs=nnx.Rngs(1))
+    trained.head.bias[...] = np.arange(BERT.vocab_size, dtype=np.float32)
+    trained.save_pretrained(tmp_path / "trained", load_tokenizer(world.tokenizer))
+    counts = Corpus.open(world.corpus).token_counts
+    frequencies = np.log((counts + 1) / (counts + 1).sum())
+
+    def bias(model, source, unigram=True):
+        init = InitConfig(source=source and str(tmp_path / source), unigram_bias=unigram)
+        config = pretraining(world, tmp_path / "run", model=model, init=init)
+        return set_up(config).state.params["head.bias"][: model.vocab_size]
+
+    for model in (BERT, STUDENT):
+        for source in ("", "bare"):
+            np.testing.assert_allclose(bias(model, source), frequencies, rtol=1e-5)
+            assert not bias(model, source, unigram=False).any()
+        np.testing.assert_array_equal(bias(model, "trained"), np.arange(BERT.vocab_size))

@@ -1,0 +1,44 @@
+"""The paper's experiment in miniature: teacher, students, controls, held-out text, GLUE, and one table of it all.
+
+    python -m distilbert_jax.evaluation.experiment configs/miniature/experiment.py \
+      --text wikipedia.txt.xz novels.txt.xz --heldout-text heldout.txt.xz --data GLUE_FOLDER
+
+`experiment.py:gpu` is the same with twenty times the tokens, all tasks, five seeds and the parts of the loss left out in turn.
+Cost, results and what fell short: docs/results/miniature.md.
+"""
+
+from collections.abc import Callable
+
+from configs.miniature import cut, mlm, no_ce, no_cos, no_mlm, random_mlm, random_triple, teacher, triple
+from configs.miniature.tiers import encoder, find_tier
+from distilbert_jax.config import FinetuneConfig, PretrainConfig, RunConfig
+from distilbert_jax.evaluation.experiment import Arm, ExperimentConfig
+
+
+def get_config(tier: str = "cpu") -> ExperimentConfig:
+    budget = find_tier(tier)
+
+    def arm(config: Callable[[str], PretrainConfig], seeds: tuple[int, ...] = budget.seeds) -> Arm:
+        found = config(tier)
+        return Arm(found.run.directory.rpartition("/")[2], seeds, pretrain=found)
+
+    parts = (no_ce, no_mlm, no_cos) if budget.ablations else ()
+    return ExperimentConfig(
+        directory=f"runs/miniature/{tier}",
+        arms=(
+            arm(teacher.get_config),
+            arm(triple.get_config),
+            arm(mlm.get_config),
+            arm(random_triple.get_config, budget.seeds_of_random),
+            arm(random_mlm.get_config, budget.seeds_of_random),
+            *(arm(part.get_config) for part in parts),
+            arm(cut.get_config),
+            Arm("minilm", budget.seeds, model=encoder()),
+        ),
+        teacher="teacher",
+        student="triple",
+        tokenizer=encoder(),
+        tasks=budget.tasks,
+        grid=budget.grid,
+        glue=FinetuneConfig(save_model=False, run=RunConfig(directory="", dtype="bfloat16", log_every=200)),
+    )

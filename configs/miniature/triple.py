@@ -1,0 +1,36 @@
+"""Miniature, the student: layers 0, 2, 5 of the teacher, distilled with the triple loss.
+
+python train.py configs/miniature/triple.py
+"""
+
+import dataclasses
+
+from configs.miniature.teacher import get_config as teacher
+from configs.miniature.tiers import find_tier
+from distilbert_jax.config import InitConfig, LossConfig, OptimizerConfig, PretrainConfig
+from distilbert_jax.models.student import student_config
+
+
+def get_config(tier: str = "cpu") -> PretrainConfig:
+    config, budget = teacher(tier), find_tier(tier)
+    steps = budget.steps(budget.student_tokens)
+    model = f"{config.run.directory}/model"
+    return dataclasses.replace(
+        config,
+        model=student_config(config.model, num_hidden_layers=3),
+        init=InitConfig(source=model, layers=(0, 2, 5)),
+        teacher=model,
+        loss=LossConfig(ce_tokens=budget.ce_tokens),
+        optimizer=OptimizerConfig(learning_rate=5e-4),
+        steps=steps,
+        # A seed of its own, the same for every student: equal batches and masks, but not those that the teacher began with.
+        run=dataclasses.replace(
+            config.run, directory=f"runs/miniature/{tier}/triple", seed=1, eval_every=-(-steps // 6)
+        ),
+    )
+
+
+def beside(config: PretrainConfig, name: str) -> PretrainConfig:
+    """The config of another student, in a directory of its own beside this one's."""
+    directory = config.run.directory.rpartition("/")[0]
+    return dataclasses.replace(config, run=dataclasses.replace(config.run, directory=f"{directory}/{name}"))

@@ -1,0 +1,184 @@
+"""An experiment: models that are pre-trained, or taken as they are, measured on held-out text, fine-tuned, and compared in pairs.
+
+    python -m distilbert_jax.evaluation.experiment configs/miniature/experiment.py --text TEXT … --heldout-text TEXT … --data FOLDER
+
+Every part is done once and found again: interrupted, the same command goes on.
+"""
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import jax
+import tyro
+
+from distilbert_jax import runtime
+from distilbert_jax.cli import call, load_config
+from distilbert_jax.config import FinetuneConfig, GridConfig, PretrainConfig
+from distilbert_jax.config_checks import require
+from distilbert_jax.data.corpus import build_corpus
+from distilbert_jax.data.tasks import GLUE, find_task
+from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.directory import locate, write_directory
+from distilbert_jax.errors import InputError, nearest, one_line_errors
+from distilbert_jax.evaluation.grid import run_grid
+from distilbert_jax.evaluation.mlm import heldout
+from distilbert_jax.evaluation.report import report
+from distilbert_jax.training.pretrain import pretrain
+
+Stage = Literal["corpus", "pretrain", "glue", "report"]
+STAGES: tuple[Stage, ...] = ("corpus", "pretrain", "glue", "report")
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """One of the models that are compared: pre-trained from a config, or an HF directory as it is."""
+
+    name: str
+    seeds: tuple[int, ...]  # of fine-tuning
+    pretrain: PretrainConfig | None = None
+    model: str = ""  # HF directory or hub id
+
+    def __post_init__(self) -> None:
+        require((self.pretrain is None) != (self.model == ""), self, "model", "expected it or pretrain, one of the two")
+        require(len(self.seeds) == len(set(self.seeds)) > 0, self, "seeds", "expected one or more, each once")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+    """Arms, in the order in which they are made, and how they are compared. An arm's run stands in <directory>/<name>."""
+
+    directory: str
+    arms: tuple[Arm, ...]
+    teacher: str  # the arm whose score the others retain a share of
+    student: str  # the arm that the others are compared with
+    tokenizer: str  # of the corpora; HF directory or hub id
+    tasks: tuple[str, ...] = GLUE
+    grid: GridConfig = dataclasses.field(default_factory=GridConfig)
+    glue: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
+    heldout_rows: int = 2048  # rows of held-out text that every arm is asked in the end
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        require(len(names) == len(set(names)), self, "arms", "two have the same name")
+        for field in ("teacher", "student"):
+            require(getattr(self, field) in names, self, field, nearest(getattr(self, field), names))
+        for arm in self.arms:
+            if arm.pretrain:
+                place = f"{self.directory}/{arm.name}"
+                require(arm.pretrain.run.directory == place, arm, "pretrain", f"its run.directory is not {place}")
+
+    def run_of(self, arm: Arm) -> Path:
+        return Path(self.directory) / arm.name
+
+
+def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: Sequence[Path]) -> None:
+    """The corpora that the arms name, from these files.
+
+    Raises:
+        InputError: files are given for one of the two alone, none are given and a corpus is not there, or the arms name
+            several corpora.
+    """
+    tokenizer = load_tokenizer(config.tokenizer)
+    data = [arm.pretrain.data for arm in config.arms if arm.pretrain]
+    for option, places, files in (
+        ("--text", {one.corpus for one in data}, text),
+        ("--heldout-text", {one.heldout for one in data}, heldout_text),
+    ):
+        if len(places) > 1:
+            raise InputError(
+                f"{option}: the arms have {len(places)} corpora ({', '.join(sorted(places))}), expected one"
+            )
+        for place in filter(None, places):
+            if files:
+                build_corpus(files, tokenizer, Path(place))
+            elif not (Path(place) / "manifest.json").is_file():
+                raise InputError(f"{place}: there is no corpus yet; name the files that it is made of with {option}")
+
+
+def make(config: ExperimentConfig, arm: Arm) -> Path:
+    """Pre-train an arm, or copy the directory that it is: its HF directory."""
+    if arm.pretrain:
+        model = pretrain(arm.pretrain, heldout)
+        jax.clear_caches()  # each arm compiles its own step
+        return model
+    model, source = config.run_of(arm) / "model", locate(arm.model)
+    if not model.is_dir():
+        names = [path.name for path in source.iterdir() if path.suffix in (".json", ".safetensors", ".txt")]
+        write_directory(model, lambda partial: [shutil.copy(source / name, partial) for name in names] and None)
+    return model
+
+
+def tune(config: ExperimentConfig, arm: Arm) -> None:
+    """Fine-tune an arm on every task; each model chooses its settings from the same grid."""
+    run = config.run_of(arm)
+    if not (run / "model" / "model.safetensors").is_file():
+        raise InputError(f"{run}: has no model yet; --stages pretrain makes it")
+    print(f"{arm.name}: fine-tuning", file=sys.stderr)
+    where = dataclasses.replace(config.glue.run, directory=str(run / "glue"))
+    tuning = dataclasses.replace(config.glue, model=str(run / "model"), run=where)
+    run_grid(tuning, config.tasks, arm.seeds, grid=config.grid)
+    jax.clear_caches()
+
+
+def command(
+    config: tyro.conf.Positional[str],
+    stages: tuple[Stage, ...] = STAGES,
+    arms: tuple[str, ...] = (),
+    text: tuple[Path, ...] = (),
+    heldout_text: tuple[Path, ...] = (),
+    data: str = "",
+) -> None:
+    """Run an experiment, or some stages of it, or some arms. What has ended is found.
+
+    Args:
+        config: file whose get_config() returns an ExperimentConfig.
+        stages: corpus, pretrain, glue, report; in this order.
+        arms: names of those to pre-train, fine-tune and report; all if none is given.
+        text: .txt, .txt.xz or .txt.gz files to train on, UTF-8, a blank line between documents; none once the corpus is there.
+        heldout_text: files for evaluation only.
+        data: folder with <task>/{train,validation}.parquet; empty: what the config says, else GLUE from the hub.
+    """
+    given = load_config(config, ExperimentConfig)
+    if data:
+        given = dataclasses.replace(given, glue=dataclasses.replace(given.glue, data=data))
+    if data and not Path(data).is_dir():
+        raise InputError(f"--data {data}: no such folder")
+    for path in (*text, *heldout_text):
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+    for name in given.tasks:
+        find_task(name)
+    names = [arm.name for arm in given.arms]
+    for name in arms:
+        if name not in names:
+            raise InputError(f"--arms {name}: no such arm in {config}; {nearest(name, names)}")
+    chosen = [arm for arm in given.arms if not arms or arm.name in arms]
+    if "corpus" in stages:
+        build_corpora(given, text, heldout_text)
+    if "pretrain" in stages:
+        for arm in chosen:
+            make(given, arm)
+    if "glue" in stages:
+        for arm in chosen:
+            tune(given, arm)
+    if "report" in stages:
+        first = next((arm.pretrain.data for arm in given.arms if arm.pretrain), None)
+        report(
+            [str(given.run_of(arm)) for arm in chosen],
+            given.directory,
+            heldout=first.heldout if first else "",
+            teacher=str(Path(given.directory) / given.teacher),
+            against=str(Path(given.directory) / given.student),
+            length=first.length if first else 128,
+            max_rows=given.heldout_rows,
+        )
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        runtime.keep_freed_memory()
+        call(command, "distilbert_jax.evaluation.experiment")

@@ -1,0 +1,159 @@
+"""The figures of several pre-training runs as tables and plots."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from distilbert_jax.data.tasks import find_task
+from distilbert_jax.evaluation.glue_summary import mean_score
+from distilbert_jax.training.logging import read_metrics
+
+_MEAN = "mean score"
+
+
+def _title(task: str) -> str:
+    return f"{task}, {' + '.join(find_task(task).metrics)}"
+
+
+def _lines(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """A line a figure: its title, then its value in every run; what no run has is left out. The first line names the runs."""
+    figures = {
+        "layers": ("layers", "{:d}"),
+        "parameters": ("parameters", "{:,d}"),
+        "steps": ("steps", "{:,d}"),
+        "training, seconds": ("train_seconds", "{:.0f}"),
+        "training, TFLOP": ("train_flops", "{:.4g}", 1e-12),
+        "masked-LM loss, nats": ("mlm_loss", "{:.3f}"),
+        "masked-LM accuracy": ("mlm_accuracy", "{:.1%}"),
+        "KL to the teacher, nats": ("kl_to_teacher", "{:.3f}"),
+        "encoder, tokens/s": ("tokens_per_second", "{:,d}"),
+        "fine-tuning, seconds": ("tuning_seconds", "{:,.0f}"),
+        "fine-tuning, TFLOP": ("tuning_flops", "{:.4g}", 1e-12),
+        _MEAN: ("score", "{:.1f}"),
+    }
+    lines = [["", *rows]]
+    for title, (name, form, *scale) in figures.items():
+        values = [row.get(name) for row in rows.values()]
+        if any(value for value in values):
+            say = lambda value, form=form, scale=scale: form.format(value * scale[0] if scale else value)
+            lines.append([title, *("–" if value is None else say(value) for value in values)])
+    for task in dict.fromkeys(task for row in rows.values() for task in row["tasks"]):
+        scores = [row["tasks"].get(task) for row in rows.values()]
+        lines.append([_title(task), *("–" if score is None else f"{score:.1f}" for score in scores)])
+    interval = lambda found, sign="": (
+        f"{found['value']:{sign}.1f} ({found['low']:{sign}.1f} to {found['high']:{sign}.1f})"
+    )
+    ratio = lambda found: f"{found['ratio']:.2f} ({found['ratio_min']:.2f} to {found['ratio_max']:.2f})"
+    against = next((row["against"]["name"] for row in rows.values() if row.get("against")), "")
+    beside: dict[str, tuple[str, str, Callable[[Any], str]]] = {
+        "% of the teacher's score": ("of_teacher", "share", interval),
+        f"minus {against}": ("against", "difference", lambda found: interval(found, "+")),
+        "times as fast, batch 1": ("speed", "latency", ratio),
+        "times as fast, batch 32": ("speed", "throughput", ratio),
+    }
+    for title, (group, name, form) in beside.items():
+        values = [(row.get(group) or {}).get(name) for row in rows.values()]
+        if any(values):
+            lines.append([title, *(form(value) if value else "–" for value in values)])
+    return lines
+
+
+def table(rows: dict[str, dict[str, Any]]) -> Table:
+    """The figures of several runs for the terminal: a column a run, which fits 80 characters for the demo's four."""
+    head, *lines = _lines(rows)
+    view = Table(head[0], title="held-out masked LM, and dev scores × 100 (medians)", title_justify="left")
+    for name in head[1:]:
+        view.add_column(name, justify="right")
+    for line in lines:
+        view.add_row(*line)
+    return view
+
+
+def markdown(rows: dict[str, dict[str, Any]]) -> str:
+    """The same as a Markdown table with a column for the majority class, and what has to be known of the tasks."""
+    lines = _lines(rows)
+    if floor := {name: score for row in rows.values() for name, score in row["majority"].items()}:
+        titles = {_title(name): score for name, score in floor.items()} | {_MEAN: mean_score(floor)}
+        for line in lines:
+            line.append(f"{titles[line[0]]:.1f}" if line[0] in titles else "–" if line[0] else "majority")
+    head, *rest = lines
+    table = "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---", *["---:"] * (len(head) - 1)], *rest))
+    said: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        for remark in row["remarks"]:
+            said.setdefault(remark, []).append(name)
+    tuned = [name for name, row in rows.items() if row["tasks"]]
+    return (
+        table
+        + "\n"
+        + "".join(f"- {'' if names == tuned else ', '.join(names) + ': '}{remark}\n" for remark, names in said.items())
+    )
+
+
+def curves(runs: Sequence[Path], path: Path) -> None:
+    """Training loss (masked LM, smoothed) and held-out loss of each run over its steps."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
+    for i, run in enumerate(runs):
+        entries = read_metrics(run / "metrics.jsonl")
+        train = [(entry["step"], entry["loss_mlm"]) for entry in entries if "loss_mlm" in entry]
+        held = [(entry["step"], entry["mlm_loss"]) for entry in entries if entry["kind"] == "eval"]
+        if train:
+            smooth, mean = [], train[0][1]
+            for step, loss in train:
+                mean += 0.02 * (loss - mean)
+                smooth.append((step, mean))
+            axes.plot(*zip(*smooth, strict=True), color=f"C{i}", alpha=0.35, linewidth=1)
+        if held:
+            axes.plot(*zip(*held, strict=True), color=f"C{i}", marker="o", markersize=3, label=f"{run.name}, held out")
+    axes.set(
+        xlabel="step", ylabel="masked-LM loss, nats a token", title="pale: training, moving average · dots: held out"
+    )
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    axes.grid(alpha=0.25)
+    _save(figure, path)
+
+
+def differences(rows: dict[str, dict[str, Any]], path: Path) -> None:
+    """Mean score of each run minus that of the run they are compared with, with 95 % intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    found = {name: row["against"] for name, row in rows.items() if row["against"]}
+    intervals = [one["difference"] for one in found.values()]
+    places = range(len(found))
+    figure, axes = pyplot.subplots(figsize=(7, 1.2 + 0.42 * len(found)), layout="constrained")
+    middle = [one["value"] for one in intervals]
+    # Percentiles of resampled medians need not have the median of the sample between them.
+    spread = [
+        [max(one["value"] - one["low"], 0.0) for one in intervals],
+        [max(one["high"] - one["value"], 0.0) for one in intervals],
+    ]
+    axes.errorbar(middle, places, xerr=spread, fmt="o", capsize=3)
+    axes.axvline(0.0, color="0.5", linewidth=1)
+    axes.set_yticks(places, list(found))
+    axes.invert_yaxis()
+    against = next(iter(found.values()))["name"]
+    axes.set(
+        xlabel=f"mean dev score × 100, minus {against}", title="differences with 95 % intervals (dev rows and seeds)"
+    )
+    axes.grid(axis="x", alpha=0.25)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    from matplotlib import pyplot
+
+    partial = path.with_name(f".{path.stem}.partial.png")
+    figure.savefig(partial, dpi=130)
+    pyplot.close(figure)
+    partial.replace(path)

@@ -1,0 +1,251 @@
+"""A whole experiment, from text to the table, at toy size; and what it refuses."""
+
+import dataclasses
+import importlib
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from configs.miniature.tiers import TIERS
+from distilbert_jax import config as c
+from distilbert_jax.cli import call, load_config
+from distilbert_jax.config_json import to_json
+from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.evaluation import experiment
+from distilbert_jax.evaluation.experiment import Arm, ExperimentConfig, command
+from distilbert_jax.models import BertModel
+from distilbert_jax.models.student import student_config
+from tests import runs
+from tests.runs import BERT, ROOT, change, pretraining, refused
+
+TASKS = ("sst2",)  # each takes compilations of its own
+
+
+def toy(world, path: Path) -> ExperimentConfig:
+    """The miniature's arms: a teacher from an encoder without a head, students of one layer, a control, and two without a step."""
+    run = lambda name: path / "toy" / name
+    corpora = {"data__corpus": str(path / "corpus"), "data__heldout": str(path / "heldout"), "steps": 20}
+    source = {"init__source": str(path / "encoder"), "init__unigram_bias": True}
+    teacher = pretraining(world, run("teacher"), model=BERT, **corpora, **source)
+    model = str(run("teacher") / "model")
+    triple = pretraining(
+        world,
+        run("triple"),
+        **corpora,
+        model=student_config(BERT, 1),
+        teacher=model,
+        init=c.InitConfig(source=model, layers=(1,)),
+        run__seed=1,
+    )
+    place = lambda config, name, **changes: change(config, run__directory=str(run(name)), **changes)
+    arms = {
+        "teacher": teacher,
+        "triple": triple,
+        "random": place(triple, "random", teacher="", init=c.InitConfig(unigram_bias=True)),
+        "cut": place(
+            triple, "cut", teacher="", steps=0, init=c.InitConfig(layers=(1,), **{k[6:]: v for k, v in source.items()})
+        ),
+    }
+    return ExperimentConfig(
+        directory=str(path / "toy"),
+        arms=(
+            *(Arm(name, (0, 1) if name != "random" else (0,), pretrain=config) for name, config in arms.items()),
+            Arm("encoder", (0,), model=str(path / "encoder")),
+        ),
+        teacher="teacher",
+        student="triple",
+        tokenizer=str(path / "encoder"),
+        tasks=TASKS,
+        grid=c.GridConfig(learning_rate=(1e-3, 5e-3)),
+        glue=change(c.FinetuneConfig(), length=16, shapes=1, batch_size=16, epochs=1, save_model=False),
+        heldout_rows=8,
+    )
+
+
+def write(config: ExperimentConfig, file: Path) -> str:
+    file.with_suffix(".json").write_text(to_json(config))
+    file.write_text(
+        "from pathlib import Path\nfrom distilbert_jax.config_json import from_json\n"
+        "from distilbert_jax.evaluation.experiment import ExperimentConfig\n\n\ndef get_config():\n"
+        '    return from_json(ExperimentConfig, Path(__file__).with_suffix(".json").read_text())\n'
+    )
+    return str(file)
+
+
+@pytest.fixture(scope="module")
+def prepared(world, tmp_path_factory):
+    """An encoder without a head, text, and a task."""
+    path = tmp_path_factory.mktemp("experiment")
+    BertModel(BERT, rngs=nnx.Rngs(5)).save_pretrained(path / "encoder", load_tokenizer(world.tokenizer))
+    for name in ("corpus", "heldout"):
+        shutil.copy(world.path / f"{name}.txt", path / f"{name}.txt")
+    choose = random.Random(0)
+    for split, rows in (("train", 160), ("validation", 48)):
+        blue = [choose.randrange(2) for _ in range(rows)]
+        texts = [runs.sentence(choose, 6, ("red", "blue")[one]) for one in blue]
+        runs.write_split(path / "glue", "sst2", split, {"sentence": texts, "label": blue})
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(world, prepared):
+    """The config of an experiment that has been run from its command line, and its command."""
+    file = write(toy(world, prepared), prepared / "experiment.py")
+    line = [
+        file, "--text", f"{prepared}/corpus.txt", "--heldout-text", f"{prepared}/heldout.txt", "--data", f"{prepared}/glue",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["experiment", *line])
+        call(command, "distilbert_jax.evaluation.experiment")
+    return toy(world, prepared), line
+
+
+@pytest.mark.slow
+def test_an_experiment_goes_from_text_to_one_table(done):
+    config, _ = done
+    out = Path(config.directory)
+    found = json.loads((out / "results.json").read_text())
+    assert list(found) == ["teacher", "triple", "random", "cut", "encoder"]
+    for name, row in found.items():
+        assert set(row["tasks"]) == set(TASKS)
+        assert row["score"] == pytest.approx(np.mean(list(row["tasks"].values())))
+        assert row["tuning_flops"] > 0
+        assert ("mlm_loss" in row) == (name != "encoder"), "an encoder without a head is asked for words"
+    assert (found["teacher"]["steps"], found["cut"]["steps"], found["encoder"]["steps"]) == (20, None, None)
+    assert found["triple"]["train_flops"] > found["random"]["train_flops"] > 0, "the teacher's pass counts"
+    assert (found["triple"]["against"], found["teacher"]["of_teacher"]) == (None, None)
+    assert found["teacher"]["speed"] == found["encoder"]["speed"] == {}, "the teacher's own architecture was timed"
+    assert found["triple"]["speed"] == found["cut"]["speed"]
+    assert found["triple"]["speed"]["latency"]["ratio"] > 0
+    lines = dict(line.strip("|\n ").split(" | ", 1) for line in (out / "report.md").read_text().splitlines()[2:])
+    assert lines["layers"] == "2 | 1 | 1 | 1 | 2"
+    assert lines["minus triple"].split(" | ")[1] == "–"
+    for png in ("curves", "differences"):
+        assert (out / f"{png}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_differences_are_those_of_the_scores(done):
+    found = json.loads((Path(done[0].directory) / "results.json").read_text())
+    for name, row in found.items():
+        if name != "triple":
+            difference = row["against"]["difference"]
+            assert difference["value"] == pytest.approx(row["score"] - found["triple"]["score"])
+            assert difference["low"] <= difference["high"]
+        if name != "teacher":
+            assert row["of_teacher"]["share"]["value"] == pytest.approx(100 * row["score"] / found["teacher"]["score"])
+
+
+@pytest.mark.slow
+def test_each_model_chooses_its_settings_and_has_seeds_of_its_own(done):
+    for arm in done[0].arms:
+        runs_of = {path.name for path in (done[0].run_of(arm) / "glue").glob("*-*")}
+        assert runs_of == {f"{task}-{seed}" for task in TASKS for seed in arm.seeds}
+        tried = {path.name for path in (done[0].run_of(arm) / "glue/choice/sst2").iterdir()}
+        assert tried == {"learning-rate-0.001-0", "learning-rate-0.005-0"}
+
+
+@pytest.mark.slow
+def test_models_without_a_step_are_what_they_were(done, prepared):
+    encoder = load_file(prepared / "encoder/model.safetensors")
+    same = load_file(Path(done[0].directory) / "encoder/model/model.safetensors")
+    assert {name: value.tobytes() for name, value in same.items()} == {k: v.tobytes() for k, v in encoder.items()}
+    cut = load_file(Path(done[0].directory) / "cut/model/model.safetensors")
+    own = cut["distilbert.transformer.layer.0.ffn.lin1.weight"]
+    assert np.array_equal(own, encoder["encoder.layer.1.intermediate.dense.weight"])
+
+
+@pytest.mark.slow
+def test_called_again_it_finds_everything(done, monkeypatch, capsys):
+    monkeypatch.setattr("distilbert_jax.training.pretrain._train", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr("distilbert_jax.training.tuning.Tuning.train", lambda *_: pytest.fail("it fine-tunes"))
+    monkeypatch.setattr(experiment, "report", lambda *_, **__: None)
+    monkeypatch.setattr("sys.argv", ["experiment", *done[1]])
+    call(command, "distilbert_jax.evaluation.experiment")
+    said = capsys.readouterr()
+    assert said.out.count("finished before") == 4
+    assert said.err.count("finished before") == sum((len(arm.seeds) + 2) * len(TASKS) for arm in done[0].arms)
+
+
+def test_stages_and_arms_can_be_chosen(world, prepared, tmp_path, monkeypatch):
+    called = []
+    for stage in ("build_corpora", "make", "tune"):
+        monkeypatch.setattr(experiment, stage, lambda config, *arm, stage=stage: called.append((stage, *arm)))
+    monkeypatch.setattr(experiment, "report", lambda paths, *_, **__: called.append(("report", *paths)))
+    config = toy(world, prepared)
+    file = write(config, tmp_path / "e.py")
+    command(file, ("glue",), ("cut", "teacher"))
+    assert called == [("tune", config.arms[0]), ("tune", config.arms[3])]
+    called.clear()
+    command(file, ("pretrain", "report"), ("triple",))
+    assert called == [("make", config.arms[1]), ("report", f"{prepared}/toy/triple")]
+
+
+def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path, monkeypatch):
+    for stage in ("make", "tune", "report", "build_corpus"):
+        monkeypatch.setattr(experiment, stage, lambda *_, **__: pytest.fail("it works"))
+    config = toy(world, tmp_path)
+    shutil.copytree(prepared / "encoder", tmp_path / "encoder")
+    file = write(config, tmp_path / "e.py")
+    refused(lambda: command(file, arms=("tripel",)), "--arms tripel", "did you mean 'triple'?")
+    refused(lambda: command(file, data=f"{tmp_path}/no"), "--data", "no such folder")
+    refused(lambda: command(file, text=(tmp_path / "no.txt",)), "no.txt: no such file")
+    refused(lambda: command(file), f"{tmp_path}/corpus: there is no corpus yet", "--text")
+    refused(lambda: command(str(tmp_path / "f.py")), "no such config file")
+    other = dataclasses.replace(config.arms[1], pretrain=change(config.arms[1].pretrain, data__corpus="elsewhere"))
+    several = dataclasses.replace(config, arms=(config.arms[0], other))
+    refused(lambda: command(write(several, tmp_path / "g.py")), "--text", "2 corpora")
+
+
+def test_arms_that_do_not_fit_are_refused(world, prepared):
+    config = toy(world, prepared)
+    refused(lambda: dataclasses.replace(config, student="tripel"), "student", "did you mean 'triple'?")
+    refused(lambda: dataclasses.replace(config, arms=(*config.arms, config.arms[0])), "arms", "the same name")
+    refused(lambda: dataclasses.replace(config, directory="elsewhere"), "its run.directory is not elsewhere/teacher")
+    refused(lambda: Arm("a", (0,)), "Arm.model", "one of the two")
+    refused(lambda: Arm("a", (), model="m"), "Arm.seeds", "one or more")
+
+
+def test_a_model_that_is_not_there_yet_is_not_tuned(world, prepared, tmp_path):
+    config = toy(world, tmp_path)
+    refused(lambda: experiment.tune(config, config.arms[0]), "toy/teacher: has no model yet", "--stages pretrain")
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_the_miniature_differs_in_what_it_says_it_differs_in(tier):
+    found = load_config(f"{ROOT}/configs/miniature/experiment.py:{tier}", ExperimentConfig)
+    arms = {arm.name: arm.pretrain for arm in found.arms}
+    triple = arms["triple"]
+    assert triple.init.layers == (0, 2, 5)
+    assert triple.teacher == triple.init.source == f"runs/miniature/{tier}/teacher/model"
+    for name, config in arms.items():
+        if config and name not in ("teacher", "triple"):
+            same = ("data", "masking", "model") + (() if name == "cut" else ("steps",))
+            assert all(getattr(config, field) == getattr(triple, field) for field in same), name
+            assert config.run.seed == triple.run.seed == 1
+    assert [name for name, config in arms.items() if config and not config.init.source] == [
+        "random_triple",
+        "random_mlm",
+    ]
+    assert {name for name, config in arms.items() if config and config.teacher} == {
+        "triple", "random_triple", *(name for name in arms if name.startswith("no_")),
+    }  # fmt: skip
+    assert arms["cut"].steps == 0
+    for name in arms:
+        if name != "minilm":  # each stage on its own
+            module = importlib.import_module(f"configs.miniature.{name}")
+            assert module.get_config(tier) == arms[name]
+
+
+def test_a_tier_that_is_not_there_is_named():
+    refused(
+        lambda: load_config(f"{ROOT}/configs/miniature/teacher.py:gpus", c.PretrainConfig),
+        "gpus",
+        "did you mean 'gpu'?",
+    )
