@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · make test · make parity · make lint · make bench · make ablations     PYTHON=python3.12 make test: another interpreter
+#   make demo · test · parity · lint · bench · ablations · miniature     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -13,7 +13,7 @@ PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -q
 DEMO := runs/demo
 DEMO_TASKS := --tasks demo-topic demo-next demo-overlap --seeds 0
 
-.PHONY: help demo test quick parity lint format bench bench-corpus ablations clean
+.PHONY: help demo test quick parity lint format bench bench-corpus ablations miniature clean
 .DELETE_ON_ERROR:
 
 help:
@@ -89,13 +89,18 @@ demo: $(VENV)/.core
 	@echo "  python evaluate.py fill-mask --model distilbert-base-uncased \"Hello I'm a [MASK] model.\""
 	@echo
 	python evaluate.py report $(DEMO)/teacher $(DEMO)/student $(DEMO)/copied $(DEMO)/control --out $(DEMO) \
-	  --heldout $(DEMO)/heldout --teacher $(DEMO)/teacher --length 64
+	  --heldout $(DEMO)/heldout --teacher $(DEMO)/teacher
 
 # The paper's Table 4 at demo size: five configs, three seeds each: fifteen runs of some three minutes on two cores.
 ablations: $(VENV)/.core
 	test -d $(DEMO)/teacher/model || $(MAKE) demo
 	python -m distilbert_jax.evaluation.ablation --configs configs/ablations/demo --glue configs/demo/glue.py \
 	  --out runs/ablations/demo --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
+
+# The paper's experiment on real text and tasks: hours on two cores, minutes on a GPU (TIER=gpu). MINIATURE_ARGS names the files.
+TIER ?= cpu
+miniature: $(VENV)/.parity
+	python -m distilbert_jax.evaluation.experiment configs/miniature/experiment.py:$(TIER) $(MINIATURE_ARGS)
 
 clean:
 	rm -rf .venv* runs/demo build *.egg-info .pytest_cache .ruff_cache

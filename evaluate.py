@@ -297,7 +297,7 @@ class ReportCommand:
     heldout: str = ""  # corpus directory; empty: no held-out figures
     teacher: str = ""  # run directory that KL divergence, share of the score and speed are relative to
     against: str = ""  # run directory whose scores the others are compared with
-    length: int = 128
+    length: int | None = None  # tokens in a row; that of the runs if not given
     max_rows: int | None = None  # of held-out text; all if not given
 
     def run(self) -> None:

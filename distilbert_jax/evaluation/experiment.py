@@ -173,7 +173,6 @@ def command(
             heldout=first.heldout if first else "",
             teacher=str(Path(given.directory) / given.teacher),
             against=str(Path(given.directory) / given.student),
-            length=first.length if first else 128,
             max_rows=given.heldout_rows,
         )
 

@@ -69,9 +69,17 @@ def _has_head(model: Path) -> bool:
     return hf_name(names, "head.transform.kernel") in read_tensors(model)
 
 
+def _config(run: Path) -> PretrainConfig:
+    return from_json(PretrainConfig, (run / "config.json").read_text(encoding="utf-8"), str(run / "config.json"))
+
+
+def _length(run: Path) -> int | None:
+    return _config(run).data.length if (run / "config.json").is_file() else None
+
+
 def _train_flops(run: Path) -> float:
     """Of all steps that a run's config asks for."""
-    config = from_json(PretrainConfig, (run / "config.json").read_text(encoding="utf-8"), str(run / "config.json"))
+    config = _config(run)
     return config.steps * step_flops(config, read_config(locate(config.teacher)) if config.teacher else None)
 
 
@@ -115,7 +123,7 @@ def report(
     heldout: str = "",
     teacher: str = "",
     against: str = "",
-    length: int = 128,
+    length: int | None = None,
     max_rows: int | None = None,
 ) -> dict[str, Any]:
     """Measure the runs, print the table, write results.json ({run name: figures}), report.md and curves.png into `out`.
@@ -124,6 +132,7 @@ def report(
         heldout: a corpus; empty: no held-out figures.
         teacher: run that KL divergence, share of the score and speed are relative to.
         against: run that scores are compared with in pairs; then differences.png is drawn, too.
+        length: tokens in a row, for held-out text and speed; None: that of the first run that says.
         max_rows: of held-out text.
 
     Raises:
@@ -145,6 +154,7 @@ def report(
     if Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out {out}: is a file, expected a directory")
     Path(out).mkdir(parents=True, exist_ok=True)
+    length = length or next((found for path in paths if (found := _length(path))), 128)
     rows = {
         path.name: measure(path, heldout=heldout, teacher=teacher, length=length, max_rows=max_rows) for path in paths
     }

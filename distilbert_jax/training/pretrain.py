@@ -2,6 +2,7 @@
 
 import contextlib
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import count, digest, merge
 from distilbert_jax.training import cost, processes, rundir, sharding
 from distilbert_jax.training.checkpoint import Checkpoints
-from distilbert_jax.training.logging import RunLog
+from distilbert_jax.training.logging import RunLog, read_metrics
 from distilbert_jax.training.loop import Evaluate, fit
 from distilbert_jax.training.optimizer import schedule
 from distilbert_jax.training.setup import Setup, head_of, set_up
@@ -45,7 +46,7 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None, *, profile:
         processes.first(lambda: rundir.enter(config, directory))
         if rundir.finished(directory):
             processes.first(lambda: _check_model(config, directory / "model"))
-            _say(f"{directory}: finished before")
+            _say(f"{directory}: finished before" + ("; there is no step left to trace" if profile else ""))
         else:
             _train(set_up(config), directory, heldout, directory / "profile" if profile else None)
     return directory / "model"
@@ -101,6 +102,19 @@ def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path
     trained = sharding.cut_vocabulary(processes.whole(state.params, setup.mesh), config.model.vocab_size)
     processes.first(lambda: merge(setup.graphdef, trained).save_pretrained(directory / "model", setup.tokenizer))
     _say(f"{directory / 'model'}: written; weights {digest(trained)[:16]}")
+    processes.first(lambda: _warn_if_worse(directory))
+
+
+def _warn_if_worse(directory: Path) -> None:
+    """Say so when a run ends above the loss that it began with: finite, but nothing was learned."""
+    losses = [entry["loss"] for entry in read_metrics(directory / "metrics.jsonl") if entry["kind"] == "train"]
+    some = max(len(losses) // 20, 1)
+    if len(losses) > 1 and (last := statistics.fmean(losses[-some:])) > (first := statistics.fmean(losses[:some])):
+        print(
+            f"{directory}: the loss of the last steps, {last:.4g}, is above that of the first, {first:.4g}: the run has "
+            "diverged; try a lower learning rate",
+            file=sys.stderr,
+        )
 
 
 def dry_run(config: PretrainConfig, *, warmup: int = 2, measured: int = 10) -> dict[str, float | int | None]:
@@ -142,6 +156,10 @@ def dry_run(config: PretrainConfig, *, warmup: int = 2, measured: int = 10) -> d
     }
 
 
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+
 def estimate(found: dict[str, Any]) -> str:
     """What `dry_run` found, as lines."""
     teacher = f", its teacher {found['teacher_parameters']:,}" if found["teacher_parameters"] else ""
@@ -153,7 +171,7 @@ def estimate(found: dict[str, Any]) -> str:
         f"tokens              {found['tokens']:,}, {found['epochs']:.1f} epochs\n"
         f"memory of a device  {found['memory_bytes'] / 1e9:.2f}{limit} GB for the step\n"
         f"speed               {found['tokens_per_second']:,.0f} tokens/s{share}\n"
-        f"time                {found['seconds_per_step']:.3f} s a step, {found['hours']:.2f} h in all"
+        f"time                {found['seconds_per_step']:.3f} s a step, {_duration(found['hours'])} in all"
     )
 
 

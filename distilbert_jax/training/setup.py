@@ -17,7 +17,7 @@ from distilbert_jax.data.masking import log_weights
 from distilbert_jax.data.packing import PackedRows, pack
 from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer, special_ids
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, tell_once
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, split
@@ -180,6 +180,11 @@ def set_up(config: PretrainConfig) -> Setup:
         if config.model.vocab_size < vocabulary:
             raise InputError(
                 f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces"
+            )
+        if config.model.vocab_size > vocabulary:
+            tell_once(
+                f"model.vocab_size = {config.model.vocab_size}: {config.model.vocab_size - vocabulary} rows more than the "
+                f"tokenizer of {data.corpus} has pieces; they stay unused"
             )
         model = initial_model(config, tokenizer, counts, dtype)
         guide = load_teacher(config.teacher, tokenizer, "teacher", dtype) if config.teacher else None

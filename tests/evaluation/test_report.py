@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from distilbert_jax.data.files import write_json
+from distilbert_jax.evaluation import report as module
 from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report import curves, report
 from distilbert_jax.training.logging import read_metrics
@@ -72,6 +73,40 @@ def test_without_held_out_text_a_report_shows_the_rest(pair, tmp_path):
     assert found["kl_to_teacher"] is None
     assert "mlm_loss" not in found
     assert (tmp_path / "results.json").is_file()
+
+
+def test_rows_are_as_long_as_those_of_the_runs_unless_asked(pair, tmp_path, monkeypatch):
+    asked = []
+    found = report([str(pair / "first")], str(tmp_path), length=16)
+    monkeypatch.setattr(module, "measure", lambda *_, length, **__: asked.append(length) or found["first"])
+    report([str(pair / "first")], str(tmp_path))
+    report([str(pair / "first")], str(tmp_path), length=16)
+    assert asked == [32, 16]
+
+
+def test_scores_are_compared_in_pairs(pair, tmp_path):
+    third = tmp_path / "third"
+    shutil.copytree(pair / "second", third)
+    for directory in third.glob("glue/*"):
+        predictions = np.load(directory / "predictions/validation.npy")
+        np.save(directory / "predictions/validation.npy", predictions[:, ::-1])  # every answer turned around
+        found = json.loads((directory / "results.json").read_text())
+        write_json(directory / "results.json", found | {"score": 100.0 - found["score"]})
+    runs = [str(pair / "second"), str(third), str(pair / "first")]
+    found = report(runs, str(tmp_path / "out"), teacher=runs[0], against=runs[0], length=16)
+    assert found["second"]["against"] is found["first"]["against"] is found["first"]["of_teacher"] is None
+    assert found["third"]["score"] == 20.0
+    difference, share = found["third"]["against"]["difference"], found["third"]["of_teacher"]["share"]
+    assert difference["value"] == pytest.approx(-60.0)
+    assert difference["low"] < -60.0 < difference["high"] < 0
+    assert share["value"] == pytest.approx(25.0)
+    text = (tmp_path / "out/report.md").read_text()
+    lines = dict(line.strip("|\n ").split(" | ", 1) for line in text.splitlines() if line.startswith("| "))
+    assert lines["mean score"] == "80.0 | 20.0 | – | 50.0"
+    assert lines["minus second"].startswith("– | -60.0 (-")
+    assert lines["% of the teacher's score"].startswith("– | 25.0 (")
+    assert "\n- Dev scores × 100, medians of 3 seeds" in text
+    assert (tmp_path / "out/differences.png").is_file()
 
 
 def test_curves_need_no_held_out_loss(pair, tmp_path):

@@ -339,3 +339,16 @@ def test_a_head_that_is_drawn_may_begin_at_the_frequencies_of_the_tokens(world, 
             np.testing.assert_allclose(bias(model, source), frequencies, rtol=1e-5)
             assert not bias(model, source, unigram=False).any()
         np.testing.assert_array_equal(bias(model, "trained"), np.arange(BERT.vocab_size))
+
+
+def test_a_run_that_ends_above_its_beginning_says_so(world, tmp_path, capsys):
+    runs.train(pretraining(world, tmp_path / "good", data__heldout=""))
+    assert "diverged" not in capsys.readouterr().err
+    runs.train(pretraining(world, tmp_path / "bad", optimizer__learning_rate=30.0, data__heldout=""))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
+    assert line.startswith(f"{tmp_path}/bad: the loss of the last steps, ")
+
+
+def test_rows_without_a_piece_are_told_of(world, tmp_path, capsys):
+    set_up(pretraining(world, tmp_path / "run", model__vocab_size=STUDENT.vocab_size + 3))
+    assert f"model.vocab_size = {STUDENT.vocab_size + 3}: 3 rows more" in capsys.readouterr().err
