@@ -5,6 +5,8 @@ import importlib
 import json
 import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +17,11 @@ from safetensors.numpy import load_file
 from configs.miniature.tiers import TIERS
 from distilbert_jax import config as c
 from distilbert_jax.cli import call, load_config
+from distilbert_jax.config_experiment import Arm, ExperimentConfig
 from distilbert_jax.config_json import to_json
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.evaluation import experiment
-from distilbert_jax.evaluation.experiment import Arm, ExperimentConfig, command
+from distilbert_jax.evaluation.experiment import command
 from distilbert_jax.models import BertModel
 from distilbert_jax.models.student import student_config
 from tests import runs
@@ -72,7 +75,7 @@ def write(config: ExperimentConfig, file: Path) -> str:
     file.with_suffix(".json").write_text(to_json(config))
     file.write_text(
         "from pathlib import Path\nfrom distilbert_jax.config_json import from_json\n"
-        "from distilbert_jax.evaluation.experiment import ExperimentConfig\n\n\ndef get_config():\n"
+        "from distilbert_jax.config_experiment import ExperimentConfig\n\n\ndef get_config():\n"
         '    return from_json(ExperimentConfig, Path(__file__).with_suffix(".json").read_text())\n'
     )
     return str(file)
@@ -171,6 +174,15 @@ def test_called_again_it_finds_everything(done, monkeypatch, capsys):
     said = capsys.readouterr()
     assert said.out.count("finished before") == 4
     assert said.err.count("finished before") == sum((len(arm.seeds) + 2) * len(TASKS) for arm in done[0].arms)
+
+
+def test_as_a_module_it_reads_its_config(world, prepared, tmp_path):
+    file = write(toy(world, tmp_path), tmp_path / "e.py")
+    shutil.copytree(prepared / "encoder", tmp_path / "encoder")
+    line = [sys.executable, "-m", "distilbert_jax.evaluation.experiment", file]
+    ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert f"{tmp_path}/corpus: there is no corpus yet" in ended.stderr
 
 
 def test_stages_and_arms_can_be_chosen(world, prepared, tmp_path, monkeypatch):
