@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +72,27 @@ def test_what_is_asked_for_is_checked_before_anything_is_trained(tmp_path, monke
     runs.refused(ask, "run.directory of a config is empty")
 
 
+def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(tmp_path, monkeypatch):
+    trained = []
+
+    def pretrain(config, heldout):
+        trained.append((Path(config.run.directory).name, config.run.seed))
+        return Path(config.run.directory) / "model"
+
+    def run_grid(config, tasks, seeds):
+        assert config.model == f"{Path(config.run.directory).parent}/model"
+        return [{"task": task, "score": 50.0 + trained[-1][1]} for task in tasks for seed in seeds]
+
+    monkeypatch.setattr(ablation, "pretrain", pretrain)
+    monkeypatch.setattr(ablation, "run_grid", run_grid)
+    where = lambda name: runs.change(PretrainConfig(), run__directory=str(tmp_path / name))
+    monkeypatch.setattr(ablation, "find_configs", lambda folder: {"full": where("full"), "no_ce": where("no_ce")})
+    ablation.command(tmp_path, write(FinetuneConfig(), tmp_path / "t.py"), tmp_path / "out", ("sst2",), (1, 2), (0,))
+    assert trained == [("full-1", 1), ("no_ce-1", 1), ("full-2", 2), ("no_ce-2", 2)]
+    found = json.loads((tmp_path / "out/results.json").read_text())
+    assert [row["score"] for row in found["runs"]["full"]] == [51.0, 52.0]
+
+
 def write(config, path):
     runs.write_config(config, path)
     if isinstance(config, FinetuneConfig):
@@ -92,14 +114,14 @@ def test_every_config_is_trained_tuned_and_compared_and_found_again(world, tmp_p
         runs.write_split(tmp_path / "glue", "sst2", split, sentences)
     tuning = FinetuneConfig(data=str(tmp_path / "glue"), length=16, shapes=1, batch_size=8, epochs=1)
     glue = write(tuning, tmp_path / "tuning.py")
-    ask = lambda: ablation.command(tmp_path / "configs", glue, tmp_path / "out", ("sst2",), (1, 2), (0,))
+    ask = lambda: ablation.command(tmp_path / "configs", glue, tmp_path / "out", ("sst2",), (1,), (0,))
     ask()
     first = json.loads((tmp_path / "out/results.json").read_text())
-    assert {name: len(rows) for name, rows in first["runs"].items()} == {"full": 2, "no_ce": 2}
+    assert {name: len(rows) for name, rows in first["runs"].items()} == {"full": 1, "no_ce": 1}
     assert set(first["changes"]["no_ce"]["tasks"]) == {"sst2"}
     assert first["changes"]["no_ce"]["kl_to_teacher"] > 0
     capsys.readouterr()
     ask()
     said = capsys.readouterr()
-    assert (said.out.count("finished before"), said.err.count("finished before")) == (4, 4)
+    assert (said.out.count("finished before"), said.err.count("finished before")) == (2, 2)
     assert json.loads((tmp_path / "out/results.json").read_text()) == first
