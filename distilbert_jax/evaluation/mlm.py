@@ -20,13 +20,14 @@ from distilbert_jax.data.packing import PackedRows
 from distilbert_jax.data.progress import progress
 from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
+from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.training import sharding
 from distilbert_jax.training.loop import Evaluate
 from distilbert_jax.training.losses import cross_entropy
-from distilbert_jax.training.objectives import Objective, encode
+from distilbert_jax.training.objectives import Objective, encode, pretraining
 from distilbert_jax.training.setup import Setup, corpus_rows, load_teacher
 
 MASKING = MaskingConfig(weighting="uniform")
@@ -147,7 +148,8 @@ def evaluate_mlm(
     max_rows: int | None = None,
     dtype: str = "float32",
 ) -> dict[str, float]:
-    """`mlm_evaluation` of an HF directory on a corpus directory, with all devices.
+    """`mlm_evaluation` of an HF directory on a corpus directory, with all devices; of pairs also `loss_nsp` (nats a row) and
+    `nsp_accuracy`, where the model has the head for it.
 
     Raises:
         InputError: a number below 1, a length beyond a model's positions, pairs for a model without token types, a tokenizer
@@ -163,10 +165,23 @@ def evaluate_mlm(
             raise InputError(f"--sequences pair: {directory} has not the two token types that they take")
     rows, tokenizer = corpus_rows(corpus, length, sequences)
     mesh = sharding.make_mesh(MeshConfig())
-    loaded = load_teacher(model, tokenizer, "--model", jnp.dtype(dtype))
+    head = PreTraining if sequences == "pair" and PreTraining.is_whole(model) else MaskedLM
+    loaded = load_teacher(model, tokenizer, "--model", jnp.dtype(dtype), head=head)
     guide = split(load_teacher(teacher, tokenizer, "--teacher", jnp.dtype(dtype))) if teacher else None
     graphdef, params = split(loaded)
+    specials, objective = rows.corpus.specials, None
+    if head is PreTraining:
+        weights = log_weights(rows.corpus.token_counts, tuple(vars(specials).values()), MASKING)
+        objective = pretraining(graphdef, weights, specials.mask, MASKING)
     evaluate: Callable[[Params], dict[str, float]] = mlm_evaluation(
-        graphdef, rows, rows.corpus.specials, batch_size, mesh, teacher=guide, max_rows=max_rows, show_progress=True
+        graphdef,
+        rows,
+        specials,
+        batch_size,
+        mesh,
+        teacher=guide,
+        objective=objective,
+        max_rows=max_rows,
+        show_progress=True,
     )
     return evaluate(params)

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from distilbert_jax.config import ModelConfig, PretrainConfig
+from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig
 from distilbert_jax.config_json import from_json
 from distilbert_jax.data.files import atomic_file, read_json, write_json
 from distilbert_jax.directory import locate
@@ -17,14 +17,16 @@ from distilbert_jax.evaluation.glue_summary import choices, mean_score, read, re
 from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report_views import curves, differences, markdown, table
 from distilbert_jax.evaluation.speed import encoder_speed, relative_speed
-from distilbert_jax.models import MaskedLM
-from distilbert_jax.models.hub import hf_name, read_config, read_tensors
+from distilbert_jax.models import MaskedLM, PreTraining
+from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.params import count, split
 from distilbert_jax.training.cost import step_flops
 from distilbert_jax.training.logging import read_metrics
 
 
-def measure(run: Path, *, heldout: str, teacher: str, length: int, max_rows: int | None = None) -> dict[str, Any]:
+def measure(
+    run: Path, *, heldout: str, teacher: str, length: int, sequences: str = "line", max_rows: int | None = None
+) -> dict[str, Any]:
     """One run's figures: `layers`, `parameters`, `mlm_loss`, `mlm_accuracy`, `perplexity`, `kl_to_teacher` (0 for the teacher
     itself, null without one; none of these for a model without a masked-LM head), `tokens_per_second` of the encoder at batch 32,
     `steps`, `train_seconds` and `train_flops` (null without a log), `tasks` {name: median score} and `score`, their mean without
@@ -36,15 +38,17 @@ def measure(run: Path, *, heldout: str, teacher: str, length: int, max_rows: int
     trained = [entry for entry in read_metrics(run / "metrics.jsonl") if entry["kind"] == "train"]
     figures: dict[str, Any] = {
         "layers": config.num_hidden_layers,
-        "parameters": count(split(MaskedLM.from_pretrained(model))[1]),
+        "parameters": count(split(_widest(model).from_pretrained(model))[1]),
         "steps": trained[-1]["step"] if trained else None,
         "train_seconds": round(sum(entry["seconds"] for entry in trained), 1) if trained else None,
         "train_flops": _train_flops(run) if trained else None,
         "kl_to_teacher": None,
     }
-    if heldout and _has_head(model):
+    if heldout and MaskedLM.is_whole(model):
         guide = str(Path(teacher) / "model") if teacher else ""
-        figures |= evaluate_mlm(str(model), heldout, teacher=guide, length=length, max_rows=max_rows)
+        figures |= evaluate_mlm(
+            str(model), heldout, teacher=guide, length=length, sequences=sequences, max_rows=max_rows
+        )
         figures["heldout_tokens"] = int(figures.pop("tokens"))
     length = min(length, config.max_position_embeddings)
     figures["tokens_per_second"] = round(encoder_speed(str(model), batch_size=32, length=length)["tokens_per_second"])
@@ -64,17 +68,19 @@ def _tuned(run: Path) -> list[dict[str, Any]]:
     return read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
 
 
-def _has_head(model: Path) -> bool:
-    names = MaskedLM.of_family(read_config(model).model_type).names
-    return hf_name(names, "head.transform.kernel") in read_tensors(model)
-
-
 def _config(run: Path) -> PretrainConfig:
     return from_json(PretrainConfig, (run / "config.json").read_text(encoding="utf-8"), str(run / "config.json"))
 
 
-def _length(run: Path) -> int | None:
-    return _config(run).data.length if (run / "config.json").is_file() else None
+def _widest(model: Path) -> type[MaskedLM | PreTraining]:
+    """What a run has trained: with next-sentence prediction where the files have its head."""
+    whole = read_config(model).model_type == "bert" and PreTraining.is_whole(model)
+    return PreTraining if whole else MaskedLM
+
+
+def _data(runs: Sequence[Path]) -> list[DataConfig]:
+    """How those of the runs that were trained read their text."""
+    return [_config(run).data for run in runs if (run / "config.json").is_file()]
 
 
 def _train_flops(run: Path) -> float:
@@ -154,10 +160,13 @@ def report(
     if Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out {out}: is a file, expected a directory")
     Path(out).mkdir(parents=True, exist_ok=True)
-    length = length or next((found for path in paths if (found := _length(path))), 128)
-    rows = {
-        path.name: measure(path, heldout=heldout, teacher=teacher, length=length, max_rows=max_rows) for path in paths
-    }
+    trained = _data(paths)
+    length = length or (trained[0].length if trained else 128)
+    kinds = {data.sequences for data in trained}
+    asked = {"heldout": heldout, "teacher": teacher, "length": length, "max_rows": max_rows}
+    # Packed in another way a run of pairs and a run of lines are asked the same.
+    sequences = kinds.pop() if len(kinds) == 1 else "line"
+    rows = {path.name: measure(path, **asked, sequences=sequences) for path in paths}
     fast = speeds(paths, Path(teacher), length) if teacher else {}
     for path in paths:
         other = compared(path, Path(against)) if against else None

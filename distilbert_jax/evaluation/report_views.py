@@ -27,6 +27,8 @@ def _lines(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
         "training, TFLOP": ("train_flops", "{:.4g}", 1e-12),
         "masked-LM loss, nats": ("mlm_loss", "{:.3f}"),
         "masked-LM accuracy": ("mlm_accuracy", "{:.1%}"),
+        "next-sentence loss, nats": ("loss_nsp", "{:.3f}"),
+        "next-sentence accuracy": ("nsp_accuracy", "{:.1%}"),
         "KL to the teacher, nats": ("kl_to_teacher", "{:.3f}"),
         "encoder, tokens/s": ("tokens_per_second", "{:,d}"),
         "fine-tuning, seconds": ("tuning_seconds", "{:,.0f}"),

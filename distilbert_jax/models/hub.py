@@ -152,7 +152,7 @@ def read_tensors(directory: str | Path) -> dict[str, jnp.ndarray]:
     return tensors
 
 
-def _reference_names(tensors: dict[str, jnp.ndarray], model_type: str) -> dict[str, jnp.ndarray]:
+def reference_names(tensors: dict[str, jnp.ndarray], model_type: str) -> dict[str, jnp.ndarray]:
     """Tensors under today's full names: legacy `gamma`/`beta` renamed, a missing `bert.`/`distilbert.` prefix added."""
     renamed = {}
     for name, value in tensors.items():
@@ -185,7 +185,7 @@ def to_params(
         InputError: a tensor of the encoder is missing, a shape contradicts the config, a name is unknown, a decoder is not
             tied to the word embedding; all are listed.
     """
-    source = _reference_names(tensors, model_type)
+    source = reference_names(tensors, model_type)
     params, problems, initialised = {}, [], []
     word = source.get(names["encoder.embeddings.word"])
     for name in _TIED_DECODERS:

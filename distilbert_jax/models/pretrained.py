@@ -20,7 +20,7 @@ from distilbert_jax.config import ModelConfig
 from distilbert_jax.data.tokenizer import save_tokenizer
 from distilbert_jax.directory import locate, write_directory
 from distilbert_jax.errors import InputError
-from distilbert_jax.models.hub import hf_config, hf_name, read_config, read_tensors, to_params
+from distilbert_jax.models.hub import hf_config, hf_name, read_config, read_tensors, reference_names, to_params
 from distilbert_jax.models.params import merge, split
 
 
@@ -92,6 +92,20 @@ class PretrainedModel(nnx.Module):
         if len(params) < len(shapes):
             params = {path: params.get(path, value) for path, value in split(draw())[1].items()}
         return merge(graphdef, params)
+
+    @classmethod
+    def is_whole(cls, path_or_id: str | Path) -> bool:
+        """Whether the files hold every parameter of this class, its head included; `from_pretrained` would draw none.
+
+        Raises:
+            InputError: they cannot be read, or hold a model of a family that has no such class.
+        """
+        directory = locate(path_or_id)
+        config = read_config(directory)
+        family = cls.of_family(config.model_type)
+        _, shapes = split(nnx.eval_shape(lambda: family(config, rngs=nnx.Rngs(0))))
+        found = reference_names(read_tensors(directory), config.model_type)
+        return all(hf_name(family.names, path) in found for path in shapes)
 
     def save_pretrained(self, directory: str | Path, tokenizer: Any = None, *, dtype: DTypeLike = jnp.float32) -> None:
         """Write config.json, model.safetensors (the reference's names, the tied decoder once) and, when a

@@ -13,10 +13,13 @@ from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import (
     BertForMaskedLM,
+    BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
     DistilBertForMaskedLM,
     DistilBertForSequenceClassification,
+    MaskedLM,
+    PreTraining,
 )
 from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.params import count, split
@@ -512,3 +515,15 @@ def test_models_have_the_published_numbers_of_parameters():
     assert (whole, encoder) == (66_985_530, 66_362_880)
     whole, encoder, pooler, classifier = sizes(BertForSequenceClassification, ModelConfig.bert_base())
     assert encoder + pooler == whole - classifier == 109_482_240
+
+
+def test_a_directory_is_whole_for_a_class_whose_every_parameter_it_holds(tiny_bert, tmp_path):
+    build(BertModel, tiny_bert).save_pretrained(tmp_path / "bare")
+    build(BertForMaskedLM, tiny_bert).save_pretrained(tmp_path / "lm")
+    build(BertForPreTraining, tiny_bert).save_pretrained(tmp_path / "both")
+    whole = lambda kind: [kind.is_whole(tmp_path / name) for name in ("bare", "lm", "both")]
+    assert whole(MaskedLM) == [False, True, True]
+    assert whole(PreTraining) == [False, False, True]
+
+    with pytest.raises(InputError, match="cannot hold a model of type .bert."):
+        DistilBertForMaskedLM.is_whole(tmp_path / "lm")

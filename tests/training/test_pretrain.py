@@ -13,6 +13,8 @@ from distilbert_jax.config import InitConfig
 from distilbert_jax.data.packing import pack
 from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
+from distilbert_jax.evaluation.mlm import evaluate_mlm
+from distilbert_jax.evaluation.report import report
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import digest, split
@@ -298,7 +300,8 @@ def test_bert_learns_masked_lm_with_next_sentence_and_can_teach(world, tmp_path,
         world, tmp_path / "run", model=BERT, data__sequences="pair", init__source=world.teacher, steps=40
     )
     runs.train(config)
-    said = capfd.readouterr().err
+    written = capfd.readouterr()
+    said = written.err
     assert "newly initialised: bert.pooler.dense.bias" in said
     assert "cls.seq_relationship.weight" in said
     train, held = logged(config), logged(config, "eval")
@@ -307,6 +310,13 @@ def test_bert_learns_masked_lm_with_next_sentence_and_can_teach(world, tmp_path,
     assert held[-1]["mlm_loss"] < held[0]["mlm_loss"] < 3.9
     kinds = json.loads((tmp_path / "run/model/config.json").read_text())["architectures"]
     assert kinds == ["BertForPreTraining"]
+    direct = evaluate_mlm(str(tmp_path / "run/model"), world.heldout, length=32, sequences="pair")
+    for name in ("mlm_loss", "loss_nsp", "nsp_accuracy"):
+        assert direct[name] == pytest.approx(held[-1][name], rel=1e-5)
+    found = report([config.run.directory], str(tmp_path / "out"), heldout=world.heldout)["run"]
+    assert found["loss_nsp"] == pytest.approx(direct["loss_nsp"])
+    assert f"{found['parameters']:,} parameters" in written.out
+    assert "next-sentence accuracy" in capfd.readouterr().out
     MaskedLM.from_pretrained(tmp_path / "run/model")
     assert "not used here: bert.pooler.dense, cls.seq_relationship" in capfd.readouterr().err
     runs.train(distilling(world, tmp_path / "student", teacher=str(tmp_path / "run/model"), steps=2))
