@@ -525,5 +525,5 @@ def test_a_directory_is_whole_for_a_class_whose_every_parameter_it_holds(tiny_be
     assert whole(MaskedLM) == [False, True, True]
     assert whole(PreTraining) == [False, False, True]
 
-    with pytest.raises(InputError, match="cannot hold a model of type .bert."):
+    with pytest.raises(InputError, match="cannot hold a model of type"):
         DistilBertForMaskedLM.is_whole(tmp_path / "lm")
