@@ -41,6 +41,7 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
     """
     tokenizer = load_tokenizer(config.tokenizer)
     data = [arm.pretrain.data for arm in config.arms if arm.pretrain]
+    wanted = []
     for option, places, files in (
         ("--text", {one.corpus for one in data}, text),
         ("--heldout-text", {one.heldout for one in data}, heldout_text),
@@ -50,10 +51,12 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
                 f"{option}: the arms have {len(places)} corpora ({', '.join(sorted(places))}), expected one"
             )
         for place in filter(None, places):
-            if files:
-                build_corpus(files, tokenizer, Path(place))
-            elif not (Path(place) / "manifest.json").is_file():
+            if not files and not (Path(place) / "manifest.json").is_file():
                 raise InputError(f"{place}: there is no corpus yet; name the files that it is made of with {option}")
+            wanted.append((files, place))
+    for files, place in wanted:
+        if files:
+            build_corpus(files, tokenizer, Path(place))
 
 
 def make(config: ExperimentConfig, arm: Arm) -> Path:

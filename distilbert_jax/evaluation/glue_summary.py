@@ -78,6 +78,26 @@ def mean_score(scores: Mapping[str, float]) -> float | None:
     return statistics.fmean(counted) if counted else None
 
 
+_NUMBERS = ("score", "train_seconds", "together", "train_rows", "cut_share")
+_REST = ("task", "seed", "scores", "model", "diverged", "dev_rows")
+
+
+def read_result(file: Path) -> dict[str, Any]:
+    """The results.json of one run of fine-tuning.
+
+    Raises:
+        InputError: it is damaged, or none of such a run.
+    """
+    result = read_json(file)
+    if (
+        not isinstance(result, dict)
+        or not {*_NUMBERS, *_REST} <= result.keys()
+        or not all(isinstance(result[name], int | float) for name in _NUMBERS)
+    ):
+        raise InputError(f"{file}: no result of evaluate.py glue; remove it, or name another directory")
+    return result
+
+
 def read_runs(directory: str) -> list[dict[str, Any]]:
     """The results that a grid left in its directory, each with its `directory` and the `choice` of its settings.
 
@@ -89,13 +109,10 @@ def read_runs(directory: str) -> list[dict[str, Any]]:
         raise InputError(f"{directory}: holds no runs of evaluate.py glue (<task>-<seed>/results.json)")
     found = []
     for file in files:
-        result = read_json(file)
-        if not isinstance(result, dict) or not {"task", "seed", "score", "scores", "model", "diverged"} <= set(result):
-            raise InputError(f"{file}: no result of evaluate.py glue; remove it, or name another directory")
+        result = read_result(file)
         choice = file.parent.parent / "choice" / result["task"] / "choice.json"
-        found.append(
-            {**result, "directory": str(file.parent), "choice": read_json(choice) if choice.is_file() else None}
-        )
+        result |= {"directory": str(file.parent), "choice": read_json(choice) if choice.is_file() else None}
+        found.append(result)
     return found
 
 

@@ -9,11 +9,11 @@ from rich.console import Console
 
 from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig
 from distilbert_jax.config_json import from_json
-from distilbert_jax.data.files import atomic_file, read_json, write_json
+from distilbert_jax.data.files import atomic_file, write_json
 from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation import bootstrap
-from distilbert_jax.evaluation.glue_summary import choices, mean_score, read, read_runs, remarks, summary
+from distilbert_jax.evaluation.glue_summary import choices, mean_score, read, read_result, read_runs, remarks, summary
 from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report_views import curves, differences, markdown, table
 from distilbert_jax.evaluation.speed import encoder_speed, relative_speed
@@ -52,8 +52,8 @@ def measure(
         figures["heldout_tokens"] = int(figures.pop("tokens"))
     length = min(length, config.max_position_embeddings)
     figures["tokens_per_second"] = round(encoder_speed(str(model), batch_size=32, length=length)["tokens_per_second"])
-    every = [read_json(path) for path in (run / "glue").rglob("results.json")]
-    figures["tuning_seconds"] = round(sum(one["train_seconds"] / one.get("together", 1) for one in every), 1)
+    every = [read_result(path) for path in sorted((run / "glue").rglob("results.json"))]
+    figures["tuning_seconds"] = round(sum(one["train_seconds"] / one["together"] for one in every), 1)
     figures["tuning_flops"] = sum(one.get("flops", 0.0) for one in every)
     found = summary(_tuned(run))
     for figure, name in {"tasks": "median", "majority": "majority"}.items():

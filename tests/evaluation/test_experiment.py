@@ -209,6 +209,7 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
     refused(lambda: command(file, data=f"{tmp_path}/no"), "--data", "no such folder")
     refused(lambda: command(file, text=(tmp_path / "no.txt",)), "no.txt: no such file")
     refused(lambda: command(file), f"{tmp_path}/corpus: there is no corpus yet", "--text")
+    refused(lambda: command(file, text=(Path(file),)), f"{tmp_path}/heldout: there is no corpus yet", "--heldout-text")
     refused(lambda: command(str(tmp_path / "f.py")), "no such config file")
     other = dataclasses.replace(config.arms[1], pretrain=change(config.arms[1].pretrain, data__corpus="elsewhere"))
     several = dataclasses.replace(config, arms=(config.arms[0], other))

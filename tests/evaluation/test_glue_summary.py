@@ -54,7 +54,8 @@ def test_the_runs_of_a_directory_are_read_back_or_refused(tmp_path):
     write_json(tmp_path / "choice/rte/choice.json", {"runs": 3})
     assert read_runs(str(tmp_path))[0]["choice"] == {"runs": 3}
     refused(lambda: read_runs(str(tmp_path / "nowhere")), "nowhere: holds no runs")
-    write_json(tmp_path / "rte-0/results.json", {"step": 3})
-    refused(lambda: read_runs(str(tmp_path)), "rte-0/results.json", "no result")
+    for wrong in ({"step": 3}, [], {**found, "score": "high"}, {k: v for k, v in found.items() if k != "together"}):
+        write_json(tmp_path / "rte-0/results.json", wrong)
+        refused(lambda: read_runs(str(tmp_path)), "rte-0/results.json", "no result")
     (tmp_path / "rte-0/results.json").write_text("{")
     refused(lambda: read_runs(str(tmp_path)), "rte-0/results.json", "damaged")
