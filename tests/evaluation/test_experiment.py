@@ -126,8 +126,10 @@ def test_an_experiment_goes_from_text_to_one_table(done):
     assert found["teacher"]["speed"] == found["encoder"]["speed"] == {}, "the teacher's own architecture was timed"
     assert found["triple"]["speed"] == found["cut"]["speed"]
     assert found["triple"]["speed"]["latency"]["ratio"] > 0
-    lines = dict(line.strip("|\n ").split(" | ", 1) for line in (out / "report.md").read_text().splitlines()[2:])
-    assert lines["layers"] == "2 | 1 | 1 | 1 | 2"
+    text = (out / "report.md").read_text().splitlines()
+    lines = dict(line.strip("|\n ").split(" | ", 1) for line in text if line.startswith("| "))
+    assert lines["layers"] == "2 | 1 | 1 | 1 | 2 | –", "the last column is the majority class"
+    assert any(line.startswith("- ") and "chosen from 2 runs" in line for line in text)
     assert lines["minus triple"].split(" | ")[1] == "–"
     for png in ("curves", "differences"):
         assert (out / f"{png}.png").read_bytes().startswith(b"\x89PNG")
@@ -151,7 +153,7 @@ def test_each_model_chooses_its_settings_and_has_seeds_of_its_own(done):
         runs_of = {path.name for path in (done[0].run_of(arm) / "glue").glob("*-*")}
         assert runs_of == {f"{task}-{seed}" for task in TASKS for seed in arm.seeds}
         tried = {path.name for path in (done[0].run_of(arm) / "glue/choice/sst2").iterdir()}
-        assert tried == {"learning-rate-0.001-0", "learning-rate-0.005-0"}
+        assert tried == {"learning-rate-0.001-0", "learning-rate-0.005-0", "choice.json"}
 
 
 @pytest.mark.slow
