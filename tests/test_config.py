@@ -229,6 +229,18 @@ def test_every_config_gives_its_run_and_says_how_to_start_it(path, monkeypatch):
     assert f" {path}" in (ROOT / path).read_text(encoding="utf-8").split('"""')[1]
 
 
+def test_berts_second_length_begins_where_the_first_one_ends(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    short, long = (load_config(f"configs/bert_base.py{phase}", PretrainConfig) for phase in ("", ":long"))
+    assert long.init.source == f"{short.run.directory}/model"
+    assert short.run.directory != long.run.directory
+    assert (short.data.length, long.data.length) == (128, 512)
+    assert short.model == long.model
+    assert short.steps + long.steps == 1_000_000
+    with pytest.raises(InputError, match="medium: expected short"):
+        load_config("configs/bert_base.py:medium", PretrainConfig)
+
+
 @pytest.mark.parametrize("folder", ["configs/ablations", "configs/ablations/demo"])
 def test_each_ablation_changes_one_thing(folder, monkeypatch):
     monkeypatch.chdir(ROOT)
