@@ -197,9 +197,10 @@ class GlueCommand:
             submission.check_path(self.submit, self.tasks)
         teacher = read_runs(self.teacher_runs) if self.teacher_runs else []
         config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
-        results = run_grid(
-            config, self.tasks, self.seeds, grid=self.grid, together=self.vmap_seeds, from_mnli=self.from_mnli
-        )
+        with runtime.leaving_when_asked():
+            results = run_grid(
+                config, self.tasks, self.seeds, grid=self.grid, together=self.vmap_seeds, from_mnli=self.from_mnli
+            )
         cost = relative_speed(config.model, teacher[0]["model"]) if teacher else None
         found = glue_table.table_of(config.model, results, teacher, cost)
         out = Path(config.run.directory or grid_directory(config))

@@ -61,13 +61,15 @@ def main(args: list[str]) -> None:
         if command.dry_run:
             print(estimate(dry_run(config)))
         else:
-            pretrain(config, heldout, profile=command.profile)
+            with runtime.leaving_when_asked():
+                pretrain(config, heldout, profile=command.profile)
     else:
         with runtime.leaving_at_ctrl_c():
             from distilbert_jax.evaluation import glue
             from distilbert_jax.training.finetune import finetune
 
-        result = finetune(config, glue)
+        with runtime.leaving_when_asked():
+            result = finetune(config, glue)
         for split, values in result["scores"].items():
             print(f"{result['task']} {split}: " + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))
 

@@ -5,11 +5,13 @@ import ctypes
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, Interrupted, Preempted
 
 
 @contextlib.contextmanager
@@ -27,6 +29,35 @@ def leaving_at_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def leaving_when_asked() -> Iterator[None]:
+    """In the `with` block Ctrl-C and SIGTERM end the process with one line and the status of `Interrupted` or `Preempted`.
+
+    For commands that go on from what is finished, around what takes no signals itself (a training loop does): reading, packing,
+    compiling, writing a model. An exception would not do: raised inside a callback of an extension module it is lost. Where
+    something else already listens (JAX to SIGTERM, for several processes; a notebook), it stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        asked = Preempted if number == signal.SIGTERM else Interrupted
+        sys.stdout.flush()
+        os.write(2, b"error: interrupted; the same command goes on from what is finished\n")
+        os._exit(asked.status)
+
+    theirs = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    taken = [number for number, handler in theirs.items() if signal.getsignal(number) is handler]
+    for number in taken:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, theirs[number])
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc, malloc.h

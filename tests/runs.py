@@ -28,6 +28,7 @@ import train as train_script
 from distilbert_jax import config as c
 from distilbert_jax.config_json import to_json
 from distilbert_jax.data.corpus import build_corpus
+from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.evaluation import mlm
@@ -201,6 +202,9 @@ MOMENTS = {
     "a checkpoint without its name": signal_at(Checkpoints, "_seal", 2, signal.SIGKILL, after=True),
     "the model is written": signal_at(PretrainedModel, "save_pretrained", 1, signal.SIGKILL),
     "Ctrl-C": signal_at(RunLog, "write", 17, signal.SIGINT),
+    "Ctrl-C in the set-up": signal_at(Corpus, "tokenizer", 1, signal.SIGINT),
+    "SIGTERM in the set-up": signal_at(Corpus, "tokenizer", 1, signal.SIGTERM),
+    "SIGTERM after the last step": signal_at(PretrainedModel, "save_pretrained", 1, signal.SIGTERM),
 }
 
 

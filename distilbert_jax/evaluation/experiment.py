@@ -121,10 +121,12 @@ def command(
         build_corpora(given, text, heldout_text)
     if "pretrain" in stages:
         for arm in chosen:
-            make(given, arm)
+            with runtime.leaving_when_asked():
+                make(given, arm)
     if "glue" in stages:
         for arm in chosen:
-            tune(given, arm)
+            with runtime.leaving_when_asked():
+                tune(given, arm)
     if "report" in stages:
         first = next((arm.pretrain.data for arm in given.arms if arm.pretrain), None)
         report(

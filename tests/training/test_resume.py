@@ -84,6 +84,22 @@ def test_ctrl_c_leaves_a_checkpoint_and_one_line(config, finished, tmp_path):
     assert_equal_runs(config, finished)
 
 
+@pytest.mark.parametrize(
+    ("moment", "status"),
+    [("Ctrl-C in the set-up", 130), ("SIGTERM in the set-up", 75), ("SIGTERM after the last step", 75)],
+)
+def test_asked_to_leave_outside_of_the_steps_a_run_says_so_and_goes_on(moment, status, config, finished, tmp_path):
+    """75 before the first step too: a scheduler's script gives the same command again at that status alone."""
+    file = runs.write_config(config, tmp_path / "config.py")
+    stopped = runs.child(moment, file)
+    assert stopped.returncode == status, stopped.stderr
+    assert stopped.stderr.splitlines()[-1] == "error: interrupted; the same command goes on from what is finished"
+    assert not (tmp_path / "run/model").exists()
+    if moment != "Ctrl-C in the set-up":  # the same as SIGTERM there, but for the status
+        train_script.main([file])
+        assert_equal_runs(config, finished)
+
+
 def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(config, finished, monkeypatch, tmp_path, capsys):
     write = RunLog.write
 
