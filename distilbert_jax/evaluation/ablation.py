@@ -19,6 +19,7 @@ from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.data.files import atomic_file, write_json
 from distilbert_jax.data.tasks import GLUE, find_task
 from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.evaluation import tables
 from distilbert_jax.evaluation.glue_summary import medians
 from distilbert_jax.evaluation.grid import run_grid
 from distilbert_jax.evaluation.mlm import evaluate_mlm, heldout
@@ -107,19 +108,12 @@ def _lines(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 def table(rows: dict[str, dict[str, Any]]) -> Table:
     """`changes` for the terminal, a column a config."""
-    head, *lines = _lines(rows)
-    view = Table(head[0], title="medians over seeds; changes against full: of pairs of one seed", title_justify="left")
-    for name in head[1:]:
-        view.add_column(name, justify="right")
-    for line in lines:
-        view.add_row(*line)
-    return view
+    return tables.terminal(_lines(rows), "medians over seeds; changes against full: of pairs of one seed")
 
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
     """`changes` as a Markdown table."""
-    head, *lines = _lines(rows)
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
+    return tables.markdown(_lines(rows))
 
 
 def command(

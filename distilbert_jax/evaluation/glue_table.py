@@ -13,7 +13,7 @@ from rich.table import Table
 
 from distilbert_jax.data.files import atomic_file, write_json
 from distilbert_jax.data.tasks import GLUE, REFERENCES, find_task
-from distilbert_jax.evaluation import bootstrap
+from distilbert_jax.evaluation import bootstrap, tables
 from distilbert_jax.evaluation.glue_summary import choices, read, remarks, summary
 
 OURS, MAJORITY, PAPER = "model", "majority", "DistilBERT"
@@ -143,10 +143,7 @@ def terminal(found: dict[str, Any]) -> list[Any]:
 
 def markdown(found: dict[str, Any]) -> str:
     """The same as Markdown."""
-    blocks = []
-    for lines in (_cells(found), _details(found)):
-        ruled = [lines[0], ["---", *["---:"] * (len(lines[0]) - 1)], *lines[1:]]
-        blocks.append("".join(f"| {' | '.join(line)} |\n" for line in ruled))
+    blocks = [tables.markdown(lines) for lines in (_cells(found), _details(found))]
     return f"**{found['model']}**\n\n" + "\n".join(blocks) + "\n" + "".join(f"- {line}\n" for line in _closing(found))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from distilbert_jax.data.tasks import find_task
+from distilbert_jax.evaluation import tables
 from distilbert_jax.evaluation.glue_summary import mean_score
 from distilbert_jax.training.logging import read_metrics
 
@@ -64,13 +65,7 @@ def _lines(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
 
 def table(rows: dict[str, dict[str, Any]]) -> Table:
     """The figures of several runs for the terminal: a column a run, which fits 80 characters for the demo's four."""
-    head, *lines = _lines(rows)
-    view = Table(head[0], title="held-out masked LM, and dev scores × 100 (medians)", title_justify="left")
-    for name in head[1:]:
-        view.add_column(name, justify="right")
-    for line in lines:
-        view.add_row(*line)
-    return view
+    return tables.terminal(_lines(rows), "held-out masked LM, and dev scores × 100 (medians)")
 
 
 def markdown(rows: dict[str, dict[str, Any]]) -> str:
@@ -80,15 +75,13 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
         titles = {_title(name): score for name, score in floor.items()} | {_MEAN: mean_score(floor)}
         for line in lines:
             line.append(f"{titles[line[0]]:.1f}" if line[0] in titles else "–" if line[0] else "majority")
-    head, *rest = lines
-    table = "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---", *["---:"] * (len(head) - 1)], *rest))
     said: dict[str, list[str]] = {}
     for name, row in rows.items():
         for remark in row["remarks"]:
             said.setdefault(remark, []).append(name)
     tuned = [name for name, row in rows.items() if row["tasks"]]
     return (
-        table
+        tables.markdown(lines)
         + "\n"
         + "".join(f"- {'' if names == tuned else ', '.join(names) + ': '}{remark}\n" for remark, names in said.items())
     )
