@@ -182,6 +182,7 @@ class GlueCommand:
     json: bool = False  # the whole table as one JSON object in the place of the terminal's
 
     def run(self) -> None:
+        from distilbert_jax.directory import locate
         from distilbert_jax.evaluation import glue_table, submission
         from distilbert_jax.evaluation.glue_summary import read_runs
         from distilbert_jax.evaluation.grid import run_grid
@@ -196,6 +197,12 @@ class GlueCommand:
         if self.submit:
             submission.check_path(self.submit, self.tasks)
         teacher = read_runs(self.teacher_runs) if self.teacher_runs else []
+        if teacher:
+            locate(teacher[0]["model"])  # its speed is measured in the end
+            if not set(self.tasks) & {run["task"] for run in teacher} - {"wnli"}:
+                raise InputError(
+                    f"--teacher-runs {self.teacher_runs}: has none of the tasks {', '.join(self.tasks)} (WNLI aside)"
+                )
         config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
         with runtime.leaving_when_asked():
             results = run_grid(

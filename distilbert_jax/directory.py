@@ -8,8 +8,8 @@ from pathlib import Path
 
 from distilbert_jax.errors import InputError
 
-# Weights in other formats stay where they are.
-_FILES = [
+# All that is read of a model. Weights in other formats stay where they are.
+FILES = [
     "config.json",
     "*.safetensors",
     "*.safetensors.index.json",
@@ -64,7 +64,7 @@ def _download(name: str, revision: str | None) -> Path:
 
     absent = f"{name}: no such directory here, and"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
     except GatedRepoError:
         raise InputError(
             f"{absent} the hub gives this model to members only: ask for access there, then set HF_TOKEN"

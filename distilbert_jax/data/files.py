@@ -1,7 +1,9 @@
 """Files that are there in full or not at all, and their checksums."""
 
 import contextlib
+import functools
 import hashlib
+import io
 import json
 import os
 import platform
@@ -63,7 +65,29 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path}: damaged, not JSON that can be read ({error})") from error
 
 
+def save_figure(figure: Any, path: Path) -> None:
+    """Write a matplotlib figure as a PNG, atomically, and close it."""
+    from matplotlib import pyplot
+
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=130)
+    pyplot.close(figure)
+    with atomic_file(path) as file:
+        file.write(drawn.getvalue())
+
+
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_of(path: Path) -> str:
+    """`sha256_of`, taken once a process of a file that has not changed since, by its size and time."""
+    stat = path.stat()
+    return _known(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=256)
+def _known(path: Path, size: int, time: int) -> str:
+    return sha256_of(path)

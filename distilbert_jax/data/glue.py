@@ -12,8 +12,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from distilbert_jax.data.encoding import Row, stack
-from distilbert_jax.data.tasks import Task
-from distilbert_jax.errors import InputError
+from distilbert_jax.data.files import fingerprint_of
+from distilbert_jax.data.tasks import TASKS, Task
+from distilbert_jax.errors import InputError, tell_once
 
 HUB = "nyu-mll/glue"
 
@@ -58,9 +59,7 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
 
     datasets.disable_progress_bars()
     if folder:
-        where = Path(folder) / task.name / f"{split}.parquet"
-        if not where.is_file():
-            raise InputError(f"{where}: no such file; --data names a folder with {task.name}/{split}.parquet")
+        where = _file(task, split, folder)
         import pyarrow
         from pyarrow import parquet
 
@@ -87,17 +86,70 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
             client.setLevel(level)
     if split in task.submission:
         found = found.remove_columns([name for name in ("label",) if name in found.column_names])
-        if len(found) != task.rows[split]:
-            raise InputError(
-                f"{where}: has {len(found)} rows, the GLUE server takes {task.rows[split]} of {task.title}"
-            )
+    _check_rows(len(found), task, split, str(where))
     check(found, task, str(where), labelled=split not in task.submission)
     return found
+
+
+def _check_rows(rows: int, task: Task, split: str, where: str) -> None:
+    if not rows:
+        raise InputError(f"{where}: has no rows")
+    if split in task.submission and rows != task.rows[split]:
+        raise InputError(f"{where}: has {rows} rows, the GLUE server takes {task.rows[split]} of {task.title}")
+
+
+def _check_columns(names: Sequence[str], task: Task, where: str, *, labelled: bool) -> None:
+    columns = (*task.columns, *(["label"] if labelled else []))
+    missing = [name for name in columns if name not in names]
+    if missing:
+        raise InputError(f"{where}: no column {', '.join(missing)}; {task.name} has {', '.join(columns)}")
 
 
 def has_split(task: Task, split: str, folder: str) -> bool:
     """Whether a local folder has the file of a split. The hub, asked for when no folder is given, has them all."""
     return not folder or (Path(folder) / task.name / f"{split}.parquet").is_file()
+
+
+def fingerprint(task: Task, split: str, folder: str) -> str:
+    """SHA-256 of a local split's file; of the hub, whose files do not change, its name.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    return fingerprint_of(_file(task, split, folder)) if folder else f"{HUB} {task.name} {split}"
+
+
+def test_splits(task: Task, folder: str) -> list[tuple[Task, str, str]]:
+    """(task, split, file of a submission) of the test splits that a model of `task` predicts, as far as they are there."""
+    by_it = [of for of in TASKS.values() if of is task or of.trained_by == task.name]
+    there = [(of, split, file) for of in by_it for split, file in of.submission.items()]
+    for of, split, _ in there:
+        if not has_split(of, split, folder):
+            tell_once(f"{folder}: has no {of.name}/{split}.parquet: not predicted")
+    return [(of, split, file) for of, split, file in there if has_split(of, split, folder)]
+
+
+def check_file(task: Task, split: str, folder: str) -> None:
+    """Raise InputError, before anything is trained, unless a local split can be read and has rows, columns, and those rows that the
+    GLUE server counts; `load_split` looks at every row. The hub is not asked."""
+    if not folder:
+        return
+    from pyarrow import ArrowException, parquet
+
+    where = _file(task, split, folder)
+    try:
+        metadata, schema = parquet.read_metadata(where), parquet.read_schema(where)
+    except (ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{where}: damaged or not parquet ({error})") from None
+    _check_columns(schema.names, task, str(where), labelled=split not in task.submission)
+    _check_rows(metadata.num_rows, task, split, str(where))
+
+
+def _file(task: Task, split: str, folder: str) -> Path:
+    where = Path(folder) / task.name / f"{split}.parquet"
+    if not where.is_file():
+        raise InputError(f"{where}: no such file; --data names a folder with {task.name}/{split}.parquet")
+    return where
 
 
 def is_held_out(rows: Any, task: Task) -> np.ndarray:
@@ -110,24 +162,26 @@ def is_held_out(rows: Any, task: Task) -> np.ndarray:
 
 
 def check(rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
-    """Raise InputError unless a split has rows, its task's columns, texts in them, and labels in range."""
-    columns = (*task.columns, *(["label"] if labelled else []))
-    missing = [name for name in columns if name not in rows.column_names]
-    if missing:
-        raise InputError(f"{where}: no column {', '.join(missing)}; {task.name} has {', '.join(columns)}")
-    if not len(rows):
-        raise InputError(f"{where}: has no rows")
+    """Raise InputError unless a split has its task's columns, texts in them, labels in range, and these in the task's order where
+    the file names them."""
+    _check_columns(rows.column_names, task, where, labelled=labelled)
     for name in task.columns:
         bad = next((i for i, text in enumerate(rows[name]) if not isinstance(text, str)), None)
         if bad is not None:
             raise InputError(f"{where}: row {bad}: {name} is {rows[name][bad]!r}, expected a text")
     if not labelled:
         return
+    named = tuple(getattr(rows.features["label"], "names", None) or ())
+    if named != task.labels and set(named) == set(task.labels):
+        raise InputError(
+            f"{where}: its labels are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}"
+        )
     low, high = task.label_range or (0, len(task.labels) - 1)
     for i, label in enumerate(rows["label"]):
         kinds = int | float if task.is_regression else int
         if not isinstance(label, kinds) or isinstance(label, bool) or not low <= label <= high:
-            raise InputError(f"{where}: row {i}: label {label!r} is out of range, {task.name} has {low} to {high}")
+            kind = "numbers" if task.is_regression else "whole numbers"
+            raise InputError(f"{where}: row {i}: label {label!r}: expected {kind} from {low} to {high} of {task.name}")
 
 
 def encode(rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> Examples:

@@ -194,6 +194,15 @@ def entries(tokenizer: Tokenizer) -> int:
     return max(tokenizer.get_vocab().values()) + 1
 
 
+def check_fit(tokenizer: Tokenizer, embeddings: int, where: str) -> None:
+    """Raise InputError unless every piece has one of an embedding's rows, and a text comes between [CLS] and [SEP]."""
+    if entries(tokenizer) > embeddings:
+        raise InputError(f"{where}: its tokenizer needs {entries(tokenizer)} rows, the embedding has only {embeddings}")
+    ids, framed = special_ids(tokenizer), tokenizer.encode("a").ids
+    if framed[:1] != [ids.cls] or framed[-1:] != [ids.sep]:
+        raise InputError(f"{where}: its tokenizer puts no [CLS] before a text and no [SEP] behind: not that of a BERT")
+
+
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK].
 

@@ -38,13 +38,43 @@ def read_predictions(directory: Path, task: Task, diverged: bool = False) -> Pre
     Raises:
         InputError: it is missing or damaged.
     """
-    load = lambda suffix: np.load(directory / "predictions" / f"{task.dev[0]}{suffix}.npy")
+    where, split = directory / "predictions", task.dev[0]
+    labels = _load(where / f"{split}-labels.npy")
+    highest = max(len(task.labels) - 1, 0)
+    if labels.ndim != 1 or not len(labels) or not np.isfinite(labels).all():
+        raise _damaged(where / f"{split}-labels.npy", f"labels of the shape {labels.shape}, or not finite")
+    if not task.is_regression and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > highest):
+        raise _damaged(where / f"{split}-labels.npy", f"labels of {task.name} are whole numbers from 0 to {highest}")
+    logits = None if diverged else load_logits(where / f"{split}.npy", task)
+    if logits is not None and len(logits) != len(labels):
+        raise _damaged(where / f"{split}.npy", f"{len(logits)} rows, of labels {len(labels)}")
+    return Predictions(logits, labels)
+
+
+def load_logits(file: Path, task: Task) -> np.ndarray:
+    """Logits float32 [n, labels] that a run left.
+
+    Raises:
+        InputError: they are missing or damaged.
+    """
+    logits = _load(file)
+    if logits.ndim != 2 or logits.shape[1] != max(len(task.labels), 1) or not np.isfinite(logits).all():
+        raise _damaged(file, f"logits of the shape {logits.shape}, or not finite")
+    return logits
+
+
+def _load(file: Path) -> np.ndarray:
     try:
-        return Predictions(None if diverged else load(""), load("-labels"))
+        found = np.load(file)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(
-            f"{directory}: its predictions cannot be read ({error}); remove the run and train it again"
-        ) from None
+        raise _damaged(file, str(error)) from None
+    if found.dtype.kind not in "fiu":
+        raise _damaged(file, f"values of the type {found.dtype}")
+    return found
+
+
+def _damaged(file: Path, why: str) -> InputError:
+    return InputError(f"{file}: predictions that cannot be ({why}); remove the run's directory and train it again")
 
 
 def scores(task: Task, predictions: Predictions, weights: np.ndarray) -> np.ndarray:

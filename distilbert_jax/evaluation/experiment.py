@@ -21,11 +21,12 @@ from distilbert_jax.config_experiment import Arm, ExperimentConfig
 from distilbert_jax.data.corpus import build_corpus
 from distilbert_jax.data.tasks import find_task
 from distilbert_jax.data.tokenizer import load_tokenizer
-from distilbert_jax.directory import locate, write_directory
+from distilbert_jax.directory import FILES, locate, write_directory
 from distilbert_jax.errors import InputError, nearest, one_line_errors
 from distilbert_jax.evaluation.grid import run_grid
 from distilbert_jax.evaluation.mlm import heldout
 from distilbert_jax.evaluation.report import report
+from distilbert_jax.models import hub
 from distilbert_jax.training.pretrain import pretrain
 
 Stage = Literal["corpus", "pretrain", "glue", "report"]
@@ -66,8 +67,12 @@ def make(config: ExperimentConfig, arm: Arm) -> Path:
         jax.clear_caches()  # each arm compiles its own step
         return model
     model, source = config.run_of(arm) / "model", locate(arm.model)
+    if model.is_dir() and hub.fingerprint(model) != hub.fingerprint(source):
+        raise InputError(
+            f"{model}: is not the model that {arm.name} is now, {arm.model}: name the arm otherwise, or remove {config.run_of(arm)}"
+        )
     if not model.is_dir():
-        names = [path.name for path in source.iterdir() if path.suffix in (".json", ".safetensors", ".txt")]
+        names = [path.name for pattern in FILES for path in source.glob(pattern)]
         write_directory(model, lambda partial: [shutil.copy(source / name, partial) for name in names] and None)
     return model
 
@@ -112,7 +117,11 @@ def command(
             raise InputError(f"{path}: no such file")
     for name in given.tasks:
         find_task(name)
+    if not stages:
+        raise InputError(f"--stages: expected one or more of {', '.join(STAGES)}")
     names = [arm.name for arm in given.arms]
+    if len(set(arms)) < len(arms):
+        raise InputError(f"--arms {' '.join(arms)}: expected each once")
     for name in arms:
         if name not in names:
             raise InputError(f"--arms {name}: no such arm in {config}; {nearest(name, names)}")

@@ -21,9 +21,12 @@ from distilbert_jax.training.objectives import classify
 
 def _quietly(kind: Any, first: np.ndarray, second: np.ndarray) -> float:
     """A coefficient of two series, 0 where it is not defined (one of them does not vary)."""
+    if len(first) < 2:
+        return 0.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # scipy and scikit-learn warn of it
-        value = float(np.ravel(kind(first, second))[0])
+        # In float32 answers that hardly vary correlate otherwise.
+        value = float(np.ravel(kind(first.astype(np.float64), second.astype(np.float64)))[0])
     return 0.0 if np.isnan(value) else value
 
 

@@ -11,9 +11,11 @@ from distilbert_jax.data.files import read_json
 from distilbert_jax.data.tasks import GLUE, REMARKS, find_task
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation import bootstrap
-from distilbert_jax.evaluation.glue import majority
+from distilbert_jax.evaluation.glue import majority, score
+from distilbert_jax.training.results import read_result
 
 _EPSILON = 1e-9
+_ROUNDING = 0.01  # of a score × 100: another version of a metric may sum in another order
 
 
 def medians(results: Sequence[dict[str, Any]]) -> dict[str, float]:
@@ -27,7 +29,7 @@ def medians(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Per task, of the runs of `grid.run_grid`: `median`, `min` and `max` of the score over `seeds` runs, how many `failed`
     (diverged, answered the same to every row, or no better than the `majority` class; WNLI, where no model is, aside), every
-    metric's median on every dev split in `metrics`, rows, and the `choice` of settings."""
+    metric's median on every dev split in `metrics`, rows, {seed: why} of those that `diverged`, and the `choice` of settings."""
     by_task: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         by_task.setdefault(result["task"], []).append(result)
@@ -37,14 +39,18 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         predictions = [read(run) for run in runs]
         floor = majority(task, predictions[0].labels)
         scores = [run["score"] for run in runs]
-        failed = [_is_failed(run["score"], one, floor["score"]) for run, one in zip(runs, predictions, strict=True)]
+        failed = [
+            bool(run["diverged"]) or (name != "wnli" and _is_failed(run["score"], one, floor["score"]))
+            for run, one in zip(runs, predictions, strict=True)
+        ]
         found[name] = {
             "median": statistics.median(scores),
             "min": min(scores),
             "max": max(scores),
             "scores": {str(run["seed"]): run["score"] for run in runs},
             "seeds": len(runs),
-            "failed": 0 if name == "wnli" else sum(failed),
+            "failed": sum(failed),
+            "diverged": {str(run["seed"]): run["diverged"] for run in runs if run["diverged"]},
             "majority": floor["score"],
             "metrics": {
                 split: {metric: statistics.median(run["scores"][split][metric] for run in runs) for metric in values}
@@ -60,13 +66,26 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def read(run: dict[str, Any]) -> bootstrap.Predictions:
-    """What a run of `grid.run_grid` predicted of its first dev split."""
-    return bootstrap.read_predictions(Path(run["directory"]), find_task(run["task"]), bool(run["diverged"]))
+    """What a run of `grid.run_grid` predicted of its first dev split.
+
+    Raises:
+        InputError: that is missing, damaged, or scores otherwise than results.json says.
+    """
+    directory, task = Path(run["directory"]), find_task(run["task"])
+    predictions = bootstrap.read_predictions(directory, task, bool(run["diverged"]))
+    if predictions.logits is not None:
+        again = score(task, predictions.logits, predictions.labels)["score"]
+        if abs(again - run["score"]) > _ROUNDING:
+            raise InputError(
+                f"{directory}: its predictions score {again:.2f}, results.json says {run['score']:.2f}: "
+                "remove the run and train it again"
+            )
+    return predictions
 
 
-def _is_failed(score: float, predictions: bootstrap.Predictions, floor: float) -> bool:
+def _is_failed(value: float, predictions: bootstrap.Predictions, floor: float) -> bool:
     logits = predictions.logits
-    if logits is None or score <= floor + _EPSILON:
+    if logits is None or value <= floor + _EPSILON:
         return True
     answers = logits[:, 0] if logits.shape[1] == 1 else logits.argmax(-1)
     return bool(np.all(answers == answers[0]))
@@ -78,26 +97,6 @@ def mean_score(scores: Mapping[str, float]) -> float | None:
     return statistics.fmean(counted) if counted else None
 
 
-_NUMBERS = ("score", "train_seconds", "together", "train_rows", "cut_share")
-_REST = ("task", "seed", "scores", "model", "diverged", "dev_rows")
-
-
-def read_result(file: Path) -> dict[str, Any]:
-    """The results.json of one run of fine-tuning.
-
-    Raises:
-        InputError: it is damaged, or none of such a run.
-    """
-    result = read_json(file)
-    if (
-        not isinstance(result, dict)
-        or not {*_NUMBERS, *_REST} <= result.keys()
-        or not all(isinstance(result[name], int | float) for name in _NUMBERS)
-    ):
-        raise InputError(f"{file}: no result of evaluate.py glue; remove it, or name another directory")
-    return result
-
-
 def read_runs(directory: str) -> list[dict[str, Any]]:
     """The results that a grid left in its directory, each with its `directory` and the `choice` of its settings.
 
@@ -107,13 +106,29 @@ def read_runs(directory: str) -> list[dict[str, Any]]:
     files = sorted(Path(directory).glob("*/results.json"))
     if not files:
         raise InputError(f"{directory}: holds no runs of evaluate.py glue (<task>-<seed>/results.json)")
-    found = []
+    found: dict[tuple[str, int], dict[str, Any]] = {}
     for file in files:
         result = read_result(file)
+        run = result["task"], result["seed"]
+        if run in found:
+            raise InputError(
+                f"{directory}: {Path(found[run]['directory']).name} and {file.parent.name} both say that they are {run[0]} with "
+                f"seed {run[1]}; remove the one that is not"
+            )
         choice = file.parent.parent / "choice" / result["task"] / "choice.json"
-        result |= {"directory": str(file.parent), "choice": read_json(choice) if choice.is_file() else None}
-        found.append(result)
-    return found
+        found[run] = {**result, "directory": str(file.parent), "choice": _read_choice(choice)}
+    return list(found.values())
+
+
+def _read_choice(file: Path) -> dict[str, Any] | None:
+    """What `grid.choose` wrote; None where nothing was chosen."""
+    if not file.is_file():
+        return None
+    choice = read_json(file)
+    fits = isinstance(choice, dict) and isinstance(choice.get("runs"), int) and isinstance(choice.get("chosen"), dict)
+    if not fits or not all(isinstance(value, int | float) for value in choice["chosen"].values()):
+        raise InputError(f"{file}: damaged; the command that chose makes it again")
+    return choice
 
 
 def remarks(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
@@ -125,9 +140,9 @@ def remarks(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
         f"Dev scores × 100, medians of {' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}; MRPC and QQP: mean of "
         "accuracy and F1, STS-B: of Pearson and Spearman, CoLA: Matthews, the others: accuracy (MNLI: matched / mismatched)."
     )
-    if 0 < len(glue) < len(GLUE):
-        missing = ", ".join(find_task(name).title for name in GLUE if name not in glue)
-        said.append(f"Means are over {len(glue)} of the nine tasks, in every row; not here: {missing}.")
+    for name, row in tasks.items():
+        for seed, why in row["diverged"].items():
+            said.append(f"{find_task(name).title}: seed {seed} diverged and counts as 0: {why}.")
     for name in glue:
         task, row = find_task(name), tasks[name]
         for split, rows in {"train": row["train_rows"], **row["dev_rows"]}.items():
@@ -137,6 +152,15 @@ def remarks(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
         said += [line for name, line in REMARKS.items() if name in glue]
         said.append("The paper's rows are dev scores, medians of five runs; its settings of fine-tuning are not known.")
     return said
+
+
+def mean_remark(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Which of the nine tasks a table's means lack."""
+    glue = [name for name in tasks if name in GLUE]
+    if not 0 < len(glue) < len(GLUE):
+        return []
+    missing = ", ".join(find_task(name).title for name in GLUE if name not in glue)
+    return [f"Means are over {len(glue)} of the nine tasks, in every row; not here: {missing}."]
 
 
 def choices(tasks: Mapping[str, dict[str, Any]]) -> list[str]:

@@ -11,10 +11,10 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from distilbert_jax.data.files import atomic_file, write_json
+from distilbert_jax.data.files import atomic_file, save_figure, write_json
 from distilbert_jax.data.tasks import GLUE, REFERENCES, find_task
 from distilbert_jax.evaluation import bootstrap, tables
-from distilbert_jax.evaluation.glue_summary import choices, read, remarks, summary
+from distilbert_jax.evaluation.glue_summary import choices, mean_remark, read, remarks, summary
 
 OURS, MAJORITY, PAPER = "model", "majority", "DistilBERT"
 
@@ -59,7 +59,7 @@ def table_of(
         rows[f"minus {PAPER}"] = {name: own[name] - REFERENCES[PAPER][name] for name in glue}
     columns = glue or list(tasks)
     found["rows"] = {name: {"scores": scores, "means": means(scores, columns)} for name, scores in rows.items()}
-    found["remarks"] = remarks(tasks)
+    found["remarks"] = [*mean_remark(tasks), *remarks(tasks)]
     return found
 
 
@@ -182,10 +182,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     axes.set(ylabel="dev score × 100", title=f"{'/'.join(Path(found['model']).parts[-2:])}: seeds, medians, references")
     axes.grid(axis="y", alpha=0.25)
     figure.legend(fontsize="small", ncols=4, loc="outside lower center")
-    partial = path.with_name(f".{path.stem}.partial.png")
-    figure.savefig(partial, dpi=130)
-    pyplot.close(figure)
-    partial.replace(path)
+    save_figure(figure, path)
 
 
 def write(found: dict[str, Any], results: Sequence[dict[str, Any]], directory: Path) -> None:

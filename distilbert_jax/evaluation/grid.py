@@ -10,7 +10,7 @@ from typing import Any
 
 from distilbert_jax.config import FinetuneConfig, GridConfig
 from distilbert_jax.data.files import write_json
-from distilbert_jax.data.glue import has_split
+from distilbert_jax.data.glue import check_file, has_split, test_splits
 from distilbert_jax.data.tasks import Task, find_task
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation import glue
@@ -43,11 +43,15 @@ def run_grid(
         The results of `finetune_seeds`, each with its `directory` and `choice`: None, or what `choose` says.
 
     Raises:
-        InputError: before the first run: a task is misspelt, or the folder has none of them.
+        InputError: before the first run: a task is misspelt, the folder has none of them, a file of them lacks rows or columns.
     """
     for option, given in (("--tasks", tasks), ("--seeds", seeds)):
         if not given or len(set(given)) < len(given):
             raise InputError(f"{option} {' '.join(map(str, given))}: expected one or more, each once")
+    for seed in seeds:
+        dataclasses.replace(config.run, seed=seed)  # says what is wrong with it before anything is trained
+    if grid and grid.seeds != GridConfig().seeds and _settings(grid) == [{}]:
+        raise InputError("--grid.seeds: nothing to choose among; name settings, such as --grid.learning-rate 5e-5 1e-4")
     base = Path(config.run.directory or grid_directory(config))
     wanted = _available(config, [find_task(name) for name in tasks])
     if from_mnli and any(task.name in FROM_MNLI for task in wanted):
@@ -57,6 +61,10 @@ def run_grid(
                 f"--from-mnli: {config.data} has no mnli/train.parquet to train the model that others start at"
             )
         wanted = [mnli, *(task for task in wanted if task is not mnli)]
+    for task in wanted:
+        tests = [(of, split) for of, split, _ in test_splits(task, config.data)] if config.predict_test else []
+        for of, split in [(task, "train"), *((task, split) for split in task.dev), *tests]:
+            check_file(of, split, config.data)
     found = []
     for task in wanted:
         start = from_mnli and task.name in FROM_MNLI
@@ -67,6 +75,8 @@ def run_grid(
             run=dataclasses.replace(config.run, directory=str(base)),
         )
         model_of = (lambda seed: str(base / f"mnli-{seed}" / "model")) if start else (lambda seed: config.model)
+        if start:
+            _check_start(found)
         choice = None
         if grid and _settings(grid) != [{}]:
             single, choice = choose(dataclasses.replace(single, model=model_of(seeds[0])), grid)
@@ -78,9 +88,22 @@ def run_grid(
             )
             for seed in seeds
         ]
-        for one, result in zip(configs, finetune_seeds(configs, glue, together=together), strict=True):
+        results = finetune_seeds(configs, glue, together=together)
+        if choice:  # not before: where the runs are refused, what is there was chosen otherwise
+            (chosen := base / "choice" / task.name).mkdir(parents=True, exist_ok=True)
+            write_json(chosen / "choice.json", choice)
+        for one, result in zip(configs, results, strict=True):
             found.append({**result, "directory": one.run.directory, "choice": choice})
     return found
+
+
+def _check_start(results: Sequence[dict[str, Any]]) -> None:
+    """Raise InputError if an MNLI model that others are to start at diverged."""
+    for result in results:
+        if result["task"] == "mnli" and result["diverged"]:
+            raise InputError(
+                f"--from-mnli: {result['directory']} diverged ({result['diverged']}), no task can start at it"
+            )
 
 
 def _available(config: FinetuneConfig, tasks: Sequence[Task]) -> list[Task]:
@@ -108,16 +131,19 @@ def _settings(grid: GridConfig) -> list[dict[str, Any]]:
 def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, dict[str, Any]]:
     """The setting with the best mean score on the held-out tenth of train; dev is not read.
 
-    Its runs stand in `<run.directory>/choice/<task>/`, with choice.json. Of equal scores the first counts.
+    Its runs stand in `<run.directory>/choice/<task>/`. Of equal scores the first counts; a setting of which a run diverged is out.
 
     Returns:
         `config` with the chosen setting, and `{"runs": how many it was chosen from, "chosen": {field: value}, "settings":
-        [{field: value, …, "score"}]}`.
+        [{field: value, …, "score" (None: one diverged)}]}`.
+
+    Raises:
+        InputError: each of the settings diverged.
     """
     base = Path(config.run.directory) / "choice" / config.task
     tried = []
     for setting in _settings(grid):
-        name = "-".join(f"{field.replace('_', '-')}-{value:g}" for field, value in setting.items())
+        name = "-".join(f"{field.replace('_', '-')}-{value}" for field, value in setting.items())
         configs = [
             dataclasses.replace(
                 _with(config, setting),
@@ -129,20 +155,22 @@ def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, di
             for seed in grid.seeds
         ]
         results = finetune_seeds(configs, glue)
-        tried.append({**setting, "score": statistics.fmean(result["score"] for result in results)})
-    best = max(tried, key=lambda row: row["score"])
+        diverged = any(result["diverged"] for result in results)
+        tried.append({**setting, "score": None if diverged else statistics.fmean(run["score"] for run in results)})
+    ended = [row for row in tried if row["score"] is not None]
+    if not ended:
+        raise InputError(f"{base}: each of the {len(tried)} settings diverged; try lower learning rates")
+    best = max(ended, key=lambda row: row["score"])
     chosen = {field: value for field, value in best.items() if field != "score"}
     runs = len(tried) * len(grid.seeds)
     print(
         f"{config.task}: chosen from {runs} runs on a held-out tenth of train: "
         + ", ".join(f"{field} {value:g}" for field, value in chosen.items())
-        + f" (score {best['score']:.1f}, worst {min(row['score'] for row in tried):.1f})",
+        + f" (score {best['score']:.1f}, worst {min(row['score'] for row in ended):.1f}"
+        + (f", {len(tried) - len(ended)} of {len(tried)} settings diverged)" if len(ended) < len(tried) else ")"),
         file=sys.stderr,
     )
-    choice = {"runs": runs, "chosen": chosen, "settings": tried}
-    base.mkdir(parents=True, exist_ok=True)
-    write_json(base / "choice.json", choice)
-    return _with(config, chosen), choice
+    return _with(config, chosen), {"runs": runs, "chosen": chosen, "settings": tried}
 
 
 def _with(config: FinetuneConfig, setting: dict[str, Any]) -> FinetuneConfig:

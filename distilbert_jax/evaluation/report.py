@@ -9,19 +9,20 @@ from rich.console import Console
 
 from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig
 from distilbert_jax.config_json import from_json
-from distilbert_jax.data.files import atomic_file, write_json
+from distilbert_jax.data.files import atomic_file, read_json, write_json
 from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation import bootstrap
-from distilbert_jax.evaluation.glue_summary import choices, mean_score, read, read_result, read_runs, remarks, summary
+from distilbert_jax.evaluation.glue_summary import choices, mean_score, read, read_runs, remarks, summary
 from distilbert_jax.evaluation.mlm import evaluate_mlm
-from distilbert_jax.evaluation.report_views import curves, differences, markdown, table
+from distilbert_jax.evaluation.report_views import curves, differences, markdown, mean_of, table
 from distilbert_jax.evaluation.speed import encoder_speed, relative_speed
-from distilbert_jax.models import MaskedLM, PreTraining
+from distilbert_jax.models import MaskedLM, PreTraining, hub
 from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.params import count, split
 from distilbert_jax.training.cost import step_flops
 from distilbert_jax.training.logging import read_metrics
+from distilbert_jax.training.results import read_result
 
 
 def measure(
@@ -29,9 +30,9 @@ def measure(
 ) -> dict[str, Any]:
     """One run's figures: `layers`, `parameters`, `mlm_loss`, `mlm_accuracy`, `perplexity`, `kl_to_teacher` (0 for the teacher
     itself, null without one; none of these for a model without a masked-LM head), `tokens_per_second` of the encoder at batch 32,
-    `steps`, `train_seconds` and `train_flops` (null without a log), `tasks` {name: median score} and `score`, their mean without
-    WNLI, `majority` {name: score of the most frequent label}, `tuning_seconds` and `tuning_flops` of all runs of fine-tuning, those
-    that settings were chosen from included, and `remarks` on the tasks.
+    `steps`, `train_seconds` and `train_flops` (null without a log), `tasks` {name: median score}, `majority` {name: score of the
+    most frequent label}, `tuning_seconds` and `tuning_flops` of all runs of fine-tuning, those that settings were chosen from
+    included, and `remarks` on the tasks.
     """
     model = run / "model"
     config = read_config(model)
@@ -58,14 +59,41 @@ def measure(
     found = summary(_tuned(run))
     for figure, name in {"tasks": "median", "majority": "majority"}.items():
         figures[figure] = {task: row[name] for task, row in found.items()}
-    figures["score"] = mean_score(figures["tasks"])
     figures["remarks"] = [*choices(found), *remarks(found)] if found else []
     return figures
 
 
 def _tuned(run: Path) -> list[dict[str, Any]]:
-    """The results of fine-tuning that `evaluate.py glue` left in a run."""
-    return read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
+    """The results of fine-tuning that `evaluate.py glue` left in a run.
+
+    Raises:
+        InputError: they are of another model than the run's, by the fingerprint that each was trained from.
+    """
+    found = read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
+    for result in found:
+        inputs = Path(result["directory"]) / "inputs.json"
+        begun_with = read_json(inputs).get("model") if inputs.is_file() else None
+        if begun_with not in (None, hub.fingerprint(run / "model"), *_mnli_models(run)):
+            raise InputError(
+                f"{result['directory']}: was not fine-tuned from {run / 'model'} as it is now; remove it and run evaluate.py glue "
+                "again"
+            )
+    return found
+
+
+def _mnli_models(run: Path) -> list[str]:
+    """Fingerprints of the MNLI models of a run, which other tasks may have started at (--from-mnli)."""
+    return [hub.fingerprint(path.parent) for path in (run / "glue").glob("mnli-*/model/model.safetensors")]
+
+
+def common_means(rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Set `score` of every run to its mean over the tasks that all tuned runs have, WNLI aside (null where there is none), and
+    return these tasks."""
+    tuned = [row["tasks"] for row in rows.values() if row["tasks"]]
+    common = [name for name in (tuned[0] if tuned else ()) if name != "wnli" and all(name in tasks for tasks in tuned)]
+    for row in rows.values():
+        row["score"] = mean_score({name: row["tasks"][name] for name in common}) if row["tasks"] else None
+    return common
 
 
 def _config(run: Path) -> PretrainConfig:
@@ -89,10 +117,13 @@ def _train_flops(run: Path) -> float:
     return config.steps * step_flops(config, read_config(locate(config.teacher)) if config.teacher else None)
 
 
-def compared(run: Path, other: Path) -> dict[str, Any] | None:
-    """`bootstrap.compare` of what fine-tuning left in two runs; None where they have no task in common, or are the same."""
-    ours, theirs = (_by_task(_tuned(path)) for path in (run, other))
-    if run.resolve() == other.resolve() or not (set(ours) & set(theirs) - {"wnli"}):
+def compared(run: Path, other: Path, tasks: Sequence[str]) -> dict[str, Any] | None:
+    """`bootstrap.compare` of what fine-tuning left in two runs, of these tasks; None where they have none of them in common, or are
+    the same."""
+    ours, theirs = (
+        {name: runs for name, runs in _by_task(_tuned(path)).items() if name in tasks} for path in (run, other)
+    )
+    if run.resolve() == other.resolve() or not set(ours) & set(theirs):
         return None
     sides = ({name: list(map(read, runs)) for name, runs in side.items()} for side in (ours, theirs))
     return bootstrap.as_json(bootstrap.compare(*sides))
@@ -159,25 +190,30 @@ def report(
             print(f"{path}: has no metrics.jsonl; its steps, seconds and curves are left out", file=sys.stderr)
     if Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out {out}: is a file, expected a directory")
+    for name, value in (("--length", length), ("--max-rows", max_rows)):
+        if value is not None and value < 1:
+            raise InputError(f"{name} {value}: expected 1 or more")
     Path(out).mkdir(parents=True, exist_ok=True)
     trained = _data(paths)
-    length = length or (trained[0].length if trained else 128)
+    if length is None:
+        length = trained[0].length if trained else 128
     kinds = {data.sequences for data in trained}
     asked = {"heldout": heldout, "teacher": teacher, "length": length, "max_rows": max_rows}
     # Packed in another way a run of pairs and a run of lines are asked the same.
     sequences = kinds.pop() if len(kinds) == 1 else "line"
     rows = {path.name: measure(path, **asked, sequences=sequences) for path in paths}
+    counted = common_means(rows)
     fast = speeds(paths, Path(teacher), length) if teacher else {}
     for path in paths:
-        other = compared(path, Path(against)) if against else None
+        other = compared(path, Path(against), counted) if against else None
         rows[path.name] |= {
-            "of_teacher": compared(path, Path(teacher)) if teacher else None,
+            "of_teacher": compared(path, Path(teacher), counted) if teacher else None,
             "against": other and {"name": Path(against).name, **other},
             "speed": fast.get(path.name),
         }
     write_json(Path(out) / "results.json", rows)
     with atomic_file(Path(out) / "report.md") as file:
-        file.write(markdown(rows).encode())
+        file.write(markdown(rows, counted).encode())
     curves(paths, Path(out) / "curves.png")
     if any(row["against"] for row in rows.values()):
         differences(rows, Path(out) / "differences.png")
@@ -185,5 +221,7 @@ def report(
     if not console.is_terminal:
         console.width = 160  # in a log nothing forces figures to be cut
     console.print(table(rows))
+    if counted:
+        console.print(mean_of(counted), soft_wrap=True)
     print(f"{out}/results.json, report.md and the plots written")
     return rows

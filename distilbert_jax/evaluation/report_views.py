@@ -1,14 +1,15 @@
 """The figures of several pre-training runs as tables and plots."""
 
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from distilbert_jax.data.files import save_figure
 from distilbert_jax.data.tasks import find_task
 from distilbert_jax.evaluation import tables
-from distilbert_jax.evaluation.glue_summary import mean_score
 from distilbert_jax.training.logging import read_metrics
 
 _MEAN = "mean score"
@@ -68,11 +69,22 @@ def table(rows: dict[str, dict[str, Any]]) -> Table:
     return tables.terminal(_lines(rows), "held-out masked LM, and dev scores × 100 (medians)")
 
 
-def markdown(rows: dict[str, dict[str, Any]]) -> str:
-    """The same as a Markdown table with a column for the majority class, and what has to be known of the tasks."""
+def mean_of(tasks: Sequence[str]) -> str:
+    """Which tasks the mean scores are over."""
+    return f"Mean scores are over {', '.join(find_task(name).title for name in tasks)}: what all have, WNLI aside."
+
+
+def markdown(rows: dict[str, dict[str, Any]], counted: Sequence[str]) -> str:
+    """The same as a Markdown table with a column for the majority class, and what has to be known of the tasks.
+
+    Args:
+        counted: tasks that the mean scores are over.
+    """
     lines = _lines(rows)
     if floor := {name: score for row in rows.values() for name, score in row["majority"].items()}:
-        titles = {_title(name): score for name, score in floor.items()} | {_MEAN: mean_score(floor)}
+        titles = {_title(name): score for name, score in floor.items()}
+        if counted:
+            titles[_MEAN] = statistics.fmean(floor[name] for name in counted)
         for line in lines:
             line.append(f"{titles[line[0]]:.1f}" if line[0] in titles else "–" if line[0] else "majority")
     said: dict[str, list[str]] = {}
@@ -83,6 +95,7 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
     return (
         tables.markdown(lines)
         + "\n"
+        + (f"- {mean_of(counted)}\n" if counted else "")
         + "".join(f"- {'' if names == tuned else ', '.join(names) + ': '}{remark}\n" for remark, names in said.items())
     )
 
@@ -113,7 +126,7 @@ def curves(runs: Sequence[Path], path: Path) -> None:
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
     axes.grid(alpha=0.25)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def differences(rows: dict[str, dict[str, Any]], path: Path) -> None:
@@ -142,13 +155,4 @@ def differences(rows: dict[str, dict[str, Any]], path: Path) -> None:
         xlabel=f"mean dev score × 100, minus {against}", title="differences with 95 % intervals (dev rows and seeds)"
     )
     axes.grid(axis="x", alpha=0.25)
-    _save(figure, path)
-
-
-def _save(figure: Any, path: Path) -> None:
-    from matplotlib import pyplot
-
-    partial = path.with_name(f".{path.stem}.partial.png")
-    figure.savefig(partial, dpi=130)
-    pyplot.close(figure)
-    partial.replace(path)
+    save_figure(figure, path)

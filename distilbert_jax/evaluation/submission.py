@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from distilbert_jax.data.files import atomic_file
-from distilbert_jax.data.tasks import TASKS, Task
+from distilbert_jax.data.tasks import TASKS, Task, find_task
 from distilbert_jax.errors import InputError
+from distilbert_jax.evaluation.bootstrap import load_logits
 
 HEADER = "index\tprediction"
 
@@ -22,14 +23,14 @@ def check_path(path: str, tasks: Sequence[str]) -> None:
         raise InputError(f"--submit {path}: expected the name of a .zip file")
     if not where.absolute().parent.is_dir():
         raise InputError(f"--submit {path}: the folder {where.parent} does not exist; make it first")
-    if not any(TASKS[name].submission for name in tasks):
+    if not any(find_task(name).submission for name in tasks):
         raise InputError(f"--submit: the GLUE server takes none of {', '.join(tasks)}")
 
 
 def spelled(task: Task, logits: np.ndarray) -> list[str]:
     """Predictions as the server spells them: label names, label ids, or a number from 0 to 5. logits [n, labels]."""
     if task.spelling == "number":
-        return [f"{value:.3f}" for value in np.clip(logits[:, 0], *task.label_range)]
+        return [f"{value:.3f}" for value in np.clip(logits[:, 0], *task.label_range) + 0.0]  # no -0.000
     answers = logits.argmax(-1)
     return [task.labels[answer] if task.spelling == "names" else str(answer) for answer in answers]
 
@@ -41,7 +42,7 @@ def write_submission(results: Sequence[dict[str, Any]], path: str) -> dict[str, 
         {file: seed of its run}, of the files in it.
 
     Raises:
-        InputError: no run has predictions of a test split, or what was written does not pass `check`.
+        InputError: no run has predictions of a test split, some cannot be read, or what was written does not pass `check`.
     """
     files, seeds = {}, {}
     best: dict[str, dict[str, Any]] = {}
@@ -53,8 +54,8 @@ def write_submission(results: Sequence[dict[str, Any]], path: str) -> dict[str, 
         run = best.get(task.trained_by or task.name)
         for split, name in task.submission.items():
             file = Path(run["directory"]) / "predictions" / f"{name}.npy" if run else None
-            if run and file and file.is_file():
-                files[name] = _lines(task, split, np.load(file))
+            if run and file and name in run["tested"]:
+                files[name] = _lines(task, split, load_logits(file, task))
                 seeds[name] = run["seed"]
     if not files:
         raise InputError(f"--submit {path}: no run has predictions of a test split; nothing is written")

@@ -4,6 +4,7 @@ The names of tensors come from the table of each family (`bert.NAMES`, `distilbe
 reference's weight. Only safetensors are read: a pickle runs code when it is opened.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -16,7 +17,8 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file
 
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.directory import locate
+from distilbert_jax.data.files import fingerprint_of
+from distilbert_jax.directory import FILES, locate
 from distilbert_jax.errors import InputError, tell_once
 from distilbert_jax.models.params import Params
 
@@ -152,6 +154,13 @@ def read_tensors(directory: str | Path) -> dict[str, jnp.ndarray]:
     return tensors
 
 
+def fingerprint(path_or_id: str | Path) -> str:
+    """One SHA-256 for all that is read of a model's directory: weights, config and tokenizer."""
+    directory = locate(path_or_id)
+    names = sorted({path for pattern in FILES for path in directory.glob(pattern)})
+    return hashlib.sha256("".join(f"{path.name} {fingerprint_of(path)}\n" for path in names).encode()).hexdigest()
+
+
 def reference_names(tensors: dict[str, jnp.ndarray], model_type: str) -> dict[str, jnp.ndarray]:
     """Tensors under today's full names: legacy `gamma`/`beta` renamed, a missing `bert.`/`distilbert.` prefix added."""
     renamed = {}
@@ -183,7 +192,7 @@ def to_params(
 
     Raises:
         InputError: a tensor of the encoder is missing, a shape contradicts the config, a name is unknown, a decoder is not
-            tied to the word embedding; all are listed.
+            tied to the word embedding, a value is not finite; all are listed.
     """
     source = reference_names(tensors, model_type)
     params, problems, initialised = {}, [], []
@@ -204,6 +213,8 @@ def to_params(
         if tensor.shape != expected:
             problems.append(f"{name} has the shape {tensor.shape}, config.json asks for {expected}")
         params[path] = jnp.asarray(tensor.T if kernel else tensor, jnp.float32)
+        if not bool(jnp.isfinite(params[path]).all()):
+            problems.append(f"{name} has values that are not finite")
     left = [name for name in source if not _TIED_COPIES.match(name)]
     problems += [f"{name} is unknown" for name in left if not (_OTHER_HEADS.match(name) or _BUFFERS.search(name))]
     if problems:

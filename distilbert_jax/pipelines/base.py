@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 
 from distilbert_jax.data.encoding import BertTokenizer, Row, announce_cut, stack
 from distilbert_jax.data.progress import progress
+from distilbert_jax.data.tokenizer import check_fit
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
@@ -112,9 +113,7 @@ class Pipeline:
             raise InputError(f"batch_size = {batch_size}: expected 1 or more")
         self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
         self.model = self._kind.from_pretrained(path_or_id, revision=revision, dtype=jnp.dtype(dtype), **self._loading)
-        pieces, embeddings = self.tokenizer.get_vocab_size(), self.model.config.vocab_size
-        if pieces > embeddings:
-            raise InputError(f"{path_or_id}: its tokenizer has {pieces} pieces, the embedding only {embeddings} rows")
+        check_fit(self.tokenizer.tokenizer, self.model.config.vocab_size, str(path_or_id))
         self.batch_size = batch_size
         self._forward = Forward(self.model, self._compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size)
 

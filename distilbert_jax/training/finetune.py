@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.data.files import read_json, write_json
+from distilbert_jax.data import glue
+from distilbert_jax.data.files import write_json
 from distilbert_jax.data.tasks import find_task
-from distilbert_jax.errors import DivergedError
+from distilbert_jax.errors import DivergedError, InputError
+from distilbert_jax.models import hub
 from distilbert_jax.training import rundir
-from distilbert_jax.training.tuning import Evaluation, Tuning
+from distilbert_jax.training.results import read_result
+from distilbert_jax.training.tuning import Evaluation, Tuning, guide_of
 
 
 def run_directory(config: FinetuneConfig) -> Path:
@@ -57,8 +60,11 @@ def finetune_seeds(
         For each run, and as results.json in its directory, `{"task", "model", "seed", "score" (mean of the metrics on the first dev
         split), "scores" {split: {metric: value}}, "steps", "train_rows", "dev_rows" {split: n}, "cut_share",
         "padding_share", "flops" (of training), "train_seconds" (of all seeds that trained together), "together" (how many they
-        were), "tested" (whether the test splits are predicted), "diverged" (why, or "")}`. Logits and labels of each split are in
-        predictions/.
+        were), "tested" {file of a submission: fingerprint of the test split that it predicts}, "diverged" (why, or "")}`. Logits
+        and labels of each split are in predictions/.
+
+    Raises:
+        InputError: also when model, data or teacher are not those that a run began with.
     """
     configs = [dataclasses.replace(config, epochs=config.epochs or find_task(config.task).epochs) for config in configs]
     directories = [run_directory(config) for config in configs]
@@ -69,10 +75,11 @@ def finetune_seeds(
             # First the lock: what is refused must not write its config into another process' run.
             stack.enter_context(rundir.alone(directory))
             rundir.enter(config, directory)
+            rundir.check_inputs(directory, _inputs(config))
         for i in range(len(configs)):
-            if _ended(configs[i], directories[i]):
+            if ended := _ended(configs[i], directories[i]):
                 print(f"{directories[i]}: finished before", file=sys.stderr)
-                found[i] = read_json(directories[i] / "results.json")
+                found[i] = ended
         left = [i for i in range(len(configs)) if i not in found]
         for group in [left] if together and left else [[i] for i in left]:
             results = tuning().train([configs[i] for i in group], [directories[i] for i in group])
@@ -82,11 +89,45 @@ def finetune_seeds(
     return [found[i] for i in range(len(configs))]
 
 
-def _ended(config: FinetuneConfig, directory: Path) -> bool:
-    """Whether a run has left everything that it is asked for."""
-    results = directory / "results.json"
-    if not results.is_file():
-        return False
-    found = read_json(results)
-    asked = (not config.save_model or rundir.finished(directory)) and (not config.predict_test or found.get("tested"))
-    return bool(found.get("diverged") or asked)
+def _inputs(config: FinetuneConfig) -> dict[str, str]:
+    """Fingerprints of what a run trains with and is scored on."""
+    if not config.model:
+        raise InputError("model is not set: name an HF directory with --model")
+    task = find_task(config.task)
+    splits = ("train",) if config.held_out else ("train", *task.dev)
+    inputs = {"model": hub.fingerprint(config.model)}
+    if not task.trained_by:
+        inputs |= {f"data ({split})": glue.fingerprint(task, split, config.data) for split in splits}
+    if config.guide.teacher:
+        inputs["guide.teacher"] = hub.fingerprint(guide_of(config))
+    return inputs
+
+
+def _ended(config: FinetuneConfig, directory: Path) -> dict[str, Any] | None:
+    """The results of a run that has left everything that it is asked for.
+
+    Raises:
+        InputError: they are damaged, or of another run.
+    """
+    if not (directory / "results.json").is_file():
+        return None
+    found = read_result(directory / "results.json")
+    if (found["task"], found["seed"]) != (config.task, config.run.seed):
+        raise InputError(
+            f"{directory}: its results.json is of {found['task']}, seed {found['seed']}; remove the directory to train it again"
+        )
+    if found["diverged"] or (
+        (not config.save_model or rundir.finished(directory)) and _predicted(config, directory, found)
+    ):
+        return found
+    return None
+
+
+def _predicted(config: FinetuneConfig, directory: Path, found: dict[str, Any]) -> bool:
+    """Whether the test splits that are there now, if they are asked for, were predicted."""
+    if not config.predict_test:
+        return True
+    splits = glue.test_splits(find_task(config.task), config.data)
+    asked = {file: glue.fingerprint(of, split, config.data) for of, split, file in splits}
+    kept = all((directory / "predictions" / f"{file}.npy").is_file() for file in asked)
+    return found.get("tested") == asked and kept

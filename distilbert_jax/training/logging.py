@@ -6,7 +6,6 @@ that a step that was taken twice is shown once.
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import socket
@@ -158,10 +157,10 @@ class StepProgress:
         else:
             self._done, self._seconds = self._done + done, self._seconds + seconds
         if step % self._every == 0 or step == self._steps:
-            rate = self._done / self._seconds if self._seconds else math.nan
-            self._done = self._seconds = 0.0
             parts = "  ".join(f"{SHORT[name]} {metrics[name]:.3f}" for name in SHORT if name in metrics)
-            text = f"{parts}  {rate:,.0f} {self._unit}/s"
+            # The first step alone, which compiles, says nothing of the speed.
+            text = parts + (f"  {self._done / self._seconds:,.0f} {self._unit}/s" if self._seconds else "")
+            self._done = self._seconds = 0.0
             self._bar.update(self._task, completed=step, text=text)
             if self._bar.disable:
                 left = (now - self._begun) / max(step - self._start, 1) * (self._steps - step)

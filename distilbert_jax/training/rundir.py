@@ -39,7 +39,7 @@ def enter(config: Any, directory: Path) -> Path:
     """
     recorded = directory / "config.json"
     _check_place(directory)
-    if recorded.is_file() and any((directory / name).exists() for name in BEGUN):
+    if recorded.is_file() and _has_begun(directory):
         old = from_json(type(config), recorded.read_text(encoding="utf-8"), str(recorded))
         changed = [line for line in differences(old, config) if not line.startswith(FREE)]
         if changed:
@@ -51,6 +51,10 @@ def enter(config: Any, directory: Path) -> Path:
     with atomic_file(recorded) as file:
         file.write(to_json(config).encode())
     return directory
+
+
+def _has_begun(directory: Path) -> bool:
+    return any((directory / name).exists() for name in BEGUN)
 
 
 def _check_place(directory: Path) -> None:
@@ -102,7 +106,7 @@ def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
         InputError: an input has changed since the run began.
     """
     recorded = directory / "inputs.json"
-    if recorded.is_file():
+    if recorded.is_file() and _has_begun(directory):
         before = read_json(recorded)
         if not isinstance(before, dict):
             raise InputError(f"{recorded}: damaged; remove the run's directory to begin anew")

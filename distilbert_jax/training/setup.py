@@ -16,7 +16,7 @@ from distilbert_jax.data.batches import PackedBatches, prefetch
 from distilbert_jax.data.masking import log_weights
 from distilbert_jax.data.packing import PackedRows, pack
 from distilbert_jax.data.shards import Corpus
-from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer, special_ids
+from distilbert_jax.data.tokenizer import check_fit, fingerprint, load_tokenizer, special_ids
 from distilbert_jax.errors import InputError, tell_once
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
@@ -113,11 +113,7 @@ def load_teacher(
         raise InputError(
             f"{field} = {directory}: its tokenizer is not the one that made the corpus; the ids would differ"
         )
-    if teacher.config.vocab_size < tokenizer.get_vocab_size():
-        raise InputError(
-            f"{field} = {directory}: its embedding has {teacher.config.vocab_size} rows, its tokenizer "
-            f"{tokenizer.get_vocab_size()} pieces"
-        )
+    check_fit(tokenizer, teacher.config.vocab_size, f"{field} = {directory}")
     return teacher
 
 

@@ -18,10 +18,10 @@ from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.data import glue
 from distilbert_jax.data.batches import LengthBucketedBatches, bucket_lengths
 from distilbert_jax.data.files import write_array
-from distilbert_jax.data.tasks import TASKS, Task, find_task
-from distilbert_jax.data.tokenizer import load_tokenizer, special_ids
+from distilbert_jax.data.tasks import Task, find_task
+from distilbert_jax.data.tokenizer import check_fit, load_tokenizer, special_ids
 from distilbert_jax.directory import locate
-from distilbert_jax.errors import DivergedError, InputError, tell_once
+from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.params import Params, merge, split
@@ -44,6 +44,11 @@ class Evaluation(Protocol):
         """Every metric of the task × 100, and `score`, their mean."""
 
 
+def guide_of(config: FinetuneConfig) -> str:
+    """The directory of a run's teacher, or ""."""
+    return config.guide.teacher.replace("{task}", config.task).replace("{seed}", str(config.run.seed))
+
+
 class Tuning:
     """One task and setting, ready for any seed.
 
@@ -55,8 +60,6 @@ class Tuning:
     """
 
     def __init__(self, config: FinetuneConfig, evaluation: Evaluation):
-        if not config.model:
-            raise InputError("model is not set: name an HF directory with --model")
         self.config, self.evaluation, self.task = config, evaluation, find_task(config.task)
         if self.task.trained_by:
             raise InputError(
@@ -99,12 +102,8 @@ class Tuning:
         self.train_rows = encode(train)
         self.unlabelled: dict[str, glue.Examples] = {}
         if config.predict_test:
-            for of in (task, *(other for other in TASKS.values() if other.trained_by == task.name)):
-                for name in of.submission:
-                    if glue.has_split(of, name, config.data):
-                        self.unlabelled[of.submission[name]] = encode(read(of, name), of)
-                    else:
-                        tell_once(f"{config.data}: has no {of.name}/{name}.parquet: not predicted")
+            for of, name, file in glue.test_splits(task, config.data):
+                self.unlabelled[file] = encode(read(of, name), of)
 
     def _load_model(self, config: FinetuneConfig) -> SequenceClassification:
         """The encoder with the head of a directory, or with a new one where that has other labels or none."""
@@ -118,26 +117,22 @@ class Tuning:
         )
 
     def _check_sizes(self, model: SequenceClassification) -> None:
-        config, vocabulary = self.config, self.tokenizer.get_vocab_size()
+        config = self.config
         if config.length > model.config.max_position_embeddings:
             raise InputError(
                 f"length = {config.length} is beyond the {model.config.max_position_embeddings} positions of {config.model}"
             )
-        if vocabulary > model.config.vocab_size:
-            raise InputError(
-                f"{config.model}: its tokenizer has {vocabulary} pieces, the embedding only {model.config.vocab_size} rows"
-            )
+        check_fit(self.tokenizer, model.config.vocab_size, config.model)
 
     def _batches(self, config: FinetuneConfig) -> LengthBucketedBatches:
         return LengthBucketedBatches(self.train_rows.lengths, config.batch_size, config.run.seed, self.buckets)
 
     def _teacher_of(self, configs: Sequence[FinetuneConfig]) -> str:
         """The directory of the teacher of these runs, or ""."""
-        asked = self.config.guide.teacher.replace("{task}", self.task.name)
-        names = {asked.replace("{seed}", str(config.run.seed)) for config in configs}
+        names = set(map(guide_of, configs))
         if len(names) > 1:
             raise InputError(
-                f"guide.teacher = {asked}: seeds of one program share their teacher; leave out --vmap-seeds"
+                f"guide.teacher = {self.config.guide.teacher}: seeds of one program share their teacher; leave out --vmap-seeds"
             )
         return names.pop()
 
@@ -243,6 +238,8 @@ class Tuning:
             write_array(where / f"{name}-labels.npy", examples.labels)
         if params and not all(bool(jnp.isfinite(value).all()) for value in params.values()):
             params, why = None, "the weights are not finite; try a lower learning rate"
+        if why:
+            print(f"{directory}: diverged, its score counts as 0: {why}", file=sys.stderr)
         if params:
             scores = self._evaluate(params, where, log)
             if config.save_model:
@@ -262,7 +259,10 @@ class Tuning:
             "cut_share": self.train_rows.cut / len(self.train_rows),
             "padding_share": self._batches(config).padding,
             "flops": config.epochs * cost.tuning_flops(self.model_config, self._batches(config).rows_at),
-            "tested": config.predict_test,
+            "tested": {
+                file: glue.fingerprint(of, name, config.data)
+                for of, name, file in (glue.test_splits(self.task, config.data) if config.predict_test else ())
+            },
             "diverged": why,
         }
 

@@ -31,8 +31,8 @@ def test_a_split_is_read_from_a_local_folder(tmp_path, task, columns):
         ("sst2", changed(ROWS, label=None), ["no column label;"]),
         ("stsb", ROWS, ["no column sentence1, sentence2;"]),
         ("sst2", {"sentence": [], "label": []}, ["has no rows"]),
-        ("sst2", changed(ROWS, label=[0, 1, 2]), ["row 2: label 2 ", "0 to 1"]),
-        ("sst2", changed(ROWS, label=[0, -1, 1]), ["row 1: label -1 "]),
+        ("sst2", changed(ROWS, label=[0, 1, 2]), ["row 2: label 2:", "0 to 1"]),
+        ("sst2", changed(ROWS, label=[0, -1, 1]), ["row 1: label -1:"]),
         ("sst2", changed(ROWS, label=[0, None, 1]), ["row 1: label None"]),
         ("sst2", changed(ROWS, label=[True, False, True]), ["row 0: label True"]),
         ("sst2", changed(ROWS, label=[0.0, 1.0, 1.0]), ["row 0: label 0.0"]),
@@ -48,6 +48,20 @@ def test_a_split_is_read_from_a_local_folder(tmp_path, task, columns):
 def test_a_split_that_does_not_fit_its_task_is_refused_in_one_line(tmp_path, task, columns, words):
     file = write_split(tmp_path, task, "train", columns)
     refused(lambda: load_split(find_task(task), "train", str(tmp_path)), str(file), *words)
+
+
+def test_labels_that_a_file_names_are_in_the_order_of_the_task(tmp_path):
+    names = lambda *labels: datasets.Features(
+        {"sentence": datasets.Value("string"), "label": datasets.ClassLabel(names=list(labels))}
+    )
+    file = tmp_path / "sst2/train.parquet"
+    file.parent.mkdir()
+    datasets.Dataset.from_dict(ROWS, features=names("positive", "negative")).to_parquet(file)
+    message = refused(lambda: load_split(find_task("sst2"), "train", str(tmp_path)), str(file))
+    assert "its labels are positive, negative in this order, those of sst2 negative, positive" in message
+    for others in (("negative", "positive"), ("0", "1")):
+        datasets.Dataset.from_dict(ROWS, features=names(*others)).to_parquet(file)
+        assert list(load_split(find_task("sst2"), "train", str(tmp_path))["label"]) == ROWS["label"]
 
 
 def test_a_test_split_comes_without_labels_and_complete(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from distilbert_jax.data.tokenizer import (
+    check_fit,
     command,
     fingerprint,
     load_tokenizer,
@@ -132,6 +133,25 @@ def test_what_cannot_be_trained_or_used_is_named(tokenizer):
         train_wordpiece(iter(["text"]), 20)
     with pytest.raises(InputError, match=r"has no \[CLS\] \[SEP\] \[MASK\]"):
         special_ids(Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]")))
+
+
+def test_a_tokenizer_fits_an_embedding_that_has_a_row_for_every_id(tokenizer):
+    size = tokenizer.get_vocab_size()
+    check_fit(tokenizer, size, "m")
+    message = f"m: its tokenizer needs {size} rows, the embedding has only {size - 1}"
+    with pytest.raises(InputError, match=message):
+        check_fit(tokenizer, size - 1, "m")
+    described = json.loads(tokenizer.to_str())
+    word = max(described["model"]["vocab"], key=lambda piece: described["model"]["vocab"][piece])
+    described["model"]["vocab"][word] = 999  # not more pieces, but a larger id
+    with pytest.raises(InputError, match="needs 1000 rows"):
+        check_fit(Tokenizer.from_str(json.dumps(described)), size, "m")
+
+
+def test_a_tokenizer_without_cls_and_sep_around_a_text_is_no_berts(tokenizer):
+    bare = Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | {"post_processor": None}))
+    with pytest.raises(InputError, match="m: its tokenizer puts no"):
+        check_fit(bare, 10_000, "m")
 
 
 def test_command_finds_its_own_output_and_keeps_another_tokenizer(tmp_path, capsys):

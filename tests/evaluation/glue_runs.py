@@ -38,7 +38,7 @@ def run(tmp_path, task, seed, right, *, model="bert", rows=None, diverged=""):
         "cut_share": 0.01,
         "train_seconds": 12.0,
         "together": 1,
-        "tested": False,
+        "tested": {},
         "diverged": diverged,
     }
     write_json(directory / "results.json", result)

@@ -214,6 +214,8 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
     refused(lambda: command(file, text=(Path(file),)), f"{tmp_path}/heldout: there is no corpus yet", "--heldout-text")
     refused(lambda: command(str(tmp_path / "f.py")), "no such config file")
     other = dataclasses.replace(config.arms[1], pretrain=change(config.arms[1].pretrain, data__corpus="elsewhere"))
+    refused(lambda: command(file, arms=("triple", "triple")), "--arms triple triple", "each once")
+    refused(lambda: command(file, stages=()), "--stages", "one or more of corpus, pretrain")
     several = dataclasses.replace(config, arms=(config.arms[0], other))
     refused(lambda: command(write(several, tmp_path / "g.py")), "--text", "2 corpora")
 
@@ -225,6 +227,17 @@ def test_arms_that_do_not_fit_are_refused(world, prepared):
     refused(lambda: dataclasses.replace(config, directory="elsewhere"), "its run.directory is not elsewhere/teacher")
     refused(lambda: Arm("a", (0,)), "Arm.model", "one of the two")
     refused(lambda: Arm("a", (), model="m"), "Arm.seeds", "one or more")
+
+
+def test_an_arm_of_another_model_than_it_has_is_refused(world, prepared, tmp_path):
+    config = toy(world, prepared)
+    arm = dataclasses.replace(config.arms[-1], name="given")
+    shutil.copytree(prepared / "encoder", tmp_path / "encoder")
+    given = dataclasses.replace(config, directory=str(tmp_path / "toy"), arms=(arm,), teacher="given", student="given")
+    model = experiment.make(given, dataclasses.replace(arm, model=str(tmp_path / "encoder")))
+    assert experiment.make(given, dataclasses.replace(arm, model=str(tmp_path / "encoder"))) == model
+    BertModel(BERT, rngs=nnx.Rngs(99)).save_pretrained(tmp_path / "encoder")
+    refused(lambda: experiment.make(given, dataclasses.replace(arm, model=str(tmp_path / "encoder"))), "given is now")
 
 
 def test_a_model_that_is_not_there_yet_is_not_tuned(world, prepared, tmp_path):

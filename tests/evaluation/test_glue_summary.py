@@ -4,7 +4,7 @@ import pytest
 from distilbert_jax.data.files import write_json
 from distilbert_jax.data.tasks import find_task
 from distilbert_jax.evaluation.glue import score
-from distilbert_jax.evaluation.glue_summary import mean_score, medians, read_runs, summary
+from distilbert_jax.evaluation.glue_summary import mean_score, medians, read_runs, remarks, summary
 from tests.evaluation.glue_runs import run
 from tests.runs import refused
 
@@ -37,7 +37,37 @@ def test_a_seed_fails_that_is_no_better_than_the_majority_or_constant_or_diverge
     found = summary([constant])["qqp"]
     assert found["median"] > found["majority"]
     assert found["failed"] == 1
-    assert summary([run(tmp_path, "wnli", 0, 2)])["wnli"]["failed"] == 0
+    wnli = [run(tmp_path, "wnli", 0, 2), run(tmp_path, "wnli", 1, 9, diverged="step 4: loss is not finite")]
+    found = summary(wnli)["wnli"]
+    assert (found["failed"], found["diverged"]) == (1, {"1": "step 4: loss is not finite"})
+    assert "WNLI: seed 1 diverged and counts as 0: step 4: loss is not finite." in remarks({"wnli": found})
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("validation", np.zeros((70, 3), np.float32)),
+        ("validation", np.zeros(70, np.float32)),
+        ("validation", np.zeros((69, 2), np.float32)),
+        ("validation", np.full((70, 2), np.nan, np.float32)),
+        ("validation", np.full((70, 2), "a")),
+        ("validation-labels", np.full(70, 5)),
+        ("validation-labels", np.full(70, -1)),
+        ("validation-labels", np.full(70, 0.5)),
+        ("validation-labels", np.zeros(0, np.int32)),
+    ],
+)
+def test_predictions_that_cannot_be_are_refused(tmp_path, name, wrong):
+    runs = [run(tmp_path, "rte", 0, 9)]
+    np.save(tmp_path / f"rte-0/predictions/{name}.npy", wrong)
+    refused(lambda: summary(runs), "rte-0/predictions", "predictions that cannot be", "train it again")
+
+
+def test_a_score_is_that_of_its_predictions(tmp_path):
+    runs = [run(tmp_path, "rte", 0, 9)]
+    file = tmp_path / "rte-0/predictions/validation.npy"
+    np.save(file, np.load(file)[:, ::-1])
+    refused(lambda: summary(runs), "rte-0: its predictions score 10.00, results.json says 90.00: remove")
 
 
 def test_the_mean_score_leaves_wnli_out():
@@ -51,11 +81,21 @@ def test_the_runs_of_a_directory_are_read_back_or_refused(tmp_path):
     assert (found["task"], found["directory"]) == ("rte", str(tmp_path / "rte-0"))
     assert found["choice"] is None
     (tmp_path / "choice/rte").mkdir(parents=True)
-    write_json(tmp_path / "choice/rte/choice.json", {"runs": 3})
-    assert read_runs(str(tmp_path))[0]["choice"] == {"runs": 3}
+    choice = {"runs": 3, "chosen": {"epochs": 3}}
+    write_json(tmp_path / "choice/rte/choice.json", choice)
+    assert read_runs(str(tmp_path))[0]["choice"] == choice
+    write_json(tmp_path / "choice/rte/choice.json", {**choice, "chosen": None})
+    refused(lambda: read_runs(str(tmp_path)), "choice.json: damaged")
+    write_json(tmp_path / "choice/rte/choice.json", choice)
     refused(lambda: read_runs(str(tmp_path / "nowhere")), "nowhere: holds no runs")
-    for wrong in ({"step": 3}, [], {**found, "score": "high"}, {k: v for k, v in found.items() if k != "together"}):
+    for wrong in ({"step": 3}, [], {k: v for k, v in found.items() if k != "together"}):
         write_json(tmp_path / "rte-0/results.json", wrong)
         refused(lambda: read_runs(str(tmp_path)), "rte-0/results.json", "no result")
+    write_json(tmp_path / "rte-0/results.json", {**found, "score": "high"})
+    refused(lambda: read_runs(str(tmp_path)), "rte-0/results.json", "its score cannot be")
+    write_json(tmp_path / "rte-0/results.json", found)
+    run(tmp_path, "rte", 1, 9)
+    write_json(tmp_path / "rte-1/results.json", found)
+    refused(lambda: read_runs(str(tmp_path)), "rte-0 and rte-1 both say that they are rte with seed 0")
     (tmp_path / "rte-0/results.json").write_text("{")
     refused(lambda: read_runs(str(tmp_path)), "rte-0/results.json", "damaged")

@@ -4,11 +4,19 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import FinetuneConfig, GridConfig
+from distilbert_jax.data.tasks import find_task
+from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation import grid as module
 from distilbert_jax.evaluation.grid import choose, run_grid
 from tests.runs import change, refused, write_split
 
-ROWS = {"sentence1": ["a"], "sentence2": ["b"], "label": [0]}
+
+def write_task(folder, name):
+    """Every split that fine-tuning reads, of one row."""
+    task = find_task(name)
+    rows = {column: ["a"] for column in task.columns} | {"label": [0]}
+    for split in ("train", *task.dev):
+        write_split(folder, name, split, rows)
 
 
 @pytest.fixture
@@ -19,7 +27,8 @@ def asked(monkeypatch):
     def finetune_seeds(configs, evaluation, *, together=False):
         calls.append((list(configs), together))
         score = lambda config: 1e5 * config.optimizer.learning_rate + (config.epochs or 0)
-        return [{"task": config.task, "seed": config.run.seed, "score": score(config)} for config in configs]
+        made = lambda config: {"task": config.task, "seed": config.run.seed, "score": score(config), "diverged": ""}
+        return [made(config) for config in configs]
 
     monkeypatch.setattr(module, "finetune_seeds", finetune_seeds)
     return calls
@@ -46,7 +55,7 @@ def test_a_misspelt_task_is_refused_before_the_first_run(asked):
 
 
 def test_tasks_that_a_folder_lacks_are_told_of_and_left_out(asked, tmp_path, capsys):
-    write_split(tmp_path, "rte", "train", ROWS)
+    write_task(tmp_path, "rte")
     config = FinetuneConfig(model="bert", data=str(tmp_path))
     assert [run["task"] for run in run_grid(config, ("qnli", "rte", "cola"), (0,))] == ["rte"]
     assert capsys.readouterr().err == f"{tmp_path}: has no qnli, cola: left out\n"
@@ -88,17 +97,84 @@ def test_without_settings_nothing_is_chosen(asked):
 
 def test_of_equal_settings_the_first_is_taken(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "finetune_seeds", lambda configs, evaluation: [{"score": 50.0} for _ in configs])
+    monkeypatch.setattr(
+        module, "finetune_seeds", lambda configs, evaluation: [{"score": 50.0, "diverged": ""} for _ in configs]
+    )
     config, choice = choose(FinetuneConfig(task="rte"), GridConfig(batch_size=(16, 32)))
     assert (config.batch_size, choice["chosen"]) == (16, {"batch_size": 16})
 
 
+def test_what_is_wrong_with_a_later_task_or_seed_is_told_before_the_first_run(asked, tmp_path):
+    for task in ("rte", "cola", "wnli"):
+        write_task(tmp_path, task)
+    config = FinetuneConfig(model="bert", data=str(tmp_path))
+    refused(lambda: run_grid(config, ("rte",), (0, -1)), "seed")
+    refused(lambda: run_grid(config, ("rte",), (0,), grid=GridConfig(seeds=(3,))), "--grid.seeds", "nothing to choose")
+    file = write_split(tmp_path, "wnli", "test", {"sentence1": ["a"], "sentence2": ["b"]})
+    run_grid(config, ("rte", "wnli"), (0,))
+    tested = change(config, predict_test=True)
+    refused(lambda: run_grid(tested, ("rte", "wnli"), (0,)), str(file), "1 rows", "takes 146")
+    (tmp_path / "cola/validation.parquet").unlink()
+    refused(lambda: run_grid(config, ("rte", "cola"), (0,)), "cola/validation.parquet: no such file")
+    write_split(tmp_path, "cola", "validation", {"text": ["a"], "label": [0]})
+    refused(lambda: run_grid(config, ("rte", "cola"), (0,)), "cola/validation.parquet: no column sentence;")
+    (tmp_path / "cola/validation.parquet").write_bytes(b"PAR1")
+    refused(lambda: run_grid(config, ("rte", "cola"), (0,)), "cola/validation.parquet: damaged")
+    assert len(asked) == 2
+
+
+def test_a_setting_that_diverged_is_not_chosen(monkeypatch, tmp_path, capsys):
+    """A diverged run counts as 0, which a Matthews correlation below 0 is not better than."""
+
+    def ended(diverging):
+        def finetune_seeds(configs, evaluation):
+            broken = [config.optimizer.learning_rate >= diverging for config in configs]
+            return [{"score": 0.0 if bad else -3.0, "diverged": "step 1" if bad else ""} for bad in broken]
+
+        return finetune_seeds
+
+    grid = GridConfig(learning_rate=(1.0, 1e-4))
+    monkeypatch.setattr(module, "finetune_seeds", ended(1.0))
+    config, choice = choose(FinetuneConfig(task="cola"), grid)
+    assert config.optimizer.learning_rate == 1e-4
+    assert [row["score"] for row in choice["settings"]] == [None, -3.0]
+    assert "1 of 2 settings diverged" in capsys.readouterr().err
+    monkeypatch.setattr(module, "finetune_seeds", ended(0.0))
+    refused(lambda: choose(FinetuneConfig(task="cola"), grid), "each of the 2 settings diverged")
+
+
+def test_settings_are_written_when_the_runs_have_them(asked, monkeypatch, tmp_path):
+    config = change(FinetuneConfig(model="bert"), run__directory=str(tmp_path))
+
+    def refuse(configs, evaluation, *, together=False):
+        if not configs[0].held_out:
+            raise InputError("holds a run of another config")
+        return [{"score": 50.0, "diverged": ""} for _ in configs]
+
+    run_grid(config, ("rte",), (0,), grid=GridConfig(learning_rate=(1e-5,)))
+    kept = (tmp_path / "choice/rte/choice.json").read_text()
+    monkeypatch.setattr(module, "finetune_seeds", refuse)
+    refused(lambda: run_grid(config, ("rte",), (0,), grid=GridConfig(learning_rate=(1e-3,))), "another config")
+    assert (tmp_path / "choice/rte/choice.json").read_text() == kept
+
+
+def test_no_task_starts_at_an_mnli_model_that_diverged(asked, monkeypatch, tmp_path):
+    for task in ("rte", "mnli"):
+        write_task(tmp_path, task)
+    config = change(FinetuneConfig(model="bert", data=str(tmp_path)), run__directory="runs/x")
+    ended = lambda configs, evaluation, together: [
+        {"task": one.task, "seed": 0, "score": 0.0, "diverged": "step 4"} for one in configs
+    ]
+    monkeypatch.setattr(module, "finetune_seeds", ended)
+    refused(lambda: run_grid(config, ("rte",), (0,), from_mnli=True), "runs/x/mnli-0 diverged (step 4)")
+
+
 def test_small_tasks_start_at_the_mnli_model_of_their_seed(asked, tmp_path):
     for task in ("rte", "cola", "stsb"):
-        write_split(tmp_path, task, "train", ROWS)
+        write_task(tmp_path, task)
     config = change(FinetuneConfig(model="bert", data=str(tmp_path), save_model=False), run__directory="runs/x")
     refused(lambda: run_grid(config, ("cola", "rte"), (0,), from_mnli=True), "mnli", str(tmp_path))
-    write_split(tmp_path, "mnli", "train", ROWS)
+    write_task(tmp_path, "mnli")
     assert asked == []
     run_grid(config, ("cola", "rte", "stsb"), (0, 1), from_mnli=True)
     by_task = {configs[0].task: configs for configs, _ in asked}

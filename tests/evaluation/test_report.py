@@ -8,7 +8,8 @@ import pytest
 from distilbert_jax.data.files import write_json
 from distilbert_jax.evaluation import report as module
 from distilbert_jax.evaluation.mlm import evaluate_mlm
-from distilbert_jax.evaluation.report import curves, report
+from distilbert_jax.evaluation.report import common_means, curves, report
+from distilbert_jax.models import hub
 from distilbert_jax.training.logging import read_metrics
 from tests.runs import refused
 
@@ -91,7 +92,9 @@ def test_scores_are_compared_in_pairs(pair, tmp_path):
         predictions = np.load(directory / "predictions/validation.npy")
         np.save(directory / "predictions/validation.npy", predictions[:, ::-1])  # every answer turned around
         found = json.loads((directory / "results.json").read_text())
-        write_json(directory / "results.json", found | {"score": 100.0 - found["score"]})
+        score = 100.0 - found["score"]
+        scores = {"validation": {"accuracy": score, "score": score}}
+        write_json(directory / "results.json", found | {"score": score, "scores": scores})
     runs = [str(pair / "second"), str(third), str(pair / "first")]
     found = report(runs, str(tmp_path / "out"), teacher=runs[0], against=runs[0], length=16)
     assert found["second"]["against"] is found["first"]["against"] is found["first"]["of_teacher"] is None
@@ -106,7 +109,29 @@ def test_scores_are_compared_in_pairs(pair, tmp_path):
     assert lines["minus second"].startswith("– | -60.0 (-")
     assert lines["% of the teacher's score"].startswith("– | 25.0 (")
     assert "\n- Dev scores × 100, medians of 3 seeds" in text
+    assert "\n- Mean scores are over demo-topic: what all have" in text
     assert (tmp_path / "out/differences.png").is_file()
+
+
+def test_means_are_over_the_tasks_that_all_tuned_runs_have():
+    rows = {
+        "a": {"tasks": {"cola": 10.0, "rte": 50.0, "wnli": 56.0}},
+        "b": {"tasks": {"rte": 60.0, "wnli": 20.0}},
+        "c": {"tasks": {}},
+    }
+    assert common_means(rows) == ["rte"]
+    assert [row["score"] for row in rows.values()] == [50.0, 60.0, None]
+    assert common_means({"a": {"tasks": {"cola": 1.0}}, "b": {"tasks": {"rte": 1.0}}}) == []
+
+
+def test_scores_of_another_model_are_refused(pair, tmp_path):
+    shutil.copytree(pair / "second", tmp_path / "run")
+    for directory in (tmp_path / "run/glue").iterdir():
+        write_json(directory / "inputs.json", {"model": hub.fingerprint(tmp_path / "run/model")})
+    report([str(tmp_path / "run")], str(tmp_path / "out"), length=16)
+    write_json(directory / "inputs.json", {"model": hub.fingerprint(pair / "first/model")})
+    message = refused(lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16), str(directory))
+    assert "was not fine-tuned from" in message
 
 
 def test_curves_need_no_held_out_loss(pair, tmp_path):
@@ -128,6 +153,8 @@ def test_refused_in_one_line_before_anything_is_measured(pair, tmp_path, monkeyp
     refused(lambda: report([str(pair / "first")], str(tmp_path / "file")), "--out", "file: is a file")
     (tmp_path / "first/metrics.jsonl").write_text("damaged\n")
     refused(lambda: report([str(pair / "second"), str(tmp_path / "first")], out), "metrics.jsonl: line 1 is damaged")
+    for option in ({"length": 0}, {"max_rows": -1}):
+        refused(lambda option=option: report([str(pair / "second")], out, **option), "expected 1 or more")
     assert not Path(out).exists()
 
 

@@ -371,6 +371,17 @@ def test_all_that_does_not_fit_is_listed_at_once(directory):
     }
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_named(value, directory):
+    tensors = load_file(directory / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("attention.self.query.weight"))
+    tensors[name] = tensors[name].copy()
+    tensors[name][1, 2] = value
+    save_file(tensors, directory / "model.safetensors")
+    with pytest.raises(InputError, match=rf"1 tensors do not fit: {re.escape(name)} has values that are not finite"):
+        BertForMaskedLM.from_pretrained(directory)
+
+
 def test_a_pickle_is_refused_with_the_way_to_convert_it(directory):
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     message = refusal(BertForMaskedLM, directory)

@@ -124,7 +124,7 @@ def test_a_target_without_a_word_is_refused(fill):
 
 def test_a_tokenizer_beyond_the_embedding_is_refused(world, tmp_path):
     masked_lm(change(BERT, vocab_size=40)).save_pretrained(tmp_path / "model", load_tokenizer(world.tokenizer))
-    refused(lambda: FillMask(tmp_path / "model"), "48 pieces", "40 rows")
+    refused(lambda: FillMask(tmp_path / "model"), "needs 48 rows", "has only 40")
 
 
 def test_a_directory_without_a_masked_lm_head_is_refused(directory, tmp_path):

@@ -108,7 +108,7 @@ def test_results_say_what_was_done_and_what_came_out(tuned):
         "padding_share": found["padding_share"],
         "flops": pytest.approx(3 * cost.tuning_flops(STUDENT, {16: TRAIN})),
         "together": 1,
-        "tested": False,
+        "tested": {},
         "diverged": "",
     }
     lengths = [len(sentence.split()) + 2 for sentence in topics(TRAIN, 0)["sentence"]]
@@ -204,7 +204,7 @@ def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, c
         ({"length": 64}, ["length = 64", "32 positions"]),
         ({"batch_size": 12}, ["batch_size = 12", "8"]),
         ({"mesh": MeshConfig(data=3)}, ["3 × 1 × 1", "8 devices"]),
-        ({"model": "few"}, ["48 pieces", "40 rows"]),
+        ({"model": "few"}, ["needs 48 rows", "has only 40"]),
     ],
 )
 def test_refused_in_one_line_before_any_step(folder, tmp_path, no_training, changes, words):
@@ -340,10 +340,58 @@ def test_test_splits_are_predicted_when_they_are_asked_for(folder, tmp_path, cap
     assert tune(config) == without
     asked = change(config, predict_test=True)
     found = tune(asked)
-    assert found["tested"], "a run that ended without them is done again"
+    assert list(found["tested"]) == ["WNLI.tsv"], "a run that ended without them is done again"
     assert found["scores"] == without["scores"]
     assert np.load(tmp_path / "run/predictions/WNLI.tsv.npy").shape == (146, 2)
     assert tune(config) == found
+    runs.write_split(folder, "wnli", "test", {**shares(146, 5), "label": [-1] * 146})
+    assert tune(asked)["tested"] != found["tested"], "another test split is predicted anew"
+    (tmp_path / "run/predictions/WNLI.tsv.npy").unlink()
+    tune(asked)
+    assert (tmp_path / "run/predictions/WNLI.tsv.npy").is_file()
+
+
+def test_a_run_goes_by_what_it_began_with(folder, tmp_path):
+    """Other weights or rows under the same names are another run: medians must not mix the two."""
+    for name in ("train", "validation"):
+        runs.write_split(tmp_path / "data", "sst2", name, topics(40, 3))
+    tokenizer = load_tokenizer(folder / "student")
+    DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(3)).save_pretrained(tmp_path / "model", tokenizer)
+    given = {"model": str(tmp_path / "model"), "data": str(tmp_path / "data"), "save_model": False, "epochs": 1}
+    config = tuning(folder, tmp_path / "run", **given)
+    found = tune(config)
+    runs.write_split(tmp_path / "data", "sst2", "validation", topics(40, 4))
+    refused(lambda: tune(config), str(tmp_path / "run"), "data (validation) changed", "remove the directory")
+    runs.write_split(tmp_path / "data", "sst2", "validation", topics(40, 3))
+    assert tune(config) == found
+    DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(4)).save_pretrained(tmp_path / "model", tokenizer)
+    refused(lambda: tune(config), "model changed since this run began")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"task": "stsb"}, ["is of stsb, seed 0"]),
+        ({"seed": 3}, ["is of sst2, seed 3"]),
+        ({"score": 99.0}, ["its score cannot be"]),
+        ({"together": 0}, ["its together cannot be"]),
+        ({"diverged": "step 3"}, ["its diverged cannot be"]),
+        ({"scores": {}}, ["its scores cannot be"]),
+        ({"cut_share": None}, ["its cut_share cannot be"]),
+        ({"flops": "x"}, ["its flops cannot be"]),
+        ({"dev_rows": {"test": 3}}, ["its dev_rows cannot be"]),
+        (None, ["no result of evaluate.py glue"]),
+    ],
+)
+def test_damaged_results_are_not_those_of_a_finished_run(tuned, change, words):
+    config, found = tuned
+    file = Path(config.run.directory) / "results.json"
+    kept = file.read_bytes()
+    try:
+        file.write_text(json.dumps({**found, **change} if change else []))
+        refused(lambda: tune(config), config.run.directory, *words)
+    finally:
+        file.write_bytes(kept)
 
 
 @pytest.mark.slow
