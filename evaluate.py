@@ -158,13 +158,18 @@ class MlmCommand:
 class GlueCommand:
     """The GLUE table: a model fine-tuned on tasks × seeds, medians and spreads on dev beside the paper's rows.
 
-    evaluate.py glue --model DIR --data FOLDER                          nine tasks, five seeds, GLUE from <task>/<split>.parquet
-    evaluate.py glue --model DIR --tasks rte mrpc --seeds 0 1 2         GLUE from the hub
-    evaluate.py glue --model DIR --grid.learning-rate 5e-5 1e-4 2e-4 --grid.epochs 3 10      settings chosen on a tenth of train
-    evaluate.py glue --model DIR --submit glue.zip                      also the files for the GLUE server
+    evaluate.py glue --model DIR: nine tasks, five seeds, GLUE from the hub.
 
-    Each run stands in <run.directory>/<task>-<seed> (default: runs/glue/<model>) and is done once: interrupted, the same command
-    goes on. The table is left beside the runs as glue.json, glue.md, glue.csv and glue.png. A config file given first
+    … --data FOLDER --tasks rte mrpc --seeds 0 1 2: from FOLDER/<task>/{train,validation}.parquet (of MNLI: validation_matched,
+    validation_mismatched).
+
+    … --grid.learning-rate 5e-5 1e-4 2e-4 --grid.epochs 3 10: settings chosen on a tenth of train.
+
+    … --submit glue.zip: also the files for the GLUE server.
+
+    Each run stands in <run.directory>/<task>-<seed> (default of run.directory: runs/glue/<model>; as RUN/glue, evaluate.py report
+    finds it) and is done once: interrupted, the same command goes on. The table of the tasks and seeds asked for last is left
+    beside the runs as glue.json, glue.md, glue.csv and glue.png. --task and --run.seed are for train.py. A config file given first
     (`evaluate.py glue configs/glue.py --model DIR`) sets the defaults. The paper's settings were never published; the defaults are
     the field's.
     """
@@ -176,12 +181,17 @@ class GlueCommand:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of the head, the order of the rows and dropout
     vmap_seeds: bool = False  # train the seeds of a task side by side in one program: for accelerators
     grid: GridConfig = field(default_factory=GridConfig)
-    from_mnli: bool = False  # RTE, MRPC and STS-B start at the MNLI model of the same seed, which is trained first
+    from_mnli: bool = (
+        False  # RTE, MRPC and STS-B start at the MNLI model of their seed, trained first; MNLI joins the table
+    )
     teacher_runs: str = ""  # what evaluate.py glue left for the teacher: share of its score retained, parameters, speed
-    submit: str = ""  # .zip for the GLUE server, of each task the seed that is best on dev; AX comes from MNLI's
+    # .zip for the GLUE server, of each task the seed that is best on dev; AX comes from MNLI's. Runs that ended without predictions
+    # of the test splits are trained once more: give it from the start.
+    submit: str = ""
     json: bool = False  # the whole table as one JSON object in the place of the terminal's
 
     def run(self) -> None:
+        from distilbert_jax.data.tasks import TASKS
         from distilbert_jax.directory import locate
         from distilbert_jax.evaluation import glue_table, submission
         from distilbert_jax.evaluation.glue_summary import read_runs
@@ -221,7 +231,9 @@ class GlueCommand:
         if self.submit:
             files = submission.write_submission(results, self.submit)
             said = ", ".join(f"{name} (seed {seed})" for name, seed in files.items())
-            print(f"{self.submit}: {said}", file=sys.stderr)
+            every = (name for task in TASKS.values() for name in task.submission.values())
+            lacking = ", ".join(name for name in every if name not in files)
+            print(f"{self.submit}: {said}" + (f"; not in it: {lacking}" if lacking else ""), file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ class Corpus:
         needed = {"tokenizer", "sources", "vocab_size", "specials", "token_counts", "shards"}
         if missing := needed - manifest.keys():
             raise InputError(
-                f"{path / 'manifest.json'}: damaged, has no {', '.join(sorted(missing))}: build it again, "
+                f"{path / 'manifest.json'}: damaged or of an earlier version, has no {', '.join(sorted(missing))}: build it again, "
                 "finished shards are kept"
             )
         for name in sorted(needed):

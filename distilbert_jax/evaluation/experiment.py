@@ -42,6 +42,8 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
     """
     tokenizer = load_tokenizer(config.tokenizer)
     data = [arm.pretrain.data for arm in config.arms if arm.pretrain]
+    if not data and (text or heldout_text):
+        raise InputError("--text, --heldout-text: no arm of this experiment is pre-trained; leave them out")
     wanted = []
     for option, places, files in (
         ("--text", {one.corpus for one in data}, text),

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.config_json import from_json
 from distilbert_jax.data.files import read_json
 from distilbert_jax.data.tasks import GLUE, REMARKS, find_task
 from distilbert_jax.errors import InputError
@@ -61,6 +63,7 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             "cut_share": runs[0]["cut_share"],
             "train_seconds": statistics.median(run["train_seconds"] / run["together"] for run in runs),
             "choice": runs[0].get("choice"),
+            "settings": _settings(runs[0]),
         }
     return found
 
@@ -131,15 +134,50 @@ def _read_choice(file: Path) -> dict[str, Any] | None:
     return choice
 
 
+def _settings(run: dict[str, Any]) -> str:
+    """How a run was fine-tuned, as its config says; empty where there is none."""
+    file = Path(run["directory"]) / "config.json"
+    if not file.is_file():
+        return ""
+    config = from_json(FinetuneConfig, file.read_text(encoding="utf-8"), str(file))
+    said = (
+        f"learning rate {config.optimizer.learning_rate:g}, {config.epochs} epochs, batch {config.batch_size}, length "
+        f"{config.length}, {config.run.dtype}"
+    )
+    if Path(config.model).parent.name.startswith("mnli-"):
+        said += ", from the MNLI model of the same seed"
+    if config.guide.teacher:
+        said += f", distilled from {config.guide.teacher} (α {config.guide.alpha:g}, T {config.guide.temperature:g})"
+    return said
+
+
+def settings(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
+    """A line for each way in which tasks were fine-tuned."""
+    found: dict[str, list[str]] = {}
+    for name, row in tasks.items():
+        if row["settings"]:
+            found.setdefault(row["settings"], []).append(find_task(name).title)
+    return [f"{', '.join(names)}: {said}." for said, names in found.items()]
+
+
 def remarks(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
-    """What a reader has to know of the figures: what is a subset, how few seeds, what the references' quirks are."""
+    """What a reader has to know of the figures: how they were made, what is a subset, what has failed, how few seeds."""
     glue = [name for name in tasks if name in GLUE]
     said = []
     seeds = sorted({row["seeds"] for row in tasks.values()})
-    said.append(
-        f"Dev scores × 100, medians of {' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}; MRPC and QQP: mean of "
-        "accuracy and F1, STS-B: of Pearson and Spearman, CoLA: Matthews, the others: accuracy (MNLI: matched / mismatched)."
+    measures = (
+        "; MRPC and QQP: mean of accuracy and F1, STS-B: of Pearson and Spearman, CoLA: Matthews, the others: accuracy"
     )
+    said.append(
+        f"Dev scores × 100, medians of {' or '.join(map(str, seeds))} seed{'s' if seeds != [1] else ''}"
+        + (f"{measures} (MNLI: matched / mismatched)." if glue else ".")
+    )
+    said += settings(tasks)
+    if any(row["failed"] for row in tasks.values()):
+        said.append(
+            "Failed: diverged, gave one answer to every row, or scored no more than the majority class (WNLI, where no model does: "
+            "diverged alone)."
+        )
     for name, row in tasks.items():
         for seed, why in row["diverged"].items():
             said.append(f"{find_task(name).title}: seed {seed} diverged and counts as 0: {why}.")
@@ -150,7 +188,6 @@ def remarks(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
                 said.append(f"{task.title}: {split} is a subset, {rows:,} of {task.rows.get(split, 0):,} rows.")
     if glue:
         said += [line for name, line in REMARKS.items() if name in glue]
-        said.append("The paper's rows are dev scores, medians of five runs; its settings of fine-tuning are not known.")
     return said
 
 
@@ -163,6 +200,9 @@ def mean_remark(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
     return [f"Means are over {len(glue)} of the nine tasks, in every row; not here: {missing}."]
 
 
+PAPER_REMARK = "The paper's rows are dev scores, medians of five runs; its settings of fine-tuning are not known."
+
+
 def choices(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
     """A line for each task whose settings were chosen."""
     lines = []
@@ -172,6 +212,7 @@ def choices(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
                 f"{field.replace('_', ' ')} {value:g}" for field, value in row["choice"]["chosen"].items()
             )
             lines.append(
-                f"{find_task(name).title}: {chosen}, chosen from {row['choice']['runs']} runs on a tenth of train."
+                f"{find_task(name).title}: {chosen}, chosen from {row['choice']['runs']} "
+                f"run{'s' if row['choice']['runs'] != 1 else ''} on a tenth of train."
             )
     return lines

@@ -14,9 +14,9 @@ from rich.table import Table
 from distilbert_jax.data.files import atomic_file, save_figure, write_json
 from distilbert_jax.data.tasks import GLUE, REFERENCES, find_task
 from distilbert_jax.evaluation import bootstrap, tables
-from distilbert_jax.evaluation.glue_summary import choices, mean_remark, read, remarks, summary
+from distilbert_jax.evaluation.glue_summary import PAPER_REMARK, choices, mean_remark, read, remarks, summary
 
-OURS, MAJORITY, PAPER = "model", "majority", "DistilBERT"
+OURS, MAJORITY, PAPER, CARD = "model", "majority", "DistilBERT", "model card"
 
 
 def means(scores: Mapping[str, float], tasks: Sequence[str]) -> dict[str, float | None]:
@@ -59,7 +59,7 @@ def table_of(
         rows[f"minus {PAPER}"] = {name: own[name] - REFERENCES[PAPER][name] for name in glue}
     columns = glue or list(tasks)
     found["rows"] = {name: {"scores": scores, "means": means(scores, columns)} for name, scores in rows.items()}
-    found["remarks"] = [*mean_remark(tasks), *remarks(tasks)]
+    found["remarks"] = [*mean_remark(tasks), *remarks(tasks), *([PAPER_REMARK] if glue else [])]
     return found
 
 
@@ -118,7 +118,7 @@ def _closing(found: dict[str, Any]) -> list[str]:
         )
     if cost := found["cost"]:
         lines.append(
-            f"Parameters: {cost['parameters']:,} of the teacher's {cost['teacher_parameters']:,} "
+            f"Parameters of the encoder: {cost['parameters']:,} of the teacher's {cost['teacher_parameters']:,} "
             f"({cost['parameters'] / cost['teacher_parameters']:.0%}); at batch {cost['batch_size']} × {cost['length']} tokens "
             f"{cost['ratio']:.2f} times as fast ({cost['ratio_min']:.2f} to {cost['ratio_max']:.2f}), {cost['device']}."
         )
@@ -129,7 +129,10 @@ def terminal(found: dict[str, Any]) -> list[Any]:
     """The tables and lines for the terminal."""
     views: list[Any] = []
     # Tasks as rows, which fits 80 characters; on paper they are columns.
-    turned = [list(line) for line in zip(*_cells(found), strict=True)]
+    lines = _cells(found)
+    if "teacher" in found["rows"]:  # a column more; what the card says otherwise than the paper is in the remarks
+        lines = [line for line in lines if line[0] != CARD]
+    turned = [list(line) for line in zip(*lines, strict=True)]
     for title, lines in ((found["model"], turned), ("over seeds", [line[:-2] for line in _details(found)])):
         view = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
         for i, column in enumerate(lines[0]):
@@ -166,7 +169,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
     from matplotlib import pyplot
 
     tasks = found["tasks"]
-    figure, axes = pyplot.subplots(figsize=(2.0 + 1.05 * len(tasks), 4.4), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(max(2.0 + 1.05 * len(tasks), 6.4), 4.4), layout="constrained")
     places = np.arange(len(tasks))
     axes.bar(places, [row["median"] for row in tasks.values()], 0.6, color="C0", alpha=0.35, label="median")
     for place, row in zip(places, tasks.values(), strict=True):
@@ -174,7 +177,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         spread = np.linspace(-0.12, 0.12, len(scores)) if len(scores) > 1 else [0.0]
         axes.scatter(place + np.array(spread), scores, 14, color="C0", zorder=3, label="seeds" if not place else None)
     for i, (name, row) in enumerate(found["rows"].items()):
-        if name not in (OURS, "model card") and not name.startswith("minus"):  # the card differs in STS-B alone
+        if name not in (OURS, CARD) and not name.startswith("minus"):  # the card differs in STS-B alone
             there = [(places[j], row["scores"][task]) for j, task in enumerate(tasks) if task in row["scores"]]
             x, y = zip(*there, strict=True)
             axes.hlines(y, np.array(x) - 0.36, np.array(x) + 0.36, color=f"C{i}", linewidth=1.6, label=name)

@@ -164,7 +164,7 @@ def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, di
     chosen = {field: value for field, value in best.items() if field != "score"}
     runs = len(tried) * len(grid.seeds)
     print(
-        f"{config.task}: chosen from {runs} runs on a held-out tenth of train: "
+        f"{config.task}: chosen from {runs} run{'s' if runs != 1 else ''} on a held-out tenth of train: "
         + ", ".join(f"{field} {value:g}" for field, value in chosen.items())
         + f" (score {best['score']:.1f}, worst {min(row['score'] for row in ended):.1f}"
         + (f", {len(tried) - len(ended)} of {len(tried)} settings diverged)" if len(ended) < len(tried) else ")"),

@@ -23,7 +23,7 @@ def _lines(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
     """A line a figure: its title, then its value in every run; what no run has is left out. The first line names the runs."""
     figures = {
         "layers": ("layers", "{:d}"),
-        "parameters": ("parameters", "{:,d}"),
+        "parameters, head included": ("parameters", "{:,d}"),
         "steps": ("steps", "{:,d}"),
         "training, seconds": ("train_seconds", "{:.0f}"),
         "training, TFLOP": ("train_flops", "{:.4g}", 1e-12),

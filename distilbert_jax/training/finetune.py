@@ -70,12 +70,13 @@ def finetune_seeds(
     directories = [run_directory(config) for config in configs]
     found: dict[int, dict[str, Any]] = {}
     tuning = functools.cache(lambda: Tuning(configs[0], evaluation))
+    inputs = list(map(_inputs, configs))  # before a directory is made
     with contextlib.ExitStack() as stack:
-        for config, directory in zip(configs, directories, strict=True):
+        for config, directory, given in zip(configs, directories, inputs, strict=True):
             # First the lock: what is refused must not write its config into another process' run.
             stack.enter_context(rundir.alone(directory))
             rundir.enter(config, directory)
-            rundir.check_inputs(directory, _inputs(config))
+            rundir.check_inputs(directory, given)
         for i in range(len(configs)):
             if ended := _ended(configs[i], directories[i]):
                 print(f"{directories[i]}: finished before", file=sys.stderr)
@@ -116,18 +117,19 @@ def _ended(config: FinetuneConfig, directory: Path) -> dict[str, Any] | None:
         raise InputError(
             f"{directory}: its results.json is of {found['task']}, seed {found['seed']}; remove the directory to train it again"
         )
-    if found["diverged"] or (
-        (not config.save_model or rundir.finished(directory)) and _predicted(config, directory, found)
-    ):
+    unsaved = config.save_model and not rundir.finished(directory)
+    if found["diverged"] or not (unsaved or _unpredicted(config, directory, found)):
         return found
+    lacking = "its model was not saved" if unsaved else "there are test splits to predict"
+    print(f"{directory}: finished before, but {lacking}: trained once more, to the same scores", file=sys.stderr)
     return None
 
 
-def _predicted(config: FinetuneConfig, directory: Path, found: dict[str, Any]) -> bool:
-    """Whether the test splits that are there now, if they are asked for, were predicted."""
+def _unpredicted(config: FinetuneConfig, directory: Path, found: dict[str, Any]) -> bool:
+    """Whether test splits are asked for that are there now and were not predicted."""
     if not config.predict_test:
-        return True
+        return False
     splits = glue.test_splits(find_task(config.task), config.data)
     asked = {file: glue.fingerprint(of, split, config.data) for of, split, file in splits}
     kept = all((directory / "predictions" / f"{file}.npy").is_file() for file in asked)
-    return found.get("tested") == asked and kept
+    return found.get("tested") != asked or not kept

@@ -161,7 +161,7 @@ def fit(
                 save(progress, step)
                 if checkpoints:
                     checkpoints.wait()
-                whence = "goes on from there" if checkpoints else "begins anew"
+                whence = "goes on from there" if checkpoints else "begins this run anew"
                 raise stop(f"stopped after step {step} of {steps}; the same command {whence}")
         settle(progress)
         if checkpoints:

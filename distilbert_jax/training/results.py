@@ -56,7 +56,9 @@ def read_result(file: Path) -> dict[str, Any]:
     """
     result = read_json(file)
     if not isinstance(result, dict) or not _FIELDS.keys() <= result.keys():
-        raise InputError(f"{file}: no result of evaluate.py glue; remove it, or name another directory")
+        raise InputError(
+            f"{file}: no result of evaluate.py glue, or one of an earlier version; remove it, or name another directory"
+        )
     wrong = next((name for name, fits in _FIELDS.items() if not fits(result[name])), "")
     if not wrong and (result["scores"].keys() != result["dev_rows"].keys()):
         wrong = "dev_rows"

@@ -120,7 +120,8 @@ class Tuning:
         config = self.config
         if config.length > model.config.max_position_embeddings:
             raise InputError(
-                f"length = {config.length} is beyond the {model.config.max_position_embeddings} positions of {config.model}"
+                f"length = {config.length} is beyond the {model.config.max_position_embeddings} positions of {config.model}: "
+                f"--length {model.config.max_position_embeddings} is the longest"
             )
         check_fit(self.tokenizer, model.config.vocab_size, config.model)
 

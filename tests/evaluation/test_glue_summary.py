@@ -1,12 +1,16 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.config_json import to_json
 from distilbert_jax.data.files import write_json
 from distilbert_jax.data.tasks import find_task
 from distilbert_jax.evaluation.glue import score
-from distilbert_jax.evaluation.glue_summary import mean_score, medians, read_runs, remarks, summary
+from distilbert_jax.evaluation.glue_summary import mean_score, medians, read_runs, remarks, settings, summary
 from tests.evaluation.glue_runs import run
-from tests.runs import refused
+from tests.runs import change, refused
 
 
 def test_a_summary_gives_medians_spreads_every_metric_and_the_seeds_that_failed(tmp_path):
@@ -68,6 +72,26 @@ def test_a_score_is_that_of_its_predictions(tmp_path):
     file = tmp_path / "rte-0/predictions/validation.npy"
     np.save(file, np.load(file)[:, ::-1])
     refused(lambda: summary(runs), "rte-0: its predictions score 10.00, results.json says 90.00: remove")
+
+
+def test_a_table_says_how_its_runs_were_fine_tuned(tmp_path):
+    runs = [run(tmp_path, name, 0, 9) for name in ("rte", "cola", "mrpc")]
+    for one, changes in zip(
+        runs,
+        (
+            {"model": "runs/x/mnli-0/model", "epochs": 10},
+            {"epochs": 3, "guide__teacher": "runs/t", "guide__alpha": 0.3},
+            {"epochs": 3},
+        ),
+        strict=True,
+    ):
+        config = change(FinetuneConfig(model="bert", task=one["task"]), **changes)
+        (Path(one["directory"]) / "config.json").write_text(to_json(config))
+    assert settings(summary(runs)) == [
+        "CoLA: learning rate 5e-05, 3 epochs, batch 32, length 128, float32, distilled from runs/t (α 0.3, T 2).",
+        "MRPC: learning rate 5e-05, 3 epochs, batch 32, length 128, float32.",
+        "RTE: learning rate 5e-05, 10 epochs, batch 32, length 128, float32, from the MNLI model of the same seed.",
+    ]
 
 
 def test_the_mean_score_leaves_wnli_out():

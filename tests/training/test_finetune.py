@@ -157,7 +157,7 @@ def test_an_interrupted_run_begins_anew_and_gives_the_same_bits(folder, tuned, t
 
     monkeypatch.setattr(RunLog, "write", stop)
     config = tuning(folder, tmp_path / "run")
-    with pytest.raises(Interrupted, match="stopped after step 12 of 30; the same command begins anew"):
+    with pytest.raises(Interrupted, match="stopped after step 12 of 30; the same command begins this run anew"):
         tune(config)
     assert not (tmp_path / "run/results.json").exists()
     monkeypatch.undo()

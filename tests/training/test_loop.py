@@ -162,7 +162,7 @@ def test_asked_to_stop_the_run_saves_the_step_it_was_in(log, number, error):
 
 
 def test_asked_to_stop_a_run_without_checkpoints_says_that_it_begins_anew():
-    with pytest.raises(Interrupted, match="the same command begins anew"):
+    with pytest.raises(Interrupted, match="the same command begins this run anew"):
         run(before=lambda step: step == 6 and os.kill(os.getpid(), signal.SIGINT))
 
 
