@@ -49,7 +49,8 @@ def main(args: list[str]) -> None:
     runtime.keep_freed_memory()
     if config.run.deterministic:
         runtime.deterministic_gpu()
-    if runtime.join_processes() and isinstance(config, FinetuneConfig):
+    together = runtime.join_processes()
+    if together and isinstance(config, FinetuneConfig):
         raise InputError("fine-tuning runs in one process: start it on one host, or its seeds on several")
 
     # Imported here: --help and a mistake in the config need not wait for JAX.
@@ -61,7 +62,7 @@ def main(args: list[str]) -> None:
         if command.dry_run:
             print(estimate(dry_run(config)))
         else:
-            with runtime.leaving_when_asked():
+            with runtime.leaving_when_asked(together=together):
                 pretrain(config, heldout, profile=command.profile)
     else:
         with runtime.leaving_at_ctrl_c():

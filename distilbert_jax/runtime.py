@@ -32,12 +32,15 @@ def leaving_at_ctrl_c() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def leaving_when_asked() -> Iterator[None]:
+def leaving_when_asked(*, together: bool = False) -> Iterator[None]:
     """In the `with` block Ctrl-C and SIGTERM end the process with one line and the status of `Interrupted` or `Preempted`.
 
     For commands that go on from what is finished, around what takes no signals itself (a training loop does): reading, packing,
     compiling, writing a model. An exception would not do: raised inside a callback of an extension module it is lost. Where
-    something else already listens (JAX to SIGTERM, for several processes; a notebook), it stays so.
+    something else already listens (a notebook to Ctrl-C), it stays so.
+
+    Args:
+        together: there are several processes: SIGTERM is left to JAX's preemption service, whose handler Python does not know of.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -50,6 +53,8 @@ def leaving_when_asked() -> Iterator[None]:
         os._exit(asked.status)
 
     theirs = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if together:
+        del theirs[signal.SIGTERM]
     taken = [number for number, handler in theirs.items() if signal.getsignal(number) is handler]
     for number in taken:
         signal.signal(number, leave)

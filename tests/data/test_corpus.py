@@ -458,7 +458,8 @@ def test_a_manifest_that_lacks_a_part_is_named(tokenizer, source, tmp_path):
     corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
     write_json(tmp_path / "corpus" / "manifest.json", {"format": corpus.manifest["format"], "vocab_size": 9})
     with pytest.raises(
-        InputError, match=r"manifest\.json: damaged, has no shards, sources, specials, token_counts, tokenizer"
+        InputError,
+        match=r"manifest\.json: damaged or of an earlier version, has no shards, sources, specials, token_counts, tokenizer",
     ):
         Corpus.open(tmp_path / "corpus")
 

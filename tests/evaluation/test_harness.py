@@ -109,7 +109,7 @@ def test_a_teacher_stands_beside_its_student(folder, done, capsys):
     evaluate.main(command(folder, done / "glue", "--teacher-runs", str(done / "glue")))
     said = " ".join(capsys.readouterr().out.split())
     assert "100.0 % are retained (95 % interval" in said
-    assert re.search(r"Parameters: ([\d,]+) of the teacher's \1 \(100%\)", said)
+    assert re.search(r"Parameters of the encoder: ([\d,]+) of the teacher's \1 \(100%\)", said)
 
 
 def test_the_results_of_another_model_are_not_taken_for_this_ones(folder, done, world):
