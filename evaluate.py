@@ -181,9 +181,8 @@ class GlueCommand:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of the head, the order of the rows and dropout
     vmap_seeds: bool = False  # train the seeds of a task side by side in one program: for accelerators
     grid: GridConfig = field(default_factory=GridConfig)
-    from_mnli: bool = (
-        False  # RTE, MRPC and STS-B start at the MNLI model of their seed, trained first; MNLI joins the table
-    )
+    # RTE, MRPC and STS-B start at the MNLI model of their seed, which is trained first and joins the table.
+    from_mnli: bool = False
     teacher_runs: str = ""  # what evaluate.py glue left for the teacher: share of its score retained, parameters, speed
     # .zip for the GLUE server, of each task the seed that is best on dev; AX comes from MNLI's. Runs that ended without predictions
     # of the test splits are trained once more: give it from the start.
