@@ -213,7 +213,7 @@ class GlueCommand:
                     f"--teacher-runs {self.teacher_runs}: has none of the tasks {', '.join(self.tasks)} (WNLI aside)"
                 )
         config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
-        with runtime.leaving_when_asked():
+        with runtime.leaving_when_asked(), runtime.compiling_once():
             results = run_grid(
                 config, self.tasks, self.seeds, grid=self.grid, together=self.vmap_seeds, from_mnli=self.from_mnli
             )

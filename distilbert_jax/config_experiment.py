@@ -34,6 +34,7 @@ class ExperimentConfig:
     tasks: tuple[str, ...]
     grid: GridConfig = dataclasses.field(default_factory=GridConfig)
     glue: FinetuneConfig = dataclasses.field(default_factory=FinetuneConfig)
+    vmap_seeds: bool = False  # the seeds of a task in one vmapped step, for accelerators
     heldout_rows: int = 2048  # rows of held-out text that every arm is asked in the end
 
     def __post_init__(self) -> None:

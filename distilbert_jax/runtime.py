@@ -4,8 +4,10 @@ import contextlib
 import ctypes
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,6 +52,8 @@ def leaving_when_asked(*, together: bool = False) -> Iterator[None]:
         asked = Preempted if number == signal.SIGTERM else Interrupted
         sys.stdout.flush()
         os.write(2, b"error: interrupted; the same command goes on from what is finished\n")
+        for path in _scratch:
+            shutil.rmtree(path, ignore_errors=True)
         os._exit(asked.status)
 
     theirs = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
@@ -63,6 +67,39 @@ def leaving_when_asked(*, together: bool = False) -> Iterator[None]:
     finally:
         for number in taken:
             signal.signal(number, theirs[number])
+
+
+_scratch: set[str] = set()  # folders that go with the process
+
+
+@contextlib.contextmanager
+def compiling_once() -> Iterator[Path | None]:
+    """In the `with` block a program that was compiled before is found again, though another function asks for it.
+
+    For many runs of one shape in one process: settings, seeds and models of a grid train with equal programs. It is JAX's
+    persistent compilation cache in a folder that is gone with the process, since a program for one CPU may not run on another.
+    Where the user has set `JAX_COMPILATION_CACHE_DIR` or switched the cache off, nothing changes. What compiles in less than
+    `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` (1) is not kept.
+
+    Yields:
+        The folder; None where nothing changed.
+    """
+    import jax
+    from jax.experimental.compilation_cache import compilation_cache
+
+    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="distilbert_jax-", ignore_cleanup_errors=True) as folder:
+        _scratch.add(folder)
+        compilation_cache.reset_cache()  # JAX asks only once whether there is a folder
+        jax.config.update("jax_compilation_cache_dir", folder)
+        try:
+            yield Path(folder)
+        finally:
+            jax.config.update("jax_compilation_cache_dir", None)
+            compilation_cache.reset_cache()
+            _scratch.discard(folder)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc, malloc.h

@@ -15,10 +15,13 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # child processes and xdist's
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
 from distilbert_jax.config import ModelConfig, PretrainConfig
 from distilbert_jax.errors import tell_once
@@ -39,6 +42,19 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("parity"):
         pytest.importorskip("torch")
         pytest.importorskip("transformers")
+
+
+@pytest.fixture
+def no_cache() -> Iterator[None]:
+    """No compilation cache, as a user has none; one that a test makes keeps every program."""
+    options = {"jax_compilation_cache_dir": None, "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in options}
+    for values in (options, before):
+        for name, value in values.items():
+            jax.config.update(name, value)
+        compilation_cache.reset_cache()  # JAX asks only once whether there is one
+        if values is options:
+            yield
 
 
 def _data(name: str) -> Path:

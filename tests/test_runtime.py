@@ -4,10 +4,14 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from distilbert_jax.runtime import leaving_at_ctrl_c
+from distilbert_jax.runtime import compiling_once, leaving_at_ctrl_c
 
 FAULTS = """
 import ctypes, resource, threading
@@ -91,3 +95,43 @@ def test_after_imports_ctrl_c_is_an_exception_again():
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, found)
+
+
+def test_equal_programs_compile_once_in_a_folder_that_goes_with_the_block(no_cache):
+    call = lambda: jax.jit(lambda x: jnp.sin(x) @ x + 1)(jnp.ones((3, 3)))
+    events = []
+    listen = lambda event, **_: events.append(event)
+    call()  # JAX decides at the first program whether it has a cache
+    jax.monitoring.register_event_listener(listen)
+    try:
+        for _ in range(2):
+            with compiling_once() as folder:
+                expected = call()
+                assert "/jax/compilation_cache/cache_hits" not in events
+                np.testing.assert_array_equal(call(), expected)
+                assert events.count("/jax/compilation_cache/cache_hits") == 1
+            assert not folder.exists()
+            events.clear()
+        call()
+        assert not any("cache_hits" in event or "cache_misses" in event for event in events)
+    finally:
+        jax.monitoring.unregister_event_listener(listen)
+
+
+def test_a_users_own_cache_stays(tmp_path, no_cache):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    with compiling_once() as folder:
+        assert folder is None
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path)
+
+
+def test_what_was_compiled_goes_also_when_the_process_is_asked_to_leave():
+    script = (
+        "import os, signal; from distilbert_jax import runtime\n"
+        "with runtime.leaving_when_asked(), runtime.compiling_once() as folder:\n"
+        "    print(folder, folder.exists()); os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    theirs = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    ended = subprocess.run([sys.executable, "-c", script], env=theirs, capture_output=True, text=True, check=False)
+    folder, existed = ended.stdout.split()
+    assert (ended.returncode, existed, Path(folder).exists()) == (75, "True", False)

@@ -40,5 +40,6 @@ def get_config(tier: str = "cpu") -> ExperimentConfig:
         tokenizer=encoder(),
         tasks=budget.tasks,
         grid=budget.grid,
+        vmap_seeds=budget.vmap_seeds,
         glue=FinetuneConfig(save_model=False, run=RunConfig(directory="", dtype="bfloat16", log_every=200)),
     )

@@ -24,6 +24,7 @@ class Tier:
     seeds: tuple[int, ...]
     seeds_of_random: tuple[int, ...]  # of the students that begin with random weights
     grid: GridConfig
+    vmap_seeds: bool
     ablations: bool  # also leave each part of the loss out in turn
 
     def steps(self, tokens: int) -> int:
@@ -42,6 +43,7 @@ TIERS = {
         seeds=(0, 1, 2),
         seeds_of_random=(0,),
         grid=GridConfig(learning_rate=_RATES, epochs=(3,)),
+        vmap_seeds=False,
         ablations=False,
     ),
     "gpu": Tier(
@@ -53,6 +55,7 @@ TIERS = {
         seeds=(0, 1, 2, 3, 4),
         seeds_of_random=(0, 1, 2, 3, 4),
         grid=GridConfig(learning_rate=_RATES, epochs=(3, 10)),
+        vmap_seeds=True,
         ablations=True,
     ),
 }

@@ -87,7 +87,7 @@ def tune(config: ExperimentConfig, arm: Arm) -> None:
     print(f"{arm.name}: fine-tuning", file=sys.stderr)
     where = dataclasses.replace(config.glue.run, directory=str(run / "glue"))
     tuning = dataclasses.replace(config.glue, model=str(run / "model"), run=where)
-    run_grid(tuning, config.tasks, arm.seeds, grid=config.grid)
+    run_grid(tuning, config.tasks, arm.seeds, grid=config.grid, together=config.vmap_seeds)
     jax.clear_caches()
 
 
@@ -135,8 +135,8 @@ def command(
             with runtime.leaving_when_asked():
                 make(given, arm)
     if "glue" in stages:
-        for arm in chosen:
-            with runtime.leaving_when_asked():
+        with runtime.leaving_when_asked(), runtime.compiling_once():
+            for arm in chosen:
                 tune(given, arm)
     if "report" in stages:
         first = next((arm.pretrain.data for arm in given.arms if arm.pretrain), None)

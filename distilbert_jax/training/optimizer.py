@@ -2,8 +2,12 @@
 
 import math
 from collections.abc import Collection
+from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from distilbert_jax.config import OptimizerConfig
 from distilbert_jax.models.params import Params
@@ -11,10 +15,44 @@ from distilbert_jax.models.params import Params
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Learning rate of step 0, 1, …: from 0 up over ceil(warmup · steps) steps, then straight down to 0 at `steps`."""
+    return lambda step: _rate(step, *_slopes(config, steps))
+
+
+def _slopes(config: OptimizerConfig, steps: int) -> tuple[float, int, int]:
+    """The highest rate, over how many steps it rises, and over how many it falls (1 or more)."""
     warmup = math.ceil(config.warmup * steps - 1e-9)  # 0.07 · 100 is 7.000000000000001
-    up = optax.linear_schedule(0.0, config.learning_rate, max(warmup, 1))
-    down = optax.linear_schedule(config.learning_rate, 0.0, max(steps - warmup, 1))
-    return optax.join_schedules([up, down], [warmup])
+    return config.learning_rate, warmup, max(steps - warmup, 1)
+
+
+def _rate(step: ArrayLike, peak: ArrayLike, up: ArrayLike, down: ArrayLike) -> jax.Array:
+    rising, falling = step / jnp.maximum(up, 1), (up + down - step) / down
+    return peak * jnp.where(step < up, rising, jnp.clip(falling, 0, 1))
+
+
+class _ScheduleState(NamedTuple):
+    """Where a schedule is and what it is, scalars."""
+
+    count: jax.Array  # int32
+    peak: jax.Array  # float32
+    up: jax.Array  # int32
+    down: jax.Array  # int32
+
+
+def _scale_by_schedule(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+    """Minus the learning rate times the update. The schedule is data of the state, not part of the program, so that one
+    compiled step serves every rate and number of steps."""
+
+    def init(params: Params) -> _ScheduleState:
+        peak, up, down = _slopes(config, steps)
+        return _ScheduleState(
+            jnp.zeros((), jnp.int32), jnp.float32(peak), jnp.asarray(up, jnp.int32), jnp.asarray(down, jnp.int32)
+        )
+
+    def update(updates: Params, state: _ScheduleState, params: Params | None = None) -> tuple[Params, _ScheduleState]:
+        rate = _rate(*state)
+        return jax.tree.map(lambda update: -rate * update, updates), state._replace(count=state.count + 1)
+
+    return optax.GradientTransformation(init, update)
 
 
 def decayed(params: Params) -> dict[str, bool]:
@@ -32,12 +70,10 @@ def adamw(config: OptimizerConfig, steps: int, frozen: Collection[str] = ()) -> 
     return optax.chain(
         *([optax.masked(optax.set_to_zero(), held)] if frozen else []),
         optax.clip_by_global_norm(config.clip_norm),
-        optax.adamw(
-            schedule(config, steps),
-            b1=config.beta1,
-            b2=config.beta2,
-            eps=config.eps,
-            weight_decay=config.weight_decay,
-            mask=lambda params: {name: decays and name not in frozen for name, decays in decayed(params).items()},
+        optax.scale_by_adam(config.beta1, config.beta2, config.eps),
+        optax.add_decayed_weights(
+            config.weight_decay,
+            lambda params: {name: decays and name not in frozen for name, decays in decayed(params).items()},
         ),
+        _scale_by_schedule(config, steps),
     )

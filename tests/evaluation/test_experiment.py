@@ -67,6 +67,7 @@ def toy(world, path: Path) -> ExperimentConfig:
         tasks=TASKS,
         grid=c.GridConfig(learning_rate=(1e-3, 5e-3)),
         glue=change(c.FinetuneConfig(), length=16, shapes=1, batch_size=16, epochs=1, save_model=False),
+        vmap_seeds=True,
         heldout_rows=8,
     )
 
@@ -121,6 +122,8 @@ def test_an_experiment_goes_from_text_to_one_table(done):
         assert row["tuning_flops"] > 0
         assert ("mlm_loss" in row) == (name != "encoder"), "an encoder without a head is asked for words"
     assert (found["teacher"]["steps"], found["cut"]["steps"], found["encoder"]["steps"]) == (20, None, None)
+    results = json.loads((out / "triple" / "glue" / "sst2-1" / "results.json").read_text())
+    assert results["together"] == 2
     assert found["triple"]["train_flops"] > found["random"]["train_flops"] > 0, "the teacher's pass counts"
     assert (found["triple"]["against"], found["teacher"]["of_teacher"]) == (None, None)
     assert found["teacher"]["speed"] == found["encoder"]["speed"] == {}, "the teacher's own architecture was timed"

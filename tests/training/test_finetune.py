@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from distilbert_jax import runtime
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import DivergedError, Interrupted
@@ -81,6 +82,22 @@ def tuned(folder, tmp_path_factory):
 
 def test_a_separable_task_is_learned(tuned):
     assert tuned[1]["score"] > 95
+
+
+def test_runs_of_other_rates_lengths_seeds_and_weights_compile_their_step_once(folder, tmp_path, no_cache):
+    DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(4)).save_pretrained(
+        tmp_path / "model", load_tokenizer(folder / "student")
+    )
+    settings = (
+        {},
+        {"optimizer__learning_rate": 1e-4},
+        {"epochs": 2},
+        {"model": str(tmp_path / "model"), "run__seed": 4},
+    )
+    with runtime.compiling_once() as compiled:
+        for i, setting in enumerate(settings):
+            tune(tuning(folder, tmp_path / str(i), save_model=False, **setting))
+            assert len(list(compiled.glob("jit_step-*-cache"))) == 1
 
 
 def test_a_regression_is_learned(folder, tmp_path):

@@ -1,5 +1,8 @@
 """Schedule, weight decay and clipping against numbers worked out by hand."""
 
+import math
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -39,6 +42,37 @@ def test_without_warmup_the_first_step_has_the_full_rate():
 
 def test_warmup_alone_never_falls():
     np.testing.assert_allclose(rates(4, learning_rate=4.0, warmup=1.0)[:5], [0, 1, 2, 3, 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.1, 540), (0.05, 30_000), (0.0, 7), (1.0, 7), (0.5, 1)])
+def test_schedule_is_that_of_optax(warmup, steps):
+    up = math.ceil(warmup * steps)
+    expected = optax.join_schedules(
+        [optax.linear_schedule(0.0, 2e-4, max(up, 1)), optax.linear_schedule(2e-4, 0.0, max(steps - up, 1))], [up]
+    )
+    found = schedule(OptimizerConfig(learning_rate=2e-4, warmup=warmup), steps)
+    places = np.unique(np.linspace(0, steps + 2, 50).astype(int))
+    np.testing.assert_allclose(
+        [found(step) for step in places], [expected(step) for step in places], rtol=1e-6, atol=1e-11
+    )
+
+
+def test_one_program_serves_every_rate_and_number_of_steps():
+    params = {"a.kernel": jnp.ones((2, 2)), "a.bias": jnp.ones(2)}
+    programs = set()
+    for rate, warmup, steps in ((1e-4, 0.1, 100), (2e-4, 0.1, 100), (1e-4, 0.0, 100), (1e-4, 0.1, 37)):
+        optimizer = adamw(OptimizerConfig(learning_rate=rate, warmup=warmup), steps)
+        programs.add(jax.jit(optimizer.update).lower(params, optimizer.init(params), params).as_text())
+    assert len(programs) == 1
+
+
+def test_steps_follow_the_schedule():
+    config, params = OptimizerConfig(learning_rate=0.1, warmup=0.25, eps=1e-12), {"a.bias": jnp.zeros(1)}
+    optimizer, rate = adamw(config, 8), schedule(config, 8)
+    state, update = optimizer.init(params), jax.jit(optimizer.update)
+    for step in range(10):  # of equal gradients Adam makes 1
+        updates, state = update({"a.bias": jnp.ones(1)}, state, params)
+        np.testing.assert_allclose(updates["a.bias"], -rate(step), rtol=1e-4, atol=1e-9)
 
 
 def test_biases_and_layer_norms_are_not_decayed(tiny_bert):
