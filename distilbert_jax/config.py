@@ -129,11 +129,13 @@ class LossConfig:
     alpha_mse: float = 0.0
     temperature: float = 2.0
     ce_tokens: Literal["all", "masked"] = "all"  # where L_ce and L_mse are taken
+    chunk: int = 0  # where they are taken at all: tokens of each row whose logits are held at a time; 0: all of them
 
     def __post_init__(self) -> None:
         require_choices(self)
         require_temperature(self, "temperature")
         require_weight(self, "alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse")
+        require(self.chunk >= 0, self, "chunk", "expected 0 (all) or a number of tokens")
         total = self.alpha_ce + self.alpha_mlm + self.alpha_cos + self.alpha_mse
         require(total > 0.0, self, "alpha_ce", "every weight is 0, nothing would be learned")
 

@@ -122,6 +122,7 @@ REFUSED = [
     (LossConfig, "alpha_cos", WEIGHT),
     (LossConfig, "alpha_mse", WEIGHT),
     (LossConfig, "ce_tokens", ("some",)),
+    (LossConfig, "chunk", (-1,)),
     (OptimizerConfig, "learning_rate", REAL),
     (OptimizerConfig, "warmup", (-0.1, 1.1)),
     (OptimizerConfig, "beta1", SHARE),

@@ -117,6 +117,8 @@ class EncoderModel(PretrainedModel):
 class MaskedLM(PretrainedModel):
     """Encoder with a masked-LM head."""
 
+    DECODER = ("head.", "encoder.embeddings.word")  # how the paths of all parameters begin that `logits` reads
+
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config)
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)

@@ -5,6 +5,7 @@ and counts what the sums will be divided by. `loss` sees one micro-batch and ret
 shares add up to the same loss and gradient however the batch is cut.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from distilbert_jax.data.masking import corrupt
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import losses
+from distilbert_jax.training.chunks import in_chunks
 
 Batch = dict[str, jax.Array]
 Metrics = dict[str, jax.Array]
@@ -121,35 +123,62 @@ def distillation(
 
     L = α_ce·L_ce + α_mlm·L_mlm + α_cos·L_cos + α_mse·L_mse, where L_ce and L_mse are means over all tokens of the global
     batch or over the drawn ones (`ce_tokens`), L_mlm over the drawn ones, L_cos over all. A term of weight 0 is not computed.
+    With `chunk`, the logits of all tokens are never held at once; L_mlm then computes those of the drawn ones a second time.
     """
 
     everywhere_or_drawn = "tokens" if config.ce_tokens == "all" else "masked"
     over = {"loss_ce": everywhere_or_drawn, "loss_mlm": "masked", "loss_cos": "tokens", "loss_mse": everywhere_or_drawn}
+
+    def weighted(parts: Metrics, total: jax.Array | float = 0.0) -> jax.Array | float:
+        for name, value in parts.items():
+            total = total + getattr(config, name.replace("loss", "alpha")) * value
+        return total
+
+    def between(s_logits: jax.Array, t_logits: jax.Array, at: jax.Array, totals: Metrics) -> Metrics:
+        parts: Metrics = {}
+        if config.alpha_ce:
+            parts["loss_ce"] = losses.distillation(s_logits, t_logits, at, config.temperature)
+        if config.alpha_mse:
+            parts["loss_mse"] = losses.logit_mse(s_logits, t_logits, at)
+        return {name: value / totals[over[name]] for name, value in parts.items()}
+
+    def piece(decoder: Params, s_hidden: jax.Array, beside: Any, whole: Any) -> tuple[jax.Array, Metrics]:
+        (t_hidden, at), (params, frozen, totals) = beside, whole
+        s_logits, t_logits = (
+            merge(student, {**params, **decoder}).logits(s_hidden),
+            merge(teacher, frozen).logits(t_hidden),
+        )
+        parts = between(s_logits, t_logits, at, totals)
+        return weighted(parts), parts
 
     def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
         model, guide = merge(student, params), merge(teacher, frozen)
         s_hidden = encode(model, batch, batch["rngs"])
         t_hidden = jax.lax.stop_gradient(encode(guide, batch, None))
         everywhere = (batch["segment_ids"] > 0).astype(jnp.float32)
-        parts: Metrics = {}
-        if config.ce_tokens == "all" and (config.alpha_ce or config.alpha_mse):
-            s_logits, t_logits = model.logits(s_hidden), guide.logits(t_hidden)
-            at = everywhere
-            s_masked = at_positions(s_logits, batch["positions"]) if config.alpha_mlm else None
+        drawn = functools.partial(at_positions, positions=batch["positions"])
+        if config.ce_tokens == "masked" or not (config.alpha_ce or config.alpha_mse):
+            s_drawn = model.logits(drawn(s_hidden))
+            parts = between(s_drawn, guide.logits(drawn(t_hidden)), batch["masked_weights"], totals)
+            value = weighted(parts)
+        elif config.chunk:
+            s_drawn = model.logits(drawn(s_hidden)) if config.alpha_mlm else None
+            decoder = {name: array for name, array in params.items() if name.startswith(model.DECODER)}
+            value, parts = in_chunks(
+                piece, config.chunk, decoder, s_hidden, (t_hidden, everywhere), (params, frozen, totals)
+            )
         else:
-            s_masked = s_logits = model.logits(at_positions(s_hidden, batch["positions"]))
-            t_logits = guide.logits(at_positions(t_hidden, batch["positions"]))
-            at = batch["masked_weights"]
-        if config.alpha_ce:
-            parts["loss_ce"] = losses.distillation(s_logits, t_logits, at, config.temperature)
+            s_logits = model.logits(s_hidden)
+            s_drawn = drawn(s_logits) if config.alpha_mlm else None
+            parts = between(s_logits, guide.logits(t_hidden), everywhere, totals)
+            value = weighted(parts)
+        rest: Metrics = {}
         if config.alpha_mlm:
-            parts["loss_mlm"] = losses.cross_entropy(s_masked, batch["labels"], batch["masked_weights"])
+            rest["loss_mlm"] = losses.cross_entropy(s_drawn, batch["labels"], batch["masked_weights"])
         if config.alpha_cos:
-            parts["loss_cos"] = losses.cosine_distance(s_hidden, t_hidden, everywhere)
-        if config.alpha_mse:
-            parts["loss_mse"] = losses.logit_mse(s_logits, t_logits, at)
-        parts = {name: value / totals[over[name]] for name, value in parts.items()}
-        return sum(getattr(config, name.replace("loss", "alpha")) * value for name, value in parts.items()), parts
+            rest["loss_cos"] = losses.cosine_distance(s_hidden, t_hidden, everywhere)
+        rest = {name: part / totals[over[name]] for name, part in rest.items()}
+        return weighted(rest, value), {**parts, **rest}
 
     return Objective(_prepare_packed(weights, mask_id, masking), loss, over)
 

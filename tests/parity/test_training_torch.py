@@ -129,9 +129,9 @@ def assert_gradients_of(grads, model, reference):
             assert abs(np.float64(grads[name]) - value).max() <= 1e-5 * abs(value).max(), name
 
 
-@pytest.mark.parametrize("ce_tokens", ["all", "masked"])
-def test_triple_loss_and_gradients_are_the_originals(ce_tokens, models, references):
-    config = dataclasses.replace(LOSS, ce_tokens=ce_tokens)
+@pytest.mark.parametrize(("ce_tokens", "chunk"), [("all", 0), ("all", 5), ("masked", 0)])
+def test_triple_loss_and_gradients_are_the_originals(ce_tokens, chunk, models, references):
+    config = dataclasses.replace(LOSS, ce_tokens=ce_tokens, chunk=chunk)
     (_, frozen), (_, params) = map(split, models)
     ours = objective(models, config)
     prepared, totals = quick_jit(ours.prepare)(jax.random.split(jax.random.key(0), ROWS), batch(0))

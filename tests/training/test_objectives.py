@@ -58,6 +58,7 @@ def distillation(config=ALL_FOUR, student=STUDENT, teacher=TEACHER):
 
 OBJECTIVES = {
     "distillation, all tokens": distillation(),
+    "distillation, all tokens, 4 at a time": distillation(dataclasses.replace(ALL_FOUR, chunk=4)),
     "distillation, masked tokens": distillation(dataclasses.replace(ALL_FOUR, ce_tokens="masked")),
     "masked_lm": objectives.masked_lm(STUDENT, WEIGHTS, MASK, MaskingConfig(probability=0.3)),
 }
@@ -201,6 +202,33 @@ def test_logits_are_computed_at_drawn_positions_only_unless_all_are_asked_for(na
     shapes = set(shapes_in(jax.make_jaxpr(grad)(PARAMS, FROZEN, prepared([[0, 1]], 16), TOTALS).jaxpr))
     assert (1, 5, VOCAB) in shapes
     assert ((1, 16, VOCAB) in shapes) == (name == "distillation, all tokens")
+    assert ((1, 4, VOCAB) in shapes) == (name == "distillation, all tokens, 4 at a time")
+    assert not any(len(shape) > 3 and shape[-1] == VOCAB for shape in shapes), "logits of several pieces"
+
+
+@pytest.mark.parametrize("tokens", [1, 4, 5, 16, 100])
+def test_pieces_of_the_logits_add_up_to_the_loss_and_gradients_of_all(tokens):
+    objective = distillation(dataclasses.replace(ALL_FOUR, chunk=tokens))
+    given = PARAMS, FROZEN, prepared([[0, 1], [2, 3]], 16), TOTALS
+    found = quick_jit(jax.value_and_grad(objective.loss, argnums=(0, 1), has_aux=True))(*given)
+    expected = loss_and_gradients("distillation, all tokens")(*given)
+    (value, (grads, teacher_grads)), (other, (expected_grads, _)) = (
+        jax.tree.map(np.float64, jax.device_get(one)) for one in (found, expected)
+    )
+    assert_same((value, grads, teacher_grads), (other, expected_grads, teacher_grads))
+    assert norm(teacher_grads) == 0.0
+    alone = quick_jit(objective.loss)(*given)  # as held-out text is evaluated, without gradients
+    np.testing.assert_allclose(alone[0], found[0][0], rtol=1e-6)
+
+
+def test_the_gradient_of_pieces_scales_with_what_comes_in():
+    loss = lambda params, scale: (
+        scale
+        * OBJECTIVES["distillation, all tokens, 4 at a time"].loss(params, FROZEN, prepared([[0, 1]], 16), TOTALS)[0]
+    )
+    grad = quick_jit(jax.grad(loss))
+    once, thrice = grad(PARAMS, 1.0), grad(PARAMS, 3.0)
+    assert norm({name: thrice[name] - 3 * once[name] for name in once}) <= 1e-5 * norm(thrice)
 
 
 TERMS = {

@@ -54,7 +54,9 @@ class Setting(NamedTuple):
 
 
 @functools.cache
-def setting(data: int, fsdp: int, tensor: int, accumulate: int, rows: int = ROWS, padded: bool = True) -> Setting:
+def setting(
+    data: int, fsdp: int, tensor: int, accumulate: int, rows: int = ROWS, padded: bool = True, chunk: int = 0
+) -> Setting:
     mesh = mesh_of(data, fsdp, tensor)
     teacher, frozen = split(build(BertForMaskedLM, ModelConfig.bert_base(**SIZES), seed=0))
     config = ModelConfig.distilbert_base(**SIZES)
@@ -65,7 +67,8 @@ def setting(data: int, fsdp: int, tensor: int, accumulate: int, rows: int = ROWS
     assert config.attention_dropout > 0
     rng = np.random.default_rng(0)
     weights = log_weights(rng.integers(0, 1000, VOCAB), SPECIAL, MaskingConfig())
-    objective = objectives.distillation(student, teacher, weights, MASK, MaskingConfig(), LossConfig(alpha_mse=0.1))
+    loss = LossConfig(alpha_mse=0.1, chunk=chunk)
+    objective = objectives.distillation(student, teacher, weights, MASK, MaskingConfig(), loss)
     optimizer = optax.chain(recorder(), adamw(OptimizerConfig(warmup=0.0), 10))
     state = functools.partial(init_state, params, optimizer, 7, mesh)
     mine = sharding.local_rows(rows, mesh)
@@ -114,14 +117,20 @@ def assert_same_gradients(found, expected):
 
 
 def named(shape):
-    return "{}-{}-{}-accumulate-{}".format(*shape)
+    return "{}-{}-{}-accumulate-{}".format(*shape) + ("-in-pieces" if len(shape) > 4 else "")
+
+
+def in_pieces(*shape):
+    """Arguments of `setting` where the logits of four tokens are held at a time."""
+    return (*shape, ROWS, True, 4)
 
 
 QUICK = [(8, 1, 1, 2), (2, 2, 2, 2), (1, 1, 1, 1)]
 SLOW = [(1, 1, 1, 2), (1, 1, 1, 4), (2, 1, 1, 1), (4, 1, 1, 4), (8, 1, 1, 1)]
 SLOW += [(1, 2, 1, 1), (1, 4, 1, 2), (1, 8, 1, 1), (1, 1, 2, 1), (1, 1, 4, 2)]
 SLOW += [(4, 2, 1, 2), (2, 1, 2, 1), (2, 1, 4, 2), (1, 2, 2, 1), (1, 2, 4, 2), (2, 2, 2, 1)]
-SHAPES = [*QUICK, *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
+SLOW += [in_pieces(8, 1, 1, 1), in_pieces(1, 8, 1, 1), in_pieces(1, 1, 4, 2)]
+SHAPES = [*QUICK, in_pieces(2, 2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=named)
@@ -263,7 +272,10 @@ def test_a_step_consumes_its_state_and_nothing_else():
 ROWS_CUT = [(8, 1, 1, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in [(8, 1, 1, 1), (1, 8, 1, 1)])]
 
 
-@pytest.mark.parametrize("shape", ROWS_CUT, ids=named)
+PIECES_CUT = [pytest.param(in_pieces(*shape), marks=pytest.mark.slow) for shape in [(8, 1, 1, 1), (1, 8, 1, 1)]]
+
+
+@pytest.mark.parametrize("shape", [*ROWS_CUT, *PIECES_CUT], ids=named)
 def test_devices_exchange_parameters_and_gradients_and_no_activations(shape):
     _, step, state, frozen, _ = setting(*shape)
     calls = re.findall(r"= (.*?) (all-[a-z-]+?|collective-[a-z]+|reduce-scatter)(?:-start)?\(", step.as_text())
