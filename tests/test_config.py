@@ -27,7 +27,7 @@ MODEL = ModelConfig(
 )
 DATA = DataConfig("corpus", "heldout", "document", 16, 24)
 MASKING = MaskingConfig(0.2, 0.7, 0.2, True, "uniform", 0.5, "batch")
-LOSS = LossConfig(1.0, 3.0, 2.0, 0.5, 4.0, "masked")
+LOSS = LossConfig(1.0, 3.0, 2.0, 0.5, 4.0, "masked", 7)
 INIT = InitConfig("bert", (0, 2, 5), False, False, True, "frozen")
 OPTIMIZER = OptimizerConfig(1e-4, 0.1, 0.8, 0.99, 1e-8, 0.01, 1.0, 4)
 MESH = MeshConfig(2, 2, 4)
