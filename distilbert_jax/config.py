@@ -129,7 +129,7 @@ class LossConfig:
     alpha_mse: float = 0.0
     temperature: float = 2.0
     ce_tokens: Literal["all", "masked"] = "all"  # where L_ce and L_mse are taken
-    chunk: int = 0  # where they are taken at all: tokens of each row whose logits are held at a time; 0: all of them
+    chunk: int = 0  # where logits are of all tokens: those of so many of each row are held at a time, slower; 0: of all
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -138,6 +138,11 @@ class LossConfig:
         require(self.chunk >= 0, self, "chunk", "expected 0 (all) or a number of tokens")
         total = self.alpha_ce + self.alpha_mlm + self.alpha_cos + self.alpha_mse
         require(total > 0.0, self, "alpha_ce", "every weight is 0, nothing would be learned")
+
+    @property
+    def takes_all_logits(self) -> bool:
+        """Whether distillation needs the logits of all tokens, not of the drawn ones alone."""
+        return self.ce_tokens == "all" and bool(self.alpha_ce or self.alpha_mse)
 
 
 @dataclass(frozen=True)

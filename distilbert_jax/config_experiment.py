@@ -18,8 +18,11 @@ class Arm:
     model: str = ""  # HF directory or hub id
 
     def __post_init__(self) -> None:
+        plain = self.name not in ("", ".", "..") and self.name.isprintable() and "/" not in self.name
+        require(plain, self, "name", "expected a name that a directory can have, without /")
         require((self.pretrain is None) != (self.model == ""), self, "model", "expected it or pretrain, one of the two")
         require(len(self.seeds) == len(set(self.seeds)) > 0, self, "seeds", "expected one or more, each once")
+        require(all(0 <= seed < 2**32 for seed in self.seeds), self, "seeds", "expected 0 ≤ seed < 2³²")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,8 @@ class ExperimentConfig:
         require(len(names) == len(set(names)), self, "arms", "two have the same name")
         for field in ("teacher", "student"):
             require(getattr(self, field) in names, self, field, nearest(getattr(self, field), names))
+        require(len(self.tasks) == len(set(self.tasks)) > 0, self, "tasks", "expected one or more, each once")
+        require(self.heldout_rows > 0, self, "heldout_rows", "expected 1 or more")
         for arm in self.arms:
             if arm.pretrain:
                 place = f"{self.directory}/{arm.name}"

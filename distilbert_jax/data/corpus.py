@@ -101,7 +101,7 @@ def build_share(
         raise InputError(
             f"{out}: holds a corpus made with another tokenizer; name another directory, or remove this one"
         )
-    described = [{"file": p.name, "bytes": p.stat().st_size, "sha256": sha256_of(p)} for p in text.paths]
+    described = describe(text.paths)
     origin = {"format": FORMAT, "tokenizer": tokenizer_id, "shard_bytes": shard_bytes, "sources": described}
     found = _opened(out)
     kept = {source["file"] for source in described}
@@ -114,6 +114,8 @@ def build_share(
         with contextlib.suppress(InputError):  # what is damaged is made again
             found.verify()
             return Share(found, len(range(host, len(found), hosts)), 0)
+    if found:  # a text that cannot be read to its end must not cost the corpus that is there
+        _read_through(text, shard_bytes)
     (out / "shards").mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     save_tokenizer(tokenizer, out / "tokenizer")
@@ -122,7 +124,7 @@ def build_share(
     maker = ShardMaker(tokenizer.to_str(), tokenizer_id, out)
     digests, shards, made = _make_shards(text, maker, shard_bytes, workers, range(host, sys.maxsize, hosts))
     if not digests:
-        raise InputError(f"{', '.join(map(str, text.paths))}: no documents, only blank lines")
+        raise _blank(text)
     own = len(shards)
     for check in (maker.recorded, maker.finished):  # checksums of what others made cost time: only when all is there
         found = {index: shards.get(index) or check(index, digest) for index, digest in enumerate(digests)}
@@ -131,11 +133,30 @@ def build_share(
     return Share(_completed(out, origin, specials, maker.vocab_size, list(found.values()), made), own, made)
 
 
+def describe(sources: Sequence[Path]) -> list[dict[str, Any]]:
+    """What a manifest says of the files that a corpus was made of: `file` (name), `bytes`, `sha256`."""
+    return [{"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sources]
+
+
 def _opened(path: Path) -> Corpus | None:
     """The corpus at `path`, if there is a finished one."""
     with contextlib.suppress(InputError):
         return Corpus.open(path)
     return None
+
+
+def _read_through(text: TextSources, shard_bytes: int) -> None:
+    documents = False
+    with progress("reading", text.size) as done:
+        for _ in text.chunks(shard_bytes):
+            documents = True
+            done(text.position)
+    if not documents:
+        raise _blank(text)
+
+
+def _blank(text: TextSources) -> InputError:
+    return InputError(f"{', '.join(map(str, text.paths))}: no documents, only blank lines")
 
 
 def _make_shards(
@@ -196,6 +217,10 @@ def _completed(
     return corpus
 
 
+def totals(corpus: Corpus) -> str:
+    return "{documents:,} documents, {lines:,} lines, {tokens:,} tokens".format(**corpus.manifest)
+
+
 def command(
     text: tuple[Path, ...],
     tokenizer: str,
@@ -227,8 +252,7 @@ def command(
     part = "" if hosts == 1 else f"host {host} of {hosts}, its "
     part += f"{share.shards} shards ({share.shards - share.made} found finished), {time.monotonic() - start:.1f} s, in {out}"
     if share.corpus:
-        totals = "{documents:,} documents, {lines:,} lines, {tokens:,} tokens".format(**share.corpus.manifest)
-        print(f"corpus: {totals}{' in' if hosts == 1 else ';'} {part}")
+        print(f"corpus: {totals(share.corpus)}{' in' if hosts == 1 else ';'} {part}")
     else:
         print(f"{part}; not complete yet: shards of host {', '.join(map(str, share.missing))} are missing")
 

@@ -18,15 +18,16 @@ import tyro
 from distilbert_jax import runtime
 from distilbert_jax.cli import call, load_config
 from distilbert_jax.config_experiment import Arm, ExperimentConfig
-from distilbert_jax.data.corpus import build_corpus
-from distilbert_jax.data.tasks import find_task
+from distilbert_jax.data.corpus import build_corpus, describe, totals
+from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.directory import FILES, locate, write_directory
 from distilbert_jax.errors import InputError, nearest, one_line_errors
-from distilbert_jax.evaluation.grid import run_grid
+from distilbert_jax.evaluation.grid import available, run_grid
 from distilbert_jax.evaluation.mlm import heldout
 from distilbert_jax.evaluation.report import report
-from distilbert_jax.models import hub
+from distilbert_jax.models.hub import fingerprint, has_weights, read_config, read_tensors
+from distilbert_jax.training import rundir
 from distilbert_jax.training.pretrain import pretrain
 
 Stage = Literal["corpus", "pretrain", "glue", "report"]
@@ -59,7 +60,44 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
             wanted.append((files, place))
     for files, place in wanted:
         if files:
-            build_corpus(files, tokenizer, Path(place))
+            _check_text(config, Path(place), files)
+            print(f"{place}: {totals(build_corpus(files, tokenizer, Path(place)))}")
+
+
+def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -> None:
+    """Raise InputError where a corpus that arms have been trained on would become another, and the next arms with it."""
+    begun = [arm.name for arm in config.arms if arm.pretrain and (config.run_of(arm) / "inputs.json").is_file()]
+    if not begun or not (corpus / "manifest.json").is_file():
+        return
+    if Corpus.open(corpus).manifest["sources"] != describe(files):
+        raise InputError(
+            f"{corpus}: was made of other text than {', '.join(map(str, files))}, and {', '.join(begun)} trained on it: name the "
+            f"same files, leave them out, or remove {config.directory} and {corpus} to begin anew"
+        )
+
+
+def check(config: ExperimentConfig, arms: Sequence[Arm], stages: Sequence[Stage]) -> None:
+    """Raise InputError, before any work, for what would stop a later stage: a model, an arm or a task that is not there."""
+    if "glue" in stages:
+        available(config.glue, config.tasks)
+    models = {str(config.run_of(arm) / "model"): arm for arm in config.arms}
+    for arm in arms:
+        architecture = arm.pretrain.model if arm.pretrain else read_config(locate(arm.model))
+        if "glue" in stages and config.glue.length > architecture.max_position_embeddings:
+            raise InputError(
+                f"glue.length = {config.glue.length}: {arm.name} has {architecture.max_position_embeddings} positions"
+            )
+        if "pretrain" in stages and arm.pretrain and not has_weights(config.run_of(arm) / "model"):
+            for place in (arm.pretrain.init.source, arm.pretrain.teacher):
+                if (other := models.get(place)) and other not in arms and not has_weights(Path(place)):
+                    raise InputError(
+                        f"{arm.name}: begins with {place}, which is not there yet; --stages pretrain --arms {other.name} makes it"
+                    )
+            for place in filter(None, (arm.pretrain.data.corpus, arm.pretrain.data.heldout)):
+                if "corpus" not in stages and not (Path(place) / "manifest.json").is_file():
+                    raise InputError(
+                        f"{place}: there is no corpus yet; --stages corpus with --text and --heldout-text makes it"
+                    )
 
 
 def make(config: ExperimentConfig, arm: Arm) -> Path:
@@ -69,26 +107,54 @@ def make(config: ExperimentConfig, arm: Arm) -> Path:
         jax.clear_caches()  # each arm compiles its own step
         return model
     model, source = config.run_of(arm) / "model", locate(arm.model)
-    if model.is_dir() and hub.fingerprint(model) != hub.fingerprint(source):
-        raise InputError(
-            f"{model}: is not the model that {arm.name} is now, {arm.model}: name the arm otherwise, or remove {config.run_of(arm)}"
-        )
-    if not model.is_dir():
-        names = [path.name for pattern in FILES for path in source.glob(pattern)]
-        write_directory(model, lambda partial: [shutil.copy(source / name, partial) for name in names] and None)
+    with rundir.locked(config.run_of(arm)):
+        if not model.is_dir():
+            for read in (
+                read_config,
+                read_tensors,
+                load_tokenizer,
+            ):  # what cannot be fine-tuned is said before it is copied
+                read(source)
+            names = [path.name for pattern in FILES for path in source.glob(pattern)]
+            write_directory(model, lambda partial: [shutil.copy(source / name, partial) for name in names] and None)
+        elif fingerprint(model) != fingerprint(source):
+            raise InputError(
+                f"{model}: is damaged, or not the model that {arm.name} is now, {arm.model}: remove it, or name the arm otherwise"
+            )
     return model
 
 
 def tune(config: ExperimentConfig, arm: Arm) -> None:
     """Fine-tune an arm on every task; each model chooses its settings from the same grid."""
     run = config.run_of(arm)
-    if not (run / "model" / "model.safetensors").is_file():
+    if not has_weights(run / "model"):
         raise InputError(f"{run}: has no model yet; --stages pretrain makes it")
     print(f"{arm.name}: fine-tuning", file=sys.stderr)
     where = dataclasses.replace(config.glue.run, directory=str(run / "glue"))
     tuning = dataclasses.replace(config.glue, model=str(run / "model"), run=where)
     run_grid(tuning, config.tasks, arm.seeds, grid=config.grid, together=config.vmap_seeds)
     jax.clear_caches()
+
+
+def compare(config: ExperimentConfig, arms: Sequence[Arm]) -> None:
+    """One table of the arms that are there, as far as they are."""
+    missing = [arm.name for arm in config.arms if not has_weights(config.run_of(arm) / "model")]
+    if absent := [name for name in missing if name in (config.teacher, config.student, *(arm.name for arm in arms))]:
+        print(f"{config.directory}: not there yet, and left out: {', '.join(absent)}", file=sys.stderr)
+    if not (there := [str(config.run_of(arm)) for arm in arms if arm.name not in missing]):
+        raise InputError(f"{config.directory}: none of these arms is there yet; --stages pretrain makes them")
+    first = next((arm.pretrain.data for arm in config.arms if arm.pretrain), None)
+    beside = {
+        of: "" if name in missing else f"{config.directory}/{name}"
+        for of, name in (("teacher", config.teacher), ("against", config.student))
+    }
+    report(
+        there,
+        config.directory,
+        heldout=first.heldout if first else "",
+        max_rows=config.heldout_rows,
+        **beside,
+    )
 
 
 def command(
@@ -117,8 +183,6 @@ def command(
     for path in (*text, *heldout_text):
         if not path.is_file():
             raise InputError(f"{path}: no such file")
-    for name in given.tasks:
-        find_task(name)
     if not stages:
         raise InputError(f"--stages: expected one or more of {', '.join(STAGES)}")
     names = [arm.name for arm in given.arms]
@@ -128,6 +192,7 @@ def command(
         if name not in names:
             raise InputError(f"--arms {name}: no such arm in {config}; {nearest(name, names)}")
     chosen = [arm for arm in given.arms if not arms or arm.name in arms]
+    check(given, chosen, stages)
     if "corpus" in stages:
         build_corpora(given, text, heldout_text)
     if "pretrain" in stages:
@@ -139,15 +204,7 @@ def command(
             for arm in chosen:
                 tune(given, arm)
     if "report" in stages:
-        first = next((arm.pretrain.data for arm in given.arms if arm.pretrain), None)
-        report(
-            [str(given.run_of(arm)) for arm in chosen],
-            given.directory,
-            heldout=first.heldout if first else "",
-            teacher=str(Path(given.directory) / given.teacher),
-            against=str(Path(given.directory) / given.student),
-            max_rows=given.heldout_rows,
-        )
+        compare(given, chosen)
 
 
 if __name__ == "__main__":

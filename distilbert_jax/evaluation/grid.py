@@ -12,7 +12,7 @@ from distilbert_jax.config import FinetuneConfig, GridConfig
 from distilbert_jax.data.files import write_json
 from distilbert_jax.data.glue import check_file, has_split, test_splits
 from distilbert_jax.data.tasks import Task, find_task
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, tell_once
 from distilbert_jax.evaluation import glue
 from distilbert_jax.training.finetune import finetune_seeds, grid_directory
 
@@ -53,18 +53,15 @@ def run_grid(
     if grid and grid.seeds != GridConfig().seeds and _settings(grid) == [{}]:
         raise InputError("--grid.seeds: nothing to choose among; name settings, such as --grid.learning-rate 5e-5 1e-4")
     base = Path(config.run.directory or grid_directory(config))
-    wanted = _available(config, [find_task(name) for name in tasks])
+    wanted = available(config, tasks)
     if from_mnli and any(task.name in FROM_MNLI for task in wanted):
         mnli = find_task("mnli")
         if not has_split(mnli, "train", config.data):
             raise InputError(
                 f"--from-mnli: {config.data} has no mnli/train.parquet to train the model that others start at"
             )
+        _check_files(config, mnli)
         wanted = [mnli, *(task for task in wanted if task is not mnli)]
-    for task in wanted:
-        tests = [(of, split) for of, split, _ in test_splits(task, config.data)] if config.predict_test else []
-        for of, split in [(task, "train"), *((task, split) for split in task.dev), *tests]:
-            check_file(of, split, config.data)
     found = []
     for task in wanted:
         start = from_mnli and task.name in FROM_MNLI
@@ -106,8 +103,13 @@ def _check_start(results: Sequence[dict[str, Any]]) -> None:
             )
 
 
-def _available(config: FinetuneConfig, tasks: Sequence[Task]) -> list[Task]:
-    """The tasks that there is data for; the others are named on stderr."""
+def available(config: FinetuneConfig, names: Sequence[str]) -> list[Task]:
+    """The tasks that there is data for; the others are named on stderr.
+
+    Raises:
+        InputError: a task is misspelt or has no training data, the folder has none of them, a file of them lacks rows or columns.
+    """
+    tasks = [find_task(name) for name in names]
     for task in tasks:
         if task.trained_by:
             raise InputError(
@@ -118,8 +120,16 @@ def _available(config: FinetuneConfig, tasks: Sequence[Task]) -> list[Task]:
     if not there:
         raise InputError(f"{config.data}: has no folder {absent}; --data names one with <task>/train.parquet")
     if absent:
-        print(f"{config.data}: has no {absent}: left out", file=sys.stderr)
+        tell_once(f"{config.data}: has no {absent}: left out")
+    for task in there:
+        _check_files(config, task)
     return there
+
+
+def _check_files(config: FinetuneConfig, task: Task) -> None:
+    tests = [(of, split) for of, split, _ in test_splits(task, config.data)] if config.predict_test else []
+    for of, split in [(task, "train"), *((task, split) for split in task.dev), *tests]:
+        check_file(of, split, config.data)
 
 
 def _settings(grid: GridConfig) -> list[dict[str, Any]]:

@@ -154,6 +154,11 @@ def read_tensors(directory: str | Path) -> dict[str, jnp.ndarray]:
     return tensors
 
 
+def has_weights(directory: Path) -> bool:
+    """Whether a directory has weights, in one file or in several."""
+    return any((directory / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
+
+
 def fingerprint(path_or_id: str | Path) -> str:
     """One SHA-256 for all that is read of a model's directory: weights, config and tokenizer."""
     directory = locate(path_or_id)

@@ -157,7 +157,7 @@ def distillation(
         t_hidden = jax.lax.stop_gradient(encode(guide, batch, None))
         everywhere = (batch["segment_ids"] > 0).astype(jnp.float32)
         drawn = functools.partial(at_positions, positions=batch["positions"])
-        if config.ce_tokens == "masked" or not (config.alpha_ce or config.alpha_mse):
+        if not config.takes_all_logits:
             s_drawn = model.logits(drawn(s_hidden))
             parts = between(s_drawn, guide.logits(drawn(t_hidden)), batch["masked_weights"], totals)
             value = weighted(parts)

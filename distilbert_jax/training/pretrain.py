@@ -12,6 +12,7 @@ import jax
 
 from distilbert_jax.config import PretrainConfig
 from distilbert_jax.config_json import to_json
+from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import count, digest, merge
@@ -45,15 +46,19 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None, *, profile:
         processes.first(lambda: stack.enter_context(rundir.alone(directory)))
         processes.first(lambda: rundir.enter(config, directory))
         if rundir.finished(directory):
-            processes.first(lambda: _check_model(config, directory / "model"))
+            processes.first(lambda: _check_finished(config, directory))
             _say(f"{directory}: finished before" + ("; there is no step left to trace" if profile else ""))
         else:
             _train(set_up(config), directory, heldout, directory / "profile" if profile else None)
     return directory / "model"
 
 
-def _check_model(config: PretrainConfig, model: Path) -> None:
-    """Raise InputError unless the model that a run has left can be loaded."""
+def _check_finished(config: PretrainConfig, directory: Path) -> None:
+    """Raise InputError unless the corpora, as far as they are there, are those that a run has read and its model can be loaded."""
+    named = {"data.corpus": config.data.corpus, "data.heldout": config.data.heldout}
+    there = {name: place for name, place in named.items() if place and (Path(place) / "manifest.json").is_file()}
+    rundir.check_inputs(directory, {name: Corpus.open(place).fingerprint for name, place in there.items()})
+    model = directory / "model"
     try:
         head_of(config).from_pretrained(model, new_head=False)
         load_tokenizer(model)

@@ -86,6 +86,13 @@ def alone(directory: Path) -> Iterator[None]:
         InputError: another process is in it, or it holds something that is no run.
     """
     _check_place(directory)
+    with locked(directory):
+        yield
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """`alone` without a look at what the directory holds."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as file:
         try:
@@ -105,7 +112,7 @@ def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
     Raises:
         InputError: an input has changed since the run began.
     """
-    recorded = directory / "inputs.json"
+    recorded, before = directory / "inputs.json", {}
     if recorded.is_file() and _has_begun(directory):
         before = read_json(recorded)
         if not isinstance(before, dict):
@@ -115,7 +122,7 @@ def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
             raise InputError(
                 f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew"
             )
-    write_json(recorded, inputs)
+    write_json(recorded, before | inputs)
 
 
 def finished(directory: Path) -> bool:

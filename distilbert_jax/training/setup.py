@@ -198,6 +198,8 @@ def set_up(config: PretrainConfig) -> Setup:
     ids = special_ids(tokenizer)
     weights = log_weights(counts, (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask), config.masking)
     teacher = None
+    if config.loss.chunk and not (guide and config.loss.takes_all_logits):
+        tell_once(f"loss.chunk = {config.loss.chunk} changes nothing here: logits are of the drawn tokens only")
     if guide:
         guide_def, frozen = split(guide)
         fingerprints["teacher"] = digest(frozen)

@@ -80,7 +80,7 @@ def interrupting_progress(description, total, after=2):
     calls = itertools.count(1)
 
     def done(position):
-        if next(calls) == after:
+        if description == "tokenizing" and next(calls) == after:
             raise KeyboardInterrupt
 
     yield done
@@ -327,6 +327,16 @@ def test_changed_sources_replace_the_shards_that_change(tokenizer, source, tmp_p
     assert after.shards_made <= len(after) < len(before)
     assert len(files_of(tmp_path / "out")) == 2 * len(after)
     assert after.fingerprint != before.fingerprint
+
+
+@pytest.mark.parametrize("content", [TEXT.encode() + b"\n\xff\xfe\n", b"\n\n"])
+def test_a_text_that_cannot_be_read_does_not_cost_the_corpus(content, tokenizer, source, tmp_path):
+    build_corpus([source], tokenizer, tmp_path / "corpus")
+    before = tree(tmp_path / "corpus")
+    source.write_bytes(content)
+    with pytest.raises(InputError, match=source.name):
+        build_corpus([source], tokenizer, tmp_path / "corpus")
+    assert tree(tmp_path / "corpus") == before
 
 
 def test_a_corpus_of_other_files_is_left_alone(tokenizer, source, tmp_path):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from configs.miniature.tiers import TIERS
 from distilbert_jax import config as c
@@ -23,6 +23,7 @@ from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.evaluation import experiment
 from distilbert_jax.evaluation.experiment import command
 from distilbert_jax.models import BertModel
+from distilbert_jax.models.hub import has_weights
 from distilbert_jax.models.student import student_config
 from tests import runs
 from tests.runs import BERT, ROOT, change, pretraining, refused
@@ -194,14 +195,45 @@ def test_stages_and_arms_can_be_chosen(world, prepared, tmp_path, monkeypatch):
     called = []
     for stage in ("build_corpora", "make", "tune"):
         monkeypatch.setattr(experiment, stage, lambda config, *arm, stage=stage: called.append((stage, *arm)))
-    monkeypatch.setattr(experiment, "report", lambda paths, *_, **__: called.append(("report", *paths)))
+    monkeypatch.setattr(experiment, "check", lambda *_: None)
+    monkeypatch.setattr(experiment, "compare", lambda _, arms: called.append(("compare", *arms)))
     config = toy(world, prepared)
     file = write(config, tmp_path / "e.py")
     command(file, ("glue",), ("cut", "teacher"))
     assert called == [("tune", config.arms[0]), ("tune", config.arms[3])]
     called.clear()
     command(file, ("pretrain", "report"), ("triple",))
-    assert called == [("make", config.arms[1]), ("report", f"{prepared}/toy/triple")]
+    assert called == [("make", config.arms[1]), ("compare", config.arms[1])]
+
+
+def test_the_report_is_of_what_is_there(world, prepared, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(experiment, "report", lambda paths, *_, **beside: asked.append((paths, beside)))
+    shutil.copytree(prepared / "encoder", tmp_path / "encoder")
+    config = toy(world, tmp_path)
+    refused(lambda: experiment.compare(config, config.arms), f"{tmp_path}/toy: none of these arms is there yet")
+    for name in ("teacher", "encoder"):
+        shutil.copytree(prepared / "encoder", tmp_path / "toy" / name / "model")
+    experiment.compare(config, config.arms)
+    assert "not there yet, and left out: triple, random, cut" in capsys.readouterr().err
+    paths, beside = asked[0]
+    assert paths == [f"{tmp_path}/toy/teacher", f"{tmp_path}/toy/encoder"]
+    assert (beside["teacher"], beside["against"]) == (f"{tmp_path}/toy/teacher", "")
+
+
+@pytest.mark.slow
+def test_text_is_not_changed_under_arms_that_have_read_it(done, tmp_path, monkeypatch):
+    config, line = done
+    monkeypatch.setattr(experiment, "build_corpus", lambda *_, **__: pytest.fail("it builds"))
+    corpus = {path: path.read_bytes() for path in Path(line[2]).parent.glob("corpus/*") if path.is_file()}
+    other = tmp_path / "corpus.txt"
+    other.write_text(Path(line[2]).read_text() + "\n\nred blue\n")
+    for texts in ((other,), (Path(line[2]), other)):
+        refused(
+            lambda texts=texts: experiment.build_corpora(config, texts, (Path(line[4]),)),
+            "corpus: was made of other text than", "teacher, triple, random, cut trained on it",
+        )  # fmt: skip
+    assert {path: path.read_bytes() for path in corpus} == corpus
 
 
 def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path, monkeypatch):
@@ -219,6 +251,18 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
     other = dataclasses.replace(config.arms[1], pretrain=change(config.arms[1].pretrain, data__corpus="elsewhere"))
     refused(lambda: command(file, arms=("triple", "triple")), "--arms triple triple", "each once")
     refused(lambda: command(file, stages=()), "--stages", "one or more of corpus, pretrain")
+    for changes, stage, words in (
+        ({"tasks": ("ax",)}, "glue", ("task 'ax' has no training data",)),
+        ({"tasks": ("rte",)}, "glue", (f"{prepared}/glue: has no folder rte",)),
+        ({"glue": change(config.glue, length=999)}, "glue", ("glue.length = 999: teacher has 32 positions",)),
+        ({"arms": (*config.arms, Arm("later", (0,), model="/no/such"))}, "report", ("/no/such: no such directory",)),
+    ):
+        given = write(dataclasses.replace(config, **changes), tmp_path / "h.py")
+        refused(lambda given=given, stage=stage: command(given, (stage,), data=f"{prepared}/glue"), *words)
+    refused(lambda: command(file, ("pretrain",)), f"{tmp_path}/corpus: there is no corpus yet", "--stages corpus")
+    refused(
+        lambda: command(file, ("pretrain",), ("triple",)), "triple: begins with", "--stages pretrain --arms teacher"
+    )
     several = dataclasses.replace(config, arms=(config.arms[0], other))
     refused(lambda: command(write(several, tmp_path / "g.py")), "--text", "2 corpora")
 
@@ -230,6 +274,12 @@ def test_arms_that_do_not_fit_are_refused(world, prepared):
     refused(lambda: dataclasses.replace(config, directory="elsewhere"), "its run.directory is not elsewhere/teacher")
     refused(lambda: Arm("a", (0,)), "Arm.model", "one of the two")
     refused(lambda: Arm("a", (), model="m"), "Arm.seeds", "one or more")
+    for seed in (-1, 2**32):
+        refused(lambda seed=seed: Arm("a", (seed,), model="m"), "Arm.seeds", "0 ≤ seed")
+    for name in ("", "..", "a/b", "a\nb"):
+        refused(lambda name=name: Arm(name, (0,), model="m"), "Arm.name", "a name that a directory can have")
+    for changes in ({"tasks": ()}, {"tasks": ("sst2", "sst2")}, {"heldout_rows": 0}):
+        refused(lambda changes=changes: dataclasses.replace(config, **changes), *changes, "expected")
 
 
 def test_an_arm_of_another_model_than_it_has_is_refused(world, prepared, tmp_path):
@@ -241,6 +291,30 @@ def test_an_arm_of_another_model_than_it_has_is_refused(world, prepared, tmp_pat
     assert experiment.make(given, dataclasses.replace(arm, model=str(tmp_path / "encoder"))) == model
     BertModel(BERT, rngs=nnx.Rngs(99)).save_pretrained(tmp_path / "encoder")
     refused(lambda: experiment.make(given, dataclasses.replace(arm, model=str(tmp_path / "encoder"))), "given is now")
+
+
+def test_an_arm_may_have_its_weights_in_several_files_and_must_have_some(world, prepared, tmp_path):
+    tensors = load_file(prepared / "encoder/model.safetensors")
+    given, half = tmp_path / "given", len(tensors) // 2
+    shutil.copytree(prepared / "encoder", given, ignore=shutil.ignore_patterns("model.safetensors"))
+    config = dataclasses.replace(
+        toy(world, tmp_path), arms=(Arm("arm", (0,), model=str(given)),), teacher="arm", student="arm"
+    )
+    refused(lambda: experiment.make(config, config.arms[0]), f"{given}: has no model.safetensors")
+    parts = {"1": list(tensors)[:half], "2": list(tensors)[half:]}
+    files = {f"model-0000{part}-of-00002.safetensors": names for part, names in parts.items()}
+    for file, names in files.items():
+        save_file({name: tensors[name] for name in names}, given / file)
+    index = {"weight_map": {name: file for file, names in files.items() for name in names}}
+    (given / "model.safetensors.index.json").write_text(json.dumps(index))
+    tokenizer = (given / "tokenizer.json").read_bytes()
+    (given / "tokenizer.json").unlink()
+    refused(lambda: experiment.make(config, config.arms[0]), f"{given}", "tokenizer.json")
+    assert not (tmp_path / "toy/arm/model").exists()
+    (given / "tokenizer.json").write_bytes(tokenizer)
+    model = experiment.make(config, config.arms[0])
+    assert has_weights(model)
+    assert sorted(path.name for path in model.iterdir()) == sorted(path.name for path in given.iterdir())
 
 
 def test_a_model_that_is_not_there_yet_is_not_tuned(world, prepared, tmp_path):

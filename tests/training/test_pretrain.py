@@ -133,6 +133,20 @@ def test_a_changed_held_out_corpus_is_refused(world, tmp_path):
     refused(lambda: runs.train(config), str(tmp_path / "run"), "data.heldout changed since this run began")
 
 
+def test_a_finished_run_is_not_found_for_another_corpus(world, tmp_path, capsys):
+    corpus = tmp_path / "corpus"
+    shutil.copytree(world.corpus, corpus)
+    config = pretraining(world, tmp_path / "run", data__corpus=str(corpus), steps=2)
+    runs.train(config)
+    recorded = (tmp_path / "run/inputs.json").read_bytes()
+    shutil.rmtree(corpus)
+    runs.train(config)
+    assert "finished before" in capsys.readouterr().out, "the corpus may be gone"
+    runs.write_corpus(corpus, Path(world.tokenizer), 20, seed=5)
+    refused(lambda: runs.train(config), str(tmp_path / "run"), "data.corpus changed since this run began")
+    assert (tmp_path / "run/inputs.json").read_bytes() == recorded
+
+
 @pytest.fixture(scope="module")
 def odd(world, tmp_path_factory):
     """Teachers and corpora that do not fit, by what is odd about them."""
@@ -360,6 +374,20 @@ def test_a_run_that_ends_above_its_beginning_says_so(world, tmp_path, capsys):
     runs.train(pretraining(world, tmp_path / "bad", optimizer__learning_rate=30.0, data__heldout=""))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
     assert line.startswith(f"{tmp_path}/bad: the loss of the last steps, ")
+
+
+@pytest.mark.parametrize(
+    ("run", "loss", "said"),
+    [
+        (runs.distilling, {"ce_tokens": "all"}, False),
+        (runs.distilling, {"ce_tokens": "masked"}, True),
+        (runs.distilling, {"alpha_ce": 0.0}, True),
+        (runs.pretraining, {}, True),
+    ],
+)
+def test_pieces_of_the_length_that_change_nothing_are_told_of(run, loss, said, world, tmp_path, capsys):
+    set_up(run(world, tmp_path / "run", loss__chunk=4, **{f"loss__{name}": value for name, value in loss.items()}))
+    assert ("loss.chunk = 4 changes nothing" in capsys.readouterr().err) == said
 
 
 def test_rows_without_a_piece_are_told_of(world, tmp_path, capsys):
