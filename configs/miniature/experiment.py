@@ -3,7 +3,8 @@
     python -m distilbert_jax.evaluation.experiment configs/miniature/experiment.py \
       --text wikipedia.txt.xz novels.txt.xz --heldout-text heldout.txt.xz --data GLUE_FOLDER
 
-`experiment.py:gpu` is the same with twenty times the tokens, all tasks, five seeds and the parts of the loss left out in turn.
+`experiment.py:gpu` is the same with twenty times the tokens, all tasks, five seeds and the parts of the loss left out in turn;
+`experiment.py:toy` runs every part of it, too briefly to learn anything.
 Cost, results and what fell short: docs/results/miniature.md.
 """
 
@@ -41,6 +42,10 @@ def get_config(tier: str = "cpu") -> ExperimentConfig:
         tasks=budget.tasks,
         grid=budget.grid,
         vmap_seeds=budget.vmap_seeds,
-        heldout_rows=512,  # those that the runs are asked while they train; 2,048 take a CPU a quarter of an hour
-        glue=FinetuneConfig(save_model=False, run=RunConfig(directory="", dtype="bfloat16", log_every=200)),
+        heldout_rows=budget.heldout_rows,
+        glue=FinetuneConfig(
+            max_train_rows=budget.max_train_rows,
+            save_model=False,
+            run=RunConfig(directory="", dtype="bfloat16", log_every=200),
+        ),
     )

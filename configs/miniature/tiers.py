@@ -1,4 +1,4 @@
-"""What the miniature may cost: the same experiment for two cores of a CPU and for one GPU. Not a config of its own."""
+"""What the miniature may cost: the same experiment for a look at it, two cores of a CPU, and one GPU. Not a config of its own."""
 
 import dataclasses
 import importlib.util
@@ -18,6 +18,7 @@ class Tier:
 
     teacher_tokens: int
     student_tokens: int
+    eval_tokens: int  # from one look at held-out text to the next
     batch_size: int  # rows
     ce_tokens: Literal["all", "masked"]
     tasks: tuple[str, ...]
@@ -26,6 +27,8 @@ class Tier:
     grid: GridConfig
     vmap_seeds: bool
     ablations: bool  # also leave each part of the loss out in turn
+    heldout_rows: int  # of the report
+    max_train_rows: int | None = None  # of a task
 
     def steps(self, tokens: int) -> int:
         return tokens // (self.batch_size * LENGTH)
@@ -33,10 +36,27 @@ class Tier:
 
 _RATES = (5e-5, 1e-4, 2e-4)
 TIERS = {
+    # Nothing is learned; every part of the experiment runs.
+    "toy": Tier(
+        teacher_tokens=20_480,
+        student_tokens=20_480,
+        eval_tokens=20_480,
+        batch_size=8,
+        ce_tokens="masked",
+        tasks=("rte", "mrpc"),
+        seeds=(0,),
+        seeds_of_random=(0,),
+        grid=GridConfig(epochs=(1,)),
+        vmap_seeds=False,
+        ablations=False,
+        heldout_rows=64,
+        max_train_rows=128,
+    ),
     # 3 epochs alone: with 10 as well, choosing would cost five times the pre-training.
     "cpu": Tier(
         teacher_tokens=4_000_000,
         student_tokens=3_000_000,
+        eval_tokens=500_000,
         batch_size=32,
         ce_tokens="masked",
         tasks=("cola", "mrpc", "stsb", "rte"),
@@ -45,10 +65,12 @@ TIERS = {
         grid=GridConfig(learning_rate=_RATES, epochs=(3,)),
         vmap_seeds=False,
         ablations=False,
+        heldout_rows=512,  # those that the runs are asked while they train; 2,048 take a CPU a quarter of an hour
     ),
     "gpu": Tier(
         teacher_tokens=80_000_000,
         student_tokens=60_000_000,
+        eval_tokens=10_000_000,
         batch_size=128,
         ce_tokens="all",
         tasks=GLUE,
@@ -57,6 +79,7 @@ TIERS = {
         grid=GridConfig(learning_rate=_RATES, epochs=(3, 10)),
         vmap_seeds=True,
         ablations=True,
+        heldout_rows=2048,
     ),
 }
 

@@ -13,7 +13,6 @@ from distilbert_jax.models.student import student_config
 
 def get_config(tier: str = "cpu") -> PretrainConfig:
     config, budget = teacher(tier), find_tier(tier)
-    steps = budget.steps(budget.student_tokens)
     model = f"{config.run.directory}/model"
     return dataclasses.replace(
         config,
@@ -22,11 +21,9 @@ def get_config(tier: str = "cpu") -> PretrainConfig:
         teacher=model,
         loss=LossConfig(ce_tokens=budget.ce_tokens),
         optimizer=OptimizerConfig(learning_rate=5e-4),
-        steps=steps,
+        steps=budget.steps(budget.student_tokens),
         # A seed of its own, the same for every student: equal batches and masks, but not those that the teacher began with.
-        run=dataclasses.replace(
-            config.run, directory=f"runs/miniature/{tier}/triple", seed=1, eval_every=-(-steps // 6)
-        ),
+        run=dataclasses.replace(config.run, directory=f"runs/miniature/{tier}/triple", seed=1),
     )
 
 
