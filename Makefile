@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · test · parity · lint · bench · ablations · miniature     PYTHON=python3.12 make test: another interpreter
+#   make demo · test · venv · parity · lint · bench · ablations · miniature     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -13,7 +13,7 @@ PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -q
 DEMO := runs/demo
 DEMO_TASKS := --tasks demo-topic demo-next demo-overlap --seeds 0
 
-.PHONY: help demo test quick parity lint format bench bench-corpus ablations miniature clean
+.PHONY: help venv demo test quick parity lint format bench bench-corpus ablations miniature clean
 .DELETE_ON_ERROR:
 
 help:
@@ -68,6 +68,8 @@ bench: $(VENV)/.bench
 bench-corpus: $(VENV)/.bench
 	python benchmarks/corpus.py $(CORPUS_ARGS)
 
+venv: $(VENV)/.core
+
 # Each line is a command that finds what it finished before and goes on from there.
 demo: $(VENV)/.core
 	python -m distilbert_jax.data.demo --out $(DEMO)/data
@@ -97,7 +99,8 @@ ablations: $(VENV)/.core
 	python -m distilbert_jax.evaluation.ablation --configs configs/ablations/demo --glue configs/demo/glue.py \
 	  --out runs/ablations/demo --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
 
-# The paper's experiment on real text and tasks: hours on two cores, minutes on a GPU (TIER=gpu). MINIATURE_ARGS names the files.
+# The paper's experiment on real text and tasks: hours on two cores; TIER=toy, TIER=gpu: a look at it, and twenty times the tokens.
+# MINIATURE_ARGS names the files.
 TIER ?= cpu
 miniature: $(VENV)/.parity
 	python -m distilbert_jax.evaluation.experiment configs/miniature/experiment.py:$(TIER) $(MINIATURE_ARGS)
