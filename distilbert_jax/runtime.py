@@ -1,4 +1,4 @@
-"""What a process asks of its machine before JAX starts."""
+"""What a process asks of its machine and of JAX's own caches, and how it leaves when it is asked to."""
 
 import contextlib
 import ctypes

@@ -38,7 +38,7 @@ def get_config(tier: str = "cpu") -> PretrainConfig:
             directory=f"runs/miniature/{tier}/teacher",
             dtype="bfloat16",
             log_every=50,
-            eval_every=budget.steps(budget.eval_tokens),
+            eval_every=budget.eval_every(budget.teacher_tokens),
             save_every=200,
         ),
     )

@@ -18,7 +18,7 @@ class Tier:
 
     teacher_tokens: int
     student_tokens: int
-    eval_tokens: int  # from one look at held-out text to the next
+    eval_tokens: int  # from one look at held-out text to the next; divides the two
     batch_size: int  # rows
     ce_tokens: Literal["all", "masked"]
     tasks: tuple[str, ...]
@@ -32,6 +32,10 @@ class Tier:
 
     def steps(self, tokens: int) -> int:
         return tokens // (self.batch_size * LENGTH)
+
+    def eval_every(self, tokens: int) -> int:
+        """Steps from one look to the next, the last look at the last step."""
+        return -(-self.steps(tokens) // (tokens // self.eval_tokens))
 
 
 _RATES = (5e-5, 1e-4, 2e-4)
@@ -52,7 +56,7 @@ TIERS = {
         heldout_rows=64,
         max_train_rows=128,
     ),
-    # 3 epochs alone: with 10 as well, choosing would cost five times the pre-training.
+    # 3 epochs alone: with 10 as well, choosing would cost eight times the pre-training.
     "cpu": Tier(
         teacher_tokens=4_000_000,
         student_tokens=3_000_000,

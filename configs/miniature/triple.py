@@ -23,7 +23,12 @@ def get_config(tier: str = "cpu") -> PretrainConfig:
         optimizer=OptimizerConfig(learning_rate=5e-4),
         steps=budget.steps(budget.student_tokens),
         # A seed of its own, the same for every student: equal batches and masks, but not those that the teacher began with.
-        run=dataclasses.replace(config.run, directory=f"runs/miniature/{tier}/triple", seed=1),
+        run=dataclasses.replace(
+            config.run,
+            directory=f"runs/miniature/{tier}/triple",
+            seed=1,
+            eval_every=budget.eval_every(budget.student_tokens),
+        ),
     )
 
 

@@ -21,9 +21,13 @@ def in_chunks(term: Term, tokens: int, params: Params, hidden: Array, beside: An
     twice; what is kept is the size of `params` and `hidden`. The last piece is filled up with zeros.
 
     Args:
+        tokens: of each row in a piece; above T, one piece is all.
         term: → (value, parts of it for the log), scalars that are sums over tokens and 0 for the zeros.
         params, hidden: float32 [B, T, D]; both get the gradient of the value. None flows from the parts.
         beside: arrays [B, T, ...], cut as `hidden` is; `whole`: more arrays. Neither gets a gradient.
+
+    Returns:
+        The sums of `term`'s value and parts, scalars of its dtypes.
     """
     return _over_pieces(lambda *piece: (term(params, *piece, whole), None), tokens, (hidden, beside))[0]
 
@@ -38,7 +42,7 @@ def _forward(
         return (found, to_params), to_hidden
 
     (found, to_params), to_hidden = _over_pieces(piece, tokens, (hidden, beside))
-    to_hidden = to_hidden.swapaxes(0, 1)  # [pieces, B, tokens, D]
+    to_hidden = to_hidden.swapaxes(0, 1)  # [B, pieces, tokens, D]
     return found, (to_params, to_hidden.reshape(len(hidden), -1, hidden.shape[-1])[:, : hidden.shape[1]])
 
 

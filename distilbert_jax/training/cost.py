@@ -41,11 +41,10 @@ def step_flops(config: PretrainConfig, teacher: ModelConfig | None) -> float:
     length, loss = config.data.length, config.loss
     # Over the batch, any row may have all its tokens drawn.
     drawn = draws(length, config.masking.probability) / length if config.masking.per == "row" else 1.0
-    everywhere = teacher is not None and loss.ce_tokens == "all" and (loss.alpha_ce or loss.alpha_mse)
-    scored = 1.0 if everywhere else drawn
+    scored = 1.0 if teacher is not None and loss.takes_all_logits else drawn
     a_token = 3 * forward_flops(config.model, length, scored)
-    if teacher is not None:
-        a_token += forward_flops(teacher, length, scored)
+    if teacher is not None:  # for the hidden states alone it gives no logits
+        a_token += forward_flops(teacher, length, scored if loss.alpha_ce or loss.alpha_mse else 0.0)
     return a_token * config.data.batch_size * length
 
 

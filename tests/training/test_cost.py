@@ -6,6 +6,7 @@ import pytest
 
 import train as train_script
 from distilbert_jax.config import LossConfig
+from distilbert_jax.data.masking import draws
 from distilbert_jax.training import cost
 from distilbert_jax.training.pretrain import dry_run, estimate
 from distilbert_jax.training.setup import set_up
@@ -25,6 +26,15 @@ def test_flops_of_a_step_are_those_that_xla_counts(world, tmp_path, tokens):
     expected = setup.step_flops / jax.device_count()
     # XLA counts the optimiser, softmaxes and norms too, a share that shrinks with the width.
     assert expected < counted < 1.6 * expected
+
+
+def test_a_teacher_that_is_asked_for_hidden_states_alone_gives_no_logits(world, tmp_path):
+    flops = lambda **loss: cost.step_flops(runs.distilling(world, tmp_path, loss=LossConfig(**loss)), runs.BERT)
+    config = runs.distilling(world, tmp_path)
+    logits = [cost.forward_flops(runs.BERT, config.data.length, share) for share in (0.0, 1.0)]
+    drawn = draws(config.data.length, config.masking.probability) / config.data.length
+    head = drawn * (logits[1] - logits[0]) * config.data.batch_size * config.data.length
+    assert flops(ce_tokens="masked") - flops(alpha_ce=0.0) == pytest.approx(head)
 
 
 def test_flops_by_hand():
