@@ -4,6 +4,7 @@ import dataclasses
 import json
 import types
 import typing
+from pathlib import Path
 from typing import Any, Literal
 
 from distilbert_jax.errors import InputError, nearest
@@ -14,6 +15,19 @@ T = typing.TypeVar("T")
 def to_json(config: Any) -> str:
     """A config as indented JSON text; `from_json` reads it back to an equal config."""
     return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+
+
+def read_config(kind: type[T], file: Path) -> T:
+    """`from_json` of a file.
+
+    Raises:
+        InputError: as there, or the file is not UTF-8.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: damaged, not UTF-8 ({error})") from None
+    return from_json(kind, text, str(file))
 
 
 def from_json(kind: type[T], text: str, where: str = "config") -> T:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.config_json import from_json
+from distilbert_jax.config_json import read_config
 from distilbert_jax.data.files import read_json
 from distilbert_jax.data.tasks import GLUE, REMARKS, find_task
 from distilbert_jax.errors import InputError
@@ -139,7 +139,7 @@ def _settings(run: dict[str, Any]) -> str:
     file = Path(run["directory"]) / "config.json"
     if not file.is_file():
         return ""
-    config = from_json(FinetuneConfig, file.read_text(encoding="utf-8"), str(file))
+    config = read_config(FinetuneConfig, file)
     said = (
         f"learning rate {config.optimizer.learning_rate:g}, {config.epochs} epochs, batch {config.batch_size}, length "
         f"{config.length}, {config.run.dtype}"
@@ -173,10 +173,12 @@ def remarks(tasks: Mapping[str, dict[str, Any]]) -> list[str]:
         + (f"{measures} (MNLI: matched / mismatched)." if glue else ".")
     )
     said += settings(tasks)
-    if any(row["failed"] for row in tasks.values()):
+    if failed := [
+        f"{find_task(name).title} {row['failed']} of {row['seeds']}" for name, row in tasks.items() if row["failed"]
+    ]:
         said.append(
-            "Failed: diverged, gave one answer to every row, or scored no more than the majority class (WNLI, where no model does: "
-            "diverged alone)."
+            f"Failed: {', '.join(failed)}; they diverged, gave one answer to every row, or scored no more than the majority class "
+            "(WNLI, where no model does: diverged alone)."
         )
     for name, row in tasks.items():
         for seed, why in row["diverged"].items():

@@ -1,14 +1,14 @@
 """Several pre-training runs side by side: one table, results.json, and their curves as a PNG."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig
-from distilbert_jax.config_json import from_json
+from distilbert_jax import config_json
+from distilbert_jax.config import DataConfig, PretrainConfig
 from distilbert_jax.data.files import atomic_file, read_json, write_json
 from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError
@@ -16,7 +16,7 @@ from distilbert_jax.evaluation import bootstrap
 from distilbert_jax.evaluation.glue_summary import choices, mean_score, read, read_runs, remarks, summary
 from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report_views import curves, differences, markdown, mean_of, table
-from distilbert_jax.evaluation.speed import encoder_speed, relative_speed
+from distilbert_jax.evaluation.speed import speeds, throughputs
 from distilbert_jax.models import MaskedLM, PreTraining, hub
 from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.params import count, split
@@ -29,38 +29,59 @@ def measure(
     run: Path, *, heldout: str, teacher: str, length: int, sequences: str = "line", max_rows: int | None = None
 ) -> dict[str, Any]:
     """One run's figures: `layers`, `parameters`, `mlm_loss`, `mlm_accuracy`, `perplexity`, `kl_to_teacher` (0 for the teacher
-    itself, null without one; none of these for a model without a masked-LM head), `tokens_per_second` of the encoder at batch 32,
-    `steps`, `train_seconds` and `train_flops` (null without a log), `tasks` {name: median score}, `majority` {name: score of the
-    most frequent label}, `tuning_seconds` and `tuning_flops` of all runs of fine-tuning, those that settings were chosen from
-    included, and `remarks` on the tasks.
+    itself, null without one; none of these for a model without a masked-LM head), `heldout_tokens` that were asked, `steps`,
+    `train_seconds` and `train_flops` (null without a log), `tasks` {name: median score}, `majority` {name: score of the most
+    frequent label}, `tuning_seconds` and `tuning_flops` of all runs of fine-tuning, those that settings were chosen from included
+    (null without any), and `remarks` on the tasks.
     """
     model = run / "model"
     config = read_config(model)
-    trained = [entry for entry in read_metrics(run / "metrics.jsonl") if entry["kind"] == "train"]
     figures: dict[str, Any] = {
         "layers": config.num_hidden_layers,
         "parameters": count(split(_widest(model).from_pretrained(model))[1]),
-        "steps": trained[-1]["step"] if trained else None,
-        "train_seconds": round(sum(entry["seconds"] for entry in trained), 1) if trained else None,
-        "train_flops": _train_flops(run) if trained else None,
+        **_training(run),
         "kl_to_teacher": None,
     }
     if heldout and MaskedLM.is_whole(model):
-        guide = str(Path(teacher) / "model") if teacher else ""
+        itself = bool(teacher) and Path(teacher).resolve() == run.resolve()
+        guide = str(Path(teacher) / "model") if teacher and not itself else ""
         figures |= evaluate_mlm(
             str(model), heldout, teacher=guide, length=length, sequences=sequences, max_rows=max_rows
         )
         figures["heldout_tokens"] = int(figures.pop("tokens"))
-    length = min(length, config.max_position_embeddings)
-    figures["tokens_per_second"] = round(encoder_speed(str(model), batch_size=32, length=length)["tokens_per_second"])
+        if itself:
+            figures["kl_to_teacher"] = 0.0
     every = [read_result(path) for path in sorted((run / "glue").rglob("results.json"))]
-    figures["tuning_seconds"] = round(sum(one["train_seconds"] / one["together"] for one in every), 1)
-    figures["tuning_flops"] = sum(one.get("flops", 0.0) for one in every)
+    figures["tuning_seconds"] = (
+        round(sum(one["train_seconds"] / one["together"] for one in every), 1) if every else None
+    )
+    figures["tuning_flops"] = sum(one.get("flops", 0.0) for one in every) if every else None
     found = summary(_tuned(run))
     for figure, name in {"tasks": "median", "majority": "majority"}.items():
         figures[figure] = {task: row[name] for task, row in found.items()}
     figures["remarks"] = [*choices(found), *remarks(found)] if found else []
     return figures
+
+
+def _training(run: Path) -> dict[str, Any]:
+    """`steps`, `train_seconds` and `train_flops` of a run's pre-training; null where there is no log of it.
+
+    Raises:
+        InputError: the log is damaged, or the run's teacher is not where its config says.
+    """
+    steps = [entry for entry in read_metrics(run / "metrics.jsonl") if entry["kind"] == "train"]
+    if not steps and ((config := _config(run)) is None or config.steps):
+        return {"steps": None, "train_seconds": None, "train_flops": None}
+    seconds = [entry.get("seconds") for entry in steps]
+    if not all(isinstance(one, int | float) for one in seconds):
+        raise InputError(
+            f"{run / 'metrics.jsonl'}: damaged, has steps without their seconds; remove the run's directory"
+        )
+    return {
+        "steps": steps[-1]["step"] if steps else 0,
+        "train_seconds": round(sum(seconds), 1),
+        "train_flops": _train_flops(run),
+    }
 
 
 def _tuned(run: Path) -> list[dict[str, Any]]:
@@ -72,7 +93,10 @@ def _tuned(run: Path) -> list[dict[str, Any]]:
     found = read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
     for result in found:
         inputs = Path(result["directory"]) / "inputs.json"
-        begun_with = read_json(inputs).get("model") if inputs.is_file() else None
+        recorded = read_json(inputs) if inputs.is_file() else {}
+        if not isinstance(recorded, dict):
+            raise InputError(f"{inputs}: damaged; remove {result['directory']} and run evaluate.py glue again")
+        begun_with = recorded.get("model")
         if begun_with not in (None, hub.fingerprint(run / "model"), *_mnli_models(run)):
             raise InputError(
                 f"{result['directory']}: was not fine-tuned from {run / 'model'} as it is now; remove it and run evaluate.py glue "
@@ -86,18 +110,23 @@ def _mnli_models(run: Path) -> list[str]:
     return [hub.fingerprint(path.parent) for path in (run / "glue").glob("mnli-*/model/model.safetensors")]
 
 
-def common_means(rows: dict[str, dict[str, Any]]) -> list[str]:
+def common_means(rows: dict[str, dict[str, Any]], others: Sequence[Collection[str]] = ()) -> list[str]:
     """Set `score` of every run to its mean over the tasks that all tuned runs have, WNLI aside (null where there is none), and
-    return these tasks."""
-    tuned = [row["tasks"] for row in rows.values() if row["tasks"]]
+    return these tasks.
+
+    Args:
+        others: the tasks of runs that are no row but are compared with.
+    """
+    tuned = [tasks for tasks in (*(row["tasks"] for row in rows.values()), *others) if tasks]
     common = [name for name in (tuned[0] if tuned else ()) if name != "wnli" and all(name in tasks for tasks in tuned)]
     for row in rows.values():
         row["score"] = mean_score({name: row["tasks"][name] for name in common}) if row["tasks"] else None
     return common
 
 
-def _config(run: Path) -> PretrainConfig:
-    return from_json(PretrainConfig, (run / "config.json").read_text(encoding="utf-8"), str(run / "config.json"))
+def _config(run: Path) -> PretrainConfig | None:
+    """How a run was trained; None where it is a model alone."""
+    return config_json.read_config(PretrainConfig, run / "config.json") if (run / "config.json").is_file() else None
 
 
 def _widest(model: Path) -> type[MaskedLM | PreTraining]:
@@ -108,12 +137,13 @@ def _widest(model: Path) -> type[MaskedLM | PreTraining]:
 
 def _data(runs: Sequence[Path]) -> list[DataConfig]:
     """How those of the runs that were trained read their text."""
-    return [_config(run).data for run in runs if (run / "config.json").is_file()]
+    return [config.data for run in runs if (config := _config(run))]
 
 
-def _train_flops(run: Path) -> float:
+def _train_flops(run: Path) -> float | None:
     """Of all steps that a run's config asks for."""
-    config = _config(run)
+    if not (config := _config(run)):
+        return None
     return config.steps * step_flops(config, read_config(locate(config.teacher)) if config.teacher else None)
 
 
@@ -133,23 +163,6 @@ def _by_task(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]
     found: dict[str, list[dict[str, Any]]] = {}
     for result in results:
         found.setdefault(result["task"], []).append(result)
-    return found
-
-
-def speeds(runs: Sequence[Path], teacher: Path, length: int) -> dict[str, dict[str, dict[str, Any]]]:
-    """{run: {"latency": `speed.relative_speed` at batch 1, "throughput": at batch 32}} beside the teacher. Runs of one architecture
-    share what was measured, and the teacher's own has none."""
-    known: dict[ModelConfig, dict[str, dict[str, Any]]] = {read_config(teacher / "model"): {}}
-    found = {}
-    for run in runs:
-        config = read_config(run / "model")
-        if config not in known:
-            models = str(run / "model"), str(teacher / "model")
-            sizes = {"latency": 1, "throughput": 32}
-            known[config] = {
-                name: relative_speed(*models, batch_size=size, length=length) for name, size in sizes.items()
-            }
-        found[run.name] = known[config]
     return found
 
 
@@ -183,10 +196,10 @@ def report(
             f"{', '.join(runs)}: two runs have the same name; the figures of a run go by its directory's name"
         )
     for path in (*paths, *map(Path, filter(None, (teacher, against)))):
-        if not (path / "model" / "model.safetensors").is_file():
+        if not hub.has_weights(path / "model"):
             raise InputError(f"{path}: has no model/model.safetensors; finish the run first")
     for path in paths:
-        if not read_metrics(path / "metrics.jsonl"):
+        if _training(path)["steps"] is None:
             print(f"{path}: has no metrics.jsonl; its steps, seconds and curves are left out", file=sys.stderr)
     if Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out {out}: is a file, expected a directory")
@@ -202,14 +215,20 @@ def report(
     # Packed in another way a run of pairs and a run of lines are asked the same.
     sequences = kinds.pop() if len(kinds) == 1 else "line"
     rows = {path.name: measure(path, **asked, sequences=sequences) for path in paths}
-    counted = common_means(rows)
+    outside = [
+        path for path in map(Path, filter(None, (teacher, against))) if path.resolve() not in map(Path.resolve, paths)
+    ]
+    counted = common_means(rows, [_by_task(_tuned(path)) for path in outside])
+    print("timing the encoders", file=sys.stderr)
     fast = speeds(paths, Path(teacher), length) if teacher else {}
+    read_at = throughputs(paths, fast, length)
     for path in paths:
         other = compared(path, Path(against), counted) if against else None
         rows[path.name] |= {
             "of_teacher": compared(path, Path(teacher), counted) if teacher else None,
             "against": other and {"name": Path(against).name, **other},
             "speed": fast.get(path.name),
+            "tokens_per_second": read_at[path.name],
         }
     write_json(Path(out) / "results.json", rows)
     with atomic_file(Path(out) / "report.md") as file:

@@ -32,7 +32,7 @@ def _lines(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
         "next-sentence loss, nats": ("loss_nsp", "{:.3f}"),
         "next-sentence accuracy": ("nsp_accuracy", "{:.1%}"),
         "KL to the teacher, nats": ("kl_to_teacher", "{:.3f}"),
-        "encoder, tokens/s": ("tokens_per_second", "{:,d}"),
+        "encoder, batch 32, tokens/s": ("tokens_per_second", "{:,d}"),
         "fine-tuning, seconds": ("tuning_seconds", "{:,.0f}"),
         "fine-tuning, TFLOP": ("tuning_flops", "{:.4g}", 1e-12),
         _MEAN: ("score", "{:.1f}"),
@@ -110,7 +110,9 @@ def curves(runs: Sequence[Path], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
     for i, run in enumerate(runs):
         entries = read_metrics(run / "metrics.jsonl")
-        train = [(entry["step"], entry["loss_mlm"]) for entry in entries if "loss_mlm" in entry]
+        train = [
+            (entry["step"], entry["loss_mlm"]) for entry in entries if entry["kind"] == "train" and "loss_mlm" in entry
+        ]
         held = [(entry["step"], entry["mlm_loss"]) for entry in entries if entry["kind"] == "eval"]
         if train:
             smooth, mean = [], train[0][1]
@@ -152,7 +154,8 @@ def differences(rows: dict[str, dict[str, Any]], path: Path) -> None:
     axes.invert_yaxis()
     against = next(iter(found.values()))["name"]
     axes.set(
-        xlabel=f"mean dev score × 100, minus {against}", title="differences with 95 % intervals (dev rows and seeds)"
+        xlabel=f"mean dev score × 100, minus {against}",
+        title="differences with 95 % intervals (dev rows; seeds where several)",
     )
     axes.grid(axis="x", alpha=0.25)
     save_figure(figure, path)

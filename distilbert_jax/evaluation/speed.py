@@ -2,13 +2,15 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distilbert_jax.config import ModelConfig
 from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import EncoderModel
@@ -53,8 +55,9 @@ def relative_speed(
     """How many times as fast as its teacher an encoder reads, from rounds that alternate between the two.
 
     Returns:
-        `{"ratio" (of the medians), "ratio_min", "ratio_max" (of a round), "parameters", "teacher_parameters" (of the encoders),
-        "batch_size", "length", "dtype", "rounds", "device"}`.
+        `{"ratio" (of the medians), "ratio_min", "ratio_max" (of a round), "median_ms", "teacher_median_ms", "tokens_per_second",
+        "teacher_tokens_per_second" (of the medians), "parameters", "teacher_parameters" (of the encoders), "batch_size", "length",
+        "dtype", "rounds", "device"}`.
     """
     length = min(length, *(read_config(locate(name)).max_position_embeddings for name in (model, teacher)))
     (ours, parameters), (theirs, of_teacher) = (_encoder(name, batch_size, length, dtype) for name in (model, teacher))
@@ -65,6 +68,10 @@ def relative_speed(
         "ratio": medians[1] / medians[0],
         "ratio_min": min(ratios),
         "ratio_max": max(ratios),
+        "median_ms": 1e3 * medians[0],
+        "teacher_median_ms": 1e3 * medians[1],
+        "tokens_per_second": batch_size * length / medians[0],
+        "teacher_tokens_per_second": batch_size * length / medians[1],
         "parameters": parameters,
         "teacher_parameters": of_teacher,
         "batch_size": batch_size,
@@ -73,6 +80,45 @@ def relative_speed(
         "rounds": rounds,
         "device": jax.devices()[0].device_kind,
     }
+
+
+def speeds(runs: Sequence[Path], teacher: Path, length: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """{run: {"latency": `relative_speed` at batch 1, "throughput": at batch 32}} beside the teacher. Runs of one architecture
+    share what was measured, and the teacher's own has none."""
+    known: dict[ModelConfig, dict[str, dict[str, Any]]] = {read_config(teacher / "model"): {}}
+    found = {}
+    for run in runs:
+        config = read_config(run / "model")
+        if config not in known:
+            models = str(run / "model"), str(teacher / "model")
+            sizes = {"latency": 1, "throughput": 32}
+            known[config] = {
+                name: relative_speed(*models, batch_size=size, length=length) for name, size in sizes.items()
+            }
+        found[run.name] = known[config]
+    return found
+
+
+def throughputs(runs: Sequence[Path], fast: dict[str, dict[str, dict[str, Any]]], length: int) -> dict[str, int]:
+    """Tokens a second of each run's encoder at batch 32: from the rounds beside the teacher (`speeds`) where there are some, else
+    measured alone, once for an architecture."""
+    teachers = next((one["throughput"]["teacher_tokens_per_second"] for one in fast.values() if one), None)
+    known: dict[ModelConfig, float] = {}
+    found = {}
+    for run in runs:
+        config = read_config(run / "model")
+        if config not in known:
+            if beside := fast.get(run.name):
+                known[config] = beside["throughput"]["tokens_per_second"]
+            elif run.name in fast and teachers:
+                known[config] = teachers
+            else:
+                alone = encoder_speed(
+                    str(run / "model"), batch_size=32, length=min(length, config.max_position_embeddings)
+                )
+                known[config] = alone["tokens_per_second"]
+        found[run.name] = round(known[config])
+    return found
 
 
 def _encoder(model: str, batch_size: int, length: int, dtype: str) -> tuple[Callable[[], float], int]:

@@ -52,7 +52,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             try:
                 entry = json.loads(line)
                 entries.append({**entry, "kind": entry["kind"], "step": int(entry["step"])})
-            except (ValueError, TypeError, KeyError):
+            except (ValueError, TypeError, KeyError, OverflowError):
                 raise InputError(f"{path}: line {number} is damaged; remove the line, or the run's directory") from None
     return entries
 

@@ -1,6 +1,7 @@
 """results.json of a fine-tuning run, checked when it is read: whatever stands in it goes into tables."""
 
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from distilbert_jax.errors import InputError
 
 def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
     return (
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max  # a whole number may be beyond it
+        and low <= value <= high
     )
 
 
 def _is_count(value: Any, low: int = 0) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+    return isinstance(value, int) and _is_number(value, low)
 
 
 def _are_scores(value: Any) -> bool:
@@ -60,6 +64,9 @@ def read_result(file: Path) -> dict[str, Any]:
             f"{file}: no result of evaluate.py glue, or one of an earlier version; remove it, or name another directory"
         )
     wrong = next((name for name, fits in _FIELDS.items() if not fits(result[name])), "")
+    known = {*TASKS[result["task"]].metrics, "score"} if not wrong else set()
+    if not wrong and any(metrics.keys() != known for metrics in result["scores"].values()):
+        wrong = "scores"
     if not wrong and (result["scores"].keys() != result["dev_rows"].keys()):
         wrong = "dev_rows"
     if not wrong and result["score"] != next(iter(result["scores"].values()))["score"]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distilbert_jax.config_json import differences, from_json, to_json
+from distilbert_jax.config_json import differences, read_config, to_json
 from distilbert_jax.data.files import atomic_file, read_json, write_json
 from distilbert_jax.errors import InputError
 
@@ -40,7 +40,7 @@ def enter(config: Any, directory: Path) -> Path:
     recorded = directory / "config.json"
     _check_place(directory)
     if recorded.is_file() and _has_begun(directory):
-        old = from_json(type(config), recorded.read_text(encoding="utf-8"), str(recorded))
+        old = read_config(type(config), recorded)
         changed = [line for line in differences(old, config) if not line.startswith(FREE)]
         if changed:
             raise InputError(

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from distilbert_jax.data.files import write_json
 from distilbert_jax.evaluation import report as module
 from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report import common_means, curves, report
-from distilbert_jax.models import hub
+from distilbert_jax.models import BertForMaskedLM, hub
 from distilbert_jax.training.logging import read_metrics
-from tests.runs import refused
+from tests.runs import BERT, change, refused
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +123,9 @@ def test_means_are_over_the_tasks_that_all_tuned_runs_have():
     assert common_means(rows) == ["rte"]
     assert [row["score"] for row in rows.values()] == [50.0, 60.0, None]
     assert common_means({"a": {"tasks": {"cola": 1.0}}, "b": {"tasks": {"rte": 1.0}}}) == []
+    assert common_means({"a": {"tasks": {"cola": 1.0, "rte": 2.0}}}, [{"rte": []}, {}]) == ["rte"], (
+        "share and mean are of the same"
+    )
 
 
 def test_scores_of_another_model_are_refused(pair, tmp_path):
@@ -132,6 +136,88 @@ def test_scores_of_another_model_are_refused(pair, tmp_path):
     write_json(directory / "inputs.json", {"model": hub.fingerprint(pair / "first/model")})
     message = refused(lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16), str(directory))
     assert "was not fine-tuned from" in message
+
+
+def npz(file):
+    np.savez(file.with_suffix(""), np.eye(2))
+    file.with_suffix(".npz").replace(file)
+
+
+def in_json(change_it):
+    """Damage to a JSON file: what `change_it` makes of its value."""
+
+    def damage(file):
+        write_json(file, change_it(json.loads(file.read_text())))
+
+    return damage
+
+
+def in_log(text):
+    return lambda file: file.write_text(file.read_text() + text + "\n")
+
+
+GLUE = "glue/demo-topic-1"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (f"{GLUE}/inputs.json", lambda file: file.write_text("[]")),
+        (f"{GLUE}/config.json", lambda file: file.write_bytes(b"\xff{}")),
+        ("config.json", lambda file: file.write_bytes(b"\xff{}")),
+        (f"{GLUE}/results.json", in_json(lambda found: found | {"together": 10**400})),
+        (
+            f"{GLUE}/results.json",
+            in_json(lambda found: found | {"scores": {"validation": {"exactness": 90.0, "score": 90.0}}}),
+        ),
+        (f"{GLUE}/predictions/validation.npy", npz),
+        (f"{GLUE}/predictions/validation.npy", lambda file: file.write_bytes(b"PK" + file.read_bytes())),
+        ("metrics.jsonl", in_log('{"kind": "train", "step": 31}')),
+        ("metrics.jsonl", in_log('{"kind": "train", "step": 31, "seconds": "1"}')),
+        ("metrics.jsonl", in_log('{"kind": "train", "step": 1e999, "seconds": 1}')),
+    ],
+)
+def test_what_is_damaged_is_named_in_one_line(name, damage, pair, tmp_path):
+    shutil.copytree(pair / "second", tmp_path / "run")
+    file = tmp_path / "run" / name
+    if name.startswith(GLUE) and name.endswith("config.json"):
+        file = tmp_path / "run/glue/demo-topic-0/config.json"  # the first run's settings are told
+    damage(file)
+    refused(lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16), str(file))
+
+
+def test_a_run_of_no_steps_has_a_log_of_none_of_them(pair, tmp_path, capsys):
+    shutil.copytree(pair / "first", tmp_path / "run")
+    (tmp_path / "run/metrics.jsonl").write_text("")
+    write_json(tmp_path / "run/config.json", json.loads((tmp_path / "run/config.json").read_text()) | {"steps": 0})
+    found = report([str(tmp_path / "run")], str(tmp_path / "out"), length=16)["run"]
+    assert (found["steps"], found["train_seconds"], found["train_flops"]) == (0, 0, 0)
+    assert (found["tuning_seconds"], found["tuning_flops"]) == (None, None)
+    assert "has no metrics.jsonl" not in capsys.readouterr().err
+
+
+def test_the_pale_curve_is_of_training_alone(tmp_path, monkeypatch):
+    """The evaluations of a distilled run say `loss_mlm`, too."""
+    drawn = []
+    lines = [{"kind": "train", "step": step, "loss_mlm": 5.0} for step in (1, 2, 3)]
+    lines.insert(2, {"kind": "eval", "step": 2, "loss_mlm": 7.0, "mlm_loss": 7.0})
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda _, x, y, **style: drawn.append((x, style)))
+    curves([tmp_path], tmp_path / "curves.png")
+    pale = next(x for x, style in drawn if "marker" not in style)
+    assert list(pale) == [1, 2, 3]
+
+
+def test_speed_is_that_of_the_rounds_beside_the_teacher(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr("distilbert_jax.evaluation.speed.encoder_speed", lambda *_, **__: pytest.fail("it times alone"))
+    shutil.copytree(pair / "first/model", tmp_path / "large/model")
+    BertForMaskedLM(change(BERT, num_hidden_layers=3), rngs=nnx.Rngs(0)).save_pretrained(tmp_path / "large/model")
+    runs = [str(tmp_path / "large"), str(pair / "second")]
+    found = report(runs, str(tmp_path / "out"), teacher=runs[0], length=16)
+    beside = found["second"]["speed"]["throughput"]
+    assert found["second"]["tokens_per_second"] == round(beside["tokens_per_second"])
+    assert found["large"]["tokens_per_second"] == round(beside["teacher_tokens_per_second"])
+    assert beside["ratio"] == pytest.approx(beside["tokens_per_second"] / beside["teacher_tokens_per_second"])
 
 
 def test_curves_need_no_held_out_loss(pair, tmp_path):
