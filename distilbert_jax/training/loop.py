@@ -79,6 +79,7 @@ def fit(
     logs: Sequence[RunLog] = (),
     checkpoints: Checkpoints | None = None,
     evaluate: Evaluate | None = None,
+    diverged: dict[int, str] | None = None,
 ) -> TrainState:
     """Train from `state.step` to `steps`.
 
@@ -89,12 +90,17 @@ def fit(
         unit: the total of the step ("tokens" or "examples") that the throughput counts.
         flops: of a step over all devices; where it and the devices' peak are known, the log says how much of it is used.
         profile: a directory for a trace of five steps after the first five.
-        logs: one; of stacked seeds one each. Left out, as `checkpoints` and `evaluate`, for runs that need none.
+        logs: one; of stacked seeds one each, up to the step in which it diverges. Left out, as `checkpoints` and `evaluate`, for
+            runs that need none.
+        diverged: takes {place: why} of the stacked seeds that diverge, by the measure of one alone: a loss or gradient of theirs
+            was once not finite, whatever came after.
 
     Raises:
-        DivergedError: the loss or a gradient is not finite (of stacked seeds: of none); the last checkpoint is kept.
+        DivergedError: the loss or a gradient is not finite (of stacked seeds: when the last one diverges); the last checkpoint is
+            kept.
         Interrupted, Preempted: after Ctrl-C, after SIGTERM, when the checkpoint is written.
     """
+    failed = {} if diverged is None else diverged
     start = int(np.ravel(state.step)[0])
     skipped = min(5, max(steps - start - 1, 0))  # the first of them compiles
     traced = range(start + skipped + 1, min(start + skipped + 5, steps) + 1)
@@ -110,21 +116,26 @@ def fit(
         pending = None
         columns = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
         seeds = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(columns[unit]))]
-        finite = [values for values in seeds if all(map(math.isfinite, values.values()))]
-        if not finite:
-            broken = [name for name, value in seeds[0].items() if not math.isfinite(value)]
-            raise DivergedError(
-                f"step {step}: {', '.join(broken)} is not finite ({seeds[0]}); batch {step - 1} of the data order; "
-                "the last checkpoint is kept: try a lower learning rate"
-            )
+        for place, values in enumerate(seeds):
+            if broken := [name for name, value in values.items() if not math.isfinite(value)]:
+                why = (
+                    f"step {step}: {', '.join(broken)} is not finite ({values}); batch {step - 1} of the data order; "
+                    "the last checkpoint is kept: try a lower learning rate"
+                )
+                failed.setdefault(place, why)
+        if len(failed) == len(seeds):
+            raise DivergedError(next(iter(failed.values())))
+        sound = {place: values for place, values in enumerate(seeds) if place not in failed}
         seconds, since = time.perf_counter() - since, time.perf_counter()
-        for log, values in zip(logs, seeds, strict=bool(logs)):
+        for place, values in sound.items() if logs else ():
             rate = float(schedule(step - 1))
             measured = {"seconds": round(seconds, 6), f"{unit}_per_second": round(values[unit] / max(seconds, 1e-9), 1)}
             if flops and (share := cost.utilisation(flops / max(seconds, 1e-9), run.dtype)) is not None:
                 measured["mfu"] = share
-            log.write("train", step, {**values, "learning_rate": rate, **measured, "memory_bytes": cost.peak_memory()})
-        means = {name: statistics.fmean(values[name] for values in finite) for name in columns}
+            logs[place].write(
+                "train", step, {**values, "learning_rate": rate, **measured, "memory_bytes": cost.peak_memory()}
+            )
+        means = {name: statistics.fmean(values[name] for values in sound.values()) for name in columns}
         progress.advance(step, means, float(columns[unit].sum()), seconds)
 
     def save(progress: StepProgress, step: int) -> None:

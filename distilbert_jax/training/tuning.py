@@ -159,17 +159,17 @@ class Tuning:
         """Train these runs, side by side when there is more than one, and score them: the results of `finetune_seeds`."""
         guide = self._guide(self._teacher_of(configs))
         self._announce(configs, directories)
-        every, begun, why = self.config.run.log_every, time.perf_counter(), ""
+        every, begun, why = self.config.run.log_every, time.perf_counter(), {}
         with contextlib.ExitStack() as stack:
             logs = [stack.enter_context(contextlib.closing(RunLog(path, 0, every))) for path in directories]
             try:
-                trained = self._fit(configs, *guide, logs)
-            except DivergedError as error:
-                trained, why = [None] * len(configs), str(error)
+                trained = self._fit(configs, *guide, logs, why)
+            except DivergedError:  # each of them has its reason in `why`
+                trained = [None] * len(configs)
             seconds = time.perf_counter() - begun
             return [
-                {**self._result(*run, why), "train_seconds": round(seconds, 2), "together": len(configs)}
-                for run in zip(configs, directories, trained, logs, strict=True)
+                {**self._result(*run, why.get(place, "")), "train_seconds": round(seconds, 2), "together": len(configs)}
+                for place, run in enumerate(zip(configs, directories, trained, logs, strict=True))
             ]
 
     def _announce(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> None:
@@ -187,8 +187,9 @@ class Tuning:
         guide: nnx.GraphDef | None,
         frozen: Params,
         logs: Sequence[RunLog],
-    ) -> list[Params]:
-        """The parameters of each run after its last step."""
+        diverged: dict[int, str],
+    ) -> list[Params | None]:
+        """The parameters of each run after its last step, None of one that diverged; why is put into `diverged`."""
         config, several = self.config, len(configs) > 1
         states = [self._initial_state(one) for one in configs]
         state = stack_states(states, self.mesh) if several else states[0]
@@ -208,10 +209,12 @@ class Tuning:
             title=f"{self.task.name}-{','.join(str(one.run.seed) for one in configs)}",
             unit="examples",
             logs=logs,
+            diverged=diverged,
         )
         if not several:
             return [state.params]
-        return [jax.tree.map(lambda leaves, i=i: leaves[i], state.params) for i in range(len(configs))]
+        one = lambda place: jax.tree.map(lambda leaves: leaves[place], state.params)
+        return [None if place in diverged else one(place) for place in range(len(configs))]
 
     def _initial_state(self, config: FinetuneConfig) -> TrainState:
         params = sharding.pad_vocabulary(split(self._load_model(config))[1])

@@ -4,6 +4,8 @@ import random
 import signal
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -14,7 +16,7 @@ from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import DivergedError, Interrupted
 from distilbert_jax.evaluation import glue
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
-from distilbert_jax.training import cost, rundir
+from distilbert_jax.training import cost, rundir, step
 from distilbert_jax.training import tuning as module
 from distilbert_jax.training.finetune import finetune, finetune_seeds, run_directory
 from distilbert_jax.training.logging import RunLog, read_metrics
@@ -327,6 +329,28 @@ def test_a_seed_that_diverges_leaves_those_beside_it_alone(folder, tmp_path):
     alone = change(configs[1], run__directory=str(tmp_path / "alone"))
     tune(alone)
     np.testing.assert_allclose(losses_of(configs[1]), losses_of(alone), rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_seed_whose_gradient_overflows_once_has_diverged_beside_others_too(folder, tmp_path, monkeypatch):
+    """Clipped by an infinite norm the step is 0 and the weights stay finite."""
+    its_key = jax.random.key_data(step.row_keys(jax.random.key(1), jnp.int32(3), 1))[0][
+        0
+    ]  # of seed 1 in its fourth step
+    gradients = step.gradients
+
+    def overflowing(objective, params, frozen, batch, rngs, accumulate=1):
+        found, metrics = gradients(objective, params, frozen, batch, rngs, accumulate)
+        now = jax.random.key_data(rngs[0])[0] == its_key
+        return jax.tree.map(lambda one: jnp.where(now, jnp.full_like(one, 1e20), one), found), metrics
+
+    monkeypatch.setattr(step, "gradients", overflowing)
+    for together in (False, True):
+        configs = seeds_of(folder, tmp_path / str(together), (0, 1), epochs=1)
+        sound, broken = finetune_seeds(configs, glue, together=together)
+        assert (sound["diverged"], broken["score"]) == ("", 0.0), together
+        assert broken["diverged"].startswith("step 4: grad_norm is not finite"), together
+        assert [entry["step"] for entry in runs.entries(Path(configs[1].run.directory))] == [1, 2, 3], together
 
 
 def test_a_tenth_of_train_is_scored_in_the_place_of_dev(folder, tmp_path):
