@@ -80,7 +80,7 @@ def load_config(path: str, *kinds: type) -> Any:
 
     Raises:
         InputError: no such file (the nearest of its folder is named), no `get_config` in it, an error that it raises, or
-            it returns none of `kinds`.
+            it returns none of `kinds`, or one with a value that JSON does not know.
     """
     whole, colon, word = path.rpartition(".py:")
     path = f"{whole}.py" if colon else path
@@ -105,11 +105,16 @@ def load_config(path: str, *kinds: type) -> Any:
         raise
     except SyntaxError as error:
         raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
-    except Exception as error:  # whatever a user's file raises, above all an unknown field
+    except (Exception, SystemExit) as error:  # whatever a user's file raises, above all an unknown field
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
-        raise InputError(f"{path}: line {lines[-1] if lines else '?'}: {error}") from error
+        what = "a config must not end Python" if isinstance(error, SystemExit) else error
+        raise InputError(f"{path}: line {lines[-1] if lines else '?'}: {what}") from error
     if not isinstance(config, kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(f"{path}: get_config() returned a {type(config).__name__}, expected {expected}")
-    return from_json(type(config), to_json(config), path)  # names a field whose value has another type
+    try:
+        text = to_json(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return from_json(type(config), text, path)  # names a field whose value has another type

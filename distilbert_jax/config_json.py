@@ -13,8 +13,18 @@ T = typing.TypeVar("T")
 
 
 def to_json(config: Any) -> str:
-    """A config as indented JSON text; `from_json` reads it back to an equal config."""
-    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False) + "\n"
+    """A config as indented JSON text; `from_json` reads it back to an equal config.
+
+    Raises:
+        InputError: a field has a value that JSON has no form for.
+    """
+    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False, default=_refuse) + "\n"
+
+
+def _refuse(value: Any) -> typing.NoReturn:
+    raise InputError(
+        f"{value!r} is a {type(value).__name__}; expected text, a number, True, False, None or a tuple of them"
+    )
 
 
 def read_config(kind: type[T], file: Path) -> T:

@@ -126,7 +126,7 @@ def curves(runs: Sequence[Path], path: Path) -> None:
         xlabel="step", ylabel="masked-LM loss, nats a token", title="pale: training, moving average · dots: held out"
     )
     if axes.get_legend_handles_labels()[0]:
-        axes.legend()
+        figure.legend(loc="outside lower center", ncols=3)  # inside it would cover the ends of curves
     axes.grid(alpha=0.25)
     save_figure(figure, path)
 

@@ -111,10 +111,12 @@ def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path
 
 
 def _warn_if_worse(directory: Path) -> None:
-    """Say so when a run ends above the loss that it began with: finite, but nothing was learned."""
+    """Say so when a run ends above the loss that it began with, by more than batches differ: finite, but nothing was learned."""
     losses = [entry["loss"] for entry in read_metrics(directory / "metrics.jsonl") if entry["kind"] == "train"]
     some = max(len(losses) // 20, 1)
-    if len(losses) > 1 and (last := statistics.fmean(losses[-some:])) > (first := statistics.fmean(losses[:some])):
+    if len(losses) < 20:
+        return
+    if (last := statistics.fmean(losses[-some:])) > 1.05 * (first := statistics.fmean(losses[:some])):
         print(
             f"{directory}: the loss of the last steps, {last:.4g}, is above that of the first, {first:.4g}: the run has "
             "diverged; try a lower learning rate",

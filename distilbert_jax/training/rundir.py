@@ -21,6 +21,7 @@ FREE = (
     "run.save_every",
     "run.keep",
     "mesh.",
+    "data:",  # where a task's files lie; inputs.json says what is in them
     "save_model",
     "predict_test",
 )

@@ -403,7 +403,10 @@ def test_a_run_goes_by_what_it_began_with(folder, tmp_path):
     found = tune(config)
     runs.write_split(tmp_path / "data", "sst2", "validation", topics(40, 4))
     refused(lambda: tune(config), str(tmp_path / "run"), "data (validation) changed", "remove the directory")
+    elsewhere = change(config, data=os.path.relpath(tmp_path / "data"))
+    refused(lambda: tune(elsewhere), str(tmp_path / "run"), "data (validation) changed")
     runs.write_split(tmp_path / "data", "sst2", "validation", topics(40, 3))
+    tune(elsewhere)  # the same data by another path
     assert tune(config) == found
     DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(4)).save_pretrained(tmp_path / "model", tokenizer)
     refused(lambda: tune(config), "model changed since this run began")

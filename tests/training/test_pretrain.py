@@ -370,6 +370,7 @@ def test_a_head_that_is_drawn_may_begin_at_the_frequencies_of_the_tokens(world, 
 
 def test_a_run_that_ends_above_its_beginning_says_so(world, tmp_path, capsys):
     runs.train(pretraining(world, tmp_path / "good", data__heldout=""))
+    runs.train(pretraining(world, tmp_path / "short", data__heldout="", steps=4, optimizer__learning_rate=30.0))
     assert "diverged" not in capsys.readouterr().err
     runs.train(pretraining(world, tmp_path / "bad", optimizer__learning_rate=30.0, data__heldout=""))
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "diverged" in line]
