@@ -5,6 +5,7 @@
 Every part is done once and found again: interrupted, the same command goes on.
 """
 
+import contextlib
 import dataclasses
 import shutil
 import sys
@@ -67,9 +68,12 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
 def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -> None:
     """Raise InputError where a corpus that arms have been trained on would become another, and the next arms with it."""
     begun = [arm.name for arm in config.arms if arm.pretrain and (config.run_of(arm) / "inputs.json").is_file()]
-    if not begun or not (corpus / "manifest.json").is_file():
+    if not begun:
         return
-    if Corpus.open(corpus).manifest["sources"] != describe(files):
+    given = before = describe(files)
+    with contextlib.suppress(InputError):  # what is not there or damaged is made again
+        before = Corpus.open(corpus).manifest["sources"]
+    if before != given:
         raise InputError(
             f"{corpus}: was made of other text than {', '.join(map(str, files))}, and {', '.join(begun)} trained on it: name the "
             f"same files, leave them out, or remove {config.directory} and {corpus} to begin anew"
@@ -204,7 +208,8 @@ def command(
             for arm in chosen:
                 tune(given, arm)
     if "report" in stages:
-        compare(given, chosen)
+        with runtime.leaving_when_asked():
+            compare(given, chosen)
 
 
 if __name__ == "__main__":

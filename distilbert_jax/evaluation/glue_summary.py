@@ -75,6 +75,10 @@ def read(run: dict[str, Any]) -> bootstrap.Predictions:
         InputError: that is missing, damaged, or scores otherwise than results.json says.
     """
     directory, task = Path(run["directory"]), find_task(run["task"])
+    if any(metrics.keys() != {*task.metrics, "score"} for metrics in run["scores"].values()):
+        raise InputError(
+            f"{directory / 'results.json'}: damaged, its scores are not those of {task.name}; remove the run and train it again"
+        )
     predictions = bootstrap.read_predictions(directory, task, bool(run["diverged"]))
     if predictions.logits is not None:
         again = score(task, predictions.logits, predictions.labels)["score"]

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -234,6 +235,18 @@ def test_text_is_not_changed_under_arms_that_have_read_it(done, tmp_path, monkey
             "corpus: was made of other text than", "teacher, triple, random, cut trained on it",
         )  # fmt: skip
     assert {path: path.read_bytes() for path in corpus} == corpus
+    built = []
+    monkeypatch.setattr(
+        experiment, "build_corpus", lambda files, *_: built.append(files) or SimpleNamespace(manifest=manifest)
+    )
+    place = Path(line[2]).parent / "corpus/manifest.json"
+    manifest = json.loads(place.read_text())
+    try:
+        place.write_text("[]")
+        experiment.build_corpora(config, (Path(line[2]),), (Path(line[4]),))
+    finally:
+        place.write_bytes(corpus[place])
+    assert len(built) == 2, "a damaged manifest is made again"
 
 
 def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path, monkeypatch):
