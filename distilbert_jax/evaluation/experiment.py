@@ -113,11 +113,8 @@ def make(config: ExperimentConfig, arm: Arm) -> Path:
     model, source = config.run_of(arm) / "model", locate(arm.model)
     with rundir.locked(config.run_of(arm)):
         if not model.is_dir():
-            for read in (
-                read_config,
-                read_tensors,
-                load_tokenizer,
-            ):  # what cannot be fine-tuned is said before it is copied
+            # What cannot be fine-tuned is said before it is copied.
+            for read in (read_config, read_tensors, load_tokenizer):
                 read(source)
             names = [path.name for pattern in FILES for path in source.glob(pattern)]
             write_directory(model, lambda partial: [shutil.copy(source / name, partial) for name in names] and None)
