@@ -23,8 +23,9 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from distilbert_jax import runtime
-from distilbert_jax.cli import is_config, load_config, parse, show
+from distilbert_jax.base import runtime, signals
+from distilbert_jax.base.config_io import is_config, load_config
+from distilbert_jax.base.parsing import parse, show
 from distilbert_jax.config import Dtype, FinetuneConfig, GridConfig, Sequences
 from distilbert_jax.data.tasks import GLUE
 from distilbert_jax.data.text import given_texts, split_pair
@@ -81,7 +82,7 @@ class FeaturesCommand(TextCommand):
     def run(self) -> None:
         import numpy as np
 
-        from distilbert_jax.data.files import write_array
+        from distilbert_jax.base.files import write_array
         from distilbert_jax.pipelines import FeatureExtraction
         from distilbert_jax.pipelines.results import Answers
 
@@ -190,8 +191,8 @@ class GlueCommand:
     json: bool = False  # the whole table as one JSON object in the place of the terminal's
 
     def run(self) -> None:
+        from distilbert_jax.base.hub import locate
         from distilbert_jax.data.tasks import TASKS
-        from distilbert_jax.directory import locate
         from distilbert_jax.evaluation import glue_table, submission
         from distilbert_jax.evaluation.glue_summary import read_runs
         from distilbert_jax.evaluation.grid import run_grid
@@ -213,7 +214,7 @@ class GlueCommand:
                     f"--teacher-runs {self.teacher_runs}: has none of the tasks {', '.join(self.tasks)} (WNLI aside)"
                 )
         config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
-        with runtime.leaving_when_asked(), runtime.compiling_once():
+        with signals.leaving_when_asked(), runtime.compiling_once():
             results = run_grid(
                 config, self.tasks, self.seeds, grid=self.grid, together=self.vmap_seeds, from_mnli=self.from_mnli
             )

@@ -7,13 +7,15 @@ import sys
 from dataclasses import dataclass
 from typing import Annotated
 
-from distilbert_jax import runtime
+from distilbert_jax.base import runtime, signals
 from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.training import processes
 
-with runtime.leaving_at_ctrl_c():
+with signals.leaving_at_ctrl_c():
     import tyro
 
-    from distilbert_jax.cli import load_config, parse
+    from distilbert_jax.base.config_io import load_config
+    from distilbert_jax.base.parsing import parse
     from distilbert_jax.config import FinetuneConfig, PretrainConfig
 
 
@@ -49,27 +51,27 @@ def main(args: list[str]) -> None:
     runtime.keep_freed_memory()
     if config.run.deterministic:
         runtime.deterministic_gpu()
-    together = runtime.join_processes()
+    together = processes.join_processes()
     if together and isinstance(config, FinetuneConfig):
         raise InputError("fine-tuning runs in one process: start it on one host, or its seeds on several")
 
     # Imported here: --help and a mistake in the config need not wait for JAX.
     if isinstance(config, PretrainConfig):
-        with runtime.leaving_at_ctrl_c():
+        with signals.leaving_at_ctrl_c():
             from distilbert_jax.evaluation.mlm import heldout
             from distilbert_jax.training.pretrain import dry_run, estimate, pretrain
 
         if command.dry_run:
             print(estimate(dry_run(config)))
         else:
-            with runtime.leaving_when_asked(together=together):
+            with signals.leaving_when_asked(together=together):
                 pretrain(config, heldout, profile=command.profile)
     else:
-        with runtime.leaving_at_ctrl_c():
+        with signals.leaving_at_ctrl_c():
             from distilbert_jax.evaluation import glue
             from distilbert_jax.training.finetune import finetune
 
-        with runtime.leaving_when_asked():
+        with signals.leaving_when_asked():
             result = finetune(config, glue)
         for split, values in result["scores"].items():
             print(f"{result['task']} {split}: " + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))

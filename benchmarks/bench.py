@@ -56,7 +56,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from distilbert_jax import runtime
+from distilbert_jax.base import runtime
 from distilbert_jax.config import LossConfig, ModelConfig, OptimizerConfig
 from distilbert_jax.errors import InputError, one_line_errors
 

@@ -39,8 +39,8 @@ from machine import commit, processor
 from rich.console import Console
 from tokenizing import CORES, cut_text, tokenizing
 
+from distilbert_jax.base.files import sha256_of
 from distilbert_jax.data.batches import PackedBatches, prefetch
-from distilbert_jax.data.files import sha256_of
 from distilbert_jax.data.packing import PackedRows, pack
 from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.text import TextSources

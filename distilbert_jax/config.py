@@ -4,20 +4,54 @@ A run is a `PretrainConfig` (masked LM or distillation on packed rows) or a `Fin
 Files in `configs/` return one from `get_config()`; the command line overrides single fields (`--optimizer.learning-rate 1e-4`).
 """
 
+import typing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
-from distilbert_jax.config_checks import (
-    LARGEST,
-    SMALLEST,
-    require,
-    require_batch,
-    require_choices,
-    require_positive,
-    require_share,
-    require_temperature,
-    require_weight,
-)
+from distilbert_jax.errors import InputError, nearest
+
+SMALLEST, LARGEST = 1.1754944e-38, 3.4028235e38  # that float32 tells from 0 and from infinity
+LARGEST_BATCH = 1 << 20  # rows; thirty times those of BERT's largest batches
+
+
+def require(condition: bool, owner: object, name: str, what: str) -> None:
+    """Raise InputError, with the field `name` of `owner` and its value, unless `condition` holds; `what` says what is expected."""
+    if not condition:
+        raise InputError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r}: {what}")
+
+
+def require_share(owner: object, *names: str) -> None:
+    for name in names:
+        require(0.0 <= getattr(owner, name) < 1.0, owner, name, "expected a share, 0 ≤ value < 1")
+
+
+def require_positive(owner: object, *names: str) -> None:
+    for name in names:
+        require(getattr(owner, name) >= SMALLEST, owner, name, "expected a value above 0")
+        require(getattr(owner, name) <= LARGEST, owner, name, "expected a finite value (float32)")
+
+
+def require_weight(owner: object, *names: str) -> None:
+    for name in names:
+        require(0.0 <= getattr(owner, name) <= LARGEST, owner, name, "expected a finite value of 0 or more")
+
+
+def require_batch(owner: object, name: str) -> None:
+    what = f"expected 1 to {LARGEST_BATCH:,} rows"
+    require(1 <= getattr(owner, name) <= LARGEST_BATCH, owner, name, what)
+
+
+def require_temperature(owner: object, name: str) -> None:
+    require(0.01 <= getattr(owner, name) <= 100.0, owner, name, "expected 0.01 to 100: others leave nothing to learn")
+
+
+def require_choices(owner: object) -> None:
+    for name, kind in typing.get_type_hints(type(owner)).items():
+        if typing.get_origin(kind) is Literal:
+            choices = typing.get_args(kind)
+            require(getattr(owner, name) in choices, owner, name, f"expected one of {', '.join(map(repr, choices))}")
+
 
 Dtype = Literal["float32", "bfloat16"]
 Sequences = Literal["line", "document", "pair"]
@@ -319,3 +353,51 @@ class GridConfig:
                 "expected finite values above 0",
             )
         require(len(self.seeds) > 0, self, "seeds", "expected one or more")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the models that are compared: pre-trained from a config, or an HF directory as it is."""
+
+    name: str
+    seeds: tuple[int, ...]  # of fine-tuning
+    pretrain: PretrainConfig | None = None
+    model: str = ""  # HF directory or hub id
+
+    def __post_init__(self) -> None:
+        plain = self.name not in ("", ".", "..") and self.name.isprintable() and "/" not in self.name
+        require(plain, self, "name", "expected a name that a directory can have, without /")
+        require((self.pretrain is None) != (self.model == ""), self, "model", "expected it or pretrain, one of the two")
+        require(len(self.seeds) == len(set(self.seeds)) > 0, self, "seeds", "expected one or more, each once")
+        require(all(0 <= seed < 2**32 for seed in self.seeds), self, "seeds", "expected 0 ≤ seed < 2³²")
+
+
+@dataclass(frozen=True)
+class ExperimentConfig:
+    """Arms, in the order in which they are made, and how they are compared. An arm's run stands in <directory>/<name>."""
+
+    directory: str
+    arms: tuple[Arm, ...]
+    teacher: str  # the arm whose score the others retain a share of
+    student: str  # the arm that the others are compared with
+    tokenizer: str  # of the corpora; HF directory or hub id
+    tasks: tuple[str, ...]
+    grid: GridConfig = field(default_factory=GridConfig)
+    glue: FinetuneConfig = field(default_factory=FinetuneConfig)
+    vmap_seeds: bool = False  # the seeds of a task in one vmapped step, for accelerators
+    heldout_rows: int = 2048  # rows of held-out text that every arm is asked in the end
+
+    def __post_init__(self) -> None:
+        names = [arm.name for arm in self.arms]
+        require(len(names) == len(set(names)), self, "arms", "two have the same name")
+        for name in ("teacher", "student"):
+            require(getattr(self, name) in names, self, name, nearest(getattr(self, name), names))
+        require(len(self.tasks) == len(set(self.tasks)) > 0, self, "tasks", "expected one or more, each once")
+        require(self.heldout_rows > 0, self, "heldout_rows", "expected 1 or more")
+        for arm in self.arms:
+            if arm.pretrain:
+                place = f"{self.directory}/{arm.name}"
+                require(arm.pretrain.run.directory == place, arm, "pretrain", f"its run.directory is not {place}")
+
+    def run_of(self, arm: Arm) -> Path:
+        return Path(self.directory) / arm.name

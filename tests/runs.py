@@ -26,7 +26,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 import train as train_script
 from distilbert_jax import config as c
-from distilbert_jax.config_json import to_json
+from distilbert_jax.base.config_io import to_json
 from distilbert_jax.data.corpus import build_corpus
 from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer
@@ -136,7 +136,7 @@ def write_config(config: c.PretrainConfig, path: Path) -> str:
     path.with_suffix(".json").write_text(to_json(config))
     path.write_text(
         "from pathlib import Path\n\nfrom distilbert_jax.config import PretrainConfig\n"
-        "from distilbert_jax.config_json import from_json\n\n\n"
+        "from distilbert_jax.base.config_io import from_json\n\n\n"
         'def get_config():\n    return from_json(PretrainConfig, Path(__file__).with_suffix(".json").read_text())\n'
     )
     return str(path)

@@ -10,7 +10,8 @@ import pytest
 import evaluate
 import train
 from distilbert_jax import models
-from distilbert_jax.cli import call, load_config
+from distilbert_jax.base.config_io import load_config
+from distilbert_jax.base.parsing import call
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError

@@ -2,9 +2,10 @@ import dataclasses
 
 import pytest
 
-from distilbert_jax.cli import load_config
+from distilbert_jax.base.config_io import differences, from_json, load_config, to_json
 from distilbert_jax.config import (
     DataConfig,
+    ExperimentConfig,
     FinetuneConfig,
     GridConfig,
     GuideConfig,
@@ -17,8 +18,6 @@ from distilbert_jax.config import (
     PretrainConfig,
     RunConfig,
 )
-from distilbert_jax.config_experiment import ExperimentConfig
-from distilbert_jax.config_json import differences, from_json, to_json
 from distilbert_jax.errors import InputError
 from tests.runs import ROOT
 

@@ -12,8 +12,7 @@ from collections.abc import Callable
 
 from configs.miniature import cut, mlm, no_ce, no_cos, no_mlm, random_mlm, random_triple, teacher, triple
 from configs.miniature.tiers import encoder, find_tier
-from distilbert_jax.config import FinetuneConfig, PretrainConfig, RunConfig
-from distilbert_jax.config_experiment import Arm, ExperimentConfig
+from distilbert_jax.config import Arm, ExperimentConfig, FinetuneConfig, PretrainConfig, RunConfig
 
 
 def get_config(tier: str = "cpu") -> ExperimentConfig:

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from distilbert_jax.cli import call
-from distilbert_jax.data.files import sha256_of, write_array, write_json
-from distilbert_jax.data.progress import progress
+from distilbert_jax.base.files import sha256_of, write_array, write_json
+from distilbert_jax.base.parsing import call
+from distilbert_jax.base.progress import progress
 from distilbert_jax.data.shard_maker import ShardMaker, worker_pool
 from distilbert_jax.data.shards import FORMAT, Corpus
 from distilbert_jax.data.text import TextSources

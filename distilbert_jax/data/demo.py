@@ -13,10 +13,10 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from distilbert_jax.cli import call
+from distilbert_jax.base.files import atomic_file, read_json, sha256_of, write_json
+from distilbert_jax.base.parsing import call
+from distilbert_jax.base.progress import progress
 from distilbert_jax.data.demo_tasks import write_tasks
-from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
-from distilbert_jax.data.progress import progress
 from distilbert_jax.errors import InputError, one_line_errors
 
 FORMAT = 1

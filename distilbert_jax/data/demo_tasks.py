@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distilbert_jax.data.files import atomic_file
+from distilbert_jax.base.files import atomic_file
 
 TRAIN_ROWS, VALIDATION_ROWS = 2000, 400
 

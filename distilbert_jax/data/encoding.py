@@ -10,9 +10,9 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from distilbert_jax.data.files import read_json
+from distilbert_jax.base.files import read_json
+from distilbert_jax.base.hub import locate
 from distilbert_jax.data.tokenizer import load_tokenizer, special_ids
-from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError
 
 _LONGEST = 512  # BERT's positions, where no file says how many there are

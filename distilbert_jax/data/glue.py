@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from distilbert_jax.base.files import fingerprint_of
 from distilbert_jax.data.encoding import Row, stack
-from distilbert_jax.data.files import fingerprint_of
 from distilbert_jax.data.tasks import TASKS, Task
 from distilbert_jax.errors import InputError, tell_once
 

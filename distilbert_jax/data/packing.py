@@ -12,11 +12,11 @@ from typing import Any, get_args
 
 import numpy as np
 
+from distilbert_jax.base.files import read_json, sha256_of, write_array, write_json
+from distilbert_jax.base.progress import progress
 from distilbert_jax.config import Sequences
-from distilbert_jax.data.files import read_json, sha256_of, write_array, write_json
 from distilbert_jax.data.pairs import CHANNELS as PAIR_CHANNELS
 from distilbert_jax.data.pairs import pair_rows, shard_of_strangers
-from distilbert_jax.data.progress import progress
 from distilbert_jax.data.shards import Corpus, Shard
 from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_json
+from distilbert_jax.base.files import atomic_file, read_json, sha256_of, write_json
 from distilbert_jax.data.shards import id_dtype
 from distilbert_jax.data.tokenizer import entries
 from distilbert_jax.errors import InputError

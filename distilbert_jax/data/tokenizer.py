@@ -10,11 +10,11 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from distilbert_jax.cli import call
-from distilbert_jax.data.files import atomic_file, read_json, write_json
-from distilbert_jax.data.progress import progress
+from distilbert_jax.base.files import atomic_file, read_json, write_json
+from distilbert_jax.base.hub import locate
+from distilbert_jax.base.parsing import call
+from distilbert_jax.base.progress import progress
 from distilbert_jax.data.text import TextSources
-from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError, one_line_errors
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}

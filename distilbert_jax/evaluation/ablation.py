@@ -13,13 +13,13 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from distilbert_jax import runtime
-from distilbert_jax.cli import call, load_config, show
+from distilbert_jax.base import runtime, tables
+from distilbert_jax.base.config_io import load_config
+from distilbert_jax.base.files import atomic_file, write_json
+from distilbert_jax.base.parsing import call, show
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
-from distilbert_jax.data.files import atomic_file, write_json
 from distilbert_jax.data.tasks import GLUE, find_task
 from distilbert_jax.errors import InputError, one_line_errors
-from distilbert_jax.evaluation import tables
 from distilbert_jax.evaluation.glue_summary import medians
 from distilbert_jax.evaluation.grid import run_grid
 from distilbert_jax.evaluation.mlm import evaluate_mlm, heldout

@@ -21,9 +21,9 @@ from rich.text import Text
 from scipy.special import log_softmax, logsumexp
 from tokenizers import Tokenizer
 
+from distilbert_jax.base.files import atomic_file, write_json
+from distilbert_jax.base.progress import progress
 from distilbert_jax.data.encoding import Row, stack
-from distilbert_jax.data.files import atomic_file, write_json
-from distilbert_jax.data.progress import progress
 from distilbert_jax.data.tokenizer import special_ids
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation.prompts import CARD_PAIR, MASK, Pair, check_words

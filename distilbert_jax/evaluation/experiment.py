@@ -16,13 +16,14 @@ from typing import Literal
 import jax
 import tyro
 
-from distilbert_jax import runtime
-from distilbert_jax.cli import call, load_config
-from distilbert_jax.config_experiment import Arm, ExperimentConfig
+from distilbert_jax.base import runtime, signals
+from distilbert_jax.base.config_io import load_config
+from distilbert_jax.base.hub import FILES, locate, write_directory
+from distilbert_jax.base.parsing import call
+from distilbert_jax.config import Arm, ExperimentConfig
 from distilbert_jax.data.corpus import build_corpus, describe, totals
 from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import load_tokenizer
-from distilbert_jax.directory import FILES, locate, write_directory
 from distilbert_jax.errors import InputError, nearest, one_line_errors
 from distilbert_jax.evaluation.grid import available, run_grid
 from distilbert_jax.evaluation.mlm import heldout
@@ -198,14 +199,14 @@ def command(
         build_corpora(given, text, heldout_text)
     if "pretrain" in stages:
         for arm in chosen:
-            with runtime.leaving_when_asked():
+            with signals.leaving_when_asked():
                 make(given, arm)
     if "glue" in stages:
-        with runtime.leaving_when_asked(), runtime.compiling_once():
+        with signals.leaving_when_asked(), runtime.compiling_once():
             for arm in chosen:
                 tune(given, arm)
     if "report" in stages:
-        with runtime.leaving_when_asked():
+        with signals.leaving_when_asked():
             compare(given, chosen)
 
 

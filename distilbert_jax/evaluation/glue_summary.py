@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from distilbert_jax.base.config_io import read_config
+from distilbert_jax.base.files import read_json
 from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.config_json import read_config
-from distilbert_jax.data.files import read_json
 from distilbert_jax.data.tasks import GLUE, REMARKS, find_task
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation import bootstrap

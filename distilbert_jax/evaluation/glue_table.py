@@ -11,9 +11,10 @@ import numpy as np
 from rich import box
 from rich.table import Table
 
-from distilbert_jax.data.files import atomic_file, save_figure, write_json
+from distilbert_jax.base import tables
+from distilbert_jax.base.files import atomic_file, save_figure, write_json
 from distilbert_jax.data.tasks import GLUE, REFERENCES, find_task
-from distilbert_jax.evaluation import bootstrap, tables
+from distilbert_jax.evaluation import bootstrap
 from distilbert_jax.evaluation.glue_summary import PAPER_REMARK, choices, mean_remark, read, remarks, summary
 
 OURS, MAJORITY, PAPER, CARD = "model", "majority", "DistilBERT", "model card"

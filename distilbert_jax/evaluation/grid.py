@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distilbert_jax.base.files import write_json
 from distilbert_jax.config import FinetuneConfig, GridConfig
-from distilbert_jax.data.files import write_json
 from distilbert_jax.data.glue import check_file, has_split, test_splits
 from distilbert_jax.data.tasks import Task, find_task
 from distilbert_jax.errors import InputError, tell_once

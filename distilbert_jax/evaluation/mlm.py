@@ -14,10 +14,10 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from distilbert_jax.base.progress import progress
 from distilbert_jax.config import MaskingConfig, MeshConfig
 from distilbert_jax.data.masking import corrupt, log_weights
 from distilbert_jax.data.packing import PackedRows
-from distilbert_jax.data.progress import progress
 from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM, PreTraining

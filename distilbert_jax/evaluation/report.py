@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from distilbert_jax import config_json
+from distilbert_jax.base import config_io
+from distilbert_jax.base.files import atomic_file, read_json, write_json
+from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DataConfig, PretrainConfig
-from distilbert_jax.data.files import atomic_file, read_json, write_json
-from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation import bootstrap
 from distilbert_jax.evaluation.glue_summary import choices, mean_score, read, read_runs, remarks, summary
@@ -126,7 +126,7 @@ def common_means(rows: dict[str, dict[str, Any]], others: Sequence[Collection[st
 
 def _config(run: Path) -> PretrainConfig | None:
     """How a run was trained; None where it is a model alone."""
-    return config_json.read_config(PretrainConfig, run / "config.json") if (run / "config.json").is_file() else None
+    return config_io.read_config(PretrainConfig, run / "config.json") if (run / "config.json").is_file() else None
 
 
 def _widest(model: Path) -> type[MaskedLM | PreTraining]:

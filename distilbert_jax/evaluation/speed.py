@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distilbert_jax.base.hub import locate
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.directory import locate
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.models.hub import read_config

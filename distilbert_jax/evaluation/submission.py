@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distilbert_jax.data.files import atomic_file
+from distilbert_jax.base.files import atomic_file
 from distilbert_jax.data.tasks import TASKS, Task, find_task
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation.bootstrap import load_logits

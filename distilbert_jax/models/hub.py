@@ -16,9 +16,9 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError
 from safetensors.flax import load_file
 
+from distilbert_jax.base.files import fingerprint_of
+from distilbert_jax.base.hub import FILES, locate
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.data.files import fingerprint_of
-from distilbert_jax.directory import FILES, locate
 from distilbert_jax.errors import InputError, tell_once
 from distilbert_jax.models.params import Params
 

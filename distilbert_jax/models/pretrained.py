@@ -16,9 +16,9 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError
 from safetensors.flax import save_file
 
+from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.data.tokenizer import save_tokenizer
-from distilbert_jax.directory import locate, write_directory
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.hub import hf_config, hf_name, read_config, read_tensors, reference_names, to_params
 from distilbert_jax.models.params import merge, split

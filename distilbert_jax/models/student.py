@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from distilbert_jax.cli import call
+from distilbert_jax.base.parsing import call
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError, one_line_errors

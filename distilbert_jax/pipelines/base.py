@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
 
+from distilbert_jax.base.progress import progress
 from distilbert_jax.data.encoding import BertTokenizer, Row, announce_cut, stack
-from distilbert_jax.data.progress import progress
 from distilbert_jax.data.tokenizer import check_fit
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import merge, split

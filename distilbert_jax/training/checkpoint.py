@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from distilbert_jax.data.files import sha256_of
+from distilbert_jax.base.files import sha256_of
 from distilbert_jax.errors import InputError
 from distilbert_jax.training.step import TrainState
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from distilbert_jax.base.files import write_json
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.data import glue
-from distilbert_jax.data.files import write_json
 from distilbert_jax.data.tasks import find_task
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.models import hub

@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
+from distilbert_jax.base.config_io import to_json
 from distilbert_jax.config import PretrainConfig
-from distilbert_jax.config_json import to_json
 from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError

@@ -2,7 +2,10 @@
 
 import errno
 import hashlib
+import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import jax
@@ -82,3 +85,47 @@ def stop_together(step: int) -> bool:
     Called by all of them after every step.
     """
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+_BY_HAND = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+def join_processes() -> bool:
+    """Join the other processes of this run, where there are any; returns whether it did. Called before JAX starts its backend.
+
+    By hand, three environment variables say who there is: `JAX_COORDINATOR_ADDRESS` (host:port, which the first process opens),
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` (from 0). Under `srun` with more than one task, under Open MPI and on a TPU pod
+    JAX finds them itself (https://docs.jax.dev/en/latest/multi_process.html).
+
+    Raises:
+        InputError: one of the three variables is missing or of another form; the others were not to be found.
+    """
+    given = {name: os.environ[name] for name in _BY_HAND if os.environ.get(name)}
+    if missing := [name for name in _BY_HAND if given and name not in given]:
+        raise InputError(f"{', '.join(given)} is set, but not {', '.join(missing)}: a run by hand needs all three")
+    for name in given.keys() - {_BY_HAND[0]}:
+        if not given[name].isdigit():
+            raise InputError(f"{name} = {given[name]}: expected a number")
+    if given and not re.fullmatch(r".+:\d+", given[_BY_HAND[0]]):
+        raise InputError(f"{_BY_HAND[0]} = {given[_BY_HAND[0]]}: expected host:port, such as host0:1234")
+    if given and int(given[_BY_HAND[2]]) >= int(given[_BY_HAND[1]]):
+        count, index = given[_BY_HAND[1]], given[_BY_HAND[2]]
+        raise InputError(
+            f"{_BY_HAND[2]} = {index} of {count} processes: expected 0 for the first of them, below {count}"
+        )
+    launched = any(int(os.environ.get(name) or 1) > 1 for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    on_tpu = any(True for name in ("accel[0-9]*", "vfio/[0-9]*") for _ in Path("/dev").glob(name))
+    if not (given or launched or on_tpu):
+        return False
+    import jax
+
+    try:
+        if given:
+            jax.distributed.initialize(given[_BY_HAND[0]], int(given[_BY_HAND[1]]), int(given[_BY_HAND[2]]))
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        if given or launched:
+            raise InputError(f"the processes of this run did not find each other: {error}") from None
+        return False  # one TPU host that belongs to no pod
+    return jax.process_count() > 1

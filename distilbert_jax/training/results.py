@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from distilbert_jax.data.files import read_json
+from distilbert_jax.base.files import read_json
 from distilbert_jax.data.tasks import TASKS
 from distilbert_jax.errors import InputError
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distilbert_jax.config_json import differences, read_config, to_json
-from distilbert_jax.data.files import atomic_file, read_json, write_json
+from distilbert_jax.base.config_io import differences, read_config, to_json
+from distilbert_jax.base.files import atomic_file, read_json, write_json
 from distilbert_jax.errors import InputError
 
 # Fields that do not change what is computed: they may differ when a run goes on.

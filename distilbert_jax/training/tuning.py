@@ -14,13 +14,13 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from distilbert_jax.base.files import write_array
+from distilbert_jax.base.hub import locate
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.data import glue
 from distilbert_jax.data.batches import LengthBucketedBatches, bucket_lengths
-from distilbert_jax.data.files import write_array
 from distilbert_jax.data.tasks import Task, find_task
 from distilbert_jax.data.tokenizer import check_fit, load_tokenizer, special_ids
-from distilbert_jax.directory import locate
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.hub import read_config

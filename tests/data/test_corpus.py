@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from distilbert_jax.base.files import write_json
 from distilbert_jax.data import corpus as corpus_module
 from distilbert_jax.data import shard_maker
 from distilbert_jax.data import text as text_module
 from distilbert_jax.data.corpus import build_corpus, build_share
-from distilbert_jax.data.files import write_json
 from distilbert_jax.data.shards import Corpus
 from distilbert_jax.data.text import TextSources
 from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_wordpiece

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from distilbert_jax.data.files import write_json
+from distilbert_jax.base.files import write_json
 from distilbert_jax.data.tasks import find_task
 from distilbert_jax.evaluation.glue import score
 

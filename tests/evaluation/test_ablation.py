@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from distilbert_jax.base.config_io import to_json
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
-from distilbert_jax.config_json import to_json
 from distilbert_jax.evaluation import ablation
 from tests import runs
 

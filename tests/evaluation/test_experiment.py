@@ -17,9 +17,9 @@ from safetensors.numpy import load_file, save_file
 
 from configs.miniature.tiers import TIERS
 from distilbert_jax import config as c
-from distilbert_jax.cli import call, load_config
-from distilbert_jax.config_experiment import Arm, ExperimentConfig
-from distilbert_jax.config_json import to_json
+from distilbert_jax.base.config_io import load_config, to_json
+from distilbert_jax.base.parsing import call
+from distilbert_jax.config import Arm, ExperimentConfig
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.evaluation import experiment
 from distilbert_jax.evaluation.experiment import command
@@ -77,8 +77,8 @@ def toy(world, path: Path) -> ExperimentConfig:
 def write(config: ExperimentConfig, file: Path) -> str:
     file.with_suffix(".json").write_text(to_json(config))
     file.write_text(
-        "from pathlib import Path\nfrom distilbert_jax.config_json import from_json\n"
-        "from distilbert_jax.config_experiment import ExperimentConfig\n\n\ndef get_config():\n"
+        "from pathlib import Path\nfrom distilbert_jax.base.config_io import from_json\n"
+        "from distilbert_jax.config import ExperimentConfig\n\n\ndef get_config():\n"
         '    return from_json(ExperimentConfig, Path(__file__).with_suffix(".json").read_text())\n'
     )
     return str(file)

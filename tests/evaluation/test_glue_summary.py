@@ -3,9 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from distilbert_jax.base.config_io import to_json
+from distilbert_jax.base.files import write_json
 from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.config_json import to_json
-from distilbert_jax.data.files import write_json
 from distilbert_jax.data.tasks import find_task
 from distilbert_jax.evaluation.glue import score
 from distilbert_jax.evaluation.glue_summary import mean_score, medians, read_runs, remarks, settings, summary

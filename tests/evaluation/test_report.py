@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distilbert_jax.data.files import write_json
+from distilbert_jax.base.files import write_json
 from distilbert_jax.evaluation import report as module
 from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report import common_means, curves, report

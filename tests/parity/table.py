@@ -22,7 +22,7 @@ import tyro
 from pyarrow import parquet
 from rich.progress import track
 
-from distilbert_jax.data.files import sha256_of
+from distilbert_jax.base.files import sha256_of
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.models.student import convert
 from tests.golden import record

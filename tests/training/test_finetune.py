@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distilbert_jax import runtime
+from distilbert_jax.base import runtime
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import DivergedError, Interrupted

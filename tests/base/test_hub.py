@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from distilbert_jax.directory import locate
+from distilbert_jax.base.hub import locate
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import BertForMaskedLM
 from distilbert_jax.models.params import digest, split

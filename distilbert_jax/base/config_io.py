@@ -1,7 +1,11 @@
-"""Configs as JSON and back, and in what two of them differ."""
+"""Configs from Python files, as JSON and back, and in what two of them differ."""
 
 import dataclasses
+import difflib
+import importlib.util
 import json
+import sys
+import traceback
 import types
 import typing
 from pathlib import Path
@@ -95,3 +99,53 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
         elif a != b:
             found.append(f"{prefix}{item.name}: {a!r} → {b!r}")
     return found
+
+
+def is_config(argument: str) -> bool:
+    """Whether an argument of the command line names a config file, as "file.py" or "file.py:word"."""
+    return argument.endswith(".py") or ".py:" in argument
+
+
+def load_config(path: str, *kinds: type) -> Any:
+    """What `get_config()` of a Python file returns; of "file.py:word" what `get_config("word")` returns.
+
+    Raises:
+        InputError: no such file (the nearest of its folder is named), no `get_config` in it, an error that it raises, or
+            it returns none of `kinds`, or one with a value that JSON does not know.
+    """
+    whole, colon, word = path.rpartition(".py:")
+    path = f"{whole}.py" if colon else path
+    file = Path(path)
+    if not file.is_file():
+        nearest = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob("*.py")], n=1)
+        raise InputError(
+            f"{path}: no such config file" + (f"; did you mean {file.parent / nearest[0]}?" if nearest else "")
+        )
+    name = f"config_{file.stem}"  # never the name of another module
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise InputError(f"{path}: has no get_config() that returns a config")
+        config = module.get_config(*([word] if colon else []))
+    except InputError:
+        raise
+    except SyntaxError as error:
+        raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
+    except (Exception, SystemExit) as error:  # whatever a user's file raises, above all an unknown field
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
+        what = "a config must not end Python" if isinstance(error, SystemExit) else error
+        raise InputError(f"{path}: line {lines[-1] if lines else '?'}: {what}") from error
+    if not isinstance(config, kinds):
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        raise InputError(f"{path}: get_config() returned a {type(config).__name__}, expected {expected}")
+    try:
+        text = to_json(config)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return from_json(type(config), text, path)  # names a field whose value has another type

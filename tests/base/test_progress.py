@@ -1,8 +1,8 @@
-from distilbert_jax.data.progress import progress
+from distilbert_jax.base.progress import progress
 
 
 def test_a_log_has_a_line_now_and_then(monkeypatch, capfd):
-    monkeypatch.setattr("distilbert_jax.data.progress._LOG_SECONDS", 0.0)
+    monkeypatch.setattr("distilbert_jax.base.progress._LOG_SECONDS", 0.0)
     with progress("reading", 8) as done:
         done(2)
         done(8)

@@ -4,7 +4,7 @@ import io
 
 from rich.console import Console
 
-from distilbert_jax.evaluation import tables
+from distilbert_jax.base import tables
 
 LINES = [["", "run [red]", "a|b"], ["loss", "1.5", "–"]]
 

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distilbert_jax.runtime import compiling_once, leaving_at_ctrl_c
+from distilbert_jax.base.runtime import compiling_once
+from distilbert_jax.base.signals import leaving_at_ctrl_c
 
 FAULTS = """
 import ctypes, resource, threading
-from distilbert_jax.runtime import keep_freed_memory
+from distilbert_jax.base.runtime import keep_freed_memory
 
 made = {called} and keep_freed_memory()
 libc = ctypes.CDLL(None)
@@ -78,7 +79,7 @@ def test_a_users_own_malloc_settings_stay():
 def test_ctrl_c_ends_imports_without_a_word(before, status):
     """Said for both: a process that a script starts in the background is born with Ctrl-C ignored."""
     script = (
-        f"import os, signal; from distilbert_jax.runtime import leaving_at_ctrl_c; signal.signal(signal.SIGINT, {before})\n"
+        f"import os, signal; from distilbert_jax.base.runtime import leaving_at_ctrl_c; signal.signal(signal.SIGINT, {before})\n"
         "with leaving_at_ctrl_c():\n"
         "    try: os.kill(os.getpid(), signal.SIGINT)\n"
         "    except BaseException: pass"

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distilbert_jax.data.files import atomic_file, read_json, sha256_of, write_array, write_json
+from distilbert_jax.base.files import atomic_file, read_json, sha256_of, write_array, write_json
 from distilbert_jax.errors import InputError
 
 

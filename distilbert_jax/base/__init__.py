@@ -1,0 +1,1 @@
+"""What knows nothing of models: files, configs on disk, the hub, the machine, progress, tables, arguments."""
