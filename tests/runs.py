@@ -29,11 +29,11 @@ from distilbert_jax import config as c
 from distilbert_jax.base.config_io import to_json
 from distilbert_jax.data.corpus import build_corpus
 from distilbert_jax.data.shards import Corpus
-from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.evaluation import mlm
 from distilbert_jax.models import BertForMaskedLM
 from distilbert_jax.models.pretrained import PretrainedModel
+from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import MEASURED, RunLog, read_metrics
 from distilbert_jax.training.pretrain import pretrain

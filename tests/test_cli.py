@@ -13,8 +13,8 @@ from distilbert_jax import models
 from distilbert_jax.base.config_io import load_config
 from distilbert_jax.base.parsing import call
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import build
 from tests.runs import BERT, ROOT, change, pretraining, refused, write_config
 

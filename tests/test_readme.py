@@ -7,9 +7,9 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.data.tokenizer import train_wordpiece
 from distilbert_jax.models import DistilBertForMaskedLM
 from distilbert_jax.models.hub import read_config
+from distilbert_jax.text.wordpiece import train_wordpiece
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

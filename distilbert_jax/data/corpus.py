@@ -26,9 +26,9 @@ from distilbert_jax.base.parsing import call
 from distilbert_jax.base.progress import progress
 from distilbert_jax.data.shard_maker import ShardMaker, worker_pool
 from distilbert_jax.data.shards import FORMAT, Corpus
-from distilbert_jax.data.text import TextSources
-from distilbert_jax.data.tokenizer import SpecialIds, fingerprint, load_tokenizer, save_tokenizer, special_ids
 from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.text.sources import TextSources
+from distilbert_jax.text.tokenizer import SpecialIds, fingerprint, load_tokenizer, save_tokenizer, special_ids
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,8 +18,8 @@ from distilbert_jax.config import Sequences
 from distilbert_jax.data.pairs import CHANNELS as PAIR_CHANNELS
 from distilbert_jax.data.pairs import pair_rows, shard_of_strangers
 from distilbert_jax.data.shards import Corpus, Shard
-from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.tokenizer import SpecialIds
 
 FORMAT = 1
 SHORTEST_LENGTH = 8

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 from distilbert_jax.data.shards import Corpus, Shard
-from distilbert_jax.data.tokenizer import SpecialIds
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.tokenizer import SpecialIds
 
 CHANNELS = ("input_ids", "segment_ids", "token_type_ids", "next_sentence_label")
 FOLLOWS, STRANGER = 0, 1  # next_sentence_label, as in transformers

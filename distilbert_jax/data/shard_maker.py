@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 
 from distilbert_jax.base.files import atomic_file, read_json, sha256_of, write_json
 from distilbert_jax.data.shards import id_dtype
-from distilbert_jax.data.tokenizer import entries
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.tokenizer import entries
 
 
 class ShardMaker:

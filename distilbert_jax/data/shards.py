@@ -11,8 +11,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from distilbert_jax.base.files import read_json, sha256_of
-from distilbert_jax.data.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, special_ids
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, special_ids
 
 FORMAT = 1
 

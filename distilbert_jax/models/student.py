@@ -14,11 +14,11 @@ from jax.typing import DTypeLike
 
 from distilbert_jax.base.parsing import call
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.models.distilbert import DistilBertForMaskedLM
 from distilbert_jax.models.heads import MaskedLM
 from distilbert_jax.models.params import merge, split
+from distilbert_jax.text.tokenizer import load_tokenizer
 
 
 def evenly_spaced_layers(teacher_layers: int, student_layers: int) -> tuple[int, ...]:

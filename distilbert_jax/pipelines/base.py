@@ -13,11 +13,10 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from distilbert_jax.base.progress import progress
-from distilbert_jax.data.encoding import BertTokenizer, Row, announce_cut, stack
-from distilbert_jax.data.tokenizer import check_fit
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
+from distilbert_jax.text.tokenizer import BertTokenizer, Row, announce_cut, check_fit, stack
 
 _SHORTEST = 16  # tokens; a length is padded to this times a power of 2
 _WINDOW = 8  # batches that are tokenized and sorted by length at once

@@ -10,11 +10,11 @@ from scipy.special import expit, softmax
 
 from distilbert_jax.base.files import read_json
 from distilbert_jax.base.hub import locate
-from distilbert_jax.data.encoding import Row
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.pipelines.base import Pipeline, Text
 from distilbert_jax.pipelines.results import Answers
+from distilbert_jax.text.tokenizer import Row
 
 
 class TextClassification(Pipeline):

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distilbert_jax.data.encoding import Row
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.pipelines.base import Pipeline
+from distilbert_jax.text.tokenizer import Row
 
 POOLINGS = ("tokens", "cls", "mean")
 

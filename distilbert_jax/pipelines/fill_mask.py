@@ -9,13 +9,13 @@ import jax
 import numpy as np
 from scipy.special import softmax
 
-from distilbert_jax.data.encoding import Row, check_text
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.pipelines.base import Pipeline
 from distilbert_jax.pipelines.results import Answers
 from distilbert_jax.pipelines.scores import joint_search, largest, open_gap, replaced, word_log_scores
+from distilbert_jax.text.tokenizer import Row, check_text
 
 _BEAM = 16  # hypotheses that a joint search keeps at least
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from distilbert_jax.data.encoding import Row
+from distilbert_jax.text.tokenizer import Row
 
 # (rows, for each its positions) → for each row, in any order, its index and log P of every token there: float32 [≥ positions, V]
 Forward = Callable[[Sequence[Row], Sequence[Sequence[int]]], Iterator[tuple[int, np.ndarray]]]

@@ -13,9 +13,9 @@ import jax
 from distilbert_jax.base.config_io import to_json
 from distilbert_jax.config import PretrainConfig
 from distilbert_jax.data.shards import Corpus
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import count, digest, merge
+from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import cost, processes, rundir, sharding
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, read_metrics

@@ -16,12 +16,12 @@ from distilbert_jax.data.batches import PackedBatches, prefetch
 from distilbert_jax.data.masking import log_weights
 from distilbert_jax.data.packing import PackedRows, pack
 from distilbert_jax.data.shards import Corpus
-from distilbert_jax.data.tokenizer import check_fit, fingerprint, load_tokenizer, special_ids
 from distilbert_jax.errors import InputError, tell_once
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, split
 from distilbert_jax.models.student import student_from_teacher
+from distilbert_jax.text.tokenizer import check_fit, fingerprint, load_tokenizer, special_ids
 from distilbert_jax.training import cost, objectives, processes, sharding
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import TrainState, init_state, make_train_step

@@ -20,11 +20,11 @@ from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.data import glue
 from distilbert_jax.data.batches import LengthBucketedBatches, bucket_lengths
 from distilbert_jax.data.tasks import Task, find_task
-from distilbert_jax.data.tokenizer import check_fit, load_tokenizer, special_ids
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.hub import read_config
 from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
 from distilbert_jax.training import cost, objectives, sharding
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit

@@ -18,12 +18,13 @@ from tokenizers import Tokenizer
 from distilbert_jax.base.files import write_json
 from distilbert_jax.data import corpus as corpus_module
 from distilbert_jax.data import shard_maker
-from distilbert_jax.data import text as text_module
 from distilbert_jax.data.corpus import build_corpus, build_share
 from distilbert_jax.data.shards import Corpus
-from distilbert_jax.data.text import TextSources
-from distilbert_jax.data.tokenizer import load_tokenizer, save_tokenizer, special_ids, train_wordpiece
 from distilbert_jax.errors import InputError
+from distilbert_jax.text import sources as text_module
+from distilbert_jax.text.sources import TextSources
+from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer, special_ids
+from distilbert_jax.text.wordpiece import train_wordpiece
 
 WORDS = [a + b for a in ("over", "under", "in", "re", "un") for b in ("write", "read", "pack", "mask", "draw")]
 

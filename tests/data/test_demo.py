@@ -8,8 +8,8 @@ from pyarrow import parquet
 from distilbert_jax.data import demo
 from distilbert_jax.data.demo import command, is_held_out, plain_paragraphs, python_documents, write_demo
 from distilbert_jax.data.demo_tasks import next_rows, overlap_rows, topic_rows, write_tasks
-from distilbert_jax.data.text import TextSources
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.sources import TextSources
 
 # Two small packages of the library stand for all of it: parsing everything takes seconds.
 FEW = ("json", "logging", "argparse.py", "ast.py", "heapq.py", "random.py", "textwrap.py", "string.py", "statistics.py")

@@ -6,7 +6,7 @@ import pytest
 
 from distilbert_jax.data.glue import check, encode, has_split, is_held_out, load_split
 from distilbert_jax.data.tasks import find_task
-from distilbert_jax.data.tokenizer import load_tokenizer
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.runs import refused, write_split
 
 ROWS = {"sentence": ["a b", "c", "d e f"], "label": [0, 1, 1]}

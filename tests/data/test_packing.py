@@ -10,9 +10,10 @@ from distilbert_jax.data import packing as packing_module
 from distilbert_jax.data.corpus import build_corpus
 from distilbert_jax.data.packing import PackedRows, best_fit, pack
 from distilbert_jax.data.shards import Corpus
-from distilbert_jax.data.text import TextSources
-from distilbert_jax.data.tokenizer import load_tokenizer, train_wordpiece
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.sources import TextSources
+from distilbert_jax.text.tokenizer import load_tokenizer
+from distilbert_jax.text.wordpiece import train_wordpiece
 
 WORDS = [f"w{i}" for i in range(300)]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -9,8 +9,8 @@ import pytest
 from distilbert_jax.data import packing as packing_module
 from distilbert_jax.data.corpus import build_corpus
 from distilbert_jax.data.packing import pack
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.tokenizer import load_tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PAD, UNK, CLS, SEP = range(4)

@@ -7,10 +7,10 @@ import pytest
 from rich.console import Console
 
 import evaluate
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.evaluation import card
 from distilbert_jax.evaluation.card import CARD, Published, check_card
 from distilbert_jax.pipelines import FillMask
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import call, masked_lm
 from tests.runs import SPECIALS, STUDENT, change, refused, write_tokenizer
 

@@ -20,12 +20,12 @@ from distilbert_jax import config as c
 from distilbert_jax.base.config_io import load_config, to_json
 from distilbert_jax.base.parsing import call
 from distilbert_jax.config import Arm, ExperimentConfig
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.evaluation import experiment
 from distilbert_jax.evaluation.experiment import command
 from distilbert_jax.models import BertModel
 from distilbert_jax.models.hub import has_weights
 from distilbert_jax.models.student import student_config
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests import runs
 from tests.runs import BERT, ROOT, change, pretraining, refused
 

@@ -6,10 +6,10 @@ from jax.sharding import Mesh
 
 from distilbert_jax.data.glue import encode
 from distilbert_jax.data.tasks import find_task
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.evaluation.glue import majority, predictor, score
 from distilbert_jax.models import BertForSequenceClassification, DistilBertForSequenceClassification
 from distilbert_jax.models.params import split
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import build, call
 from tests.runs import BERT, STUDENT, change
 

@@ -9,9 +9,9 @@ import pytest
 from flax import nnx
 
 import evaluate
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.evaluation.submission import check
 from distilbert_jax.models import DistilBertForMaskedLM
+from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import tuning
 from tests import runs
 from tests.runs import STUDENT, refused

@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM
 from distilbert_jax.models.params import split
@@ -18,6 +17,7 @@ from distilbert_jax.models.student import (
     student_config,
     student_from_teacher,
 )
+from distilbert_jax.text.tokenizer import fingerprint, load_tokenizer
 from tests.models.common import build, call, deviation
 
 

@@ -23,8 +23,8 @@ from pyarrow import parquet
 from rich.progress import track
 
 from distilbert_jax.base.files import sha256_of
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.models.student import convert
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.golden import record
 from tests.models.common import CLASSES, call, deviation, predictions
 

@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.hub import CONFIG_FIELDS, hf_config, hf_name
 from distilbert_jax.models.params import merge, split
+from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import losses, objectives
 from tests.models.common import CLASSES, build, call, deviation, predictions, record_dropout
 

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from distilbert_jax.data.encoding import BertTokenizer
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.pipelines import FeatureExtraction, FillMask, TextClassification
+from distilbert_jax.text.tokenizer import BertTokenizer, load_tokenizer
 from tests.models.common import CLASSES, build, deviation
 from tests.runs import BERT, STUDENT, change
 

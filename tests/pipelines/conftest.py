@@ -1,7 +1,7 @@
 import pytest
 
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.pipelines import FillMask
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import masked_lm
 from tests.runs import BERT, change
 

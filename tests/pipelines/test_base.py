@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from distilbert_jax.data.encoding import Row
 from distilbert_jax.pipelines import FeatureExtraction, FillMask
 from distilbert_jax.pipelines.base import Forward
+from distilbert_jax.text.tokenizer import Row
 from tests.models.common import call, deviation
 from tests.runs import refused
 

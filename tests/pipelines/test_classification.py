@@ -3,9 +3,9 @@ import json
 import numpy as np
 import pytest
 
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.models import BertForSequenceClassification, DistilBertForSequenceClassification
 from distilbert_jax.pipelines import TextClassification
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import build, call
 from tests.runs import BERT, STUDENT, change, refused
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.models import BertForSequenceClassification, DistilBertModel
 from distilbert_jax.pipelines import FeatureExtraction
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import build, call, deviation
 from tests.runs import BERT, STUDENT, change, refused
 

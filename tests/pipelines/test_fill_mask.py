@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.pipelines import FillMask
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import call, masked_lm
 from tests.runs import BERT, change, refused
 

@@ -6,8 +6,8 @@ import itertools
 import numpy as np
 import pytest
 
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.pipelines import FillMask
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import call, masked_lm
 from tests.pipelines.test_fill_mask import probabilities
 from tests.runs import BERT, change, refused, write_tokenizer

@@ -12,10 +12,10 @@ from flax import nnx
 
 from distilbert_jax.base import runtime
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
-from distilbert_jax.data.tokenizer import load_tokenizer
 from distilbert_jax.errors import DivergedError, Interrupted
 from distilbert_jax.evaluation import glue
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
+from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import cost, rundir, step
 from distilbert_jax.training import tuning as module
 from distilbert_jax.training.finetune import finetune, finetune_seeds, run_directory

@@ -12,12 +12,12 @@ from flax import nnx
 from distilbert_jax.config import InitConfig
 from distilbert_jax.data.packing import pack
 from distilbert_jax.data.shards import Corpus
-from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report import report
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import digest, split
+from distilbert_jax.text.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.training import rundir
 from distilbert_jax.training.logging import read_metrics
 from distilbert_jax.training.setup import set_up

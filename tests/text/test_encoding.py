@@ -4,9 +4,8 @@ import json
 import numpy as np
 import pytest
 
-from distilbert_jax.data.encoding import BertTokenizer, Row, stack
-from distilbert_jax.data.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.models import EncoderModel, MaskedLM
+from distilbert_jax.text.tokenizer import BertTokenizer, Row, fingerprint, load_tokenizer, stack
 from tests.models.common import masked_lm
 from tests.runs import BERT, STUDENT, refused, write_tokenizer
 

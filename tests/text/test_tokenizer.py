@@ -6,16 +6,9 @@ import sys
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from distilbert_jax.data.tokenizer import (
-    check_fit,
-    command,
-    fingerprint,
-    load_tokenizer,
-    save_tokenizer,
-    special_ids,
-    train_wordpiece,
-)
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.tokenizer import check_fit, fingerprint, load_tokenizer, save_tokenizer, special_ids
+from distilbert_jax.text.wordpiece import command, train_wordpiece
 
 TEXT = "the tokenizer reads words and writes pieces of words; reading, writing, rereading: Äpfel, naïve café"
 WORDS = TEXT.split()
@@ -171,7 +164,7 @@ def test_command_finds_its_own_output_and_keeps_another_tokenizer(tmp_path, caps
 def test_command_line_answers_a_mistake_with_one_line(tmp_path):
     arguments = ["--text", str(tmp_path / "missing.txt"), "--vocab-size", "100", "--out", str(tmp_path / "out")]
     run = subprocess.run(
-        [sys.executable, "-m", "distilbert_jax.data.tokenizer", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "distilbert_jax.text.tokenizer", *arguments], capture_output=True, text=True, check=False
     )
     assert run.returncode == 2
     assert run.stderr.splitlines() == [f"error: {tmp_path}/missing.txt: no such text file"]

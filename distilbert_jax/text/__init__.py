@@ -1,0 +1,1 @@
+"""Text: files of it, BERT's tokenizer, and training a WordPiece vocabulary."""
