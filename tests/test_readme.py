@@ -8,7 +8,7 @@ from flax import nnx
 
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.models import DistilBertForMaskedLM
-from distilbert_jax.models.hub import read_config
+from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.text.wordpiece import train_wordpiece
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ from distilbert_jax.errors import InputError, nearest, one_line_errors
 from distilbert_jax.evaluation.grid import available, run_grid
 from distilbert_jax.evaluation.mlm import heldout
 from distilbert_jax.evaluation.report import report
-from distilbert_jax.models.hub import fingerprint, has_weights, read_config, read_tensors
+from distilbert_jax.models.hf_format import fingerprint, has_weights, read_config, read_tensors
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import rundir
 from distilbert_jax.training.pretrain import pretrain

@@ -20,7 +20,7 @@ from distilbert_jax.data.masking import corrupt, log_weights
 from distilbert_jax.data.packing import PackedRows
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM, PreTraining
-from distilbert_jax.models.hub import read_config
+from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.text.tokenizer import SpecialIds

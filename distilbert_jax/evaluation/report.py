@@ -17,8 +17,8 @@ from distilbert_jax.evaluation.glue_summary import choices, mean_score, read, re
 from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report_views import curves, differences, markdown, mean_of, table
 from distilbert_jax.evaluation.speed import speeds, throughputs
-from distilbert_jax.models import MaskedLM, PreTraining, hub
-from distilbert_jax.models.hub import read_config
+from distilbert_jax.models import MaskedLM, PreTraining, hf_format
+from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import count, split
 from distilbert_jax.training.cost import step_flops
 from distilbert_jax.training.logging import read_metrics
@@ -97,7 +97,7 @@ def _tuned(run: Path) -> list[dict[str, Any]]:
         if not isinstance(recorded, dict):
             raise InputError(f"{inputs}: damaged; remove {result['directory']} and run evaluate.py glue again")
         begun_with = recorded.get("model")
-        if begun_with not in (None, hub.fingerprint(run / "model"), *_mnli_models(run)):
+        if begun_with not in (None, hf_format.fingerprint(run / "model"), *_mnli_models(run)):
             raise InputError(
                 f"{result['directory']}: was not fine-tuned from {run / 'model'} as it is now; remove it and run evaluate.py glue "
                 "again"
@@ -107,7 +107,7 @@ def _tuned(run: Path) -> list[dict[str, Any]]:
 
 def _mnli_models(run: Path) -> list[str]:
     """Fingerprints of the MNLI models of a run, which other tasks may have started at (--from-mnli)."""
-    return [hub.fingerprint(path.parent) for path in (run / "glue").glob("mnli-*/model/model.safetensors")]
+    return [hf_format.fingerprint(path.parent) for path in (run / "glue").glob("mnli-*/model/model.safetensors")]
 
 
 def common_means(rows: dict[str, dict[str, Any]], others: Sequence[Collection[str]] = ()) -> list[str]:
@@ -196,7 +196,7 @@ def report(
             f"{', '.join(runs)}: two runs have the same name; the figures of a run go by its directory's name"
         )
     for path in (*paths, *map(Path, filter(None, (teacher, against)))):
-        if not hub.has_weights(path / "model"):
+        if not hf_format.has_weights(path / "model"):
             raise InputError(f"{path}: has no model/model.safetensors; finish the run first")
     for path in paths:
         if _training(path)["steps"] is None:

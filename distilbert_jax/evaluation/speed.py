@@ -14,7 +14,7 @@ from distilbert_jax.base.hub import locate
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import EncoderModel
-from distilbert_jax.models.hub import read_config
+from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import count, merge, split
 
 _WARM_UP = 2  # rounds, the first of which compiles

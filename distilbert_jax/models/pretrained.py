@@ -19,7 +19,7 @@ from safetensors.flax import save_file
 from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.models.hub import hf_config, hf_name, read_config, read_tensors, reference_names, to_params
+from distilbert_jax.models.hf_format import hf_config, hf_name, read_config, read_tensors, reference_names, to_params
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import save_tokenizer
 

@@ -14,7 +14,7 @@ from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.data import glue
 from distilbert_jax.data.tasks import find_task
 from distilbert_jax.errors import DivergedError, InputError
-from distilbert_jax.models import hub
+from distilbert_jax.models import hf_format
 from distilbert_jax.training import rundir
 from distilbert_jax.training.results import read_result
 from distilbert_jax.training.tuning import Evaluation, Tuning, guide_of
@@ -96,11 +96,11 @@ def _inputs(config: FinetuneConfig) -> dict[str, str]:
         raise InputError("model is not set: name an HF directory with --model")
     task = find_task(config.task)
     splits = ("train",) if config.held_out else ("train", *task.dev)
-    inputs = {"model": hub.fingerprint(config.model)}
+    inputs = {"model": hf_format.fingerprint(config.model)}
     if not task.trained_by:
         inputs |= {f"data ({split})": glue.fingerprint(task, split, config.data) for split in splits}
     if config.guide.teacher:
-        inputs["guide.teacher"] = hub.fingerprint(guide_of(config))
+        inputs["guide.teacher"] = hf_format.fingerprint(guide_of(config))
     return inputs
 
 

@@ -22,7 +22,7 @@ from distilbert_jax.data.batches import LengthBucketedBatches, bucket_lengths
 from distilbert_jax.data.tasks import Task, find_task
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.models import SequenceClassification
-from distilbert_jax.models.hub import read_config
+from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
 from distilbert_jax.training import cost, objectives, sharding

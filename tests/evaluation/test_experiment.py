@@ -23,7 +23,7 @@ from distilbert_jax.config import Arm, ExperimentConfig
 from distilbert_jax.evaluation import experiment
 from distilbert_jax.evaluation.experiment import command
 from distilbert_jax.models import BertModel
-from distilbert_jax.models.hub import has_weights
+from distilbert_jax.models.hf_format import has_weights
 from distilbert_jax.models.student import student_config
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests import runs

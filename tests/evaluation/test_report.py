@@ -10,7 +10,7 @@ from distilbert_jax.base.files import write_json
 from distilbert_jax.evaluation import report as module
 from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report import common_means, curves, report
-from distilbert_jax.models import BertForMaskedLM, hub
+from distilbert_jax.models import BertForMaskedLM, hf_format
 from distilbert_jax.training.logging import read_metrics
 from tests.runs import BERT, change, refused
 
@@ -131,9 +131,9 @@ def test_means_are_over_the_tasks_that_all_tuned_runs_have():
 def test_scores_of_another_model_are_refused(pair, tmp_path):
     shutil.copytree(pair / "second", tmp_path / "run")
     for directory in (tmp_path / "run/glue").iterdir():
-        write_json(directory / "inputs.json", {"model": hub.fingerprint(tmp_path / "run/model")})
+        write_json(directory / "inputs.json", {"model": hf_format.fingerprint(tmp_path / "run/model")})
     report([str(tmp_path / "run")], str(tmp_path / "out"), length=16)
-    write_json(directory / "inputs.json", {"model": hub.fingerprint(pair / "first/model")})
+    write_json(directory / "inputs.json", {"model": hf_format.fingerprint(pair / "first/model")})
     message = refused(lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16), str(directory))
     assert "was not fine-tuned from" in message
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from distilbert_jax.models import MaskedLM
-from distilbert_jax.models.hub import CONFIG_FIELDS, hf_config, hf_name
+from distilbert_jax.models.hf_format import CONFIG_FIELDS, hf_config, hf_name
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import losses, objectives

@@ -10,7 +10,7 @@ import pytest
 from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig, OptimizerConfig
 from distilbert_jax.data.masking import log_weights
 from distilbert_jax.models import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
-from distilbert_jax.models.hub import hf_name
+from distilbert_jax.models.hf_format import hf_name
 from distilbert_jax.models.params import split
 from distilbert_jax.training import objectives, step
 from distilbert_jax.training.optimizer import adamw, decayed

@@ -21,7 +21,7 @@ from distilbert_jax.models import (
     MaskedLM,
     PreTraining,
 )
-from distilbert_jax.models.hub import read_config
+from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import count, split
 from tests.models.common import CLASSES, build
 
