@@ -9,7 +9,7 @@ from typing import Annotated
 
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.errors import InputError, one_line_errors
-from distilbert_jax.training import processes
+from distilbert_jax.training import distributed
 
 with signals.leaving_at_ctrl_c():
     import tyro
@@ -51,7 +51,7 @@ def main(args: list[str]) -> None:
     runtime.keep_freed_memory()
     if config.run.deterministic:
         runtime.deterministic_gpu()
-    together = processes.join_processes()
+    together = distributed.join_processes()
     if together and isinstance(config, FinetuneConfig):
         raise InputError("fine-tuning runs in one process: start it on one host, or its seeds on several")
 

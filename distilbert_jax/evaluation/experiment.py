@@ -29,7 +29,7 @@ from distilbert_jax.evaluation.mlm import heldout
 from distilbert_jax.evaluation.report import report
 from distilbert_jax.models.hf_format import fingerprint, has_weights, read_config, read_tensors
 from distilbert_jax.text.tokenizer import load_tokenizer
-from distilbert_jax.training import rundir
+from distilbert_jax.training import run_directory
 from distilbert_jax.training.pretrain import pretrain
 
 Stage = Literal["corpus", "pretrain", "glue", "report"]
@@ -112,7 +112,7 @@ def make(config: ExperimentConfig, arm: Arm) -> Path:
         jax.clear_caches()  # each arm compiles its own step
         return model
     model, source = config.run_of(arm) / "model", locate(arm.model)
-    with rundir.locked(config.run_of(arm)):
+    with run_directory.locked(config.run_of(arm)):
         if not model.is_dir():
             # What cannot be fine-tuned is said before it is copied.
             for read in (read_config, read_tensors, load_tokenizer):

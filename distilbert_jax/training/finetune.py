@@ -15,7 +15,7 @@ from distilbert_jax.data import glue
 from distilbert_jax.data.tasks import find_task
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.models import hf_format
-from distilbert_jax.training import rundir
+from distilbert_jax.training import run_directory
 from distilbert_jax.training.results import read_result
 from distilbert_jax.training.tuning import Evaluation, Tuning, guide_of
 
@@ -74,9 +74,9 @@ def finetune_seeds(
     with contextlib.ExitStack() as stack:
         for config, directory, given in zip(configs, directories, inputs, strict=True):
             # First the lock: what is refused must not write its config into another process' run.
-            stack.enter_context(rundir.alone(directory))
-            rundir.enter(config, directory)
-            rundir.check_inputs(directory, given)
+            stack.enter_context(run_directory.alone(directory))
+            run_directory.enter(config, directory)
+            run_directory.check_inputs(directory, given)
         for i in range(len(configs)):
             if ended := _ended(configs[i], directories[i]):
                 print(f"{directories[i]}: finished before", file=sys.stderr)
@@ -117,7 +117,7 @@ def _ended(config: FinetuneConfig, directory: Path) -> dict[str, Any] | None:
         raise InputError(
             f"{directory}: its results.json is of {found['task']}, seed {found['seed']}; remove the directory to train it again"
         )
-    unsaved = config.save_model and not rundir.finished(directory)
+    unsaved = config.save_model and not run_directory.finished(directory)
     if found["diverged"] or not (unsaved or _unpredicted(config, directory, found)):
         return found
     lacking = "its model was not saved" if unsaved else "there are test splits to predict"

@@ -22,7 +22,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
 from distilbert_jax.errors import InputError
-from distilbert_jax.training.processes import is_first
+from distilbert_jax.training.distributed import is_first
 
 # What a step took: the only values that differ between two runs of the same config.
 MEASURED = ("seconds", "tokens_per_second", "examples_per_second", "mfu", "memory_bytes")

@@ -18,7 +18,7 @@ from optax import Schedule
 from distilbert_jax.config import RunConfig
 from distilbert_jax.errors import DivergedError, Interrupted, Preempted
 from distilbert_jax.models.params import Params
-from distilbert_jax.training import cost, processes
+from distilbert_jax.training import cost, distributed
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, StepProgress
 from distilbert_jax.training.step import TrainState
@@ -39,7 +39,7 @@ def _stop_requests() -> Iterator[StopAsked]:
     step that all of them stop after.
     """
     asked: list[type[Interrupted]] = []
-    together = processes.several()
+    together = distributed.several()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may handle signals
         yield lambda step: None
         return
@@ -55,7 +55,7 @@ def _stop_requests() -> Iterator[StopAsked]:
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
         if together:
-            yield lambda step: (asked[0] if asked else Preempted) if processes.stop_together(step) else None
+            yield lambda step: (asked[0] if asked else Preempted) if distributed.stop_together(step) else None
         else:
             yield lambda step: asked[0] if asked else None
     finally:

@@ -16,7 +16,7 @@ from distilbert_jax.data.shards import Corpus
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import count, digest, merge
 from distilbert_jax.text.tokenizer import load_tokenizer
-from distilbert_jax.training import cost, processes, rundir, sharding
+from distilbert_jax.training import cost, distributed, run_directory, sharding
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, read_metrics
 from distilbert_jax.training.loop import Evaluate, fit
@@ -40,13 +40,13 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None, *, profile:
     if not config.run.directory:
         raise InputError("run.directory is empty: name a directory for the run with --run.directory")
     directory = Path(config.run.directory)
-    processes.check_same("the config", to_json(config))
+    distributed.check_same("the config", to_json(config))
     with contextlib.ExitStack() as stack:
         # First the lock: what is refused must not write its config into another process' run.
-        processes.first(lambda: stack.enter_context(rundir.alone(directory)))
-        processes.first(lambda: rundir.enter(config, directory))
-        if rundir.finished(directory):
-            processes.first(lambda: _check_finished(config, directory))
+        distributed.first(lambda: stack.enter_context(run_directory.alone(directory)))
+        distributed.first(lambda: run_directory.enter(config, directory))
+        if run_directory.finished(directory):
+            distributed.first(lambda: _check_finished(config, directory))
             _say(f"{directory}: finished before" + ("; there is no step left to trace" if profile else ""))
         else:
             _train(set_up(config), directory, heldout, directory / "profile" if profile else None)
@@ -57,7 +57,7 @@ def _check_finished(config: PretrainConfig, directory: Path) -> None:
     """Raise InputError unless the corpora, as far as they are there, are those that a run has read and its model can be loaded."""
     named = {"data.corpus": config.data.corpus, "data.heldout": config.data.heldout}
     there = {name: place for name, place in named.items() if place and (Path(place) / "manifest.json").is_file()}
-    rundir.check_inputs(directory, {name: Corpus.open(place).fingerprint for name, place in there.items()})
+    run_directory.check_inputs(directory, {name: Corpus.open(place).fingerprint for name, place in there.items()})
     model = directory / "model"
     try:
         head_of(config).from_pretrained(model, new_head=False)
@@ -71,12 +71,12 @@ def _check_finished(config: PretrainConfig, directory: Path) -> None:
 def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path | None) -> None:
     config, run = setup.config, setup.config.run
     evaluate = heldout(setup) if heldout and config.data.heldout else None
-    processes.first(lambda: rundir.check_inputs(directory, setup.fingerprints))
+    distributed.first(lambda: run_directory.check_inputs(directory, setup.fingerprints))
     checkpoints = Checkpoints(directory / "checkpoints", run.keep)
     restored = checkpoints.restore(setup.state)
     state = restored or setup.state
     logs: list[RunLog] = []  # none in the other processes
-    processes.first(lambda: logs.append(RunLog(directory, int(state.step), run.log_every)))
+    distributed.first(lambda: logs.append(RunLog(directory, int(state.step), run.log_every)))
     tokens = config.steps * config.data.batch_size * config.data.length
     _say(
         f"{directory}: {config.model.model_type}, {config.model.num_hidden_layers} layers, {setup.parameters:,} parameters; "
@@ -104,10 +104,10 @@ def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path
         checkpoints.close()
         for log in logs:
             log.close()
-    trained = sharding.cut_vocabulary(processes.whole(state.params, setup.mesh), config.model.vocab_size)
-    processes.first(lambda: merge(setup.graphdef, trained).save_pretrained(directory / "model", setup.tokenizer))
+    trained = sharding.cut_vocabulary(distributed.whole(state.params, setup.mesh), config.model.vocab_size)
+    distributed.first(lambda: merge(setup.graphdef, trained).save_pretrained(directory / "model", setup.tokenizer))
     _say(f"{directory / 'model'}: written; weights {digest(trained)[:16]}")
-    processes.first(lambda: _warn_if_worse(directory))
+    distributed.first(lambda: _warn_if_worse(directory))
 
 
 def _warn_if_worse(directory: Path) -> None:
@@ -183,5 +183,5 @@ def estimate(found: dict[str, Any]) -> str:
 
 
 def _say(text: str) -> None:
-    if processes.is_first():
+    if distributed.is_first():
         print(text)

@@ -22,7 +22,7 @@ from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, split
 from distilbert_jax.models.student import student_from_teacher
 from distilbert_jax.text.tokenizer import check_fit, fingerprint, load_tokenizer, special_ids
-from distilbert_jax.training import cost, objectives, processes, sharding
+from distilbert_jax.training import cost, distributed, objectives, sharding
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import TrainState, init_state, make_train_step
 
@@ -87,8 +87,8 @@ def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, T
         tokenizer = Corpus.open(corpus).tokenizer()  # before anything is packed with its special tokens
         return pack(Path(corpus), length, sequences=sequences), tokenizer
 
-    processes.first(lambda: ready()[0].verify())  # the others find what it wrote
-    return processes.each(ready)
+    distributed.first(lambda: ready()[0].verify())  # the others find what it wrote
+    return distributed.each(ready)
 
 
 def load_teacher(
@@ -189,7 +189,7 @@ def set_up(config: PretrainConfig) -> Setup:
         heldout = {"data.heldout": Corpus.open(data.heldout).fingerprint} if data.heldout else {}
         return model, guide, counts, heldout
 
-    model, guide, counts, heldout = processes.each(read)  # before anything that all processes have to do together
+    model, guide, counts, heldout = distributed.each(read)  # before anything that all processes have to do together
     if config.init.positions == "sinusoidal":
         model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
     graphdef, params = split(model)

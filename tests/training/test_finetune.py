@@ -16,7 +16,7 @@ from distilbert_jax.errors import DivergedError, Interrupted
 from distilbert_jax.evaluation import glue
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
-from distilbert_jax.training import cost, rundir, step
+from distilbert_jax.training import cost, run_directory, step
 from distilbert_jax.training import tuning as module
 from distilbert_jax.training.finetune import finetune, finetune_seeds, run_directory
 from distilbert_jax.training.logging import RunLog, read_metrics
@@ -298,8 +298,8 @@ def test_of_seeds_together_those_that_have_ended_are_left_out(folder, tmp_path, 
 
 def test_a_run_that_another_process_is_at_is_left_as_it_is(folder, tmp_path):
     config, other = seeds_of(folder, tmp_path, (0, 1))
-    with rundir.alone(Path(config.run.directory)):
-        rundir.enter(config, Path(config.run.directory))
+    with run_directory.alone(Path(config.run.directory)):
+        run_directory.enter(config, Path(config.run.directory))
         refused(lambda: tune(change(config, epochs=7)), str(config.run.directory), "another process trains here")
     recorded = json.loads((tmp_path / "0/config.json").read_text())
     assert recorded["epochs"] == config.epochs

@@ -18,7 +18,7 @@ from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import digest, split
 from distilbert_jax.text.tokenizer import fingerprint, load_tokenizer
-from distilbert_jax.training import rundir
+from distilbert_jax.training import run_directory
 from distilbert_jax.training.logging import read_metrics
 from distilbert_jax.training.setup import set_up
 from tests import runs
@@ -102,9 +102,9 @@ def test_a_finished_run_whose_model_is_damaged_says_so(finished, name, damage, t
 
 def test_refused_beside_another_process_a_run_changes_nothing(world, tmp_path):
     config = pretraining(world, tmp_path / "run")
-    rundir.enter(config, tmp_path / "run")  # has begun, and not yet taken a step
+    run_directory.enter(config, tmp_path / "run")  # has begun, and not yet taken a step
     before = (tmp_path / "run/config.json").read_bytes()
-    with rundir.alone(tmp_path / "run"):
+    with run_directory.alone(tmp_path / "run"):
         other = change(config, optimizer__learning_rate=0.5)
         refused(lambda: runs.train(other), "another process trains here")
     assert (tmp_path / "run/config.json").read_bytes() == before

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
-from distilbert_jax.training import rundir
+from distilbert_jax.training import run_directory
 from tests.runs import change, refused
 
 CONFIG = PretrainConfig(teacher="bert")
@@ -12,75 +12,77 @@ CONFIG = PretrainConfig(teacher="bert")
 @pytest.fixture
 def begun(tmp_path):
     """The directory of a run that has taken a step."""
-    directory = rundir.enter(CONFIG, tmp_path / "runs/a")
+    directory = run_directory.enter(CONFIG, tmp_path / "runs/a")
     (directory / "metrics.jsonl").write_text("")
     return directory
 
 
 def test_a_new_directory_holds_the_config(tmp_path):
-    directory = rundir.enter(CONFIG, tmp_path / "runs/a")
+    directory = run_directory.enter(CONFIG, tmp_path / "runs/a")
     assert directory == tmp_path / "runs/a"
     assert json.loads((directory / "config.json").read_text())["teacher"] == "bert"
-    assert not rundir.finished(directory)
+    assert not run_directory.finished(directory)
 
 
 def test_the_same_config_enters_again(begun):
-    assert rundir.enter(CONFIG, begun) == begun
+    assert run_directory.enter(CONFIG, begun) == begun
 
 
 def test_another_config_is_refused_and_what_differs_is_named(begun):
     other = change(CONFIG, optimizer__learning_rate=1e-4, model__hidden_dropout=0.2, run__seed=3, teacher="other")
-    message = refused(lambda: rundir.enter(other, begun), str(begun), "--run.directory")
+    message = refused(lambda: run_directory.enter(other, begun), str(begun), "--run.directory")
     assert "optimizer.learning_rate: 0.0005 → 0.0001" in message
     assert "model.hidden_dropout: 0.1 → 0.2" in message
     assert "run.seed: 0 → 3" in message
     assert "teacher: 'bert' → 'other'" in message
-    assert rundir.enter(CONFIG, begun) == begun, "the refused config was recorded"
+    assert run_directory.enter(CONFIG, begun) == begun, "the refused config was recorded"
 
 
 @pytest.mark.parametrize(
     "change_of", ["run__log_every", "run__eval_every", "run__save_every", "run__keep", "mesh__fsdp"]
 )
 def test_what_does_not_change_the_result_may_change(begun, change_of):
-    rundir.enter(change(CONFIG, **{change_of: 7}), begun)
+    run_directory.enter(change(CONFIG, **{change_of: 7}), begun)
 
 
 def test_a_run_may_be_moved(begun, tmp_path):
     moved = begun.rename(tmp_path / "moved")
-    rundir.enter(change(CONFIG, run__directory=str(moved)), moved)
+    run_directory.enter(change(CONFIG, run__directory=str(moved)), moved)
 
 
 @pytest.mark.parametrize("sign", ["metrics.jsonl", "checkpoints", "model", "results.json"])
 def test_a_run_that_was_refused_before_its_first_step_may_be_corrected(tmp_path, sign):
     other = change(CONFIG, data__batch_size=8)
-    rundir.enter(CONFIG, tmp_path)
-    rundir.enter(other, tmp_path)
+    run_directory.enter(CONFIG, tmp_path)
+    run_directory.enter(other, tmp_path)
     (tmp_path / sign).mkdir()
-    refused(lambda: rundir.enter(CONFIG, tmp_path), "data.batch_size: 8 → 32")
+    refused(lambda: run_directory.enter(CONFIG, tmp_path), "data.batch_size: 8 → 32")
 
 
 def test_a_run_of_another_kind_or_a_damaged_config_is_refused(begun):
-    refused(lambda: rundir.enter(FinetuneConfig(), begun), str(begun / "config.json"))
+    refused(lambda: run_directory.enter(FinetuneConfig(), begun), str(begun / "config.json"))
     (begun / "config.json").write_text('{"model": ')
-    refused(lambda: rundir.enter(CONFIG, begun), str(begun / "config.json"), "damaged, not JSON")
+    refused(lambda: run_directory.enter(CONFIG, begun), str(begun / "config.json"), "damaged, not JSON")
 
 
 def test_changed_inputs_are_refused_by_name(begun):
     inputs = {"data.corpus": "aaa", "teacher": "bbb"}
-    rundir.check_inputs(begun, inputs)
-    rundir.check_inputs(begun, inputs)
-    message = refused(lambda: rundir.check_inputs(begun, {**inputs, "data.corpus": "ccc"}), "data.corpus changed")
+    run_directory.check_inputs(begun, inputs)
+    run_directory.check_inputs(begun, inputs)
+    message = refused(
+        lambda: run_directory.check_inputs(begun, {**inputs, "data.corpus": "ccc"}), "data.corpus changed"
+    )
     assert "teacher" not in message
-    rundir.check_inputs(begun, inputs)
+    run_directory.check_inputs(begun, inputs)
     (begun / "inputs.json").write_text("{")
-    refused(lambda: rundir.check_inputs(begun, inputs), "inputs.json", "damaged")
+    refused(lambda: run_directory.check_inputs(begun, inputs), "inputs.json", "damaged")
 
 
 def test_a_run_has_finished_when_its_model_is_there(begun):
     (begun / "model").mkdir()
-    assert not rundir.finished(begun)
+    assert not run_directory.finished(begun)
     (begun / "model/model.safetensors").write_bytes(b"")
-    assert rundir.finished(begun)
+    assert run_directory.finished(begun)
 
 
 def test_what_holds_no_run_is_left_alone(tmp_path):
@@ -91,32 +93,32 @@ def test_what_holds_no_run_is_left_alone(tmp_path):
     notes.mkdir()
     (notes / "mine.txt").write_text("mine")
     for directory in (model, notes):
-        refused(lambda directory=directory: rundir.enter(CONFIG, directory), str(directory), "holds no run")
+        refused(lambda directory=directory: run_directory.enter(CONFIG, directory), str(directory), "holds no run")
     assert (model / "config.json").read_text() == '{"model_type": "bert"}'
     assert [path.name for path in notes.iterdir()] == ["mine.txt"]
-    refused(lambda: rundir.enter(CONFIG, notes / "mine.txt"), "mine.txt: is a file")
+    refused(lambda: run_directory.enter(CONFIG, notes / "mine.txt"), "mine.txt: is a file")
     (tmp_path / "empty").mkdir()
-    rundir.enter(CONFIG, tmp_path / "empty")
+    run_directory.enter(CONFIG, tmp_path / "empty")
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "model", "profile"])
 def test_a_file_in_the_place_of_a_folder_is_refused(begun, name):
     (begun / name).write_text("")
-    refused(lambda: rundir.enter(CONFIG, begun), f"{begun / name}: is a file")
-    refused(lambda: rundir.alone(begun).__enter__(), f"{begun / name}: is a file")
+    refused(lambda: run_directory.enter(CONFIG, begun), f"{begun / name}: is a file")
+    refused(lambda: run_directory.alone(begun).__enter__(), f"{begun / name}: is a file")
 
 
 def test_no_lock_is_left_in_what_is_no_run(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for directory, words in ((tmp_path, "holds no run"), (tmp_path / "mine.txt", "is a file")):
-        refused(lambda directory=directory: rundir.alone(directory).__enter__(), str(directory), words)
+        refused(lambda directory=directory: run_directory.alone(directory).__enter__(), str(directory), words)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    with rundir.alone(tmp_path / "new/run"):
+    with run_directory.alone(tmp_path / "new/run"):
         assert (tmp_path / "new/run").is_dir()
 
 
 def test_a_second_process_is_kept_out(begun):
-    with rundir.alone(begun):
-        refused(lambda: rundir.alone(begun).__enter__(), str(begun), "another process trains here")
-    with rundir.alone(begun):
+    with run_directory.alone(begun):
+        refused(lambda: run_directory.alone(begun).__enter__(), str(begun), "another process trains here")
+    with run_directory.alone(begun):
         pass

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 from distilbert_jax.errors import InputError
-from distilbert_jax.training import processes
-from distilbert_jax.training import processes as module
+from distilbert_jax.training import distributed
+from distilbert_jax.training import distributed as module
 from tests import runs
 
 
@@ -168,13 +168,15 @@ def test_all_processes_hear_what_the_first_of_them_that_failed_says(second_of_tw
 
 def test_a_run_by_hand_needs_all_three_variables(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    runs.refused(processes.join_processes, "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID")
+    runs.refused(
+        distributed.join_processes, "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"
+    )
 
 
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
     for name, value in {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"}.items():
         monkeypatch.setenv(name, value)
-    runs.refused(processes.join_processes, "JAX_NUM_PROCESSES = two: expected a number")
+    runs.refused(distributed.join_processes, "JAX_NUM_PROCESSES = two: expected a number")
 
 
 @pytest.mark.parametrize(
@@ -192,12 +194,12 @@ def test_variables_that_name_no_place_are_refused(address, index, words, monkeyp
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("jax.distributed.initialize", lambda *_: pytest.fail("it waits for the others"))
-    runs.refused(processes.join_processes, words)
+    runs.refused(distributed.join_processes, words)
 
 
 def test_without_others_there_is_nothing_to_join(monkeypatch):
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
-    assert not processes.join_processes()
+    assert not distributed.join_processes()
 
 
 @pytest.mark.parametrize(
@@ -216,7 +218,7 @@ def test_launchers_are_recognised(variables, call, monkeypatch):
     monkeypatch.setattr("jax.distributed.initialize", lambda *arguments: given.append(arguments))
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    processes.join_processes()
+    distributed.join_processes()
     assert given == [call]
 
 
@@ -226,4 +228,4 @@ def test_processes_that_do_not_find_each_other_are_told_of(monkeypatch):
 
     monkeypatch.setattr("jax.distributed.initialize", fails)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    runs.refused(processes.join_processes, "did not find each other: deadline exceeded")
+    runs.refused(distributed.join_processes, "did not find each other: deadline exceeded")
