@@ -74,8 +74,8 @@ venv: $(VENV)/.core
 demo: $(VENV)/.core
 	python -m distilbert_jax.data.demo --out $(DEMO)/data
 	python -m distilbert_jax.text.tokenizer --text $(DEMO)/data/train.txt --vocab-size 4096 --out $(DEMO)/tokenizer
-	python -m distilbert_jax.data.corpus --text $(DEMO)/data/train.txt --tokenizer $(DEMO)/tokenizer --out $(DEMO)/corpus
-	python -m distilbert_jax.data.corpus --text $(DEMO)/data/heldout.txt --tokenizer $(DEMO)/tokenizer --out $(DEMO)/heldout
+	python -m distilbert_jax.pretraining.build_corpus --text $(DEMO)/data/train.txt --tokenizer $(DEMO)/tokenizer --out $(DEMO)/corpus
+	python -m distilbert_jax.pretraining.build_corpus --text $(DEMO)/data/heldout.txt --tokenizer $(DEMO)/tokenizer --out $(DEMO)/heldout
 	python train.py configs/demo/teacher.py
 	python train.py configs/demo/student.py
 	python train.py configs/demo/copied.py

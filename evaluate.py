@@ -138,7 +138,7 @@ class MlmCommand:
     """
 
     model: str  # HF directory or hub id
-    corpus: str  # directory made by python -m distilbert_jax.data.corpus
+    corpus: str  # directory made by python -m distilbert_jax.pretraining.build_corpus
     teacher: str = ""  # HF directory or hub id
     length: int = 128  # tokens in a packed row
     sequences: Sequences = "line"
@@ -148,7 +148,7 @@ class MlmCommand:
     json: bool = False
 
     def run(self) -> None:
-        from distilbert_jax.evaluation.mlm import evaluate_mlm
+        from distilbert_jax.pretraining.evaluate import evaluate_mlm
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
         found = evaluate_mlm(**options)

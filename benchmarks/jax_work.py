@@ -9,11 +9,12 @@ import numpy as np
 from flax import nnx
 
 from distilbert_jax.config import LossConfig, MaskingConfig, MeshConfig, ModelConfig, OptimizerConfig
-from distilbert_jax.data.masking import corrupt, log_weights
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, MaskedLM
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.student import student_config, student_from_teacher
-from distilbert_jax.training import objectives, sharding, step
+from distilbert_jax.pretraining import objectives
+from distilbert_jax.pretraining.masking import corrupt, log_weights
+from distilbert_jax.training import objective, sharding, step
 from distilbert_jax.training.optimizer import adamw
 
 MASK_ID = 103
@@ -65,14 +66,14 @@ class Distillation:
         self.step = step.make_train_step(self.objective, update, self.state, self.frozen, mesh)
 
     @staticmethod
-    def _prepare(rngs: jax.Array, batch: objectives.Batch) -> tuple[objectives.Batch, objectives.Metrics]:
+    def _prepare(rngs: jax.Array, batch: objective.Batch) -> tuple[objective.Batch, objective.Metrics]:
         totals = {"tokens": jnp.float32(batch["input_ids"].size), "masked": batch["masked_weights"].sum()}
         return {**batch, "rngs": rngs}, totals
 
     def loss_without_dropout(self) -> float:
         """The loss, for comparison with the other side's."""
 
-        def value(params: dict, frozen: dict, batch: objectives.Batch) -> jax.Array:
+        def value(params: dict, frozen: dict, batch: objective.Batch) -> jax.Array:
             prepared, totals = self._prepare(None, batch)
             return self.objective.loss(params, frozen, prepared, totals)[0]
 

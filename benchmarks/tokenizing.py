@@ -14,7 +14,7 @@ from typing import Any
 from findings import Findings, alternating, spread
 from tokenizers import Tokenizer
 
-from distilbert_jax.data.corpus import build_corpus
+from distilbert_jax.pretraining.build_corpus import build_corpus
 from distilbert_jax.text.sources import TextSources
 
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,16 +27,16 @@ from tensorboardX.proto.event_pb2 import Event
 import train as train_script
 from distilbert_jax import config as c
 from distilbert_jax.base.config_io import to_json
-from distilbert_jax.data.corpus import build_corpus
-from distilbert_jax.data.shards import Corpus
 from distilbert_jax.errors import InputError, one_line_errors
-from distilbert_jax.evaluation import mlm
 from distilbert_jax.models import BertForMaskedLM
 from distilbert_jax.models.pretrained import PretrainedModel
+from distilbert_jax.pretraining import evaluate
+from distilbert_jax.pretraining.build_corpus import build_corpus
+from distilbert_jax.pretraining.corpus import Corpus
+from distilbert_jax.pretraining.run import pretrain
 from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import MEASURED, RunLog, read_metrics
-from distilbert_jax.training.pretrain import pretrain
 
 ROOT = Path(__file__).parents[1]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -127,7 +127,7 @@ def change(config: Any, **changes: Any) -> Any:
 
 
 def train(config: c.PretrainConfig) -> c.PretrainConfig:
-    pretrain(config, mlm.heldout)
+    pretrain(config, evaluate.heldout)
     return config
 
 
@@ -242,8 +242,8 @@ def _kill_at_random(seed: int) -> None:
     wrap(RunLog, "write", "steps", 0.05)
     wrap(Checkpoints, "save", "checkpoint", 0.1)
     wrap(Checkpoints, "wait", "checkpoint", 0.1)
-    make = mlm.heldout
-    mlm.heldout = lambda *arguments: _wrapped_evaluation(make(*arguments), wrap)
+    make = evaluate.heldout
+    evaluate.heldout = lambda *arguments: _wrapped_evaluation(make(*arguments), wrap)
 
 
 def _wrapped_evaluation(evaluate: Callable[..., Any], wrap: Callable[..., None]) -> Callable[..., Any]:

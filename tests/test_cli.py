@@ -117,7 +117,7 @@ def test_a_dry_run_takes_no_trace(write):
 def test_overrides_reach_the_run(world, write, tmp_path, monkeypatch):
     taken = []
     monkeypatch.setattr(
-        "distilbert_jax.training.pretrain.pretrain", lambda config, heldout, profile: taken.append(config)
+        "distilbert_jax.pretraining.run.pretrain", lambda config, heldout, profile: taken.append(config)
     )
     train.main([write(CONFIG), "--steps", "9", "--optimizer.learning-rate", "1e-4", "--run.directory", "runs/x"])
     assert (taken[0].steps, taken[0].optimizer.learning_rate, taken[0].run.directory) == (9, 1e-4, "runs/x")
@@ -309,7 +309,7 @@ def test_a_mistake_ends_the_process_with_one_line_and_status_2(world, tmp_path):
     assert line.startswith(f"error: {tmp_path}: no corpus: build one")
 
 
-MODULE = "distilbert_jax.data.corpus"
+MODULE = "distilbert_jax.pretraining.build_corpus"
 
 
 def command(out: str, processes: int | None = None) -> None:

@@ -22,8 +22,8 @@ from distilbert_jax.data.tasks import GLUE, find_task
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.evaluation.glue_summary import medians
 from distilbert_jax.evaluation.grid import run_grid
-from distilbert_jax.evaluation.mlm import evaluate_mlm, heldout
-from distilbert_jax.training.pretrain import pretrain
+from distilbert_jax.pretraining.evaluate import evaluate_mlm, heldout
+from distilbert_jax.pretraining.run import pretrain
 
 REFERENCE = "full"
 PAPER = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}  # change of the GLUE score

@@ -21,16 +21,16 @@ from distilbert_jax.base.config_io import load_config
 from distilbert_jax.base.hub import FILES, locate, write_directory
 from distilbert_jax.base.parsing import call
 from distilbert_jax.config import Arm, ExperimentConfig
-from distilbert_jax.data.corpus import build_corpus, describe, totals
-from distilbert_jax.data.shards import Corpus
 from distilbert_jax.errors import InputError, nearest, one_line_errors
 from distilbert_jax.evaluation.grid import available, run_grid
-from distilbert_jax.evaluation.mlm import heldout
 from distilbert_jax.evaluation.report import report
 from distilbert_jax.models.hf_format import fingerprint, has_weights, read_config, read_tensors
+from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
+from distilbert_jax.pretraining.corpus import Corpus
+from distilbert_jax.pretraining.evaluate import heldout
+from distilbert_jax.pretraining.run import pretrain
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import run_directory
-from distilbert_jax.training.pretrain import pretrain
 
 Stage = Literal["corpus", "pretrain", "glue", "report"]
 STAGES: tuple[Stage, ...] = ("corpus", "pretrain", "glue", "report")

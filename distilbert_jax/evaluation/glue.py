@@ -14,9 +14,9 @@ from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from distilbert_jax.data.glue import Examples
 from distilbert_jax.data.tasks import Task
+from distilbert_jax.finetuning.objective import classify
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import sharding
-from distilbert_jax.training.objectives import classify
 
 
 def _quietly(kind: Any, first: np.ndarray, second: np.ndarray) -> float:

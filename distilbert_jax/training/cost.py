@@ -2,13 +2,11 @@
 
 import resource
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import jax
 
-from distilbert_jax.config import ModelConfig, PretrainConfig
-from distilbert_jax.data.masking import draws
+from distilbert_jax.config import ModelConfig
 
 # Dense peak of one device in FLOP/s for matmuls of bfloat16 and of float32 operands, from the data sheets, by a part of JAX's
 # `device_kind`. A TPU has no float32 matmul of its own.
@@ -33,24 +31,6 @@ def forward_flops(config: ModelConfig, length: int, scored: float) -> float:
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
     layer = 2 * (4 * D * D + 2 * D * F) + 4 * length * D
     return config.num_hidden_layers * layer + scored * 2 * (D * D + D * V)
-
-
-def step_flops(config: PretrainConfig, teacher: ModelConfig | None) -> float:
-    """FLOPs of one step over all devices: three forward passes of the model (its own, and twice as much backward) and one of the
-    teacher. What packing leaves empty counts, as it is computed."""
-    length, loss = config.data.length, config.loss
-    # Over the batch, any row may have all its tokens drawn.
-    drawn = draws(length, config.masking.probability) / length if config.masking.per == "row" else 1.0
-    scored = 1.0 if teacher is not None and loss.takes_all_logits else drawn
-    a_token = 3 * forward_flops(config.model, length, scored)
-    if teacher is not None:  # for the hidden states alone it gives no logits
-        a_token += forward_flops(teacher, length, scored if loss.alpha_ce or loss.alpha_mse else 0.0)
-    return a_token * config.data.batch_size * length
-
-
-def tuning_flops(model: ModelConfig, rows_at: Mapping[int, int]) -> float:
-    """FLOPs of an epoch of fine-tuning, a teacher's not counted. rows_at: {length that they are padded to: examples}."""
-    return sum(3 * forward_flops(model, length, 0.0) * length * rows for length, rows in rows_at.items())
 
 
 def utilisation(flops_per_second: float, dtype: str) -> float | None:

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from distilbert_jax.models.params import Params
-from distilbert_jax.training.objectives import Batch, Metrics, Objective
+from distilbert_jax.training.objective import Batch, Metrics, Objective
 from distilbert_jax.training.sharding import batch_sharding, gather, shardings
 
 

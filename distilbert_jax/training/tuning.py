@@ -18,14 +18,15 @@ from distilbert_jax.base.files import write_array
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.data import glue
-from distilbert_jax.data.batches import LengthBucketedBatches, bucket_lengths
 from distilbert_jax.data.tasks import Task, find_task
 from distilbert_jax.errors import DivergedError, InputError
+from distilbert_jax.finetuning import cost, objective
+from distilbert_jax.finetuning.batches import LengthBucketedBatches, bucket_lengths
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
-from distilbert_jax.training import cost, objectives, sharding
+from distilbert_jax.training import sharding
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit
 from distilbert_jax.training.optimizer import adamw, schedule
@@ -194,7 +195,7 @@ class Tuning:
         states = [self._initial_state(one) for one in configs]
         state = stack_states(states, self.mesh) if several else states[0]
         if (len(configs), guide) not in self._steps:
-            objective = objectives.classification(self.graphdef, len(self.labels), guide, config.guide)
+            objective = objective.classification(self.graphdef, len(self.labels), guide, config.guide)
             self._steps[len(configs), guide] = make_train_step(
                 objective, self.optimizer, state, frozen, self.mesh, config.optimizer.accumulate, stacked=several
             )

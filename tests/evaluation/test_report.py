@@ -8,9 +8,9 @@ from flax import nnx
 
 from distilbert_jax.base.files import write_json
 from distilbert_jax.evaluation import report as module
-from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report import common_means, curves, report
 from distilbert_jax.models import BertForMaskedLM, hf_format
+from distilbert_jax.pretraining.evaluate import evaluate_mlm
 from distilbert_jax.training.logging import read_metrics
 from tests.runs import BERT, change, refused
 

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig, OptimizerConfig
-from distilbert_jax.data.masking import log_weights
 from distilbert_jax.models import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
 from distilbert_jax.models.hf_format import hf_name
 from distilbert_jax.models.params import split
-from distilbert_jax.training import objectives, step
+from distilbert_jax.pretraining import objectives
+from distilbert_jax.pretraining.masking import log_weights
+from distilbert_jax.training import step
 from distilbert_jax.training.optimizer import adamw, decayed
 from tests.models.common import build
-from tests.training.batches import MASK, SPECIAL, pack, quick_jit, random_pairs
+from tests.pretraining.examples import MASK, SPECIAL, pack, quick_jit, random_pairs
 from tests.training.test_sharding import mesh_of
 
 pytestmark = pytest.mark.parity

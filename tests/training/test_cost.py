@@ -6,10 +6,12 @@ import pytest
 
 import train as train_script
 from distilbert_jax.config import LossConfig
-from distilbert_jax.data.masking import draws
+from distilbert_jax.finetuning import cost
+from distilbert_jax.pretraining import cost
+from distilbert_jax.pretraining.masking import draws
+from distilbert_jax.pretraining.run import dry_run, estimate
+from distilbert_jax.pretraining.setup import set_up
 from distilbert_jax.training import cost
-from distilbert_jax.training.pretrain import dry_run, estimate
-from distilbert_jax.training.setup import set_up
 from tests import runs
 
 

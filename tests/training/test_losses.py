@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distilbert_jax.training import losses
-from tests.training.batches import quick_jit
+from tests.pretraining.examples import quick_jit
 
 TOKENS, VOCAB = 6, 7
 

@@ -17,14 +17,15 @@ import optax
 import pytest
 
 from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig, OptimizerConfig
-from distilbert_jax.data.masking import log_weights
 from distilbert_jax.models import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
 from distilbert_jax.models.params import split
-from distilbert_jax.training import objectives, sharding
+from distilbert_jax.pretraining import objectives
+from distilbert_jax.pretraining.masking import log_weights
+from distilbert_jax.training import sharding
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import init_state, make_train_step, row_keys
 from tests.models.common import build
-from tests.training.batches import MASK, QUICK_COMPILE, SPECIAL, quick_jit, random_batch, random_pairs
+from tests.pretraining.examples import MASK, QUICK_COMPILE, SPECIAL, quick_jit, random_batch, random_pairs
 from tests.training.test_sharding import mesh_of
 
 ROWS, LENGTH, VOCAB = 16, 14, 90  # four devices do not divide the vocabulary

@@ -10,17 +10,17 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.config import InitConfig
-from distilbert_jax.data.packing import pack
-from distilbert_jax.data.shards import Corpus
-from distilbert_jax.evaluation.mlm import evaluate_mlm
 from distilbert_jax.evaluation.report import report
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import digest, split
+from distilbert_jax.pretraining.corpus import Corpus
+from distilbert_jax.pretraining.evaluate import evaluate_mlm
+from distilbert_jax.pretraining.packing import pack
+from distilbert_jax.pretraining.setup import set_up
 from distilbert_jax.text.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.training import run_directory
 from distilbert_jax.training.logging import read_metrics
-from distilbert_jax.training.setup import set_up
 from tests import runs
 from tests.runs import BERT, STUDENT, change, distilling, pretraining, refused
 
@@ -71,7 +71,7 @@ def test_another_seed_gives_other_weights_and_other_batches(world, finished, tmp
 
 def test_a_finished_run_is_found(finished, monkeypatch, capsys):
     before = (Path(finished.run.directory) / "metrics.jsonl").stat().st_mtime_ns
-    monkeypatch.setattr("distilbert_jax.training.pretrain.fit", lambda *_, **__: pytest.fail("it trains again"))
+    monkeypatch.setattr("distilbert_jax.pretraining.run.fit", lambda *_, **__: pytest.fail("it trains again"))
     runs.train(finished)
     assert f"{finished.run.directory}: finished before" in capsys.readouterr().out
     assert (Path(finished.run.directory) / "metrics.jsonl").stat().st_mtime_ns == before
@@ -94,7 +94,7 @@ def cut_short(file):
 def test_a_finished_run_whose_model_is_damaged_says_so(finished, name, damage, tmp_path, monkeypatch):
     shutil.copytree(finished.run.directory, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
     damage(tmp_path / "run/model" / name)
-    monkeypatch.setattr("distilbert_jax.training.pretrain.fit", lambda *_, **__: pytest.fail("it trains again"))
+    monkeypatch.setattr("distilbert_jax.pretraining.run.fit", lambda *_, **__: pytest.fail("it trains again"))
     config = change(finished, run__directory=str(tmp_path / "run"))
     message = f"remove the directory {tmp_path / 'run/model'}, and the same command writes it again"
     refused(lambda: runs.train(config), name, message)
@@ -290,7 +290,7 @@ def test_refused_in_one_line_before_any_step(case, world, odd, tmp_path, capfd):
 
 def test_hidden_states_of_two_sizes_are_no_matter_without_the_cosine_loss(world, odd, tmp_path, monkeypatch):
     config = distilling(world, tmp_path / "run", teacher=odd.narrow, loss__alpha_cos=0.0)
-    monkeypatch.setattr("distilbert_jax.training.pretrain.fit", lambda *_, **__: (_ for _ in ()).throw(LookupError))
+    monkeypatch.setattr("distilbert_jax.pretraining.run.fit", lambda *_, **__: (_ for _ in ()).throw(LookupError))
     with pytest.raises(LookupError):
         runs.train(config)
 

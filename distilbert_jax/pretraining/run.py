@@ -12,16 +12,16 @@ import jax
 
 from distilbert_jax.base.config_io import to_json
 from distilbert_jax.config import PretrainConfig
-from distilbert_jax.data.shards import Corpus
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import count, digest, merge
+from distilbert_jax.pretraining.corpus import Corpus
+from distilbert_jax.pretraining.setup import Setup, head_of, set_up
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import cost, distributed, run_directory, sharding
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, read_metrics
 from distilbert_jax.training.loop import Evaluate, fit
 from distilbert_jax.training.optimizer import schedule
-from distilbert_jax.training.setup import Setup, head_of, set_up
 
 Heldout = Callable[[Setup], Evaluate]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig
-from distilbert_jax.data.masking import log_weights
+from distilbert_jax.finetuning import objective
 from distilbert_jax.models import (
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -18,9 +18,11 @@ from distilbert_jax.models import (
     DistilBertForSequenceClassification,
 )
 from distilbert_jax.models.params import merge, split
-from distilbert_jax.training import losses, objectives
+from distilbert_jax.pretraining import objectives
+from distilbert_jax.pretraining.masking import log_weights
+from distilbert_jax.training import losses
 from tests.models.common import build
-from tests.training.batches import MASK, SPECIAL, pack, quick_jit
+from tests.pretraining.examples import MASK, SPECIAL, pack, quick_jit
 from tests.training.test_losses import (
     reference_cosine,
     reference_cross_entropy,
@@ -300,13 +302,13 @@ def test_the_student_drops_out_and_the_teacher_does_not():
 
 
 def logits_of(model, batch):
-    return quick_jit(lambda batch: objectives.classify(model, batch, None))(batch)
+    return quick_jit(lambda batch: objective.classify(model, batch, None))(batch)
 
 
 def classifier(kind, labels):
     model_config = ModelConfig.bert_base if kind is BertForSequenceClassification else ModelConfig.distilbert_base
     model = build(kind, model_config(**SIZES | STILL, labels=tuple(map(str, range(labels)))))
-    objective = objectives.classification(split(model)[0], labels)
+    objective = objective.classification(split(model)[0], labels)
     return model, quick_jit(jax.value_and_grad(objective.loss, has_aux=True)), objective.prepare
 
 

@@ -1,54 +1,9 @@
-"""Batches by number: batch k is a function of the seed and k alone, so that the position in the data is one integer."""
-
-import functools
-import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+"""Batches of examples of similar length, and the lengths to pad them to."""
 
 import numpy as np
 
-from distilbert_jax.data.packing import PackedRows
 from distilbert_jax.errors import InputError
-
-_THREADS, _BUFFER = 2, 4
-
-
-class PackedBatches:
-    """Global batches of packed rows, every row once an epoch, in an order of its own each epoch.
-
-    Example i = k · B + j of the run, the j-th of batch k, is row π(i mod n) of the n rows, where π is the permutation
-    that (seed, i // n) draws. A batch may hold the end of one epoch and the start of the next, and none is short.
-
-    Args:
-        rows: what to take batches from.
-        batch_size: B, rows of a global batch, over all processes.
-        seed: of the order.
-    """
-
-    def __init__(self, rows: PackedRows, batch_size: int, seed: int):
-        if batch_size < 1:
-            raise InputError(f"batch_size = {batch_size}: a batch has at least one row")
-        self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self._permutation = _Remembered(lambda epoch: _generator(seed, epoch).permutation(len(rows)))
-
-    def batch(self, k: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
-        """Batch k, or the rows of it that this process needs.
-
-        Args:
-            k: number of the batch, from 0, without end.
-            rows: which of the B rows, as an index into them; None for all.
-
-        Returns:
-            See `PackedRows.batch`.
-        """
-        example = np.arange(k * self.batch_size, (k + 1) * self.batch_size)
-        if rows is not None:
-            example = example[rows]
-        epoch, place = np.divmod(example, len(self.rows))
-        index = np.empty_like(example)
-        for one in np.unique(epoch):
-            index[epoch == one] = self._permutation(int(one))[place[epoch == one]]
-        return self.rows.batch(index)
+from distilbert_jax.training.batches import _generator, _Remembered
 
 
 def bucket_lengths(lengths: np.ndarray, count: int, longest: int, multiple: int = 8) -> tuple[int, ...]:
@@ -133,46 +88,3 @@ class LengthBucketedBatches:
                 (members[first : first + self.batch_size], length) for first in range(0, len(members), self.batch_size)
             ]
         return [plan[place] for place in _generator(0, epoch).permutation(len(plan))]
-
-
-class Batches(Protocol):
-    """What `prefetch` reads from."""
-
-    def batch(self, k: int, *rows: Any) -> Any: ...
-
-
-def prefetch(batches: Batches, start: int, stop: int, rows: np.ndarray | slice | None = None) -> Iterator[Any]:
-    """Batches `start` to `stop` − 1 in order, read ahead by grain in a few threads.
-
-    Its state is the number of the next batch: to resume, call it with another `start`. Closing it ends the threads.
-
-    Args:
-        rows: which rows of each global batch to read, see `PackedBatches.batch`; None for all.
-    """
-    import grain  # here, because it imports JAX
-
-    wanted = () if rows is None else (rows,)
-    dataset = grain.MapDataset.range(start, stop).map(lambda k: batches.batch(int(k), *wanted))
-    options = grain.ReadOptions(num_threads=_THREADS, prefetch_buffer_size=_BUFFER)
-    iterator = iter(dataset.to_iter_dataset(options))
-    try:
-        yield from iterator
-    finally:
-        iterator.close()
-
-
-def _generator(seed: int, epoch: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64([seed, epoch]))
-
-
-class _Remembered:
-    """A function of the epoch that keeps its last two values: reading ahead crosses from one epoch into the next."""
-
-    def __init__(self, function: Callable[[int], Any]):
-        self._function = functools.lru_cache(maxsize=2)(function)
-        self._lock = threading.Lock()
-
-    def __call__(self, epoch: int) -> Any:
-        # Without the lock, the threads that wait for the same epoch would each draw it.
-        with self._lock:
-            return self._function(epoch)

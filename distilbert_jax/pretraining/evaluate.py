@@ -16,19 +16,20 @@ from jax.sharding import Mesh
 
 from distilbert_jax.base.progress import progress
 from distilbert_jax.config import MaskingConfig, MeshConfig
-from distilbert_jax.data.masking import corrupt, log_weights
-from distilbert_jax.data.packing import PackedRows
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.pretraining.masking import corrupt, log_weights
+from distilbert_jax.pretraining.objectives import encode, pretraining
+from distilbert_jax.pretraining.packing import PackedRows
+from distilbert_jax.pretraining.setup import Setup, corpus_rows, load_teacher
 from distilbert_jax.text.tokenizer import SpecialIds
 from distilbert_jax.training import sharding
 from distilbert_jax.training.loop import Evaluate
 from distilbert_jax.training.losses import cross_entropy
-from distilbert_jax.training.objectives import Objective, encode, pretraining
-from distilbert_jax.training.setup import Setup, corpus_rows, load_teacher
+from distilbert_jax.training.objective import Objective
 
 MASKING = MaskingConfig(weighting="uniform")
 SEED = 0

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from distilbert_jax.data import packing as packing_module
-from distilbert_jax.data.corpus import build_corpus
-from distilbert_jax.data.packing import pack
 from distilbert_jax.errors import InputError
+from distilbert_jax.pretraining import packing as packing_module
+from distilbert_jax.pretraining.build_corpus import build_corpus
+from distilbert_jax.pretraining.packing import pack
 from distilbert_jax.text.tokenizer import load_tokenizer
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]

@@ -15,10 +15,10 @@ import numpy as np
 from distilbert_jax.base.files import read_json, sha256_of, write_array, write_json
 from distilbert_jax.base.progress import progress
 from distilbert_jax.config import Sequences
-from distilbert_jax.data.pairs import CHANNELS as PAIR_CHANNELS
-from distilbert_jax.data.pairs import pair_rows, shard_of_strangers
-from distilbert_jax.data.shards import Corpus, Shard
 from distilbert_jax.errors import InputError
+from distilbert_jax.pretraining.corpus import Corpus, Shard
+from distilbert_jax.pretraining.sentence_pairs import CHANNELS as PAIR_CHANNELS
+from distilbert_jax.pretraining.sentence_pairs import pair_rows, shard_of_strangers
 from distilbert_jax.text.tokenizer import SpecialIds
 
 FORMAT = 1

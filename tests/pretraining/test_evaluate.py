@@ -8,13 +8,13 @@ import pytest
 from jax.sharding import Mesh
 
 from distilbert_jax.config import LossConfig
-from distilbert_jax.data.masking import corrupt
-from distilbert_jax.evaluation.mlm import MASKING, SEED, evaluate_mlm, heldout, mlm_evaluation
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.params import merge, split
+from distilbert_jax.pretraining.evaluate import MASKING, SEED, evaluate_mlm, heldout, mlm_evaluation
+from distilbert_jax.pretraining.masking import corrupt
+from distilbert_jax.pretraining.setup import corpus_rows, set_up
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import sharding
-from distilbert_jax.training.setup import corpus_rows, set_up
 from tests import runs
 from tests.models.common import call, masked_lm
 from tests.runs import BERT, STUDENT, change, refused

@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from distilbert_jax.data.batches import LengthBucketedBatches, PackedBatches, bucket_lengths, prefetch
-from distilbert_jax.data.packing import PACKED_CHANNELS
 from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.batches import LengthBucketedBatches, bucket_lengths
+from distilbert_jax.pretraining.batches import PackedBatches
+from distilbert_jax.pretraining.packing import PACKED_CHANNELS
+from distilbert_jax.training.batches import prefetch
 
 
 class Rows:
@@ -231,5 +233,7 @@ def test_what_cannot_be_batched_is_named():
 
 
 def test_importing_batches_does_not_import_jax():
-    script = "import sys, distilbert_jax.data.batches; sys.exit(int(any(m in sys.modules for m in ('jax', 'grain'))))"
+    script = (
+        "import sys, distilbert_jax.pretraining.batches; sys.exit(int(any(m in sys.modules for m in ('jax', 'grain'))))"
+    )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0

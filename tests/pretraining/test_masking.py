@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import MaskingConfig
-from distilbert_jax.data.masking import Masked, corrupt, draws, log_weights
+from distilbert_jax.pretraining.masking import Masked, corrupt, draws, log_weights
 
 SPECIAL = (0, 1, 2, 3, 4)
 CLS, SEP, MASK = 2, 3, 4

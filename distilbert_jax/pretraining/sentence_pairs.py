@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distilbert_jax.data.shards import Corpus, Shard
 from distilbert_jax.errors import InputError
+from distilbert_jax.pretraining.corpus import Corpus, Shard
 from distilbert_jax.text.tokenizer import SpecialIds
 
 CHANNELS = ("input_ids", "segment_ids", "token_type_ids", "next_sentence_label")

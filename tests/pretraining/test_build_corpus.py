@@ -16,11 +16,11 @@ import pytest
 from tokenizers import Tokenizer
 
 from distilbert_jax.base.files import write_json
-from distilbert_jax.data import corpus as corpus_module
-from distilbert_jax.data import shard_maker
-from distilbert_jax.data.corpus import build_corpus, build_share
-from distilbert_jax.data.shards import Corpus
 from distilbert_jax.errors import InputError
+from distilbert_jax.pretraining import build_corpus
+from distilbert_jax.pretraining import build_corpus as corpus_module
+from distilbert_jax.pretraining.build_corpus import build_corpus, build_share
+from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.text import sources as text_module
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer, special_ids
@@ -265,7 +265,7 @@ def test_a_full_disk_keeps_finished_shards_and_leaves_no_half_file(tokenizer, so
         if next(calls) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(shard_maker.np, "savez", savez)
+    monkeypatch.setattr(build_corpus.np, "savez", savez)
     with pytest.raises(OSError, match="No space left"):
         build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
     assert sorted(files_of(tmp_path / "out")) == ["00000.json", "00000.npz", "00001.json", "00001.npz"]
@@ -417,7 +417,7 @@ def test_what_is_not_a_finished_corpus_is_named(tokenizer, source, tmp_path):
 def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, source, tmp_path):
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
     arguments = ["--text", str(source), "--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "distilbert_jax.data.corpus", *arguments]
+    command = [sys.executable, "-m", "distilbert_jax.pretraining.build_corpus", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"{len(DOCUMENTS)} documents" in run.stdout
     out = str(tmp_path / "two")
@@ -437,7 +437,7 @@ def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, sou
 
 
 def test_nothing_of_the_data_floor_that_a_worker_needs_imports_jax():
-    script = "import sys, distilbert_jax.data.corpus; sys.exit(int(any(m in sys.modules for m in ('jax', 'grain'))))"
+    script = "import sys, distilbert_jax.pretraining.build_corpus; sys.exit(int(any(m in sys.modules for m in ('jax', 'grain'))))"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

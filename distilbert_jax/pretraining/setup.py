@@ -12,17 +12,19 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from distilbert_jax.config import InitConfig, ModelConfig, PretrainConfig
-from distilbert_jax.data.batches import PackedBatches, prefetch
-from distilbert_jax.data.masking import log_weights
-from distilbert_jax.data.packing import PackedRows, pack
-from distilbert_jax.data.shards import Corpus
 from distilbert_jax.errors import InputError, tell_once
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, split
 from distilbert_jax.models.student import student_from_teacher
+from distilbert_jax.pretraining import cost, objectives
+from distilbert_jax.pretraining.batches import PackedBatches
+from distilbert_jax.pretraining.corpus import Corpus
+from distilbert_jax.pretraining.masking import log_weights
+from distilbert_jax.pretraining.packing import PackedRows, pack
 from distilbert_jax.text.tokenizer import check_fit, fingerprint, load_tokenizer, special_ids
-from distilbert_jax.training import cost, distributed, objectives, sharding
+from distilbert_jax.training import distributed, objective, sharding
+from distilbert_jax.training.batches import prefetch
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import TrainState, init_state, make_train_step
 
@@ -55,7 +57,7 @@ class Setup:
     graphdef: nnx.GraphDef
     parameters: int
     teacher: Teacher | None
-    objective: objectives.Objective
+    objective: objective.Objective
     state: TrainState
     train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     fingerprints: dict[str, str]
@@ -81,7 +83,9 @@ class Setup:
 def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, Tokenizer]:
     """The packed rows of a corpus (packed now, if they were not yet), compared with their checksums, and its tokenizer."""
     if not corpus:
-        raise InputError("data.corpus is not set: name a directory made by python -m distilbert_jax.data.corpus")
+        raise InputError(
+            "data.corpus is not set: name a directory made by python -m distilbert_jax.pretraining.build_corpus"
+        )
 
     def ready() -> tuple[PackedRows, Tokenizer]:
         tokenizer = Corpus.open(corpus).tokenizer()  # before anything is packed with its special tokens

@@ -6,11 +6,11 @@ import random
 import numpy as np
 import pytest
 
-from distilbert_jax.data import packing as packing_module
-from distilbert_jax.data.corpus import build_corpus
-from distilbert_jax.data.packing import PackedRows, best_fit, pack
-from distilbert_jax.data.shards import Corpus
 from distilbert_jax.errors import InputError
+from distilbert_jax.pretraining import packing as packing_module
+from distilbert_jax.pretraining.build_corpus import build_corpus
+from distilbert_jax.pretraining.corpus import Corpus
+from distilbert_jax.pretraining.packing import PackedRows, best_fit, pack
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.text.wordpiece import train_wordpiece

@@ -1,44 +1,21 @@
-"""What a step minimises: masked LM, distillation with the triple loss, classification or regression.
-
-An objective has two halves. `prepare` sees the whole global batch once: it corrupts tokens, hands each row its dropout key
-and counts what the sums will be divided by. `loss` sees one micro-batch and returns its share of the global loss, so that
-shares add up to the same loss and gradient however the batch is cut.
-"""
+"""Pre-training objectives: masked LM, masked LM with next-sentence prediction, distillation with the triple loss."""
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distilbert_jax.config import GuideConfig, LossConfig, MaskingConfig
-from distilbert_jax.data.masking import corrupt
+from distilbert_jax.config import LossConfig, MaskingConfig
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge
+from distilbert_jax.pretraining.chunks import in_chunks
+from distilbert_jax.pretraining.masking import corrupt
 from distilbert_jax.training import losses
-from distilbert_jax.training.chunks import in_chunks
-
-Batch = dict[str, jax.Array]
-Metrics = dict[str, jax.Array]
-MASKING, DROPOUT = 0, 1  # what a row's key is folded with
-
-
-class Objective(NamedTuple):
-    """prepare(rngs [B], batch) → (batch, totals); loss(params, frozen params, micro-batch, totals) → (loss, its parts).
-
-    `over` names for each part the total that it is divided by.
-    """
-
-    prepare: Callable[[jax.Array, Batch], tuple[Batch, Metrics]]
-    loss: Callable[[Params, Params, Batch, Metrics], tuple[jax.Array, Metrics]]
-    over: Mapping[str, str]
-
-
-def _fold(rngs: jax.Array, site: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(rngs, site)
+from distilbert_jax.training.objective import DROPOUT, MASKING, Batch, Metrics, Objective, _fold
 
 
 def _prepare_packed(
@@ -181,43 +158,3 @@ def distillation(
         return weighted(rest, value), {**parts, **rest}
 
     return Objective(_prepare_packed(weights, mask_id, masking), loss, over)
-
-
-def classification(
-    graphdef: nnx.GraphDef, num_labels: int, guide: nnx.GraphDef | None = None, config: GuideConfig | None = None
-) -> Objective:
-    """Cross-entropy of a `SequenceClassification`, or mean squared error when it has one label; with a teacher also the distance
-    from it, as `GuideConfig` says. The teacher's parameters are the frozen ones.
-
-    Batches hold input_ids, attention_mask, token_type_ids, labels (int32, or float32 for a regression) and weights float32 [B],
-    0 for rows that only fill up the last batch.
-    """
-
-    def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
-        return {**batch, "rngs": _fold(rngs, DROPOUT)}, {"examples": jnp.maximum(batch["weights"].sum(), 1.0)}
-
-    def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
-        logits, weights = classify(merge(graphdef, params), batch, batch["rngs"]), batch["weights"]
-        if num_labels == 1:
-            value = jnp.sum(weights * jnp.square(logits[:, 0] - batch["labels"])) / totals["examples"]
-        else:
-            value = losses.cross_entropy(logits, batch["labels"], weights) / totals["examples"]
-        if guide is None or config is None:
-            return value, {}
-        taught = classify(merge(guide, frozen), batch, None)
-        if num_labels == 1:
-            distance = {"loss_mse": losses.logit_mse(logits, taught, weights) / totals["examples"]}
-        else:
-            distance = {
-                "loss_ce": losses.distillation(logits, taught, weights, config.temperature) / totals["examples"]
-            }
-        total = (1.0 - config.alpha) * value + config.alpha * sum(distance.values())
-        return total, {"loss_labels": value, **distance}
-
-    return Objective(prepare, loss, dict.fromkeys(("loss_labels", "loss_ce", "loss_mse"), "examples"))
-
-
-def classify(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
-    """Logits [B, labels] of a classifier; token types go to models that have them."""
-    types = {"token_type_ids": batch["token_type_ids"]} if model.config.type_vocab_size else {}
-    return model(batch["input_ids"], batch["attention_mask"], rngs=rngs, **types).logits

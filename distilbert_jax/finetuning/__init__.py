@@ -1,0 +1,1 @@
+"""Fine-tuning on labelled tasks: data sets, batches, objective, metrics, predictions, runs."""

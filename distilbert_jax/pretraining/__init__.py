@@ -1,0 +1,1 @@
+"""Pre-training: text to packed rows, masked-LM corruption, objectives, held-out evaluation, a run."""
