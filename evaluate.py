@@ -138,7 +138,7 @@ class MlmCommand:
     """
 
     model: str  # HF directory or hub id
-    corpus: str  # directory made by python -m distilbert_jax.pretraining.build_corpus
+    corpus: str  # directory made by distilbert-jax corpus
     teacher: str = ""  # HF directory or hub id
     length: int = 128  # tokens in a packed row
     sequences: Sequences = "line"

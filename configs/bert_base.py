@@ -1,6 +1,6 @@
 """BERT-base's own pre-training (Devlin et al. 2019, section 3.1 and appendix A.2): masked LM and next-sentence prediction on pairs.
 
-    python -m distilbert_jax.pretraining.build_corpus --text wikipedia.txt.xz books.txt.xz --tokenizer TOKENIZER --out corpus
+    distilbert-jax corpus --text wikipedia.txt.xz books.txt.xz --tokenizer TOKENIZER --out corpus
     python train.py configs/bert_base.py --data.corpus corpus                # 900,000 steps of 256 rows of 128 tokens
     python train.py configs/bert_base.py:long --data.corpus corpus           # then 100,000 of 512, from the first one's model
 

@@ -113,7 +113,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Packed rows of a corpus (`python -m distilbert_jax.pretraining.build_corpus`), and how they are batched."""
+    """Packed rows of a corpus (`distilbert-jax corpus`), and how they are batched."""
 
     corpus: str = ""  # directory of token shards
     heldout: str = ""  # directory of token shards of held-out text; empty: no evaluation during training

@@ -3,7 +3,7 @@
 import numpy as np
 
 from distilbert_jax.errors import InputError
-from distilbert_jax.training.batches import _generator, _Remembered
+from distilbert_jax.training.batches import PerEpoch, epoch_generator
 
 
 def bucket_lengths(lengths: np.ndarray, count: int, longest: int, multiple: int = 8) -> tuple[int, ...]:
@@ -70,7 +70,7 @@ class LengthBucketedBatches:
         self.rows_at = dict(zip(buckets[::-1], map(int, np.diff(self._starts)), strict=True))
         places = sum(length * rows for length, rows in self.rows_at.items())
         self.padding = 1.0 - int(lengths.sum()) / places
-        self._plan = _Remembered(self._draw_plan)
+        self._plan = PerEpoch(self._draw_plan)
 
     def batch(self, k: int) -> tuple[np.ndarray, int]:
         """Indices of the examples of batch k, int64 [≤ batch_size], and the length to pad them to."""
@@ -78,7 +78,7 @@ class LengthBucketedBatches:
         return self._plan(epoch)[place]
 
     def _draw_plan(self, epoch: int) -> list[tuple[np.ndarray, int]]:
-        generator = _generator(self.seed, epoch)
+        generator = epoch_generator(self.seed, epoch)
         order = generator.permutation(len(self._lengths))
         order = order[np.argsort(-self._lengths[order], kind="stable")]
         plan = []
@@ -87,4 +87,4 @@ class LengthBucketedBatches:
             plan += [
                 (members[first : first + self.batch_size], length) for first in range(0, len(members), self.batch_size)
             ]
-        return [plan[place] for place in _generator(0, epoch).permutation(len(plan))]
+        return [plan[place] for place in epoch_generator(0, epoch).permutation(len(plan))]

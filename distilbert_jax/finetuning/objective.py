@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from distilbert_jax.config import GuideConfig
+from distilbert_jax.models.layers import fold_rows
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import losses
-from distilbert_jax.training.objective import DROPOUT, Batch, Metrics, Objective, _fold
+from distilbert_jax.training.objective import DROPOUT, Batch, Metrics, Objective
 
 
 def classification(
@@ -23,7 +24,7 @@ def classification(
     """
 
     def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
-        return {**batch, "rngs": _fold(rngs, DROPOUT)}, {"examples": jnp.maximum(batch["weights"].sum(), 1.0)}
+        return {**batch, "rngs": fold_rows(rngs, DROPOUT)}, {"examples": jnp.maximum(batch["weights"].sum(), 1.0)}
 
     def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
         logits, weights = classify(merge(graphdef, params), batch, batch["rngs"]), batch["weights"]

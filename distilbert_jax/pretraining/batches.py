@@ -4,7 +4,7 @@ import numpy as np
 
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.packing import PackedRows
-from distilbert_jax.training.batches import _generator, _Remembered
+from distilbert_jax.training.batches import PerEpoch, epoch_generator
 
 
 class PackedBatches:
@@ -23,7 +23,7 @@ class PackedBatches:
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size}: a batch has at least one row")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
-        self._permutation = _Remembered(lambda epoch: _generator(seed, epoch).permutation(len(rows)))
+        self._permutation = PerEpoch(lambda epoch: epoch_generator(seed, epoch).permutation(len(rows)))
 
     def batch(self, k: int, rows: np.ndarray | slice | None = None) -> dict[str, np.ndarray]:
         """Batch k, or the rows of it that this process needs.

@@ -1,4 +1,10 @@
-"""Chunks of text to token shards, in this process or in several."""
+"""Building a corpus: text to token shards: one flat array of ids for every few megabytes of text, and a manifest of them all.
+
+<corpus>/manifest.json      written last: sources, shards, totals, checksums
+         token_counts.npy   int64 [V]
+         tokenizer/         the tokenizer that made it
+         shards/00000.npz   tokens, line_ends, document_ends; 00000.json says what it was made of
+"""
 
 import contextlib
 import dataclasses

@@ -78,7 +78,7 @@ class Corpus:
             state = (
                 "an unfinished corpus: build it to its end" if (path / "shards").is_dir() else "no corpus: build one"
             )
-            raise InputError(f"{path}: {state} with python -m distilbert_jax.pretraining.build_corpus --out {path}")
+            raise InputError(f"{path}: {state} with distilbert-jax corpus --out {path}")
         manifest = read_json(path / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again")

@@ -10,12 +10,12 @@ import numpy as np
 from flax import nnx
 
 from distilbert_jax.config import LossConfig, MaskingConfig
-from distilbert_jax.models.layers import at_positions
+from distilbert_jax.models.layers import at_positions, fold_rows
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.pretraining.chunks import in_chunks
 from distilbert_jax.pretraining.masking import corrupt
 from distilbert_jax.training import losses
-from distilbert_jax.training.objective import DROPOUT, MASKING, Batch, Metrics, Objective, _fold
+from distilbert_jax.training.objective import DROPOUT, MASKING, Batch, Metrics, Objective
 
 
 def _prepare_packed(
@@ -23,14 +23,14 @@ def _prepare_packed(
 ) -> Callable[[jax.Array, Batch], tuple[Batch, Metrics]]:
     def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
         is_token = batch["segment_ids"] > 0
-        masked = corrupt(_fold(rngs, MASKING), batch["input_ids"], is_token, jnp.asarray(weights), mask_id, masking)
+        masked = corrupt(fold_rows(rngs, MASKING), batch["input_ids"], is_token, jnp.asarray(weights), mask_id, masking)
         prepared = {
             **batch,
             "input_ids": masked.input_ids,
             "positions": masked.positions,
             "labels": masked.labels,
             "masked_weights": masked.weights,
-            "rngs": _fold(rngs, DROPOUT),
+            "rngs": fold_rows(rngs, DROPOUT),
         }
         totals = {
             "tokens": is_token.sum().astype(jnp.float32),

@@ -84,7 +84,7 @@ def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, T
     """The packed rows of a corpus (packed now, if they were not yet), compared with their checksums, and its tokenizer."""
     if not corpus:
         raise InputError(
-            "data.corpus is not set: name a directory made by python -m distilbert_jax.pretraining.build_corpus"
+            "data.corpus is not set: name a directory made by distilbert-jax corpus"
         )
 
     def ready() -> tuple[PackedRows, Tokenizer]:

@@ -36,11 +36,11 @@ def prefetch(batches: Batches, start: int, stop: int, rows: np.ndarray | slice |
         iterator.close()
 
 
-def _generator(seed: int, epoch: int) -> np.random.Generator:
+def epoch_generator(seed: int, epoch: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64([seed, epoch]))
 
 
-class _Remembered:
+class PerEpoch:
     """A function of the epoch that keeps its last two values: reading ahead crosses from one epoch into the next."""
 
     def __init__(self, function: Callable[[int], Any]):

@@ -2,6 +2,7 @@
 
 import resource
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -31,6 +32,11 @@ def forward_flops(config: ModelConfig, length: int, scored: float) -> float:
     D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
     layer = 2 * (4 * D * D + 2 * D * F) + 4 * length * D
     return config.num_hidden_layers * layer + scored * 2 * (D * D + D * V)
+
+
+def tuning_flops(model: ModelConfig, rows_at: Mapping[int, int]) -> float:
+    """FLOPs of an epoch of fine-tuning, a teacher's not counted. rows_at: {length that they are padded to: examples}."""
+    return sum(3 * forward_flops(model, length, 0.0) * length * rows for length, rows in rows_at.items())
 
 
 def utilisation(flops_per_second: float, dtype: str) -> float | None:

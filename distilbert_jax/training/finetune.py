@@ -20,7 +20,7 @@ from distilbert_jax.training.results import read_result
 from distilbert_jax.training.tuning import Evaluation, Tuning, guide_of
 
 
-def run_directory(config: FinetuneConfig) -> Path:
+def directory_of(config: FinetuneConfig) -> Path:
     """`run.directory`, or runs/glue/<model>/<task>-<seed> when that is empty."""
     return Path(config.run.directory or grid_directory(config) / f"{config.task}-{config.run.seed}")
 
@@ -40,7 +40,7 @@ def finetune(config: FinetuneConfig, evaluation: Evaluation) -> dict[str, Any]:
     """
     (found,) = finetune_seeds([config], evaluation)
     if found["diverged"]:
-        raise DivergedError(f"{run_directory(config)}: {found['diverged']}")
+        raise DivergedError(f"{directory_of(config)}: {found['diverged']}")
     return found
 
 
@@ -67,7 +67,7 @@ def finetune_seeds(
         InputError: also when model, data or teacher are not those that a run began with.
     """
     configs = [dataclasses.replace(config, epochs=config.epochs or find_task(config.task).epochs) for config in configs]
-    directories = [run_directory(config) for config in configs]
+    directories = [directory_of(config) for config in configs]
     found: dict[int, dict[str, Any]] = {}
     tuning = functools.cache(lambda: Tuning(configs[0], evaluation))
     inputs = list(map(_inputs, configs))  # before a directory is made

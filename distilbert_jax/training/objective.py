@@ -23,5 +23,5 @@ class Objective(NamedTuple):
     over: Mapping[str, str]
 
 
-def _fold(rngs: jax.Array, site: int) -> jax.Array:
+def fold_rows(rngs: jax.Array, site: int) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (0, None))(rngs, site)

@@ -20,13 +20,13 @@ from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.data import glue
 from distilbert_jax.data.tasks import Task, find_task
 from distilbert_jax.errors import DivergedError, InputError
-from distilbert_jax.finetuning import cost, objective
+from distilbert_jax.finetuning import objective
 from distilbert_jax.finetuning.batches import LengthBucketedBatches, bucket_lengths
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
-from distilbert_jax.training import sharding
+from distilbert_jax.training import cost, sharding
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit
 from distilbert_jax.training.optimizer import adamw, schedule
@@ -195,9 +195,9 @@ class Tuning:
         states = [self._initial_state(one) for one in configs]
         state = stack_states(states, self.mesh) if several else states[0]
         if (len(configs), guide) not in self._steps:
-            objective = objective.classification(self.graphdef, len(self.labels), guide, config.guide)
+            of_labels = objective.classification(self.graphdef, len(self.labels), guide, config.guide)
             self._steps[len(configs), guide] = make_train_step(
-                objective, self.optimizer, state, frozen, self.mesh, config.optimizer.accumulate, stacked=several
+                of_labels, self.optimizer, state, frozen, self.mesh, config.optimizer.accumulate, stacked=several
             )
         state = fit(
             state,

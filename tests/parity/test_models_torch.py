@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distilbert_jax.finetuning import objective
+from distilbert_jax.finetuning.objective import classification
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.hf_format import CONFIG_FIELDS, hf_config, hf_name
 from distilbert_jax.models.params import merge, split
@@ -186,7 +186,7 @@ def test_regression_and_its_gradients_are_the_references(family, tmp_path):
     model = CLASSES[name].from_pretrained(tmp_path)
     graphdef, batch = split(model)[0], {**given, "labels": scores, "weights": np.ones(3, np.float32), "rngs": None}
     batch.setdefault("token_type_ids", np.zeros_like(given["input_ids"]))
-    objective = objective.classification(graphdef, num_labels=1)
+    objective = classification(graphdef, num_labels=1)
     value_of = lambda model: objective.loss(split(model)[1], {}, batch, {"examples": 3.0})[0]
     assert_same_gradients(reference, model, expected, value_of)
 

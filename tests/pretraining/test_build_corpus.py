@@ -17,7 +17,6 @@ from tokenizers import Tokenizer
 
 from distilbert_jax.base.files import write_json
 from distilbert_jax.errors import InputError
-from distilbert_jax.pretraining import build_corpus
 from distilbert_jax.pretraining import build_corpus as corpus_module
 from distilbert_jax.pretraining.build_corpus import build_corpus, build_share
 from distilbert_jax.pretraining.corpus import Corpus
@@ -265,7 +264,7 @@ def test_a_full_disk_keeps_finished_shards_and_leaves_no_half_file(tokenizer, so
         if next(calls) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(build_corpus.np, "savez", savez)
+    monkeypatch.setattr(corpus_module.np, "savez", savez)
     with pytest.raises(OSError, match="No space left"):
         build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
     assert sorted(files_of(tmp_path / "out")) == ["00000.json", "00000.npz", "00001.json", "00001.npz"]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig
-from distilbert_jax.finetuning import objective
+from distilbert_jax.finetuning.objective import classification, classify
 from distilbert_jax.models import (
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -302,13 +302,13 @@ def test_the_student_drops_out_and_the_teacher_does_not():
 
 
 def logits_of(model, batch):
-    return quick_jit(lambda batch: objective.classify(model, batch, None))(batch)
+    return quick_jit(lambda batch: classify(model, batch, None))(batch)
 
 
 def classifier(kind, labels):
     model_config = ModelConfig.bert_base if kind is BertForSequenceClassification else ModelConfig.distilbert_base
     model = build(kind, model_config(**SIZES | STILL, labels=tuple(map(str, range(labels)))))
-    objective = objective.classification(split(model)[0], labels)
+    objective = classification(split(model)[0], labels)
     return model, quick_jit(jax.value_and_grad(objective.loss, has_aux=True)), objective.prepare
 
 

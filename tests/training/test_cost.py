@@ -6,8 +6,7 @@ import pytest
 
 import train as train_script
 from distilbert_jax.config import LossConfig
-from distilbert_jax.finetuning import cost
-from distilbert_jax.pretraining import cost
+from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.masking import draws
 from distilbert_jax.pretraining.run import dry_run, estimate
 from distilbert_jax.pretraining.setup import set_up
@@ -31,7 +30,7 @@ def test_flops_of_a_step_are_those_that_xla_counts(world, tmp_path, tokens):
 
 
 def test_a_teacher_that_is_asked_for_hidden_states_alone_gives_no_logits(world, tmp_path):
-    flops = lambda **loss: cost.step_flops(runs.distilling(world, tmp_path, loss=LossConfig(**loss)), runs.BERT)
+    flops = lambda **loss: step_flops(runs.distilling(world, tmp_path, loss=LossConfig(**loss)), runs.BERT)
     config = runs.distilling(world, tmp_path)
     logits = [cost.forward_flops(runs.BERT, config.data.length, share) for share in (0.0, 1.0)]
     drawn = draws(config.data.length, config.masking.probability) / config.data.length

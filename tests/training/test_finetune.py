@@ -14,12 +14,12 @@ from distilbert_jax.base import runtime
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.errors import DivergedError, Interrupted
 from distilbert_jax.evaluation import glue
-from distilbert_jax.finetuning import cost
+from distilbert_jax.training import cost
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import run_directory, step
 from distilbert_jax.training import tuning as module
-from distilbert_jax.training.finetune import finetune, finetune_seeds, run_directory
+from distilbert_jax.training.finetune import directory_of, finetune, finetune_seeds
 from distilbert_jax.training.logging import RunLog, read_metrics
 from tests import runs
 from tests.models.common import call
@@ -247,8 +247,8 @@ def test_refused_in_one_line_before_any_step(folder, tmp_path, no_training, chan
 )
 def test_a_run_without_a_directory_is_named_after_model_task_and_seed(model, expected):
     config = FinetuneConfig(model=model, task="rte", run=RunConfig(directory="", seed=7))
-    assert run_directory(config) == Path(expected)
-    assert run_directory(change(config, run__directory="here")) == Path("here")
+    assert directory_of(config) == Path(expected)
+    assert directory_of(change(config, run__directory="here")) == Path("here")
 
 
 def seeds_of(folder, directory, seeds, **changes):
