@@ -27,8 +27,8 @@ from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import is_config, load_config
 from distilbert_jax.base.parsing import parse, show
 from distilbert_jax.config import Dtype, FinetuneConfig, GridConfig, Sequences
-from distilbert_jax.data.tasks import GLUE
 from distilbert_jax.errors import InputError, nearest, one_line_errors
+from distilbert_jax.glue.references import GLUE
 from distilbert_jax.text.sources import given_texts, split_pair
 
 
@@ -192,12 +192,12 @@ class GlueCommand:
 
     def run(self) -> None:
         from distilbert_jax.base.hub import locate
-        from distilbert_jax.data.tasks import TASKS
         from distilbert_jax.evaluation import glue_table, submission
         from distilbert_jax.evaluation.glue_summary import read_runs
         from distilbert_jax.evaluation.grid import run_grid
         from distilbert_jax.evaluation.speed import relative_speed
-        from distilbert_jax.training.finetune import grid_directory
+        from distilbert_jax.finetuning.runs import grid_directory
+        from distilbert_jax.finetuning.tasks import TASKS
 
         given, usual = self.run_with, FinetuneConfig()
         for option, hint in (("task", "--tasks"), ("held_out", "--grid.learning-rate …"), ("run.seed", "--seeds")):

@@ -68,8 +68,7 @@ def main(args: list[str]) -> None:
                 pretrain(config, heldout, profile=command.profile)
     else:
         with signals.leaving_at_ctrl_c():
-            from distilbert_jax.evaluation import glue
-            from distilbert_jax.training.finetune import finetune
+            from distilbert_jax.finetuning.runs import finetune
 
         with signals.leaving_when_asked():
             result = finetune(config, glue)

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 from distilbert_jax.config import GridConfig
-from distilbert_jax.data.tasks import GLUE
 from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.glue.references import GLUE
 
 LENGTH = 128  # tokens in a row
 

@@ -10,11 +10,10 @@ from typing import Any
 
 from distilbert_jax.base.files import write_json
 from distilbert_jax.config import FinetuneConfig, GridConfig
-from distilbert_jax.data.glue import check_file, has_split, test_splits
-from distilbert_jax.data.tasks import Task, find_task
 from distilbert_jax.errors import InputError, tell_once
-from distilbert_jax.evaluation import glue
-from distilbert_jax.training.finetune import finetune_seeds, grid_directory
+from distilbert_jax.finetuning.datasets import check_file, has_split, test_splits
+from distilbert_jax.finetuning.runs import finetune_seeds, grid_directory
+from distilbert_jax.finetuning.tasks import Task, find_task
 
 FROM_MNLI = (
     "rte",

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from distilbert_jax.base import tables
 from distilbert_jax.base.files import save_figure
-from distilbert_jax.data.tasks import find_task
+from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.training.logging import read_metrics
 
 _MEAN = "mean score"

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from distilbert_jax.base.files import atomic_file
-from distilbert_jax.data.tasks import TASKS, Task, find_task
 from distilbert_jax.errors import InputError
-from distilbert_jax.evaluation.bootstrap import load_logits
+from distilbert_jax.finetuning.predictions import load_logits
+from distilbert_jax.finetuning.tasks import TASKS, Task, find_task
 
 HEADER = "index\tprediction"
 

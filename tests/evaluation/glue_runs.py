@@ -3,8 +3,8 @@
 import numpy as np
 
 from distilbert_jax.base.files import write_json
-from distilbert_jax.data.tasks import find_task
-from distilbert_jax.evaluation.glue import score
+from distilbert_jax.finetuning.metrics import score
+from distilbert_jax.finetuning.tasks import find_task
 
 
 def run(tmp_path, task, seed, right, *, model="bert", rows=None, diverged=""):

@@ -4,9 +4,9 @@ import json
 import pytest
 
 from distilbert_jax.base.parsing import show
-from distilbert_jax.data.tasks import GLUE, REFERENCES
 from distilbert_jax.evaluation import glue_table
 from distilbert_jax.evaluation.glue_table import MAJORITY, OURS, markdown, means, table_of, write
+from distilbert_jax.glue.references import GLUE, REFERENCES
 from tests.evaluation.glue_runs import run
 
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import FinetuneConfig, GridConfig
-from distilbert_jax.data.tasks import find_task
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation import grid as module
 from distilbert_jax.evaluation.grid import choose, run_grid
+from distilbert_jax.finetuning.tasks import find_task
 from tests.runs import change, refused, write_split
 
 

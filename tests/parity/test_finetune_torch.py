@@ -9,12 +9,11 @@ import pytest
 from pyarrow import parquet
 
 from distilbert_jax.config import FinetuneConfig, MeshConfig, RunConfig
-from distilbert_jax.data.tasks import find_task
-from distilbert_jax.evaluation import glue
 from distilbert_jax.finetuning.batches import LengthBucketedBatches, bucket_lengths
+from distilbert_jax.finetuning.runs import finetune
+from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
-from distilbert_jax.training.finetune import finetune
 from distilbert_jax.training.logging import read_metrics
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from distilbert_jax.base.files import read_json
-from distilbert_jax.data.tasks import TASKS
 from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.tasks import TASKS
 
 
 def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:

@@ -13,13 +13,11 @@ from flax import nnx
 from distilbert_jax.base import runtime
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.errors import DivergedError, Interrupted
-from distilbert_jax.evaluation import glue
-from distilbert_jax.training import cost
+from distilbert_jax.finetuning import runs as module
+from distilbert_jax.finetuning.runs import directory_of, finetune, finetune_seeds
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
-from distilbert_jax.training import run_directory, step
-from distilbert_jax.training import tuning as module
-from distilbert_jax.training.finetune import directory_of, finetune, finetune_seeds
+from distilbert_jax.training import cost, run_directory, step
 from distilbert_jax.training.logging import RunLog, read_metrics
 from tests import runs
 from tests.models.common import call

@@ -2,7 +2,8 @@ import statistics
 
 import pytest
 
-from distilbert_jax.data.tasks import GLUE, REFERENCES, TASKS, find_task
+from distilbert_jax.finetuning.tasks import TASKS, find_task
+from distilbert_jax.glue.references import GLUE, REFERENCES
 from tests.runs import refused
 
 

@@ -5,23 +5,16 @@ replacement; its score of a task is the median over the drawn seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from distilbert_jax.data.tasks import Task, find_task
 from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.predictions import Predictions
+from distilbert_jax.finetuning.tasks import Task, find_task
 
 RESAMPLES = 1000
 _CHUNK = 50  # resamples at once: 50 × 40,430 rows of QQP are 16 MB
-
-
-class Predictions(NamedTuple):
-    """Logits float32 [n, labels] of one run on a task's first dev split (None: it diverged, and scores 0), and the labels [n]."""
-
-    logits: np.ndarray | None
-    labels: np.ndarray
 
 
 class Interval(NamedTuple):
@@ -30,52 +23,6 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-
-
-def read_predictions(directory: Path, task: Task, diverged: bool = False) -> Predictions:
-    """What a run left in predictions/ of the task's first dev split.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    where, split = directory / "predictions", task.dev[0]
-    labels = _load(where / f"{split}-labels.npy")
-    highest = max(len(task.labels) - 1, 0)
-    if labels.ndim != 1 or not len(labels) or not np.isfinite(labels).all():
-        raise _damaged(where / f"{split}-labels.npy", f"labels of the shape {labels.shape}, or not finite")
-    if not task.is_regression and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > highest):
-        raise _damaged(where / f"{split}-labels.npy", f"labels of {task.name} are whole numbers from 0 to {highest}")
-    logits = None if diverged else load_logits(where / f"{split}.npy", task)
-    if logits is not None and len(logits) != len(labels):
-        raise _damaged(where / f"{split}.npy", f"{len(logits)} rows, of labels {len(labels)}")
-    return Predictions(logits, labels)
-
-
-def load_logits(file: Path, task: Task) -> np.ndarray:
-    """Logits float32 [n, labels] that a run left.
-
-    Raises:
-        InputError: they are missing or damaged.
-    """
-    logits = _load(file)
-    if logits.ndim != 2 or logits.shape[1] != max(len(task.labels), 1) or not np.isfinite(logits).all():
-        raise _damaged(file, f"logits of the shape {logits.shape}, or not finite")
-    return logits
-
-
-def _load(file: Path) -> np.ndarray:
-    try:
-        with file.open("rb") as opened:
-            found = np.lib.format.read_array(opened, allow_pickle=False)  # np.load would open a zip, too
-    except (OSError, ValueError, EOFError) as error:
-        raise _damaged(file, str(error)) from None
-    if found.dtype.kind not in "fiu":
-        raise _damaged(file, f"values of the type {found.dtype}")
-    return found
-
-
-def _damaged(file: Path, why: str) -> InputError:
-    return InputError(f"{file}: predictions that cannot be ({why}); remove the run's directory and train it again")
 
 
 def scores(task: Task, predictions: Predictions, weights: np.ndarray) -> np.ndarray:

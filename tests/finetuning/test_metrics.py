@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from distilbert_jax.data.glue import encode
-from distilbert_jax.data.tasks import find_task
-from distilbert_jax.evaluation.glue import majority, predictor, score
+from distilbert_jax.finetuning.datasets import encode
+from distilbert_jax.finetuning.metrics import majority, score
+from distilbert_jax.finetuning.predictions import predictor
+from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import BertForSequenceClassification, DistilBertForSequenceClassification
 from distilbert_jax.models.params import split
 from distilbert_jax.text.tokenizer import load_tokenizer

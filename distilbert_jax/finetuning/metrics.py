@@ -1,22 +1,14 @@
-"""GLUE metrics, and the logits that they are taken of."""
+"""Metrics of labelled tasks."""
 
 import statistics
 import warnings
-from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
-from flax import nnx
-from jax.sharding import Mesh
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from distilbert_jax.data.glue import Examples
-from distilbert_jax.data.tasks import Task
-from distilbert_jax.finetuning.objective import classify
-from distilbert_jax.models.params import Params, merge
-from distilbert_jax.training import sharding
+from distilbert_jax.finetuning.tasks import Task
 
 
 def _quietly(kind: Any, first: np.ndarray, second: np.ndarray) -> float:
@@ -52,33 +44,3 @@ def majority(task: Task, labels: np.ndarray) -> dict[str, float]:
     if not task.is_regression:
         constant[:, np.bincount(labels).argmax()] = 1.0
     return score(task, constant, labels)
-
-
-def predictor(
-    graphdef: nnx.GraphDef, buckets: tuple[int, ...], batch_size: int, pad_id: int, mesh: Mesh
-) -> Callable[[Params, Examples], np.ndarray]:
-    """A function from parameters of a `SequenceClassification` and examples to logits float32 [n, labels].
-
-    Batches are cut by length and padded to one of `buckets`, so that little is padding and few shapes are compiled.
-    """
-    spread = mesh.shape["data"] * mesh.shape["fsdp"]
-    batch_size = -(-batch_size // spread) * spread
-    where = sharding.batch_sharding(mesh)
-    forward = jax.jit(
-        lambda params, batch: classify(merge(graphdef, params), batch, None),
-        out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
-    )
-
-    def predict(params: Params, examples: Examples) -> np.ndarray:
-        order = np.argsort(examples.lengths, kind="stable")
-        logits: list[np.ndarray] = []
-        for start in range(0, len(examples), batch_size):
-            indices = order[start : start + batch_size]
-            length = next(bucket for bucket in sorted(buckets) if bucket >= examples.lengths[indices].max())
-            whole = examples.batch(indices, batch_size, length, pad_id)
-            batch = {name: whole[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
-            logits.append(np.asarray(forward(params, jax.device_put(batch, where)))[: len(indices)])
-        result = np.concatenate(logits)
-        return result[np.argsort(order, kind="stable")]
-
-    return predict

@@ -12,8 +12,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from distilbert_jax.base.files import fingerprint_of
-from distilbert_jax.data.tasks import TASKS, Task
 from distilbert_jax.errors import InputError, tell_once
+from distilbert_jax.finetuning.tasks import TASKS, Task
 from distilbert_jax.text.tokenizer import Row, stack
 
 HUB = "nyu-mll/glue"

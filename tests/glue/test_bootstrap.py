@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 
-from distilbert_jax.data.tasks import find_task
-from distilbert_jax.evaluation.bootstrap import Predictions, as_json, compare, read_predictions, scores
-from distilbert_jax.evaluation.glue import score
+from distilbert_jax.finetuning.metrics import score
+from distilbert_jax.finetuning.predictions import Predictions, read_predictions
+from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.glue.bootstrap import as_json, compare, scores
 from tests.runs import refused
 
 ROWS = 60

@@ -4,8 +4,8 @@ import datasets
 import numpy as np
 import pytest
 
-from distilbert_jax.data.glue import check, encode, has_split, is_held_out, load_split
-from distilbert_jax.data.tasks import find_task
+from distilbert_jax.finetuning.datasets import check, encode, has_split, is_held_out, load_split
+from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.runs import refused, write_split
 

@@ -1,0 +1,100 @@
+"""Predictions of fine-tuned models: logits made, written by a run and read again."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.datasets import Examples
+from distilbert_jax.finetuning.objective import classify
+from distilbert_jax.finetuning.tasks import Task
+from distilbert_jax.models.params import Params, merge
+from distilbert_jax.training import sharding
+
+
+class Predictions(NamedTuple):
+    """Logits float32 [n, labels] of one run on a task's first dev split (None: it diverged, and scores 0), and the labels [n]."""
+
+    logits: np.ndarray | None
+    labels: np.ndarray
+
+
+def read_predictions(directory: Path, task: Task, diverged: bool = False) -> Predictions:
+    """What a run left in predictions/ of the task's first dev split.
+
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    where, split = directory / "predictions", task.dev[0]
+    labels = _load(where / f"{split}-labels.npy")
+    highest = max(len(task.labels) - 1, 0)
+    if labels.ndim != 1 or not len(labels) or not np.isfinite(labels).all():
+        raise _damaged(where / f"{split}-labels.npy", f"labels of the shape {labels.shape}, or not finite")
+    if not task.is_regression and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > highest):
+        raise _damaged(where / f"{split}-labels.npy", f"labels of {task.name} are whole numbers from 0 to {highest}")
+    logits = None if diverged else load_logits(where / f"{split}.npy", task)
+    if logits is not None and len(logits) != len(labels):
+        raise _damaged(where / f"{split}.npy", f"{len(logits)} rows, of labels {len(labels)}")
+    return Predictions(logits, labels)
+
+
+def load_logits(file: Path, task: Task) -> np.ndarray:
+    """Logits float32 [n, labels] that a run left.
+
+    Raises:
+        InputError: they are missing or damaged.
+    """
+    logits = _load(file)
+    if logits.ndim != 2 or logits.shape[1] != max(len(task.labels), 1) or not np.isfinite(logits).all():
+        raise _damaged(file, f"logits of the shape {logits.shape}, or not finite")
+    return logits
+
+
+def _load(file: Path) -> np.ndarray:
+    try:
+        with file.open("rb") as opened:
+            found = np.lib.format.read_array(opened, allow_pickle=False)  # np.load would open a zip, too
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(file, str(error)) from None
+    if found.dtype.kind not in "fiu":
+        raise _damaged(file, f"values of the type {found.dtype}")
+    return found
+
+
+def _damaged(file: Path, why: str) -> InputError:
+    return InputError(f"{file}: predictions that cannot be ({why}); remove the run's directory and train it again")
+
+
+def predictor(
+    graphdef: nnx.GraphDef, buckets: tuple[int, ...], batch_size: int, pad_id: int, mesh: Mesh
+) -> Callable[[Params, Examples], np.ndarray]:
+    """A function from parameters of a `SequenceClassification` and examples to logits float32 [n, labels].
+
+    Batches are cut by length and padded to one of `buckets`, so that little is padding and few shapes are compiled.
+    """
+    spread = mesh.shape["data"] * mesh.shape["fsdp"]
+    batch_size = -(-batch_size // spread) * spread
+    where = sharding.batch_sharding(mesh)
+    forward = jax.jit(
+        lambda params, batch: classify(merge(graphdef, params), batch, None),
+        out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+    )
+
+    def predict(params: Params, examples: Examples) -> np.ndarray:
+        order = np.argsort(examples.lengths, kind="stable")
+        logits: list[np.ndarray] = []
+        for start in range(0, len(examples), batch_size):
+            indices = order[start : start + batch_size]
+            length = next(bucket for bucket in sorted(buckets) if bucket >= examples.lengths[indices].max())
+            whole = examples.batch(indices, batch_size, length, pad_id)
+            batch = {name: whole[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
+            logits.append(np.asarray(forward(params, jax.device_put(batch, where)))[: len(indices)])
+        result = np.concatenate(logits)
+        return result[np.argsort(order, kind="stable")]
+
+    return predict

@@ -1,0 +1,1 @@
+"""The paper's GLUE tables on top of fine-tuning: sweep, summary, table, bootstrap, submission."""
