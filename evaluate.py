@@ -192,12 +192,12 @@ class GlueCommand:
 
     def run(self) -> None:
         from distilbert_jax.base.hub import locate
-        from distilbert_jax.evaluation import glue_table, submission
-        from distilbert_jax.evaluation.glue_summary import read_runs
-        from distilbert_jax.evaluation.grid import run_grid
         from distilbert_jax.evaluation.speed import relative_speed
         from distilbert_jax.finetuning.runs import grid_directory
         from distilbert_jax.finetuning.tasks import TASKS
+        from distilbert_jax.glue import submission, table
+        from distilbert_jax.glue.summary import read_runs
+        from distilbert_jax.glue.sweep import run_grid
 
         given, usual = self.run_with, FinetuneConfig()
         for option, hint in (("task", "--tasks"), ("held_out", "--grid.learning-rate …"), ("run.seed", "--seeds")):
@@ -219,13 +219,13 @@ class GlueCommand:
                 config, self.tasks, self.seeds, grid=self.grid, together=self.vmap_seeds, from_mnli=self.from_mnli
             )
         cost = relative_speed(config.model, teacher[0]["model"]) if teacher else None
-        found = glue_table.table_of(config.model, results, teacher, cost)
+        found = table.table_of(config.model, results, teacher, cost)
         out = Path(config.run.directory or grid_directory(config))
-        glue_table.write(found, results, out)
+        table.write(found, results, out)
         if self.json:
             print(json.dumps(found))
         else:
-            for view in glue_table.terminal(found):
+            for view in table.terminal(found):
                 show(view)
             print(f"{out}/glue.json, .md, .csv and .png written")
         if self.submit:

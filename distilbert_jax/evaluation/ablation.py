@@ -19,10 +19,10 @@ from distilbert_jax.base.files import atomic_file, write_json
 from distilbert_jax.base.parsing import call, show
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError, one_line_errors
-from distilbert_jax.evaluation.glue_summary import medians
-from distilbert_jax.evaluation.grid import run_grid
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE
+from distilbert_jax.glue.summary import medians
+from distilbert_jax.glue.sweep import run_grid
 from distilbert_jax.pretraining.evaluate import evaluate_mlm, heldout
 from distilbert_jax.pretraining.run import pretrain
 

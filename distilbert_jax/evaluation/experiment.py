@@ -22,8 +22,8 @@ from distilbert_jax.base.hub import FILES, locate, write_directory
 from distilbert_jax.base.parsing import call
 from distilbert_jax.config import Arm, ExperimentConfig
 from distilbert_jax.errors import InputError, nearest, one_line_errors
-from distilbert_jax.evaluation.grid import available, run_grid
 from distilbert_jax.evaluation.report import report
+from distilbert_jax.glue.sweep import available, run_grid
 from distilbert_jax.models.hf_format import fingerprint, has_weights, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus

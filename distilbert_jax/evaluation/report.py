@@ -12,11 +12,11 @@ from distilbert_jax.base.files import atomic_file, read_json, write_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DataConfig, PretrainConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.evaluation.glue_summary import choices, mean_score, read, read_runs, remarks, summary
 from distilbert_jax.evaluation.report_views import curves, differences, markdown, mean_of, table
 from distilbert_jax.evaluation.speed import speeds, throughputs
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.glue import bootstrap
+from distilbert_jax.glue.summary import choices, mean_score, read, read_runs, remarks, summary
 from distilbert_jax.models import MaskedLM, PreTraining, hf_format
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import count, split

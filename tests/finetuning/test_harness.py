@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 import evaluate
-from distilbert_jax.evaluation.submission import check
 from distilbert_jax.finetuning import runs
+from distilbert_jax.glue.submission import check
 from distilbert_jax.models import DistilBertForMaskedLM
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests import runs

@@ -13,10 +13,10 @@ from rich.table import Table
 
 from distilbert_jax.base import tables
 from distilbert_jax.base.files import atomic_file, save_figure, write_json
-from distilbert_jax.evaluation.glue_summary import PAPER_REMARK, choices, mean_remark, read, remarks, summary
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue import bootstrap
 from distilbert_jax.glue.references import GLUE, REFERENCES
+from distilbert_jax.glue.summary import PAPER_REMARK, choices, mean_remark, read, remarks, summary
 
 OURS, MAJORITY, PAPER, CARD = "model", "majority", "DistilBERT", "model card"
 

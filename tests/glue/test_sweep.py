@@ -5,9 +5,9 @@ import pytest
 
 from distilbert_jax.config import FinetuneConfig, GridConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.evaluation import grid as module
-from distilbert_jax.evaluation.grid import choose, run_grid
 from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.glue import sweep as module
+from distilbert_jax.glue.sweep import choose, run_grid
 from tests.runs import change, refused, write_split
 
 

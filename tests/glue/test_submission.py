@@ -4,8 +4,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from distilbert_jax.evaluation.submission import check, check_path, spelled, write_submission
 from distilbert_jax.finetuning.tasks import TASKS, find_task
+from distilbert_jax.glue.submission import check, check_path, spelled, write_submission
 from tests.runs import refused
 
 

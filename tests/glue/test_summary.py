@@ -6,10 +6,10 @@ import pytest
 from distilbert_jax.base.config_io import to_json
 from distilbert_jax.base.files import write_json
 from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.evaluation.glue_summary import mean_score, medians, read_runs, remarks, settings, summary
 from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.tasks import find_task
-from tests.evaluation.glue_runs import run
+from distilbert_jax.glue.summary import mean_score, medians, read_runs, remarks, settings, summary
+from tests.glue.runs import run
 from tests.runs import change, refused
 
 

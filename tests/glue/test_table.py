@@ -4,10 +4,10 @@ import json
 import pytest
 
 from distilbert_jax.base.parsing import show
-from distilbert_jax.evaluation import glue_table
-from distilbert_jax.evaluation.glue_table import MAJORITY, OURS, markdown, means, table_of, write
+from distilbert_jax.glue import table
 from distilbert_jax.glue.references import GLUE, REFERENCES
-from tests.evaluation.glue_runs import run
+from distilbert_jax.glue.table import MAJORITY, OURS, markdown, means, table_of, write
+from tests.glue.runs import run
 
 
 def test_means_are_those_of_the_tasks_asked_for_or_none():
@@ -105,7 +105,7 @@ def test_everything_is_written_in_four_forms(complete, tmp_path, capsys):
     assert [float(row["value"]) for row in mrpc] == [one["scores"]["validation"]["f1"]]
     assert len(rows) == sum(len(values) for one in complete for values in one["scores"].values())
     assert len(list((tmp_path / "out").iterdir())) == 4
-    for view in glue_table.terminal(found):
+    for view in table.terminal(found):
         show(view)
     shown = capsys.readouterr().out
     for words in ("DistilBERT", "BERT-base", "majority", "failed", "STS-B"):
