@@ -192,12 +192,12 @@ class GlueCommand:
 
     def run(self) -> None:
         from distilbert_jax.base.hub import locate
-        from distilbert_jax.evaluation.speed import relative_speed
         from distilbert_jax.finetuning.runs import grid_directory
         from distilbert_jax.finetuning.tasks import TASKS
         from distilbert_jax.glue import submission, table
         from distilbert_jax.glue.summary import read_runs
         from distilbert_jax.glue.sweep import run_grid
+        from distilbert_jax.probes.speed import relative_speed
 
         given, usual = self.run_with, FinetuneConfig()
         for option, hint in (("task", "--tasks"), ("held_out", "--grid.learning-rate …"), ("run.seed", "--seeds")):
@@ -241,16 +241,16 @@ class BiasCommand:
     """Paired prompts: the likeliest words of each side, their overlap, and the log-odds of words between the sides."""
 
     model: str  # HF directory or hub id
-    prompts: str = ""  # .yaml or .json file, form: distilbert_jax/evaluation/prompts.py; empty: the model card's pair
+    prompts: str = ""  # .yaml or .json file, form: distilbert_jax/probes/prompts.py; empty: the model card's pair
     top_k: int = 10
     words: tuple[str, ...] = ()  # of interest, for every pair; none: those of the file, else all in either top
     out: str = ""  # directory for results.json and log_odds.png
     json: bool = False
 
     def run(self) -> None:
-        from distilbert_jax.evaluation import bias
-        from distilbert_jax.evaluation.prompts import CARD_PAIR, read_pairs
         from distilbert_jax.pipelines import FillMask
+        from distilbert_jax.probes import bias
+        from distilbert_jax.probes.prompts import CARD_PAIR, read_pairs
 
         if Path(self.out).is_file():
             raise InputError(f"--out {self.out}: is a file, expected a directory")
@@ -273,8 +273,8 @@ class CardCommand:
     json: bool = False
 
     def run(self) -> None:
-        from distilbert_jax.evaluation.card import check_card, table
         from distilbert_jax.pipelines import FillMask
+        from distilbert_jax.probes.model_card import check_card, table
 
         rows = check_card(FillMask(self.model))
         if self.json:
@@ -297,7 +297,7 @@ class SpeedCommand:
     json: bool = False
 
     def run(self) -> None:
-        from distilbert_jax.evaluation.speed import encoder_speed, summary
+        from distilbert_jax.probes.speed import encoder_speed, summary
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
         found = encoder_speed(**options)

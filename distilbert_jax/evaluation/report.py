@@ -13,7 +13,6 @@ from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DataConfig, PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.evaluation.report_views import curves, differences, markdown, mean_of, table
-from distilbert_jax.evaluation.speed import speeds, throughputs
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.glue import bootstrap
 from distilbert_jax.glue.summary import choices, mean_score, read, read_runs, remarks, summary
@@ -22,6 +21,7 @@ from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import count, split
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.evaluate import evaluate_mlm
+from distilbert_jax.probes.speed import speeds, throughputs
 from distilbert_jax.training.logging import read_metrics
 
 

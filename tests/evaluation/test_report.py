@@ -209,7 +209,7 @@ def test_the_pale_curve_is_of_training_alone(tmp_path, monkeypatch):
 
 
 def test_speed_is_that_of_the_rounds_beside_the_teacher(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr("distilbert_jax.evaluation.speed.encoder_speed", lambda *_, **__: pytest.fail("it times alone"))
+    monkeypatch.setattr("distilbert_jax.probes.speed.encoder_speed", lambda *_, **__: pytest.fail("it times alone"))
     shutil.copytree(pair / "first/model", tmp_path / "large/model")
     BertForMaskedLM(change(BERT, num_hidden_layers=3), rngs=nnx.Rngs(0)).save_pretrained(tmp_path / "large/model")
     runs = [str(tmp_path / "large"), str(pair / "second")]

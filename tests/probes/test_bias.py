@@ -8,11 +8,11 @@ from PIL import Image
 from rich.console import Console
 
 import evaluate
-from distilbert_jax.evaluation import bias
-from distilbert_jax.evaluation.bias import bias_probe
-from distilbert_jax.evaluation.prompts import Pair
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.pipelines import FillMask
+from distilbert_jax.probes import bias
+from distilbert_jax.probes.bias import bias_probe
+from distilbert_jax.probes.prompts import Pair
 from distilbert_jax.text import tokenizer as tokenizers
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import call, masked_lm

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from distilbert_jax.evaluation.prompts import CARD_PAIR, Pair, read_pairs
+from distilbert_jax.probes.prompts import CARD_PAIR, Pair, read_pairs
 from tests.runs import refused
 
 YAML = """\

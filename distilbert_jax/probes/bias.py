@@ -24,10 +24,10 @@ from tokenizers import Tokenizer
 from distilbert_jax.base.files import atomic_file, write_json
 from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError
-from distilbert_jax.evaluation.prompts import CARD_PAIR, MASK, Pair, check_words
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.pipelines import FillMask
+from distilbert_jax.probes.prompts import CARD_PAIR, MASK, Pair, check_words
 from distilbert_jax.text.tokenizer import Row, special_ids, stack
 
 if TYPE_CHECKING:

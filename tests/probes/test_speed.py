@@ -1,8 +1,8 @@
 import pytest
 
-from distilbert_jax.evaluation.speed import encoder_speed, summary
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.params import count, split
+from distilbert_jax.probes.speed import encoder_speed, summary
 from tests.runs import refused
 
 

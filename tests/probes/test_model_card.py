@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 import evaluate
-from distilbert_jax.evaluation import card
-from distilbert_jax.evaluation.card import CARD, Published, check_card
 from distilbert_jax.pipelines import FillMask
+from distilbert_jax.probes import model_card
+from distilbert_jax.probes.model_card import CARD, Published, check_card
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import call, masked_lm
 from tests.runs import SPECIALS, STUDENT, change, refused, write_tokenizer
@@ -60,7 +60,7 @@ def perturbed(published, rank, **changes):
 
 def shown(rows):
     text = io.StringIO()
-    Console(file=text, width=80).print(card.table(rows))
+    Console(file=text, width=80).print(model_card.table(rows))
     return text.getvalue()
 
 
