@@ -96,14 +96,14 @@ demo: $(VENV)/.core
 # The paper's Table 4 at demo size: five configs, three seeds each: fifteen runs of some three minutes on two cores.
 ablations: $(VENV)/.core
 	test -d $(DEMO)/teacher/model || $(MAKE) demo
-	python -m distilbert_jax.evaluation.ablation --configs configs/ablations/demo --glue configs/demo/glue.py \
+	python -m distilbert_jax.experiments.ablation --configs configs/ablations/demo --glue configs/demo/glue.py \
 	  --out runs/ablations/demo --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
 
 # The paper's experiment on real text and tasks: hours on two cores; TIER=toy, TIER=gpu: a look at it, and twenty times the tokens.
 # MINIATURE_ARGS names the files.
 TIER ?= cpu
 miniature: $(VENV)/.parity
-	python -m distilbert_jax.evaluation.experiment configs/miniature/experiment.py:$(TIER) $(MINIATURE_ARGS)
+	python -m distilbert_jax.experiments.experiment configs/miniature/experiment.py:$(TIER) $(MINIATURE_ARGS)
 
 clean:
 	rm -rf .venv* runs/demo build *.egg-info .pytest_cache .ruff_cache

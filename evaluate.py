@@ -321,7 +321,7 @@ class ReportCommand:
     max_rows: int | None = None  # of held-out text; all if not given
 
     def run(self) -> None:
-        from distilbert_jax.evaluation.report import report
+        from distilbert_jax.experiments.report import report
 
         report(**vars(self))
 

@@ -5,7 +5,7 @@
 All five rows, with a table at the end, from the corpora runs/corpus and runs/heldout, at five times the cost of
 configs/distilbert_base.py:
 
-    python -m distilbert_jax.evaluation.ablation --configs configs/ablations --glue configs/glue.py --out runs/ablations
+    python -m distilbert_jax.experiments.ablation --configs configs/ablations --glue configs/glue.py --out runs/ablations
 """
 
 import dataclasses

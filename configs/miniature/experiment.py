@@ -1,6 +1,6 @@
 """The paper's experiment in miniature: teacher, students, controls, held-out text, GLUE, and one table of it all.
 
-    python -m distilbert_jax.evaluation.experiment configs/miniature/experiment.py \
+    python -m distilbert_jax.experiments.experiment configs/miniature/experiment.py \
       --text wikipedia.txt.xz novels.txt.xz --heldout-text heldout.txt.xz --data GLUE_FOLDER
 
 `experiment.py:gpu` is the same with twenty times the tokens, all tasks, five seeds and the parts of the loss left out in turn;

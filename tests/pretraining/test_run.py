@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.config import InitConfig
-from distilbert_jax.evaluation.report import report
+from distilbert_jax.experiments.report import report
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import digest, split

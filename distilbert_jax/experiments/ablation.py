@@ -1,6 +1,6 @@
 """What each part of the recipe is worth: every config of a folder, trained, fine-tuned, compared with `full.py` (paper, Table 4).
 
-    python -m distilbert_jax.evaluation.ablation --configs configs/ablations/demo --glue configs/demo/glue.py \\
+    python -m distilbert_jax.experiments.ablation --configs configs/ablations/demo --glue configs/demo/glue.py \\
       --out runs/ablations/demo --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
 """
 
@@ -168,4 +168,4 @@ def command(
 if __name__ == "__main__":
     with one_line_errors():
         runtime.keep_freed_memory()
-        call(command, "distilbert_jax.evaluation.ablation")
+        call(command, "distilbert_jax.experiments.ablation")

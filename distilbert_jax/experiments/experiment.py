@@ -1,6 +1,6 @@
 """An experiment: models that are pre-trained, or taken as they are, measured on held-out text, fine-tuned, and compared in pairs.
 
-    python -m distilbert_jax.evaluation.experiment configs/miniature/experiment.py --text TEXT … --heldout-text TEXT … --data FOLDER
+    python -m distilbert_jax.experiments.experiment configs/miniature/experiment.py --text TEXT … --heldout-text TEXT … --data FOLDER
 
 Every part is done once and found again: interrupted, the same command goes on.
 """
@@ -22,7 +22,7 @@ from distilbert_jax.base.hub import FILES, locate, write_directory
 from distilbert_jax.base.parsing import call
 from distilbert_jax.config import Arm, ExperimentConfig
 from distilbert_jax.errors import InputError, nearest, one_line_errors
-from distilbert_jax.evaluation.report import report
+from distilbert_jax.experiments.report import report
 from distilbert_jax.glue.sweep import available, run_grid
 from distilbert_jax.models.hf_format import fingerprint, has_weights, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
@@ -213,4 +213,4 @@ def command(
 if __name__ == "__main__":
     with one_line_errors():
         runtime.keep_freed_memory()
-        call(command, "distilbert_jax.evaluation.experiment")
+        call(command, "distilbert_jax.experiments.experiment")

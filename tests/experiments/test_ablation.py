@@ -5,7 +5,7 @@ import pytest
 
 from distilbert_jax.base.config_io import to_json
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
-from distilbert_jax.evaluation import ablation
+from distilbert_jax.experiments import ablation
 from tests import runs
 
 

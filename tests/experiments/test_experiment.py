@@ -20,8 +20,8 @@ from distilbert_jax import config as c
 from distilbert_jax.base.config_io import load_config, to_json
 from distilbert_jax.base.parsing import call
 from distilbert_jax.config import Arm, ExperimentConfig
-from distilbert_jax.evaluation import experiment
-from distilbert_jax.evaluation.experiment import command
+from distilbert_jax.experiments import experiment
+from distilbert_jax.experiments.experiment import command
 from distilbert_jax.models import BertModel
 from distilbert_jax.models.hf_format import has_weights
 from distilbert_jax.models.student import student_config
@@ -108,7 +108,7 @@ def done(world, prepared):
     ]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["experiment", *line])
-        call(command, "distilbert_jax.evaluation.experiment")
+        call(command, "distilbert_jax.experiments.experiment")
     return toy(world, prepared), line
 
 
@@ -177,7 +177,7 @@ def test_called_again_it_finds_everything(done, monkeypatch, capsys):
     monkeypatch.setattr("distilbert_jax.finetuning.runs.Tuning.train", lambda *_: pytest.fail("it fine-tunes"))
     monkeypatch.setattr(experiment, "report", lambda *_, **__: None)
     monkeypatch.setattr("sys.argv", ["experiment", *done[1]])
-    call(command, "distilbert_jax.evaluation.experiment")
+    call(command, "distilbert_jax.experiments.experiment")
     said = capsys.readouterr()
     assert said.out.count("finished before") == 4
     assert said.err.count("finished before") == sum((len(arm.seeds) + 2) * len(TASKS) for arm in done[0].arms)
@@ -186,7 +186,7 @@ def test_called_again_it_finds_everything(done, monkeypatch, capsys):
 def test_as_a_module_it_reads_its_config(world, prepared, tmp_path):
     file = write(toy(world, tmp_path), tmp_path / "e.py")
     shutil.copytree(prepared / "encoder", tmp_path / "encoder")
-    line = [sys.executable, "-m", "distilbert_jax.evaluation.experiment", file]
+    line = [sys.executable, "-m", "distilbert_jax.experiments.experiment", file]
     ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert f"{tmp_path}/corpus: there is no corpus yet" in ended.stderr

@@ -12,7 +12,7 @@ from distilbert_jax.base.files import atomic_file, read_json, write_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DataConfig, PretrainConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.evaluation.report_views import curves, differences, markdown, mean_of, table
+from distilbert_jax.experiments.views import curves, differences, markdown, mean_of, table
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.glue import bootstrap
 from distilbert_jax.glue.summary import choices, mean_score, read, read_runs, remarks, summary

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.base.files import write_json
-from distilbert_jax.evaluation import report as module
-from distilbert_jax.evaluation.report import common_means, curves, report
+from distilbert_jax.experiments import report as module
+from distilbert_jax.experiments.report import common_means, curves, report
 from distilbert_jax.models import BertForMaskedLM, hf_format
 from distilbert_jax.pretraining.evaluate import evaluate_mlm
 from distilbert_jax.training.logging import read_metrics
@@ -227,7 +227,7 @@ def test_curves_need_no_held_out_loss(pair, tmp_path):
 
 
 def test_refused_in_one_line_before_anything_is_measured(pair, tmp_path, monkeypatch):
-    monkeypatch.setattr("distilbert_jax.evaluation.report.measure", lambda *_, **__: pytest.fail("it measures"))
+    monkeypatch.setattr("distilbert_jax.experiments.report.measure", lambda *_, **__: pytest.fail("it measures"))
     shutil.copytree(pair / "first", tmp_path / "first")
     (tmp_path / "unfinished").mkdir()
     out = str(tmp_path / "out")

@@ -1,0 +1,1 @@
+"""Models compared: experiments, ablations, reports."""
