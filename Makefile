@@ -72,7 +72,7 @@ venv: $(VENV)/.core
 
 # Each line is a command that finds what it finished before and goes on from there.
 demo: $(VENV)/.core
-	python -m distilbert_jax.data.demo --out $(DEMO)/data
+	python -m distilbert_jax.demo.documents --out $(DEMO)/data
 	python -m distilbert_jax.text.tokenizer --text $(DEMO)/data/train.txt --vocab-size 4096 --out $(DEMO)/tokenizer
 	python -m distilbert_jax.pretraining.build_corpus --text $(DEMO)/data/train.txt --tokenizer $(DEMO)/tokenizer --out $(DEMO)/corpus
 	python -m distilbert_jax.pretraining.build_corpus --text $(DEMO)/data/heldout.txt --tokenizer $(DEMO)/tokenizer --out $(DEMO)/heldout

@@ -16,7 +16,7 @@ from pathlib import Path
 from distilbert_jax.base.files import atomic_file, read_json, sha256_of, write_json
 from distilbert_jax.base.parsing import call
 from distilbert_jax.base.progress import progress
-from distilbert_jax.data.demo_tasks import write_tasks
+from distilbert_jax.demo.tasks import write_tasks
 from distilbert_jax.errors import InputError, one_line_errors
 
 FORMAT = 1
@@ -188,4 +188,4 @@ def command(out: Path) -> None:
 
 if __name__ == "__main__":
     with one_line_errors():
-        call(command, "distilbert_jax.data.demo")
+        call(command, "distilbert_jax.demo.documents")

@@ -5,9 +5,9 @@ import re
 import pytest
 from pyarrow import parquet
 
-from distilbert_jax.data import demo
-from distilbert_jax.data.demo import command, is_held_out, plain_paragraphs, python_documents, write_demo
-from distilbert_jax.data.demo_tasks import next_rows, overlap_rows, topic_rows, write_tasks
+from distilbert_jax.demo import documents
+from distilbert_jax.demo.documents import command, is_held_out, plain_paragraphs, python_documents, write_demo
+from distilbert_jax.demo.tasks import next_rows, overlap_rows, topic_rows, write_tasks
 from distilbert_jax.errors import InputError
 from distilbert_jax.text.sources import TextSources
 
@@ -18,9 +18,9 @@ FEW = ("json", "logging", "argparse.py", "ast.py", "heapq.py", "random.py", "tex
 @pytest.fixture(scope="module")
 def documents():
     with pytest.MonkeyPatch.context() as patch:
-        rglob = demo.Path.rglob
+        rglob = documents.Path.rglob
         patch.setattr(
-            demo.Path,
+            documents.Path,
             "rglob",
             lambda path, pattern: [
                 f for f in rglob(path, pattern) if f.relative_to(path).parts[0] in (*FEW, "unittest")
@@ -88,10 +88,10 @@ Too short."""
 
 def test_held_out_documents_are_decided_by_the_hash_of_their_name():
     names = [f"document {i}" for i in range(4000)]
-    assert sum(map(is_held_out, names)) / 4000 == pytest.approx(demo.HELD_OUT_SHARE, abs=0.015)
+    assert sum(map(is_held_out, names)) / 4000 == pytest.approx(documents.HELD_OUT_SHARE, abs=0.015)
     for name in names[:50]:
         share = int(hashlib.sha256(name.encode()).hexdigest(), 16) / 2**256
-        assert is_held_out(name) == (share < demo.HELD_OUT_SHARE)
+        assert is_held_out(name) == (share < documents.HELD_OUT_SHARE)
 
 
 def make_documents(family, count, seed):
@@ -164,7 +164,7 @@ def test_task_files_have_glue_columns_and_depend_on_the_seed_alone(tmp_path):
 
 
 def test_command_writes_text_and_tasks_once(documents, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, "python_documents", lambda: iter(documents))
+    monkeypatch.setattr(documents, "python_documents", lambda: iter(documents))
     command(tmp_path / "data")
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "data").rglob("*")}
     assert "written" in capsys.readouterr().out
@@ -186,7 +186,7 @@ def test_command_writes_text_and_tasks_once(documents, tmp_path, monkeypatch, ca
 
 
 def test_validation_rows_come_from_held_out_documents(documents, tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "python_documents", lambda: iter(documents))
+    monkeypatch.setattr(documents, "python_documents", lambda: iter(documents))
     write_demo(tmp_path)
     heldout, train = ((tmp_path / name).read_text() for name in ("heldout.txt", "train.txt"))
     for split, own, foreign in (("train", train, heldout), ("validation", heldout, train)):
@@ -197,7 +197,7 @@ def test_validation_rows_come_from_held_out_documents(documents, tmp_path, monke
 
 
 def test_a_python_without_documentation_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "python_documents", lambda: iter([]))
+    monkeypatch.setattr(documents, "python_documents", lambda: iter([]))
     with pytest.raises(InputError, match="too little documentation in this Python"):
         write_demo(tmp_path)
 
@@ -206,5 +206,5 @@ def test_a_source_that_does_not_parse_is_passed_over(tmp_path):
     (tmp_path / "two.py").write_text("print 'Python 2'")
     (tmp_path / "binary.py").write_bytes(b"# \xff\n")
     (tmp_path / "good.py").write_text('"""One."""\ndef f():\n    """Two."""\nclass C:\n    """Three \\d."""\n')
-    assert [demo._docstrings(tmp_path / name) for name in ("two.py", "binary.py")] == [[], []]
-    assert demo._docstrings(tmp_path / "good.py") == ["One.", "Two.", "Three \\d."]
+    assert [documents._docstrings(tmp_path / name) for name in ("two.py", "binary.py")] == [[], []]
+    assert documents._docstrings(tmp_path / "good.py") == ["One.", "Two.", "Three \\d."]
