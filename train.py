@@ -58,20 +58,19 @@ def main(args: list[str]) -> None:
     # Imported here: --help and a mistake in the config need not wait for JAX.
     if isinstance(config, PretrainConfig):
         with signals.leaving_at_ctrl_c():
-            from distilbert_jax.pretraining.evaluate import heldout
             from distilbert_jax.pretraining.run import dry_run, estimate, pretrain
 
         if command.dry_run:
             print(estimate(dry_run(config)))
         else:
             with signals.leaving_when_asked(together=together):
-                pretrain(config, heldout, profile=command.profile)
+                pretrain(config, profile=command.profile)
     else:
         with signals.leaving_at_ctrl_c():
             from distilbert_jax.finetuning.runs import finetune
 
         with signals.leaving_when_asked():
-            result = finetune(config, glue)
+            result = finetune(config)
         for split, values in result["scores"].items():
             print(f"{result['task']} {split}: " + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))
 

@@ -30,7 +30,7 @@ from distilbert_jax.base.config_io import to_json
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.models import BertForMaskedLM
 from distilbert_jax.models.pretrained import PretrainedModel
-from distilbert_jax.pretraining import evaluate
+from distilbert_jax.pretraining import run
 from distilbert_jax.pretraining.build_corpus import build_corpus
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.run import pretrain
@@ -127,7 +127,7 @@ def change(config: Any, **changes: Any) -> Any:
 
 
 def train(config: c.PretrainConfig) -> c.PretrainConfig:
-    pretrain(config, evaluate.heldout)
+    pretrain(config)
     return config
 
 
@@ -242,8 +242,8 @@ def _kill_at_random(seed: int) -> None:
     wrap(RunLog, "write", "steps", 0.05)
     wrap(Checkpoints, "save", "checkpoint", 0.1)
     wrap(Checkpoints, "wait", "checkpoint", 0.1)
-    make = evaluate.heldout
-    evaluate.heldout = lambda *arguments: _wrapped_evaluation(make(*arguments), wrap)
+    make = run.heldout
+    run.heldout = lambda *arguments: _wrapped_evaluation(make(*arguments), wrap)
 
 
 def _wrapped_evaluation(evaluate: Callable[..., Any], wrap: Callable[..., None]) -> Callable[..., Any]:

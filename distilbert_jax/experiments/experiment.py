@@ -1,6 +1,6 @@
 """An experiment: models that are pre-trained, or taken as they are, measured on held-out text, fine-tuned, and compared in pairs.
 
-    python -m distilbert_jax.experiments.experiment configs/miniature/experiment.py --text TEXT … --heldout-text TEXT … --data FOLDER
+    distilbert-jax experiment configs/miniature/experiment.py --text TEXT … --heldout-text TEXT … --data FOLDER
 
 Every part is done once and found again: interrupted, the same command goes on.
 """
@@ -27,7 +27,6 @@ from distilbert_jax.glue.sweep import available, run_grid
 from distilbert_jax.models.hf_format import fingerprint, has_weights, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus
-from distilbert_jax.pretraining.evaluate import heldout
 from distilbert_jax.pretraining.run import pretrain
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import run_directory
@@ -108,7 +107,7 @@ def check(config: ExperimentConfig, arms: Sequence[Arm], stages: Sequence[Stage]
 def make(config: ExperimentConfig, arm: Arm) -> Path:
     """Pre-train an arm, or copy the directory that it is: its HF directory."""
     if arm.pretrain:
-        model = pretrain(arm.pretrain, heldout)
+        model = pretrain(arm.pretrain)
         jax.clear_caches()  # each arm compiles its own step
         return model
     model, source = config.run_of(arm) / "model", locate(arm.model)

@@ -7,13 +7,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 
 from distilbert_jax.base.files import write_array, write_json
 from distilbert_jax.base.hub import locate
@@ -21,8 +20,10 @@ from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.finetuning import datasets, objective
 from distilbert_jax.finetuning.batches import LengthBucketedBatches, bucket_lengths
+from distilbert_jax.finetuning.metrics import score
+from distilbert_jax.finetuning.predictions import predictor
 from distilbert_jax.finetuning.results import read_result
-from distilbert_jax.finetuning.tasks import Task, find_task
+from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import SequenceClassification, hf_format
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import Params, merge, split
@@ -46,21 +47,19 @@ def grid_directory(config: FinetuneConfig) -> Path:
     )
 
 
-def finetune(config: FinetuneConfig, evaluation: Evaluation) -> dict[str, Any]:
+def finetune(config: FinetuneConfig) -> dict[str, Any]:
     """Fine-tune with one seed and score on every dev split, see `finetune_seeds`.
 
     Raises:
         DivergedError: the loss or a gradient is not finite.
     """
-    (found,) = finetune_seeds([config], evaluation)
+    (found,) = finetune_seeds([config])
     if found["diverged"]:
         raise DivergedError(f"{directory_of(config)}: {found['diverged']}")
     return found
 
 
-def finetune_seeds(
-    configs: Sequence[FinetuneConfig], evaluation: Evaluation, *, together: bool = False
-) -> list[dict[str, Any]]:
+def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False) -> list[dict[str, Any]]:
     """Fine-tune one task with one setting from several seeds. What they share is prepared and compiled once.
 
     A run that has ended is found, not repeated; one that was interrupted begins anew and gives the same bits. A run that diverges
@@ -83,7 +82,7 @@ def finetune_seeds(
     configs = [dataclasses.replace(config, epochs=config.epochs or find_task(config.task).epochs) for config in configs]
     directories = [directory_of(config) for config in configs]
     found: dict[int, dict[str, Any]] = {}
-    tuning = functools.cache(lambda: Tuning(configs[0], evaluation))
+    tuning = functools.cache(lambda: Tuning(configs[0]))
     inputs = list(map(_inputs, configs))  # before a directory is made
     with contextlib.ExitStack() as stack:
         for config, directory, given in zip(configs, directories, inputs, strict=True):
@@ -149,18 +148,6 @@ def _unpredicted(config: FinetuneConfig, directory: Path, found: dict[str, Any])
     return found.get("tested") != asked or not kept
 
 
-class Evaluation(Protocol):
-    """What fine-tuning needs of `evaluation.glue`, which stands above it."""
-
-    def predictor(
-        self, graphdef: nnx.GraphDef, buckets: tuple[int, ...], batch_size: int, pad_id: int, mesh: Mesh
-    ) -> Callable[[Params, datasets.Examples], np.ndarray]:
-        """A function from parameters and examples to logits float32 [n, labels]."""
-
-    def score(self, task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-        """Every metric of the task × 100, and `score`, their mean."""
-
-
 def guide_of(config: FinetuneConfig) -> str:
     """The directory of a run's teacher, or ""."""
     return config.guide.teacher.replace("{task}", config.task).replace("{seed}", str(config.run.seed))
@@ -176,8 +163,8 @@ class Tuning:
         InputError: model, data or teacher do not fit; nothing is trained yet.
     """
 
-    def __init__(self, config: FinetuneConfig, evaluation: Evaluation):
-        self.config, self.evaluation, self.task = config, evaluation, find_task(config.task)
+    def __init__(self, config: FinetuneConfig):
+        self.config, self.task = config, find_task(config.task)
         if self.task.trained_by:
             raise InputError(
                 f"task {self.task.name!r} has no training data; the model of {self.task.trained_by} predicts it (--submit)"
@@ -195,7 +182,7 @@ class Tuning:
         self.buckets = bucket_lengths(self.train_rows.lengths, config.shapes, config.length)
         self.steps = config.epochs * self._batches(config).batches_per_epoch
         self.optimizer = adamw(config.optimizer, self.steps)
-        self.predict = evaluation.predictor(
+        self.predict = predictor(
             self.graphdef, (*self.buckets, config.length), config.batch_size, self.pad_id, self.mesh
         )
         # By the number of seeds that train together and the teacher's shape.
@@ -393,7 +380,7 @@ class Tuning:
         for name, examples in self.scored.items():
             logits = self.predict(params, examples)
             write_array(where / f"{name}.npy", logits)
-            scores[name] = self.evaluation.score(self.task, logits, examples.labels)
+            scores[name] = score(self.task, logits, examples.labels)
             log.write("eval", self.steps, {f"{name}/{metric}": value for metric, value in scores[name].items()})
         for name, examples in self.unlabelled.items():
             write_array(where / f"{name}.npy", self.predict(params, examples))

@@ -11,8 +11,8 @@ from distilbert_jax.base.config_io import read_config
 from distilbert_jax.base.files import read_json
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.finetuning import predictions
 from distilbert_jax.finetuning.metrics import majority, score
+from distilbert_jax.finetuning.predictions import Predictions, read_predictions
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE, REMARKS
@@ -69,7 +69,7 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def read(run: dict[str, Any]) -> predictions.Predictions:
+def read(run: dict[str, Any]) -> Predictions:
     """What a run of `grid.run_grid` predicted of its first dev split.
 
     Raises:
@@ -80,7 +80,7 @@ def read(run: dict[str, Any]) -> predictions.Predictions:
         raise InputError(
             f"{directory / 'results.json'}: damaged, its scores are not those of {task.name}; remove the run and train it again"
         )
-    predictions = predictions.read_predictions(directory, task, bool(run["diverged"]))
+    predictions = read_predictions(directory, task, bool(run["diverged"]))
     if predictions.logits is not None:
         again = score(task, predictions.logits, predictions.labels)["score"]
         if abs(again - run["score"]) > _ROUNDING:
@@ -91,7 +91,7 @@ def read(run: dict[str, Any]) -> predictions.Predictions:
     return predictions
 
 
-def _is_failed(value: float, predictions: predictions.Predictions, floor: float) -> bool:
+def _is_failed(value: float, predictions: Predictions, floor: float) -> bool:
     logits = predictions.logits
     if logits is None or value <= floor + _EPSILON:
         return True

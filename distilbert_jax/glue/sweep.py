@@ -84,7 +84,7 @@ def run_grid(
             )
             for seed in seeds
         ]
-        results = finetune_seeds(configs, glue, together=together)
+        results = finetune_seeds(configs, together=together)
         if choice:  # not before: where the runs are refused, what is there was chosen otherwise
             (chosen := base / "choice" / task.name).mkdir(parents=True, exist_ok=True)
             write_json(chosen / "choice.json", choice)
@@ -163,7 +163,7 @@ def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, di
             )
             for seed in grid.seeds
         ]
-        results = finetune_seeds(configs, glue)
+        results = finetune_seeds(configs)
         diverged = any(result["diverged"] for result in results)
         tried.append({**setting, "score": None if diverged else statistics.fmean(run["score"] for run in results)})
     ended = [row for row in tried if row["score"] is not None]

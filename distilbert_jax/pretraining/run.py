@@ -4,7 +4,6 @@ import contextlib
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +14,20 @@ from distilbert_jax.config import PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import count, digest, merge
 from distilbert_jax.pretraining.corpus import Corpus
+from distilbert_jax.pretraining.evaluate import heldout
 from distilbert_jax.pretraining.setup import Setup, head_of, set_up
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import cost, distributed, run_directory, sharding
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, read_metrics
-from distilbert_jax.training.loop import Evaluate, fit
+from distilbert_jax.training.loop import fit
 from distilbert_jax.training.optimizer import schedule
 
-Heldout = Callable[[Setup], Evaluate]
 
-
-def pretrain(config: PretrainConfig, heldout: Heldout | None = None, *, profile: bool = False) -> Path:
+def pretrain(config: PretrainConfig, *, profile: bool = False) -> Path:
     """Run, or go on with, the pre-training that `config` describes; returns the HF directory of the result.
 
     Args:
-        heldout: makes the evaluation on held-out text (`evaluation.mlm.heldout`), when `data.heldout` is set.
         profile: write a trace of a few steps to <run>/profile, for TensorBoard or Perfetto.
 
     Raises:
@@ -49,7 +46,7 @@ def pretrain(config: PretrainConfig, heldout: Heldout | None = None, *, profile:
             distributed.first(lambda: _check_finished(config, directory))
             _say(f"{directory}: finished before" + ("; there is no step left to trace" if profile else ""))
         else:
-            _train(set_up(config), directory, heldout, directory / "profile" if profile else None)
+            _train(set_up(config), directory, directory / "profile" if profile else None)
     return directory / "model"
 
 
@@ -68,9 +65,9 @@ def _check_finished(config: PretrainConfig, directory: Path) -> None:
         ) from None
 
 
-def _train(setup: Setup, directory: Path, heldout: Heldout | None, profile: Path | None) -> None:
+def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
     config, run = setup.config, setup.config.run
-    evaluate = heldout(setup) if heldout and config.data.heldout else None
+    evaluate = heldout(setup) if config.data.heldout else None
     distributed.first(lambda: run_directory.check_inputs(directory, setup.fingerprints))
     checkpoints = Checkpoints(directory / "checkpoints", run.keep)
     restored = checkpoints.restore(setup.state)

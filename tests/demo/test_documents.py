@@ -5,7 +5,7 @@ import re
 import pytest
 from pyarrow import parquet
 
-from distilbert_jax.demo import documents
+from distilbert_jax.demo import documents as module
 from distilbert_jax.demo.documents import command, is_held_out, plain_paragraphs, python_documents, write_demo
 from distilbert_jax.demo.tasks import next_rows, overlap_rows, topic_rows, write_tasks
 from distilbert_jax.errors import InputError
@@ -164,7 +164,7 @@ def test_task_files_have_glue_columns_and_depend_on_the_seed_alone(tmp_path):
 
 
 def test_command_writes_text_and_tasks_once(documents, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(documents, "python_documents", lambda: iter(documents))
+    monkeypatch.setattr(module, "python_documents", lambda: iter(documents))
     command(tmp_path / "data")
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "data").rglob("*")}
     assert "written" in capsys.readouterr().out
@@ -186,7 +186,7 @@ def test_command_writes_text_and_tasks_once(documents, tmp_path, monkeypatch, ca
 
 
 def test_validation_rows_come_from_held_out_documents(documents, tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "python_documents", lambda: iter(documents))
+    monkeypatch.setattr(module, "python_documents", lambda: iter(documents))
     write_demo(tmp_path)
     heldout, train = ((tmp_path / name).read_text() for name in ("heldout.txt", "train.txt"))
     for split, own, foreign in (("train", train, heldout), ("validation", heldout, train)):
@@ -197,7 +197,7 @@ def test_validation_rows_come_from_held_out_documents(documents, tmp_path, monke
 
 
 def test_a_python_without_documentation_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(documents, "python_documents", lambda: iter([]))
+    monkeypatch.setattr(module, "python_documents", lambda: iter([]))
     with pytest.raises(InputError, match="too little documentation in this Python"):
         write_demo(tmp_path)
 

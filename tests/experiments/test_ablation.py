@@ -75,7 +75,7 @@ def test_what_is_asked_for_is_checked_before_anything_is_trained(tmp_path, monke
 def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(tmp_path, monkeypatch):
     trained = []
 
-    def pretrain(config, heldout):
+    def pretrain(config):
         trained.append((Path(config.run.directory).name, config.run.seed))
         return Path(config.run.directory) / "model"
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import evaluate
-from distilbert_jax.finetuning import runs
+from distilbert_jax.finetuning import runs as module
 from distilbert_jax.glue.submission import check
 from distilbert_jax.models import DistilBertForMaskedLM
 from distilbert_jax.text.tokenizer import load_tokenizer
@@ -95,7 +95,7 @@ def test_the_zip_holds_what_was_predicted_and_nothing_else(done):
 
 def test_the_same_command_trains_nothing_again_and_says_the_same(folder, done, monkeypatch, capsys):
     before = (done / "glue/glue.json").read_text()
-    monkeypatch.setattr(runs, "fit", lambda *_, **__: pytest.fail("it trains again"))
+    monkeypatch.setattr(module, "fit", lambda *_, **__: pytest.fail("it trains again"))
     evaluate.main(command(folder, done / "glue", "--json", "--submit", str(done / "again.zip")))
     said = capsys.readouterr()
     found = json.loads(said.out)

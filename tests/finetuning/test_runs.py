@@ -72,7 +72,7 @@ def tuning(folder, directory, **changes):
 
 
 def tune(config):
-    return finetune(config, glue)
+    return finetune(config)
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +265,7 @@ def test_seeds_that_train_together_have_the_losses_of_the_same_seeds_in_turn(fol
     given = {"task": task, "model": str(folder / model), "shapes": 3, "optimizer__learning_rate": 1e-3}
     turn = seeds_of(folder, tmp_path / "turn", (0, 3, 4), **given)
     together = seeds_of(folder, tmp_path / "together", (0, 3, 4), **given)
-    apart, side_by_side = finetune_seeds(turn, glue), finetune_seeds(together, glue, together=True)
+    apart, side_by_side = finetune_seeds(turn), finetune_seeds(together, together=True)
     all_losses = [(losses_of(a), losses_of(b)) for a, b in zip(turn, together, strict=True)]
     for alone, with_others in all_losses:
         np.testing.assert_allclose(with_others[:20], alone[:20], rtol=1e-5)
@@ -278,7 +278,7 @@ def test_seeds_that_train_together_have_the_losses_of_the_same_seeds_in_turn(fol
 def test_seeds_in_turn_share_one_compiled_step_and_give_what_each_gives_alone(folder, tuned, tmp_path, capsys):
     configs = [tuning(folder, tmp_path / str(seed), run__seed=seed) for seed in (5, 0)]
     capsys.readouterr()
-    found = finetune_seeds(configs, glue)
+    found = finetune_seeds(configs)
     assert found[1]["scores"] == tuned[1]["scores"]
     assert runs.weights(tmp_path / "0/model") == runs.weights(Path(tuned[0].run.directory) / "model")
     assert capsys.readouterr().err.count("newly initialised") == 1, "what is said of a directory is said once"
@@ -287,9 +287,9 @@ def test_seeds_in_turn_share_one_compiled_step_and_give_what_each_gives_alone(fo
 @pytest.mark.slow
 def test_of_seeds_together_those_that_have_ended_are_left_out(folder, tmp_path, capsys):
     configs = seeds_of(folder, tmp_path, (0, 1, 2), epochs=1)
-    (first,) = finetune_seeds(configs[1:2], glue)
+    (first,) = finetune_seeds(configs[1:2])
     capsys.readouterr()
-    found = finetune_seeds(configs, glue, together=True)
+    found = finetune_seeds(configs, together=True)
     assert found[1] == first
     assert [result["together"] for result in found] == [2, 1, 2]
     assert f"{tmp_path / '1'}: finished before" in capsys.readouterr().err
@@ -302,15 +302,15 @@ def test_a_run_that_another_process_is_at_is_left_as_it_is(folder, tmp_path):
         refused(lambda: tune(change(config, epochs=7)), str(config.run.directory), "another process trains here")
     recorded = json.loads((tmp_path / "0/config.json").read_text())
     assert recorded["epochs"] == config.epochs
-    refused(lambda: finetune_seeds([other, change(other, run__directory=str(folder))], glue), "holds no run")
+    refused(lambda: finetune_seeds([other, change(other, run__directory=str(folder))]), "holds no run")
 
 
 def test_a_run_that_diverges_is_kept_as_one_that_failed(folder, tmp_path):
     (config,) = seeds_of(folder, tmp_path, (0,), optimizer__learning_rate=1e38, optimizer__warmup=0.0)
-    (found,) = finetune_seeds([config], glue)
+    (found,) = finetune_seeds([config])
     assert "is not finite" in found["diverged"]
     assert found["scores"] == {"validation": {"accuracy": 0.0, "score": 0.0}}
-    assert finetune_seeds([config], glue) == [found]
+    assert finetune_seeds([config]) == [found]
     with pytest.raises(DivergedError, match="is not finite"):
         tune(config)
 
@@ -322,7 +322,7 @@ def test_a_seed_that_diverges_leaves_those_beside_it_alone(folder, tmp_path):
     good.save_pretrained(tmp_path / "broken", load_tokenizer(folder / "student"))
     configs = seeds_of(folder, tmp_path / "runs", (0, 1), epochs=1)
     configs[0] = change(configs[0], model=str(tmp_path / "broken"))
-    broken, sound = finetune_seeds(configs, glue, together=True)
+    broken, sound = finetune_seeds(configs, together=True)
     assert (broken["score"], sound["diverged"]) == (0.0, "")
     assert "not finite" in broken["diverged"]
     alone = change(configs[1], run__directory=str(tmp_path / "alone"))
@@ -346,7 +346,7 @@ def test_a_seed_whose_gradient_overflows_once_has_diverged_beside_others_too(fol
     monkeypatch.setattr(step, "gradients", overflowing)
     for together in (False, True):
         configs = seeds_of(folder, tmp_path / str(together), (0, 1), epochs=1)
-        sound, broken = finetune_seeds(configs, glue, together=together)
+        sound, broken = finetune_seeds(configs, together=together)
         assert (sound["diverged"], broken["score"]) == ("", 0.0), together
         assert broken["diverged"].startswith("step 4: grad_norm is not finite"), together
         assert [entry["step"] for entry in runs.entries(Path(configs[1].run.directory))] == [1, 2, 3], together
@@ -484,12 +484,12 @@ def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
         tune(tuning(folder, tmp_path / f"sst2-{seed}", run__seed=seed, epochs=1 + 2 * seed))
     given = {"guide__teacher": str(tmp_path / "{task}-{seed}/model"), "epochs": 1}
     configs = seeds_of(folder, tmp_path / "guided", (0, 1), **given)
-    finetune_seeds(configs, glue)
+    finetune_seeds(configs)
     one = change(configs[1], run__directory=str(tmp_path / "alone"))
     tune(one)
     np.testing.assert_array_equal(losses_of(configs[1]), losses_of(one))
     other = seeds_of(folder, tmp_path / "together", (0, 1), **given)
-    refused(lambda: finetune_seeds(other, glue, together=True), "guide.teacher", "share their teacher", "--vmap-seeds")
+    refused(lambda: finetune_seeds(other, together=True), "guide.teacher", "share their teacher", "--vmap-seeds")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.summary import mean_score, medians, read_runs, remarks, settings, summary
-from tests.glue.runs import run
+from tests.glue.examples import run
 from tests.runs import change, refused
 
 

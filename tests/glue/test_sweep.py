@@ -24,7 +24,7 @@ def asked(monkeypatch):
     """Lists of the configs that fine-tuning was asked for; a run scores 100 000 times its learning rate plus its epochs."""
     calls = []
 
-    def finetune_seeds(configs, evaluation, *, together=False):
+    def finetune_seeds(configs, *, together=False):
         calls.append((list(configs), together))
         score = lambda config: 1e5 * config.optimizer.learning_rate + (config.epochs or 0)
         made = lambda config: {"task": config.task, "seed": config.run.seed, "score": score(config), "diverged": ""}
@@ -97,9 +97,7 @@ def test_without_settings_nothing_is_chosen(asked):
 
 def test_of_equal_settings_the_first_is_taken(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        module, "finetune_seeds", lambda configs, evaluation: [{"score": 50.0, "diverged": ""} for _ in configs]
-    )
+    monkeypatch.setattr(module, "finetune_seeds", lambda configs: [{"score": 50.0, "diverged": ""} for _ in configs])
     config, choice = choose(FinetuneConfig(task="rte"), GridConfig(batch_size=(16, 32)))
     assert (config.batch_size, choice["chosen"]) == (16, {"batch_size": 16})
 
@@ -127,7 +125,7 @@ def test_a_setting_that_diverged_is_not_chosen(monkeypatch, tmp_path, capsys):
     """A diverged run counts as 0, which a Matthews correlation below 0 is not better than."""
 
     def ended(diverging):
-        def finetune_seeds(configs, evaluation):
+        def finetune_seeds(configs):
             broken = [config.optimizer.learning_rate >= diverging for config in configs]
             return [{"score": 0.0 if bad else -3.0, "diverged": "step 1" if bad else ""} for bad in broken]
 
@@ -146,7 +144,7 @@ def test_a_setting_that_diverged_is_not_chosen(monkeypatch, tmp_path, capsys):
 def test_settings_are_written_when_the_runs_have_them(asked, monkeypatch, tmp_path):
     config = change(FinetuneConfig(model="bert"), run__directory=str(tmp_path))
 
-    def refuse(configs, evaluation, *, together=False):
+    def refuse(configs, *, together=False):
         if not configs[0].held_out:
             raise InputError("holds a run of another config")
         return [{"score": 50.0, "diverged": ""} for _ in configs]
@@ -162,7 +160,7 @@ def test_no_task_starts_at_an_mnli_model_that_diverged(asked, monkeypatch, tmp_p
     for task in ("rte", "mnli"):
         write_task(tmp_path, task)
     config = change(FinetuneConfig(model="bert", data=str(tmp_path)), run__directory="runs/x")
-    ended = lambda configs, evaluation, together: [
+    ended = lambda configs, together: [
         {"task": one.task, "seed": 0, "score": 0.0, "diverged": "step 4"} for one in configs
     ]
     monkeypatch.setattr(module, "finetune_seeds", ended)

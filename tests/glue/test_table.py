@@ -7,7 +7,7 @@ from distilbert_jax.base.parsing import show
 from distilbert_jax.glue import table
 from distilbert_jax.glue.references import GLUE, REFERENCES
 from distilbert_jax.glue.table import MAJORITY, OURS, markdown, means, table_of, write
-from tests.glue.runs import run
+from tests.glue.examples import run
 
 
 def test_means_are_those_of_the_tasks_asked_for_or_none():

@@ -42,7 +42,7 @@ def test_twenty_steps_have_the_losses_of_transformers_and_torch(task, glue_dir, 
         mesh=MeshConfig(data=-1),
         run=RunConfig(directory=str(tmp_path / "run"), seed=2),
     )
-    finetune(config, glue)
+    finetune(config)
     ours = [entry for entry in read_metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
     theirs = reference_losses(config, tmp_path / "model", glue_dir)
     assert len(ours) == len(theirs) == STEPS

@@ -1,1 +1,0 @@
-"""What came out: held-out masked LM, GLUE, speed, reports."""
