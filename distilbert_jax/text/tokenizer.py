@@ -25,11 +25,10 @@ from tokenizers import (
 
 from distilbert_jax.base.files import atomic_file, read_json, write_json
 from distilbert_jax.base.hub import locate
-from distilbert_jax.base.parsing import call
-from distilbert_jax.errors import InputError, one_line_errors
-from distilbert_jax.text.wordpiece import command
+from distilbert_jax.errors import InputError
 
 SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_LONGEST = 512  # BERT's positions, where no file says how many there are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,7 @@ class SpecialIds:
     mask: int
 
 
-def _bert_tokenizer(vocabulary: dict[str, int], normalizer: normalizers.Normalizer) -> Tokenizer:
+def bert_tokenizer(vocabulary: dict[str, int], normalizer: normalizers.Normalizer) -> Tokenizer:
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
     tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -101,7 +100,7 @@ def _load_vocabulary(directory: Path) -> Tokenizer:
         strip_accents=settings.get("strip_accents"),
         handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
     )
-    return _bert_tokenizer({token: index for index, token in enumerate(tokens)}, normalizer)
+    return bert_tokenizer({token: index for index, token in enumerate(tokens)}, normalizer)
 
 
 def save_tokenizer(tokenizer: Tokenizer, directory: str | os.PathLike, *, model_max_length: int = 512) -> None:
@@ -158,13 +157,6 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
     if missing:
         raise InputError(f"the tokenizer has no {' '.join(missing)}: a tokenizer of BERT's kind is needed")
     return SpecialIds(**ids)
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        call(command, "distilbert_jax.text.tokenizer")
-
-_LONGEST = 512  # BERT's positions, where no file says how many there are
 
 
 class Row(NamedTuple):

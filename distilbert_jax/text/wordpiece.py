@@ -6,10 +6,11 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
+from distilbert_jax.base.parsing import call
 from distilbert_jax.base.progress import progress
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.text.sources import TextSources
-from distilbert_jax.text.tokenizer import SPECIAL_TOKENS, _bert_tokenizer, fingerprint, load_tokenizer, save_tokenizer
+from distilbert_jax.text.tokenizer import SPECIAL_TOKENS, bert_tokenizer, fingerprint, load_tokenizer, save_tokenizer
 
 _SMALLEST_VOCABULARY = 64
 
@@ -59,7 +60,7 @@ def train_wordpiece(
         show_progress=False,
     )
     scratch.train_from_iterator(_repeated(words), trainer)
-    return _bert_tokenizer(scratch.get_vocab(), normalizer)
+    return bert_tokenizer(scratch.get_vocab(), normalizer)
 
 
 def _count_words(texts: Iterator[str], normalizer: normalizers.Normalizer) -> Counter[str]:
@@ -107,3 +108,8 @@ def command(text: tuple[Path, ...], vocab_size: int, out: Path, lowercase: bool 
         return
     save_tokenizer(tokenizer, out)
     print(f"tokenizer: {size} from {len(text)} file(s), written to {out}")
+
+
+if __name__ == "__main__":
+    with one_line_errors():
+        call(command, "distilbert_jax.text.wordpiece")
