@@ -26,7 +26,7 @@ import tyro
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import is_config, load_config
 from distilbert_jax.base.parsing import parse, show
-from distilbert_jax.config import Dtype, FinetuneConfig, GridConfig, Sequences
+from distilbert_jax.config import Dtype, FinetuneConfig, Sequences, SweepConfig
 from distilbert_jax.errors import InputError, nearest, one_line_errors
 from distilbert_jax.glue.references import GLUE
 from distilbert_jax.text.sources import given_texts, split_pair
@@ -164,7 +164,7 @@ class GlueCommand:
     … --data FOLDER --tasks rte mrpc --seeds 0 1 2: from FOLDER/<task>/{train,validation}.parquet (of MNLI: validation_matched,
     validation_mismatched).
 
-    … --grid.learning-rate 5e-5 1e-4 2e-4 --grid.epochs 3 10: settings chosen on a tenth of train.
+    … --sweep.learning-rate 5e-5 1e-4 2e-4 --sweep.epochs 3 10: settings chosen on a tenth of train.
 
     … --submit glue.zip: also the files for the GLUE server.
 
@@ -181,7 +181,7 @@ class GlueCommand:
     tasks: tuple[str, ...] = GLUE
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)  # of the head, the order of the rows and dropout
     vmap_seeds: bool = False  # train the seeds of a task side by side in one program: for accelerators
-    grid: GridConfig = field(default_factory=GridConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     # RTE, MRPC and STS-B start at the MNLI model of their seed, which is trained first and joins the table.
     from_mnli: bool = False
     teacher_runs: str = ""  # what evaluate.py glue left for the teacher: share of its score retained, parameters, speed
@@ -192,15 +192,19 @@ class GlueCommand:
 
     def run(self) -> None:
         from distilbert_jax.base.hub import locate
-        from distilbert_jax.finetuning.runs import grid_directory
+        from distilbert_jax.finetuning.runs import sweep_directory
         from distilbert_jax.finetuning.tasks import TASKS
         from distilbert_jax.glue import submission, table
         from distilbert_jax.glue.summary import read_runs
-        from distilbert_jax.glue.sweep import run_grid
+        from distilbert_jax.glue.sweep import run_sweep
         from distilbert_jax.probes.speed import relative_speed
 
         given, usual = self.run_with, FinetuneConfig()
-        for option, hint in (("task", "--tasks"), ("held_out", "--grid.learning-rate …"), ("run.seed", "--seeds")):
+        for option, hint in (
+            ("task", "--tasks"),
+            ("selection_split", "--sweep.learning-rate …"),
+            ("run.seed", "--seeds"),
+        ):
             value = operator.attrgetter(option)
             if value(given) != value(usual):
                 raise InputError(f"--{option.replace('_', '-')} is for train.py; here: {hint}")
@@ -215,12 +219,12 @@ class GlueCommand:
                 )
         config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
         with signals.leaving_when_asked(), runtime.compiling_once():
-            results = run_grid(
-                config, self.tasks, self.seeds, grid=self.grid, together=self.vmap_seeds, from_mnli=self.from_mnli
+            results = run_sweep(
+                config, self.tasks, self.seeds, sweep=self.sweep, together=self.vmap_seeds, from_mnli=self.from_mnli
             )
         cost = relative_speed(config.model, teacher[0]["model"]) if teacher else None
         found = table.table_of(config.model, results, teacher, cost)
-        out = Path(config.run.directory or grid_directory(config))
+        out = Path(config.run.directory or sweep_directory(config))
         table.write(found, results, out)
         if self.json:
             print(json.dumps(found))

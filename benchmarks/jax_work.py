@@ -55,9 +55,11 @@ class Distillation:
     def __init__(
         self, teacher: Path, student: Path, batch: Batch, dtype: str, loss: LossConfig, optimizer: OptimizerConfig
     ):
-        guide, self.frozen = split(BertForMaskedLM.from_pretrained(teacher, dtype=dtype))
+        teacher_graphdef, self.frozen = split(BertForMaskedLM.from_pretrained(teacher, dtype=dtype))
         graphdef, params = split(DistilBertForMaskedLM.from_pretrained(student, dtype=dtype))
-        given = objectives.distillation(graphdef, guide, np.zeros(1, np.float32), MASK_ID, MaskingConfig(), loss)
+        given = objectives.distillation(
+            graphdef, teacher_graphdef, np.zeros(1, np.float32), MASK_ID, MaskingConfig(), loss
+        )
         self.objective = given._replace(prepare=self._prepare)
         mesh, update = sharding.make_mesh(MeshConfig()), adamw(optimizer, 1000)
         rows = len(batch["input_ids"])

@@ -133,8 +133,8 @@ class MaskingConfig:
     """Masked-LM corruption, drawn on the device for each packed row."""
 
     probability: float = 0.15  # n = ceil(probability · tokens of the row, or of the batch)
-    mask: float = 0.8  # of the drawn: become [MASK]
-    random: float = 0.1  # of the drawn: become a token uniform over the vocabulary; the rest stay
+    mask: float = 0.8  # of the masked: become [MASK]
+    random: float = 0.1  # of the masked: become a token uniform over the vocabulary; the rest stay
     random_differs: bool = False  # True: the random token is never the true one (model card); the original allows it
     weighting: Literal["frequency", "uniform"] = "frequency"  # p ∝ max(count, 1)^-smoothing, or all equal
     smoothing: float = 0.7
@@ -144,7 +144,7 @@ class MaskingConfig:
         require_choices(self)
         require(
             1e-4 <= self.probability < 1.0, self, "probability", "expected 0.0001 ≤ value < 1"
-        )  # see `masking.draws`
+        )  # see `masking.masked_count`
         require(self.mask >= 0.0, self, "mask", "expected a share")
         require(self.random >= 0.0 and self.mask + self.random <= 1.0 + 1e-9, self, "random", "mask + random exceeds 1")
         require(0.0 <= self.smoothing <= 100.0, self, "smoothing", "expected 0 to 100")
@@ -175,7 +175,7 @@ class LossConfig:
 
     @property
     def takes_all_logits(self) -> bool:
-        """Whether distillation needs the logits of all tokens, not of the drawn ones alone."""
+        """Whether distillation needs the logits of all tokens, not of the masked ones alone."""
         return self.ce_tokens == "all" and bool(self.alpha_ce or self.alpha_mse)
 
 
@@ -188,7 +188,7 @@ class InitConfig:
     layers: tuple[int, ...] | Literal["first", "last"] | None = None
     fold_token_type: bool = True  # add the source's token-type-0 row to the positions; the original drops it
     copy_transform: bool = True  # copy the masked-LM transform too; the original does so on request only
-    unigram_bias: bool = False  # of a head that is drawn: decoder bias at the log frequency of each token in the corpus
+    unigram_bias: bool = False  # of a new head: decoder bias at the log frequency of each token in the corpus
     # learned: trained like the rest; frozen: kept as they begin; sinusoidal: the table of Vaswani et al. 2017, kept
     positions: Literal["learned", "frozen", "sinusoidal"] = "learned"
 
@@ -288,7 +288,7 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
-class GuideConfig:
+class DistillConfig:
     """Distillation while fine-tuning, from a teacher that was fine-tuned on the task (paper, section 4.1; Hinton et al. 2015):
     (1 − α)·CE(labels) + α·T²·KL(teacher ‖ student); of a regression (1 − α)·MSE(labels) + α·MSE(teacher)."""
 
@@ -313,10 +313,10 @@ class FinetuneConfig:
     batch_size: int = 32  # rows of a step
     epochs: int | None = None  # None: the task's own, 3; MRPC and WNLI 5, RTE 10
     max_train_rows: int | None = None  # take the first so many rows only
-    held_out: bool = False  # leave a tenth of train out (by hash of the text) and score that instead of dev
+    selection_split: bool = False  # leave a tenth of train out (by hash of the text) and score that instead of dev
     predict_test: bool = False  # also predict the test splits, for a submission
     save_model: bool = True
-    guide: GuideConfig = field(default_factory=GuideConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
             learning_rate=5e-5, warmup=0.1, beta2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0
@@ -334,7 +334,7 @@ class FinetuneConfig:
 
 
 @dataclass(frozen=True)
-class GridConfig:
+class SweepConfig:
     """Settings to choose among, on a tenth of train that is held out; every combination of those that are given is tried."""
 
     learning_rate: tuple[float, ...] = ()
@@ -356,7 +356,7 @@ class GridConfig:
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One of the models that are compared: pre-trained from a config, or an HF directory as it is."""
 
     name: str
@@ -374,30 +374,32 @@ class Arm:
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """Arms, in the order in which they are made, and how they are compared. An arm's run stands in <directory>/<name>."""
+    """Variants, in the order in which they are made, and how they are compared. A variant's run stands in <directory>/<name>."""
 
     directory: str
-    arms: tuple[Arm, ...]
-    teacher: str  # the arm whose score the others retain a share of
-    student: str  # the arm that the others are compared with
+    variants: tuple[Variant, ...]
+    teacher: str  # the variant whose score the others retain a share of
+    student: str  # the variant that the others are compared with
     tokenizer: str  # of the corpora; HF directory or hub id
     tasks: tuple[str, ...]
-    grid: GridConfig = field(default_factory=GridConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     glue: FinetuneConfig = field(default_factory=FinetuneConfig)
     vmap_seeds: bool = False  # the seeds of a task in one vmapped step, for accelerators
-    heldout_rows: int = 2048  # rows of held-out text that every arm is asked in the end
+    heldout_rows: int = 2048  # rows of held-out text that every variant is asked in the end
 
     def __post_init__(self) -> None:
-        names = [arm.name for arm in self.arms]
-        require(len(names) == len(set(names)), self, "arms", "two have the same name")
+        names = [variant.name for variant in self.variants]
+        require(len(names) == len(set(names)), self, "variants", "two have the same name")
         for name in ("teacher", "student"):
             require(getattr(self, name) in names, self, name, nearest(getattr(self, name), names))
         require(len(self.tasks) == len(set(self.tasks)) > 0, self, "tasks", "expected one or more, each once")
         require(self.heldout_rows > 0, self, "heldout_rows", "expected 1 or more")
-        for arm in self.arms:
-            if arm.pretrain:
-                place = f"{self.directory}/{arm.name}"
-                require(arm.pretrain.run.directory == place, arm, "pretrain", f"its run.directory is not {place}")
+        for variant in self.variants:
+            if variant.pretrain:
+                place = f"{self.directory}/{variant.name}"
+                require(
+                    variant.pretrain.run.directory == place, variant, "pretrain", f"its run.directory is not {place}"
+                )
 
-    def run_of(self, arm: Arm) -> Path:
-        return Path(self.directory) / arm.name
+    def run_of(self, variant: Variant) -> Path:
+        return Path(self.directory) / variant.name

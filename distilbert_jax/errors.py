@@ -43,7 +43,7 @@ def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
 
 
 @functools.cache
-def tell_once(line: str) -> None:
+def warn_once(line: str) -> None:
     """Print a line on stderr, unless this process has told it before."""
     print(line, file=sys.stderr)
 

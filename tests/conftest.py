@@ -24,7 +24,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from distilbert_jax.config import ModelConfig, PretrainConfig
-from distilbert_jax.errors import tell_once
+from distilbert_jax.errors import warn_once
 from tests import runs
 
 _DATA = Path(os.environ.get("DISTILBERT_JAX_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -94,7 +94,7 @@ def tiny(request: pytest.FixtureRequest) -> ModelConfig:
 @pytest.fixture(autouse=True)
 def tell_again() -> None:
     """What is told once a process is told in each test."""
-    tell_once.cache_clear()
+    warn_once.cache_clear()
 
 
 @pytest.fixture

@@ -5,10 +5,9 @@ import pytest
 from distilbert_jax.base.config_io import differences, from_json, load_config, to_json
 from distilbert_jax.config import (
     DataConfig,
+    DistillConfig,
     ExperimentConfig,
     FinetuneConfig,
-    GridConfig,
-    GuideConfig,
     InitConfig,
     LossConfig,
     MaskingConfig,
@@ -17,6 +16,7 @@ from distilbert_jax.config import (
     OptimizerConfig,
     PretrainConfig,
     RunConfig,
+    SweepConfig,
 )
 from distilbert_jax.errors import InputError
 from tests.runs import ROOT
@@ -32,9 +32,9 @@ OPTIMIZER = OptimizerConfig(1e-4, 0.1, 0.8, 0.99, 1e-8, 0.01, 1.0, 4)
 MESH = MeshConfig(2, 2, 4)
 RUN = RunConfig("runs/a", 2**32 - 1, "bfloat16", 1, 0, 5, 1, True)
 PRETRAIN = PretrainConfig(MODEL, INIT, "teacher", 10, DATA, MASKING, LOSS, OPTIMIZER, MESH, RUN)
-GUIDE = GuideConfig("teacher/{task}", 0.3, 4.0)
+GUIDE = DistillConfig("teacher/{task}", 0.3, 4.0)
 FINETUNE = FinetuneConfig("bert", "rte", "glue", 64, 2, 16, 5, 100, True, True, False, GUIDE, OPTIMIZER, MESH, RUN)
-GRID = GridConfig((1e-4, 2e-4), (8, 16), (3,), (1, 2))
+GRID = SweepConfig((1e-4, 2e-4), (8, 16), (3,), (1, 2))
 ALL = [MODEL, DATA, MASKING, LOSS, INIT, OPTIMIZER, MESH, RUN, PRETRAIN, GUIDE, FINETUNE, GRID]
 each = pytest.mark.parametrize("config", ALL, ids=lambda config: type(config).__name__)
 
@@ -145,12 +145,12 @@ REFUSED = [
     (FinetuneConfig, "batch_size", (*POSITIVE, 100_000_000_000)),
     (FinetuneConfig, "epochs", POSITIVE),
     (FinetuneConfig, "max_train_rows", (0,)),
-    (GuideConfig, "alpha", (-0.1, 1.1, float("nan"))),
-    (GuideConfig, "temperature", REAL),
-    (GridConfig, "learning_rate", ((1e-4, 1e-4), (0.0,), (-1e-4, 1e-4), (INF,), (1e-4, NAN))),
-    (GridConfig, "batch_size", ((8, 8), (0,))),
-    (GridConfig, "epochs", ((3, 3), (0,))),
-    (GridConfig, "seeds", ((), (1, 1))),
+    (DistillConfig, "alpha", (-0.1, 1.1, float("nan"))),
+    (DistillConfig, "temperature", REAL),
+    (SweepConfig, "learning_rate", ((1e-4, 1e-4), (0.0,), (-1e-4, 1e-4), (INF,), (1e-4, NAN))),
+    (SweepConfig, "batch_size", ((8, 8), (0,))),
+    (SweepConfig, "epochs", ((3, 3), (0,))),
+    (SweepConfig, "seeds", ((), (1, 1))),
 ]
 
 

@@ -12,34 +12,34 @@ from collections.abc import Callable
 
 from configs.miniature import cut, mlm, no_ce, no_cos, no_mlm, random_mlm, random_triple, teacher, triple
 from configs.miniature.tiers import encoder, find_tier
-from distilbert_jax.config import Arm, ExperimentConfig, FinetuneConfig, PretrainConfig, RunConfig
+from distilbert_jax.config import ExperimentConfig, FinetuneConfig, PretrainConfig, RunConfig, Variant
 
 
 def get_config(tier: str = "cpu") -> ExperimentConfig:
     budget = find_tier(tier)
 
-    def arm(config: Callable[[str], PretrainConfig], seeds: tuple[int, ...] = budget.seeds) -> Arm:
+    def variant(config: Callable[[str], PretrainConfig], seeds: tuple[int, ...] = budget.seeds) -> Variant:
         found = config(tier)
-        return Arm(found.run.directory.rpartition("/")[2], seeds, pretrain=found)
+        return Variant(found.run.directory.rpartition("/")[2], seeds, pretrain=found)
 
     parts = (no_ce, no_mlm, no_cos) if budget.ablations else ()
     return ExperimentConfig(
         directory=f"runs/miniature/{tier}",
-        arms=(
-            arm(teacher.get_config),
-            arm(triple.get_config),
-            arm(mlm.get_config),
-            arm(random_triple.get_config, budget.seeds_of_random),
-            arm(random_mlm.get_config, budget.seeds_of_random),
-            *(arm(part.get_config) for part in parts),
-            arm(cut.get_config),
-            Arm("minilm", budget.seeds, model=encoder()),
+        variants=(
+            variant(teacher.get_config),
+            variant(triple.get_config),
+            variant(mlm.get_config),
+            variant(random_triple.get_config, budget.seeds_of_random),
+            variant(random_mlm.get_config, budget.seeds_of_random),
+            *(variant(part.get_config) for part in parts),
+            variant(cut.get_config),
+            Variant("minilm", budget.seeds, model=encoder()),
         ),
         teacher="teacher",
         student="triple",
         tokenizer=encoder(),
         tasks=budget.tasks,
-        grid=budget.grid,
+        sweep=budget.sweep,
         vmap_seeds=budget.vmap_seeds,
         heldout_rows=budget.heldout_rows,
         glue=FinetuneConfig(

@@ -5,7 +5,7 @@ import importlib.util
 from pathlib import Path
 from typing import Literal
 
-from distilbert_jax.config import GridConfig
+from distilbert_jax.config import SweepConfig
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.glue.references import GLUE
 
@@ -14,7 +14,7 @@ LENGTH = 128  # tokens in a row
 
 @dataclasses.dataclass(frozen=True)
 class Tier:
-    """A budget. Tokens are places of packed rows; `grid` holds the settings of fine-tuning that each model chooses among."""
+    """A budget. Tokens are places of packed rows; `sweep` holds the settings of fine-tuning that each model chooses among."""
 
     teacher_tokens: int
     student_tokens: int
@@ -24,7 +24,7 @@ class Tier:
     tasks: tuple[str, ...]
     seeds: tuple[int, ...]
     seeds_of_random: tuple[int, ...]  # of the students that begin with random weights
-    grid: GridConfig
+    sweep: SweepConfig
     vmap_seeds: bool
     ablations: bool  # also leave each part of the loss out in turn
     heldout_rows: int  # of the report
@@ -50,7 +50,7 @@ TIERS = {
         tasks=("rte", "mrpc"),
         seeds=(0,),
         seeds_of_random=(0,),
-        grid=GridConfig(epochs=(1,)),
+        sweep=SweepConfig(epochs=(1,)),
         vmap_seeds=False,
         ablations=False,
         heldout_rows=64,
@@ -66,7 +66,7 @@ TIERS = {
         tasks=("cola", "mrpc", "stsb", "rte"),
         seeds=(0, 1, 2),
         seeds_of_random=(0,),
-        grid=GridConfig(learning_rate=_RATES, epochs=(3,)),
+        sweep=SweepConfig(learning_rate=_RATES, epochs=(3,)),
         vmap_seeds=False,
         ablations=False,
         heldout_rows=512,  # those that the runs are asked while they train; 2,048 take a CPU a quarter of an hour
@@ -80,7 +80,7 @@ TIERS = {
         tasks=GLUE,
         seeds=(0, 1, 2, 3, 4),
         seeds_of_random=(0, 1, 2, 3, 4),
-        grid=GridConfig(learning_rate=_RATES, epochs=(3, 10)),
+        sweep=SweepConfig(learning_rate=_RATES, epochs=(3, 10)),
         vmap_seeds=True,
         ablations=True,
         heldout_rows=2048,

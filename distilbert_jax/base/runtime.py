@@ -14,7 +14,7 @@ from distilbert_jax.base.signals import _scratch
 def compiling_once() -> Iterator[Path | None]:
     """In the `with` block a program that was compiled before is found again, though another function asks for it.
 
-    For many runs of one shape in one process: settings, seeds and models of a grid train with equal programs. It is JAX's
+    For many runs of one shape in one process: settings, seeds and models of a sweep train with equal programs. It is JAX's
     persistent compilation cache in a folder that is gone with the process, since a program for one CPU may not run on another.
     Where the user has set `JAX_COMPILATION_CACHE_DIR` or switched the cache off, nothing changes. What compiles in less than
     `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` (1) is not kept.

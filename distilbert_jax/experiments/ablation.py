@@ -22,7 +22,7 @@ from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE
 from distilbert_jax.glue.summary import medians
-from distilbert_jax.glue.sweep import run_grid
+from distilbert_jax.glue.sweep import run_sweep
 from distilbert_jax.pretraining.evaluate import evaluate_mlm
 from distilbert_jax.pretraining.run import pretrain
 
@@ -61,7 +61,7 @@ def measure(
     run = dataclasses.replace(config.run, seed=seed, directory=_directory(config, seed))
     model = str(pretrain(dataclasses.replace(config, run=run)))
     tuning = dataclasses.replace(glue.run, directory=f"{run.directory}/glue")
-    scores = medians(run_grid(dataclasses.replace(glue, model=model, run=tuning, save_model=False), tasks, glue_seeds))
+    scores = medians(run_sweep(dataclasses.replace(glue, model=model, run=tuning, save_model=False), tasks, glue_seeds))
     figures: dict[str, Any] = {"score": statistics.mean(scores.values()), "tasks": scores}
     if config.data.heldout:
         held = evaluate_mlm(model, config.data.heldout, teacher=config.teacher, length=config.data.length)

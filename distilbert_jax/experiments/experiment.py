@@ -20,10 +20,10 @@ from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import load_config
 from distilbert_jax.base.hub import FILES, locate, write_directory
 from distilbert_jax.base.parsing import call
-from distilbert_jax.config import Arm, ExperimentConfig
+from distilbert_jax.config import ExperimentConfig, Variant
 from distilbert_jax.errors import InputError, nearest, one_line_errors
 from distilbert_jax.experiments.report import report
-from distilbert_jax.glue.sweep import available, run_grid
+from distilbert_jax.glue.sweep import available, run_sweep
 from distilbert_jax.models.hf_format import fingerprint, has_weights, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus
@@ -36,16 +36,16 @@ STAGES: tuple[Stage, ...] = ("corpus", "pretrain", "glue", "report")
 
 
 def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: Sequence[Path]) -> None:
-    """The corpora that the arms name, from these files.
+    """The corpora that the variants name, from these files.
 
     Raises:
-        InputError: files are given for one of the two alone, none are given and a corpus is not there, or the arms name
+        InputError: files are given for one of the two alone, none are given and a corpus is not there, or the variants name
             several corpora.
     """
     tokenizer = load_tokenizer(config.tokenizer)
-    data = [arm.pretrain.data for arm in config.arms if arm.pretrain]
+    data = [variant.pretrain.data for variant in config.variants if variant.pretrain]
     if not data and (text or heldout_text):
-        raise InputError("--text, --heldout-text: no arm of this experiment is pre-trained; leave them out")
+        raise InputError("--text, --heldout-text: no variant of this experiment is pre-trained; leave them out")
     wanted = []
     for option, places, files in (
         ("--text", {one.corpus for one in data}, text),
@@ -53,7 +53,7 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
     ):
         if len(places) > 1:
             raise InputError(
-                f"{option}: the arms have {len(places)} corpora ({', '.join(sorted(places))}), expected one"
+                f"{option}: the variants have {len(places)} corpora ({', '.join(sorted(places))}), expected one"
             )
         for place in filter(None, places):
             if not files and not (Path(place) / "manifest.json").is_file():
@@ -66,8 +66,12 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
 
 
 def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -> None:
-    """Raise InputError where a corpus that arms have been trained on would become another, and the next arms with it."""
-    begun = [arm.name for arm in config.arms if arm.pretrain and (config.run_of(arm) / "inputs.json").is_file()]
+    """Raise InputError where a corpus that variants have been trained on would become another, and the next variants with it."""
+    begun = [
+        variant.name
+        for variant in config.variants
+        if variant.pretrain and (config.run_of(variant) / "inputs.json").is_file()
+    ]
     if not begun:
         return
     given = before = describe(files)
@@ -80,38 +84,39 @@ def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -
         )
 
 
-def check(config: ExperimentConfig, arms: Sequence[Arm], stages: Sequence[Stage]) -> None:
-    """Raise InputError, before any work, for what would stop a later stage: a model, an arm or a task that is not there."""
+def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequence[Stage]) -> None:
+    """Raise InputError, before any work, for what would stop a later stage: a model, a variant or a task that is not there."""
     if "glue" in stages:
         available(config.glue, config.tasks)
-    models = {str(config.run_of(arm) / "model"): arm for arm in config.arms}
-    for arm in arms:
-        architecture = arm.pretrain.model if arm.pretrain else read_config(locate(arm.model))
+    models = {str(config.run_of(variant) / "model"): variant for variant in config.variants}
+    for variant in variants:
+        architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
         if "glue" in stages and config.glue.length > architecture.max_position_embeddings:
             raise InputError(
-                f"glue.length = {config.glue.length}: {arm.name} has {architecture.max_position_embeddings} positions"
+                f"glue.length = {config.glue.length}: {variant.name} has {architecture.max_position_embeddings} positions"
             )
-        if "pretrain" in stages and arm.pretrain and not has_weights(config.run_of(arm) / "model"):
-            for place in (arm.pretrain.init.source, arm.pretrain.teacher):
-                if (other := models.get(place)) and other not in arms and not has_weights(Path(place)):
+        if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
+            for place in (variant.pretrain.init.source, variant.pretrain.teacher):
+                if (other := models.get(place)) and other not in variants and not has_weights(Path(place)):
                     raise InputError(
-                        f"{arm.name}: begins with {place}, which is not there yet; --stages pretrain --arms {other.name} makes it"
+                        f"{variant.name}: begins with {place}, which is not there yet; "
+                        f"--stages pretrain --variants {other.name} makes it"
                     )
-            for place in filter(None, (arm.pretrain.data.corpus, arm.pretrain.data.heldout)):
+            for place in filter(None, (variant.pretrain.data.corpus, variant.pretrain.data.heldout)):
                 if "corpus" not in stages and not (Path(place) / "manifest.json").is_file():
                     raise InputError(
                         f"{place}: there is no corpus yet; --stages corpus with --text and --heldout-text makes it"
                     )
 
 
-def make(config: ExperimentConfig, arm: Arm) -> Path:
-    """Pre-train an arm, or copy the directory that it is: its HF directory."""
-    if arm.pretrain:
-        model = pretrain(arm.pretrain)
-        jax.clear_caches()  # each arm compiles its own step
+def make(config: ExperimentConfig, variant: Variant) -> Path:
+    """Pre-train a variant, or copy the directory that it is: its HF directory."""
+    if variant.pretrain:
+        model = pretrain(variant.pretrain)
+        jax.clear_caches()  # each variant compiles its own step
         return model
-    model, source = config.run_of(arm) / "model", locate(arm.model)
-    with run_directory.locked(config.run_of(arm)):
+    model, source = config.run_of(variant) / "model", locate(variant.model)
+    with run_directory.locked(config.run_of(variant)):
         if not model.is_dir():
             # What cannot be fine-tuned is said before it is copied.
             for read in (read_config, read_tensors, load_tokenizer):
@@ -120,31 +125,34 @@ def make(config: ExperimentConfig, arm: Arm) -> Path:
             write_directory(model, lambda partial: [shutil.copy(source / name, partial) for name in names] and None)
         elif fingerprint(model) != fingerprint(source):
             raise InputError(
-                f"{model}: is damaged, or not the model that {arm.name} is now, {arm.model}: remove it, or name the arm otherwise"
+                f"{model}: is damaged, or not the model that {variant.name} is now, {variant.model}: remove it, "
+                "or name the variant otherwise"
             )
     return model
 
 
-def tune(config: ExperimentConfig, arm: Arm) -> None:
-    """Fine-tune an arm on every task; each model chooses its settings from the same grid."""
-    run = config.run_of(arm)
+def tune(config: ExperimentConfig, variant: Variant) -> None:
+    """Fine-tune a variant on every task; each model chooses its settings from the same sweep."""
+    run = config.run_of(variant)
     if not has_weights(run / "model"):
         raise InputError(f"{run}: has no model yet; --stages pretrain makes it")
-    print(f"{arm.name}: fine-tuning", file=sys.stderr)
+    print(f"{variant.name}: fine-tuning", file=sys.stderr)
     where = dataclasses.replace(config.glue.run, directory=str(run / "glue"))
     tuning = dataclasses.replace(config.glue, model=str(run / "model"), run=where)
-    run_grid(tuning, config.tasks, arm.seeds, grid=config.grid, together=config.vmap_seeds)
+    run_sweep(tuning, config.tasks, variant.seeds, sweep=config.sweep, together=config.vmap_seeds)
     jax.clear_caches()
 
 
-def compare(config: ExperimentConfig, arms: Sequence[Arm]) -> None:
-    """One table of the arms that are there, as far as they are."""
-    missing = [arm.name for arm in config.arms if not has_weights(config.run_of(arm) / "model")]
-    if absent := [name for name in missing if name in (config.teacher, config.student, *(arm.name for arm in arms))]:
+def compare(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
+    """One table of the variants that are there, as far as they are."""
+    missing = [variant.name for variant in config.variants if not has_weights(config.run_of(variant) / "model")]
+    if absent := [
+        name for name in missing if name in (config.teacher, config.student, *(variant.name for variant in variants))
+    ]:
         print(f"{config.directory}: not there yet, and left out: {', '.join(absent)}", file=sys.stderr)
-    if not (there := [str(config.run_of(arm)) for arm in arms if arm.name not in missing]):
-        raise InputError(f"{config.directory}: none of these arms is there yet; --stages pretrain makes them")
-    first = next((arm.pretrain.data for arm in config.arms if arm.pretrain), None)
+    if not (there := [str(config.run_of(variant)) for variant in variants if variant.name not in missing]):
+        raise InputError(f"{config.directory}: none of these variants is there yet; --stages pretrain makes them")
+    first = next((variant.pretrain.data for variant in config.variants if variant.pretrain), None)
     beside = {
         of: "" if name in missing else f"{config.directory}/{name}"
         for of, name in (("teacher", config.teacher), ("against", config.student))
@@ -161,17 +169,17 @@ def compare(config: ExperimentConfig, arms: Sequence[Arm]) -> None:
 def command(
     config: tyro.conf.Positional[str],
     stages: tuple[Stage, ...] = STAGES,
-    arms: tuple[str, ...] = (),
+    variants: tuple[str, ...] = (),
     text: tuple[Path, ...] = (),
     heldout_text: tuple[Path, ...] = (),
     data: str = "",
 ) -> None:
-    """Run an experiment, or some stages of it, or some arms. What has ended is found.
+    """Run an experiment, or some stages of it, or some variants. What has ended is found.
 
     Args:
         config: file whose get_config() returns an ExperimentConfig.
         stages: corpus, pretrain, glue, report; in this order.
-        arms: names of those to pre-train, fine-tune and report; all if none is given.
+        variants: names of those to pre-train, fine-tune and report; all if none is given.
         text: .txt, .txt.xz or .txt.gz files to train on, UTF-8, a blank line between documents; none once the corpus is there.
         heldout_text: files for evaluation only.
         data: folder with <task>/{train,validation}.parquet; empty: what the config says, else GLUE from the hub.
@@ -186,24 +194,24 @@ def command(
             raise InputError(f"{path}: no such file")
     if not stages:
         raise InputError(f"--stages: expected one or more of {', '.join(STAGES)}")
-    names = [arm.name for arm in given.arms]
-    if len(set(arms)) < len(arms):
-        raise InputError(f"--arms {' '.join(arms)}: expected each once")
-    for name in arms:
+    names = [variant.name for variant in given.variants]
+    if len(set(variants)) < len(variants):
+        raise InputError(f"--variants {' '.join(variants)}: expected each once")
+    for name in variants:
         if name not in names:
-            raise InputError(f"--arms {name}: no such arm in {config}; {nearest(name, names)}")
-    chosen = [arm for arm in given.arms if not arms or arm.name in arms]
+            raise InputError(f"--variants {name}: no such variant in {config}; {nearest(name, names)}")
+    chosen = [variant for variant in given.variants if not variants or variant.name in variants]
     check(given, chosen, stages)
     if "corpus" in stages:
         build_corpora(given, text, heldout_text)
     if "pretrain" in stages:
-        for arm in chosen:
+        for variant in chosen:
             with signals.leaving_when_asked():
-                make(given, arm)
+                make(given, variant)
     if "glue" in stages:
         with signals.leaving_when_asked(), runtime.compiling_once():
-            for arm in chosen:
-                tune(given, arm)
+            for variant in chosen:
+                tune(given, variant)
     if "report" in stages:
         with signals.leaving_when_asked():
             compare(given, chosen)

@@ -44,9 +44,9 @@ def measure(
     }
     if heldout and MaskedLM.is_whole(model):
         itself = bool(teacher) and Path(teacher).resolve() == run.resolve()
-        guide = str(Path(teacher) / "model") if teacher and not itself else ""
+        teacher_model = str(Path(teacher) / "model") if teacher and not itself else ""
         figures |= evaluate_mlm(
-            str(model), heldout, teacher=guide, length=length, sequences=sequences, max_rows=max_rows
+            str(model), heldout, teacher=teacher_model, length=length, sequences=sequences, max_rows=max_rows
         )
         figures["heldout_tokens"] = int(figures.pop("tokens"))
         if itself:

@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from distilbert_jax.base.files import fingerprint_of
-from distilbert_jax.errors import InputError, tell_once
+from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.finetuning.tasks import TASKS, Task
 from distilbert_jax.text.tokenizer import Row, stack
 
@@ -125,7 +125,7 @@ def test_splits(task: Task, folder: str) -> list[tuple[Task, str, str]]:
     there = [(of, split, file) for of in by_it for split, file in of.submission.items()]
     for of, split, _ in there:
         if not has_split(of, split, folder):
-            tell_once(f"{folder}: has no {of.name}/{split}.parquet: not predicted")
+            warn_once(f"{folder}: has no {of.name}/{split}.parquet: not predicted")
     return [(of, split, file) for of, split, file in there if has_split(of, split, folder)]
 
 
@@ -152,7 +152,7 @@ def _file(task: Task, split: str, folder: str) -> Path:
     return where
 
 
-def is_held_out(rows: Any, task: Task) -> np.ndarray:
+def in_selection_split(rows: Any, task: Task) -> np.ndarray:
     """bool [n]: which rows of a training split settings are chosen on, a tenth by the hash of the first text.
 
     Rows that share their first text (the premises of MNLI, three times each) are on the same side.

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from distilbert_jax.config import GuideConfig
+from distilbert_jax.config import DistillConfig
 from distilbert_jax.models.layers import fold_rows
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import losses
@@ -14,10 +14,10 @@ from distilbert_jax.training.objective import DROPOUT, Batch, Metrics, Objective
 
 
 def classification(
-    graphdef: nnx.GraphDef, num_labels: int, guide: nnx.GraphDef | None = None, config: GuideConfig | None = None
+    graphdef: nnx.GraphDef, num_labels: int, teacher: nnx.GraphDef | None = None, config: DistillConfig | None = None
 ) -> Objective:
     """Cross-entropy of a `SequenceClassification`, or mean squared error when it has one label; with a teacher also the distance
-    from it, as `GuideConfig` says. The teacher's parameters are the frozen ones.
+    from it, as `DistillConfig` says. The teacher's parameters are the frozen ones.
 
     Batches hold input_ids, attention_mask, token_type_ids, labels (int32, or float32 for a regression) and weights float32 [B],
     0 for rows that only fill up the last batch.
@@ -32,9 +32,9 @@ def classification(
             value = jnp.sum(weights * jnp.square(logits[:, 0] - batch["labels"])) / totals["examples"]
         else:
             value = losses.cross_entropy(logits, batch["labels"], weights) / totals["examples"]
-        if guide is None or config is None:
+        if teacher is None or config is None:
             return value, {}
-        taught = classify(merge(guide, frozen), batch, None)
+        taught = classify(merge(teacher, frozen), batch, None)
         if num_labels == 1:
             distance = {"loss_mse": losses.logit_mse(logits, taught, weights) / totals["examples"]}
         else:

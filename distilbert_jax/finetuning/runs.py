@@ -37,10 +37,10 @@ from distilbert_jax.training.step import TrainState, init_state, make_train_step
 
 def directory_of(config: FinetuneConfig) -> Path:
     """`run.directory`, or runs/glue/<model>/<task>-<seed> when that is empty."""
-    return Path(config.run.directory or grid_directory(config) / f"{config.task}-{config.run.seed}")
+    return Path(config.run.directory or sweep_directory(config) / f"{config.task}-{config.run.seed}")
 
 
-def grid_directory(config: FinetuneConfig) -> Path:
+def sweep_directory(config: FinetuneConfig) -> Path:
     """Where the runs of one model stand side by side when nobody names a place: runs/glue/<model>."""
     return Path("runs/glue") / "-".join(
         part for part in Path(config.model).parts[-2:] if part not in ("/", "model", "..")
@@ -108,12 +108,12 @@ def _inputs(config: FinetuneConfig) -> dict[str, str]:
     if not config.model:
         raise InputError("model is not set: name an HF directory with --model")
     task = find_task(config.task)
-    splits = ("train",) if config.held_out else ("train", *task.dev)
+    splits = ("train",) if config.selection_split else ("train", *task.dev)
     inputs = {"model": hf_format.fingerprint(config.model)}
     if not task.trained_by:
         inputs |= {f"data ({split})": datasets.fingerprint(task, split, config.data) for split in splits}
-    if config.guide.teacher:
-        inputs["guide.teacher"] = hf_format.fingerprint(guide_of(config))
+    if config.distill.teacher:
+        inputs["distill.teacher"] = hf_format.fingerprint(teacher_of(config))
     return inputs
 
 
@@ -148,9 +148,9 @@ def _unpredicted(config: FinetuneConfig, directory: Path, found: dict[str, Any])
     return found.get("tested") != asked or not kept
 
 
-def guide_of(config: FinetuneConfig) -> str:
+def teacher_of(config: FinetuneConfig) -> str:
     """The directory of a run's teacher, or ""."""
-    return config.guide.teacher.replace("{task}", config.task).replace("{seed}", str(config.run.seed))
+    return config.distill.teacher.replace("{task}", config.task).replace("{seed}", str(config.run.seed))
 
 
 class Tuning:
@@ -195,11 +195,11 @@ class Tuning:
         train = read(task, "train")
         if config.max_train_rows:
             train = train.select(range(min(config.max_train_rows, len(train))))
-        if config.held_out:
-            out = datasets.is_held_out(train, task)
+        if config.selection_split:
+            out = datasets.in_selection_split(train, task)
             if out.all() or not out.any():
                 raise InputError(f"{task.name}: {len(train)} training rows are too few to hold a tenth of them out")
-            self.scored = {"held_out": encode(train.select(np.flatnonzero(out)))}
+            self.scored = {"selection_split": encode(train.select(np.flatnonzero(out)))}
             train = train.select(np.flatnonzero(~out))
         else:
             self.scored = {name: encode(read(task, name)) for name in task.dev}
@@ -216,7 +216,7 @@ class Tuning:
             config.model,
             dtype=jnp.dtype(config.run.dtype),
             seed=config.run.seed,
-            redraw=() if known else ("classifier.",),
+            reinitialise=() if known else ("classifier.",),
             labels=self.labels,
         )
 
@@ -234,26 +234,26 @@ class Tuning:
 
     def _teacher_of(self, configs: Sequence[FinetuneConfig]) -> str:
         """The directory of the teacher of these runs, or ""."""
-        names = set(map(guide_of, configs))
+        names = set(map(teacher_of, configs))
         if len(names) > 1:
             raise InputError(
-                f"guide.teacher = {self.config.guide.teacher}: seeds of one program share their teacher; leave out --vmap-seeds"
+                f"distill.teacher = {self.config.distill.teacher}: seeds of one program share their teacher; leave out --vmap-seeds"
             )
         return names.pop()
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 (both end with the runs of a task)
-    def _guide(self, name: str) -> tuple[nnx.GraphDef | None, Params]:
+    def _load_teacher(self, name: str) -> tuple[nnx.GraphDef | None, Params]:
         """A teacher: (graphdef, parameters)."""
         if not name:
             return None, {}
         teacher = SequenceClassification.from_pretrained(name, dtype=jnp.dtype(self.config.run.dtype), new_head=False)
         if len(teacher.config.labels) != len(self.labels):
             raise InputError(
-                f"guide.teacher = {name}: has {len(teacher.config.labels)} labels, {self.task.name} {len(self.labels)}"
+                f"distill.teacher = {name}: has {len(teacher.config.labels)} labels, {self.task.name} {len(self.labels)}"
             )
         if load_tokenizer(name).get_vocab() != self.tokenizer.get_vocab():
             raise InputError(
-                f"guide.teacher = {name}: its tokenizer is not that of {self.config.model}; ids would differ"
+                f"distill.teacher = {name}: its tokenizer is not that of {self.config.model}; ids would differ"
             )
         graphdef, params = split(teacher)
         params = sharding.pad_vocabulary(params)
@@ -261,13 +261,13 @@ class Tuning:
 
     def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[dict[str, Any]]:
         """Train these runs, side by side when there is more than one, and score them: the results of `finetune_seeds`."""
-        guide = self._guide(self._teacher_of(configs))
+        teacher = self._load_teacher(self._teacher_of(configs))
         self._announce(configs, directories)
         every, begun, why = self.config.run.log_every, time.perf_counter(), {}
         with contextlib.ExitStack() as stack:
             logs = [stack.enter_context(contextlib.closing(RunLog(path, 0, every))) for path in directories]
             try:
-                trained = self._fit(configs, *guide, logs, why)
+                trained = self._fit(configs, *teacher, logs, why)
             except DivergedError:  # each of them has its reason in `why`
                 trained = [None] * len(configs)
             seconds = time.perf_counter() - begun
@@ -288,7 +288,7 @@ class Tuning:
     def _fit(
         self,
         configs: Sequence[FinetuneConfig],
-        guide: nnx.GraphDef | None,
+        teacher: nnx.GraphDef | None,
         frozen: Params,
         logs: Sequence[RunLog],
         diverged: dict[int, str],
@@ -297,14 +297,14 @@ class Tuning:
         config, several = self.config, len(configs) > 1
         states = [self._initial_state(one) for one in configs]
         state = stack_states(states, self.mesh) if several else states[0]
-        if (len(configs), guide) not in self._steps:
-            of_labels = objective.classification(self.graphdef, len(self.labels), guide, config.guide)
-            self._steps[len(configs), guide] = make_train_step(
+        if (len(configs), teacher) not in self._steps:
+            of_labels = objective.classification(self.graphdef, len(self.labels), teacher, config.distill)
+            self._steps[len(configs), teacher] = make_train_step(
                 of_labels, self.optimizer, state, frozen, self.mesh, config.optimizer.accumulate, stacked=several
             )
         state = fit(
             state,
-            self._steps[len(configs), guide],
+            self._steps[len(configs), teacher],
             frozen,
             functools.partial(self._placed, [self._batches(one) for one in configs]),
             config.run,

@@ -36,7 +36,7 @@ def spelled(task: Task, logits: np.ndarray) -> list[str]:
 
 
 def write_submission(results: Sequence[dict[str, Any]], path: str) -> dict[str, int]:
-    """Write the zip from runs of `grid.run_grid`; of each task the run with the best dev score is taken.
+    """Write the zip from runs of `sweep.run_sweep`; of each task the run with the best dev score is taken.
 
     Returns:
         {file: seed of its run}, of the files in it.

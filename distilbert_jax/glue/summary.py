@@ -1,4 +1,4 @@
-"""What the runs of a GLUE grid come to: medians, spreads, failed seeds, and what has to be known of them."""
+"""What the runs of a GLUE sweep come to: medians, spreads, failed seeds, and what has to be known of them."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ def medians(results: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Per task, of the runs of `grid.run_grid`: `median`, `min` and `max` of the score over `seeds` runs, how many `failed`
+    """Per task, of the runs of `sweep.run_sweep`: `median`, `min` and `max` of the score over `seeds` runs, how many `failed`
     (diverged, answered the same to every row, or no better than the `majority` class; WNLI, where no model is, aside), every
     metric's median on every dev split in `metrics`, rows, {seed: why} of those that `diverged`, and the `choice` of settings."""
     by_task: dict[str, list[dict[str, Any]]] = {}
@@ -70,7 +70,7 @@ def summary(results: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 
 def read(run: dict[str, Any]) -> Predictions:
-    """What a run of `grid.run_grid` predicted of its first dev split.
+    """What a run of `sweep.run_sweep` predicted of its first dev split.
 
     Raises:
         InputError: that is missing, damaged, or scores otherwise than results.json says.
@@ -106,7 +106,7 @@ def mean_score(scores: Mapping[str, float]) -> float | None:
 
 
 def read_runs(directory: str) -> list[dict[str, Any]]:
-    """The results that a grid left in its directory, each with its `directory` and the `choice` of its settings.
+    """The results that a sweep left in its directory, each with its `directory` and the `choice` of its settings.
 
     Raises:
         InputError: there are none, or one is no result of a fine-tuning run.
@@ -129,7 +129,7 @@ def read_runs(directory: str) -> list[dict[str, Any]]:
 
 
 def _read_choice(file: Path) -> dict[str, Any] | None:
-    """What `grid.choose` wrote; None where nothing was chosen."""
+    """What `sweep.choose` wrote; None where nothing was chosen."""
     if not file.is_file():
         return None
     choice = read_json(file)
@@ -151,8 +151,10 @@ def _settings(run: dict[str, Any]) -> str:
     )
     if Path(config.model).parent.name.startswith("mnli-"):
         said += ", from the MNLI model of the same seed"
-    if config.guide.teacher:
-        said += f", distilled from {config.guide.teacher} (α {config.guide.alpha:g}, T {config.guide.temperature:g})"
+    if config.distill.teacher:
+        said += (
+            f", distilled from {config.distill.teacher} (α {config.distill.alpha:g}, T {config.distill.temperature:g})"
+        )
     return said
 
 

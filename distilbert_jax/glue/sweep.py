@@ -1,4 +1,4 @@
-"""The grid of tasks × seeds, and the choice of settings before it. What has ended is found, so that an interrupted grid goes on."""
+"""GLUE sweep: tasks × seeds, and the learning-rate sweep before it. What has ended is found: an interrupted sweep goes on."""
 
 import dataclasses
 import itertools
@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from distilbert_jax.base.files import write_json
-from distilbert_jax.config import FinetuneConfig, GridConfig
-from distilbert_jax.errors import InputError, tell_once
+from distilbert_jax.config import FinetuneConfig, SweepConfig
+from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.finetuning.datasets import check_file, has_split, test_splits
-from distilbert_jax.finetuning.runs import finetune_seeds, grid_directory
+from distilbert_jax.finetuning.runs import finetune_seeds, sweep_directory
 from distilbert_jax.finetuning.tasks import Task, find_task
 
 FROM_MNLI = (
@@ -22,19 +22,19 @@ FROM_MNLI = (
 )  # small tasks that gain from a start at the MNLI model (Phang et al. 2018, arXiv 1811.01088)
 
 
-def run_grid(
+def run_sweep(
     config: FinetuneConfig,
     tasks: Sequence[str],
     seeds: Sequence[int],
     *,
-    grid: GridConfig | None = None,
+    sweep: SweepConfig | None = None,
     together: bool = False,
     from_mnli: bool = False,
 ) -> list[dict[str, Any]]:
     """Fine-tune every (task, seed); finished ones are found. Tasks that a local folder lacks are told of and left out.
 
     Args:
-        grid: settings to choose among for each task, on a held-out tenth of its train split.
+        sweep: settings to choose among for each task, on a selection split, a tenth of its train split.
         together: the seeds of a task in one vmapped step, else in turn.
         from_mnli: RTE, MRPC and STS-B start from the MNLI model of the same seed, which is trained first.
 
@@ -49,9 +49,11 @@ def run_grid(
             raise InputError(f"{option} {' '.join(map(str, given))}: expected one or more, each once")
     for seed in seeds:
         dataclasses.replace(config.run, seed=seed)  # says what is wrong with it before anything is trained
-    if grid and grid.seeds != GridConfig().seeds and _settings(grid) == [{}]:
-        raise InputError("--grid.seeds: nothing to choose among; name settings, such as --grid.learning-rate 5e-5 1e-4")
-    base = Path(config.run.directory or grid_directory(config))
+    if sweep and sweep.seeds != SweepConfig().seeds and _settings(sweep) == [{}]:
+        raise InputError(
+            "--sweep.seeds: nothing to choose among; name settings, such as --sweep.learning-rate 5e-5 1e-4"
+        )
+    base = Path(config.run.directory or sweep_directory(config))
     wanted = available(config, tasks)
     if from_mnli and any(task.name in FROM_MNLI for task in wanted):
         mnli = find_task("mnli")
@@ -74,8 +76,8 @@ def run_grid(
         if start:
             _check_start(found)
         choice = None
-        if grid and _settings(grid) != [{}]:
-            single, choice = choose(dataclasses.replace(single, model=model_of(seeds[0])), grid)
+        if sweep and _settings(sweep) != [{}]:
+            single, choice = choose(dataclasses.replace(single, model=model_of(seeds[0])), sweep)
         configs = [
             dataclasses.replace(
                 single,
@@ -119,7 +121,7 @@ def available(config: FinetuneConfig, names: Sequence[str]) -> list[Task]:
     if not there:
         raise InputError(f"{config.data}: has no folder {absent}; --data names one with <task>/train.parquet")
     if absent:
-        tell_once(f"{config.data}: has no {absent}: left out")
+        warn_once(f"{config.data}: has no {absent}: left out")
     for task in there:
         _check_files(config, task)
     return there
@@ -131,14 +133,14 @@ def _check_files(config: FinetuneConfig, task: Task) -> None:
         check_file(of, split, config.data)
 
 
-def _settings(grid: GridConfig) -> list[dict[str, Any]]:
+def _settings(sweep: SweepConfig) -> list[dict[str, Any]]:
     """Every combination of the values that are given: {field: value}."""
-    fields = {name: getattr(grid, name) for name in ("learning_rate", "batch_size", "epochs") if getattr(grid, name)}
+    fields = {name: getattr(sweep, name) for name in ("learning_rate", "batch_size", "epochs") if getattr(sweep, name)}
     return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
 
 
-def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, dict[str, Any]]:
-    """The setting with the best mean score on the held-out tenth of train; dev is not read.
+def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, dict[str, Any]]:
+    """The setting with the best mean score on the selection split, a tenth of train; dev is not read.
 
     Its runs stand in `<run.directory>/choice/<task>/`. Of equal scores the first counts; a setting of which a run diverged is out.
 
@@ -151,17 +153,17 @@ def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, di
     """
     base = Path(config.run.directory) / "choice" / config.task
     tried = []
-    for setting in _settings(grid):
+    for setting in _settings(sweep):
         name = "-".join(f"{field.replace('_', '-')}-{value}" for field, value in setting.items())
         configs = [
             dataclasses.replace(
                 _with(config, setting),
-                held_out=True,
+                selection_split=True,
                 save_model=False,
                 predict_test=False,
                 run=dataclasses.replace(config.run, seed=seed, directory=str(base / f"{name}-{seed}")),
             )
-            for seed in grid.seeds
+            for seed in sweep.seeds
         ]
         results = finetune_seeds(configs)
         diverged = any(result["diverged"] for result in results)
@@ -171,9 +173,9 @@ def choose(config: FinetuneConfig, grid: GridConfig) -> tuple[FinetuneConfig, di
         raise InputError(f"{base}: each of the {len(tried)} settings diverged; try lower learning rates")
     best = max(ended, key=lambda row: row["score"])
     chosen = {field: value for field, value in best.items() if field != "score"}
-    runs = len(tried) * len(grid.seeds)
+    runs = len(tried) * len(sweep.seeds)
     print(
-        f"{config.task}: chosen from {runs} run{'s' if runs != 1 else ''} on a held-out tenth of train: "
+        f"{config.task}: chosen from {runs} run{'s' if runs != 1 else ''} on a selection split, a tenth of train: "
         + ", ".join(f"{field} {value:g}" for field, value in chosen.items())
         + f" (score {best['score']:.1f}, worst {min(row['score'] for row in ended):.1f}"
         + (f", {len(tried) - len(ended)} of {len(tried)} settings diverged)" if len(ended) < len(tried) else ")"),

@@ -39,8 +39,8 @@ def table_of(
     """Everything that the table says, as JSON.
 
     Args:
-        results: of `grid.run_grid`.
-        teacher: results of the teacher's grid, to say how much of its score is retained.
+        results: of `sweep.run_sweep`.
+        teacher: results of the teacher's sweep, to say how much of its score is retained.
         cost: what else is known of model and teacher (parameters, speed); goes in as it is.
     """
     tasks = summary(results)

@@ -19,7 +19,7 @@ from safetensors.flax import load_file
 from distilbert_jax.base.files import fingerprint_of
 from distilbert_jax.base.hub import FILES, locate
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.errors import InputError, tell_once
+from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.models.params import Params
 
 _SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id")
@@ -230,7 +230,7 @@ def to_params(
         )
     skipped = sorted({name if _BUFFERS.search(name) else name.rpartition(".")[0] for name in left})
     if skipped:
-        tell_once(f"{where}: not used here: {', '.join(skipped)}")
+        warn_once(f"{where}: not used here: {', '.join(skipped)}")
     if initialised:
-        tell_once(f"{where}: newly initialised: {', '.join(sorted(initialised))}")
+        warn_once(f"{where}: newly initialised: {', '.join(sorted(initialised))}")
     return params

@@ -54,7 +54,7 @@ class PretrainedModel(nnx.Module):
         dtype: DTypeLike = jnp.float32,
         seed: int = 0,
         new_head: bool = True,
-        redraw: Collection[str] = (),
+        reinitialise: Collection[str] = (),
         **changes: Any,
     ) -> Self:
         """Load a model from an HF directory or, where there is no such directory, by its id on the Hugging Face hub.
@@ -66,8 +66,8 @@ class PretrainedModel(nnx.Module):
         Args:
             revision: branch, tag or commit on the hub.
             dtype: of the matmuls; parameters are float32.
-            new_head: False: a head that the file lacks is an error, none is drawn.
-            redraw: what the paths of parameters begin with that are drawn anew although the file may hold them, such as
+            new_head: False: a head that the file lacks is an error, none is made.
+            reinitialise: what the paths of parameters begin with that are initialised anew although the file may hold them, such as
                 "classifier." of another task.
             changes: fields of `ModelConfig` to set otherwise, e.g. `labels` for a new classifier; other arguments of the class
                 (`add_pooling_layer=False` of a bare model).
@@ -86,7 +86,7 @@ class PretrainedModel(nnx.Module):
         graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
         tensors = read_tensors(directory)
         for path in shapes:
-            if path.startswith(tuple(redraw)):
+            if path.startswith(tuple(reinitialise)):
                 tensors.pop(hf_name(family.names, path), None)
         params = to_params(tensors, family.names, config.model_type, shapes, str(path_or_id), new_head=new_head)
         if len(params) < len(shapes):

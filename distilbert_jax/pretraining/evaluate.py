@@ -47,8 +47,8 @@ def mlm_evaluation(
     max_rows: int | None = None,
     show_progress: bool = False,
 ) -> Evaluate:
-    """A function of parameters: `mlm_loss` (nats a drawn token), `mlm_accuracy`, `perplexity`, `tokens` (how many were drawn)
-    and, with a teacher, `kl_to_teacher`, the mean of KL(teacher ‖ model) over the drawn tokens in nats, at temperature 1; with an
+    """A function of parameters: `mlm_loss` (nats a masked token), `mlm_accuracy`, `perplexity`, `tokens` (how many were masked)
+    and, with a teacher, `kl_to_teacher`, the mean of KL(teacher ‖ model) over the masked tokens in nats, at temperature 1; with an
     objective the parts of its loss, without dropout.
 
     Args:
@@ -61,13 +61,13 @@ def mlm_evaluation(
     spread = mesh.shape["data"] * mesh.shape["fsdp"]
     batch_size = -(-min(batch_size, number) // spread) * spread
     weights = log_weights(rows.corpus.token_counts, tuple(vars(specials).values()), MASKING)
-    guide, frozen = teacher or (None, {})
+    teacher_graphdef, frozen = teacher or (None, {})
 
     def sums(params: Params, frozen: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(SEED), batch["row"])
         ids, segments = batch["input_ids"], batch["segment_ids"]
         masked = corrupt(keys, ids, segments > 0, jnp.asarray(weights), specials.mask, MASKING)
-        drawn = masked.weights * batch["counts"][:, None]
+        masked_weights = masked.weights * batch["counts"][:, None]
 
         def logits(graph: nnx.GraphDef, values: Params) -> jax.Array:
             model = merge(graph, values)
@@ -76,18 +76,18 @@ def mlm_evaluation(
 
         ours = logits(graphdef, params)
         found = {
-            "tokens": drawn.sum(),
-            "mlm_loss": cross_entropy(ours, masked.labels, drawn),
-            "mlm_accuracy": jnp.sum(drawn * (ours.argmax(-1) == masked.labels)),
+            "tokens": masked_weights.sum(),
+            "mlm_loss": cross_entropy(ours, masked.labels, masked_weights),
+            "mlm_accuracy": jnp.sum(masked_weights * (ours.argmax(-1) == masked.labels)),
         }
-        if guide is not None:
-            theirs = jax.nn.log_softmax(logits(guide, frozen))
+        if teacher_graphdef is not None:
+            theirs = jax.nn.log_softmax(logits(teacher_graphdef, frozen))
             divergence = jnp.sum(jnp.exp(theirs) * (theirs - jax.nn.log_softmax(ours)), axis=-1)
             # Rounding takes the divergence of two equal distributions a little below 0.
-            found["kl_to_teacher"] = jnp.sum(drawn * jnp.maximum(divergence, 0.0))
+            found["kl_to_teacher"] = jnp.sum(masked_weights * jnp.maximum(divergence, 0.0))
         if objective is not None:  # what it has in common with the above is computed once
             real = segments * batch["counts"][:, None].astype(jnp.int32)
-            given = {**batch, **masked._asdict(), "segment_ids": real, "masked_weights": drawn, "rngs": None}
+            given = {**batch, **masked._asdict(), "segment_ids": real, "masked_weights": masked_weights, "rngs": None}
             found |= objective.loss(params, frozen, given, {"tokens": 1.0, "masked": 1.0, "rows": 1.0})[1]
             found |= {"all_tokens": jnp.sum(real > 0), "rows": batch["counts"].sum()}
         return found
@@ -130,11 +130,11 @@ def heldout(setup: Setup) -> Evaluate:
     rows, _ = corpus_rows(config.data.heldout, config.data.length, config.data.sequences)
     if rows.corpus.tokenizer_fingerprint != setup.rows.corpus.tokenizer_fingerprint:
         raise InputError(f"data.heldout = {config.data.heldout}: made with another tokenizer than {config.data.corpus}")
-    guide = (teacher.graphdef, teacher.params) if teacher else None
+    given_teacher = (teacher.graphdef, teacher.params) if teacher else None
     objective = setup.objective if teacher or config.data.sequences == "pair" else None
     specials, batch_size = rows.corpus.specials, config.data.batch_size
     return mlm_evaluation(
-        setup.graphdef, rows, specials, batch_size, setup.mesh, teacher=guide, objective=objective, max_rows=512
+        setup.graphdef, rows, specials, batch_size, setup.mesh, teacher=given_teacher, objective=objective, max_rows=512
     )
 
 
@@ -168,7 +168,7 @@ def evaluate_mlm(
     mesh = sharding.make_mesh(MeshConfig())
     head = PreTraining if sequences == "pair" and PreTraining.is_whole(model) else MaskedLM
     loaded = load_teacher(model, tokenizer, "--model", jnp.dtype(dtype), head=head)
-    guide = split(load_teacher(teacher, tokenizer, "--teacher", jnp.dtype(dtype))) if teacher else None
+    given_teacher = split(load_teacher(teacher, tokenizer, "--teacher", jnp.dtype(dtype))) if teacher else None
     graphdef, params = split(loaded)
     specials, objective = rows.corpus.specials, None
     if head is PreTraining:
@@ -180,7 +180,7 @@ def evaluate_mlm(
         specials,
         batch_size,
         mesh,
-        teacher=guide,
+        teacher=given_teacher,
         objective=objective,
         max_rows=max_rows,
         show_progress=True,

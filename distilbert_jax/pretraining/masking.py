@@ -15,10 +15,10 @@ from distilbert_jax.config import MaskingConfig
 
 
 class Masked(NamedTuple):
-    """A corrupted batch: M is the most tokens that a row of T tokens can have drawn.
+    """A corrupted batch: M is the most tokens that a row of T tokens can have masked.
 
-    input_ids int32 [B, T]; positions int32 [B, M] of the drawn tokens; labels int32 [B, M], their true ids;
-    weights float32 [B, M], 1 where a token was drawn, 0 where the row had fewer.
+    input_ids int32 [B, T]; positions int32 [B, M] of the masked tokens; labels int32 [B, M], their true ids;
+    weights float32 [B, M], 1 where a token is masked, 0 where the row had fewer.
     """
 
     input_ids: jax.Array
@@ -39,7 +39,7 @@ def log_weights(token_counts: np.ndarray, special_ids: tuple[int, ...], config: 
     return logs.astype(np.float32)
 
 
-def draws(tokens: Any, probability: float) -> Any:
+def masked_count(tokens: Any, probability: float) -> Any:
     """ceil(probability · tokens) of an int or an array of them, exact for a share of up to four decimals.
 
     Float32 on the device would round 15.0 up to 16.
@@ -69,16 +69,16 @@ def corrupt(
     )
     tokens = is_token.sum(-1, dtype=jnp.int32)
     if config.per == "row":
-        M = draws(T, config.probability)
+        M = masked_count(T, config.probability)
         positions = jnp.argsort(-scores)[:, :M]
-        drawn = jnp.arange(M) < draws(tokens, config.probability)[:, None]
+        chosen = jnp.arange(M) < masked_count(tokens, config.probability)[:, None]
     else:
-        # Any row may have all its tokens drawn.
+        # Any row may have all its tokens masked.
         M = T
         positions = jnp.argsort(-scores)
         rank = jnp.argsort(jnp.argsort(-scores.reshape(-1))).reshape(B, T)
-        drawn = jnp.take_along_axis(rank, positions, 1) < draws(tokens.sum(), config.probability)
-    drawn &= jnp.take_along_axis(scores, positions, 1) > -jnp.inf
+        chosen = jnp.take_along_axis(rank, positions, 1) < masked_count(tokens.sum(), config.probability)
+    chosen &= jnp.take_along_axis(scores, positions, 1) > -jnp.inf
     labels = jnp.take_along_axis(input_ids, positions, 1)
 
     def replaced(how: jax.Array, other: jax.Array, labels: jax.Array) -> jax.Array:
@@ -90,5 +90,5 @@ def corrupt(
         return jnp.where((share >= config.mask) & (share < config.mask + config.random), replacement, corrupted)
 
     put = jax.vmap(lambda ids, positions, values: ids.at[positions].set(values, unique_indices=True))
-    new_ids = put(input_ids, positions, jnp.where(drawn, jax.vmap(replaced)(how, other, labels), labels))
-    return Masked(new_ids, positions, jnp.where(drawn, labels, 0), drawn.astype(jnp.float32))
+    new_ids = put(input_ids, positions, jnp.where(chosen, jax.vmap(replaced)(how, other, labels), labels))
+    return Masked(new_ids, positions, jnp.where(chosen, labels, 0), chosen.astype(jnp.float32))

@@ -34,7 +34,7 @@ def _prepare_packed(
         }
         totals = {
             "tokens": is_token.sum().astype(jnp.float32),
-            # A batch without a single drawn token (all of it special) has a loss of 0, not 0/0.
+            # A batch without a single masked token (all of it special) has a loss of 0, not 0/0.
             "masked": jnp.maximum(masked.weights.sum(), 1.0),
         }
         if "next_sentence_label" in batch:
@@ -51,7 +51,7 @@ def encode(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
 
 
 def masked_lm(graphdef: nnx.GraphDef, weights: np.ndarray, mask_id: int, masking: MaskingConfig) -> Objective:
-    """Cross-entropy at the drawn positions; logits are computed there only.
+    """Cross-entropy at the masked positions; logits are computed there only.
 
     Args:
         graphdef: of a `MaskedLM`.
@@ -76,8 +76,8 @@ def pretraining(graphdef: nnx.GraphDef, weights: np.ndarray, mask_id: int, maski
     def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
         model = merge(graphdef, params)
         hidden = encode(model, batch, batch["rngs"])
-        drawn = model.logits(at_positions(hidden, batch["positions"]))
-        mlm = losses.cross_entropy(drawn, batch["labels"], batch["masked_weights"]) / totals["masked"]
+        masked = model.logits(at_positions(hidden, batch["positions"]))
+        mlm = losses.cross_entropy(masked, batch["labels"], batch["masked_weights"]) / totals["masked"]
         logits, label = model.next_sentence(hidden), batch["next_sentence_label"]
         there = jnp.any(batch["segment_ids"] > 0, axis=1).astype(jnp.float32)
         nsp = losses.cross_entropy(logits, label, there) / totals["rows"]
@@ -99,12 +99,17 @@ def distillation(
     """The triple loss: student and teacher see the same corrupted ids, the teacher without dropout.
 
     L = α_ce·L_ce + α_mlm·L_mlm + α_cos·L_cos + α_mse·L_mse, where L_ce and L_mse are means over all tokens of the global
-    batch or over the drawn ones (`ce_tokens`), L_mlm over the drawn ones, L_cos over all. A term of weight 0 is not computed.
-    With `chunk`, the logits of all tokens are never held at once; L_mlm then computes those of the drawn ones a second time.
+    batch or over the masked ones (`ce_tokens`), L_mlm over the masked ones, L_cos over all. A term of weight 0 is not computed.
+    With `chunk`, the logits of all tokens are never held at once; L_mlm then computes those of the masked ones a second time.
     """
 
-    everywhere_or_drawn = "tokens" if config.ce_tokens == "all" else "masked"
-    over = {"loss_ce": everywhere_or_drawn, "loss_mlm": "masked", "loss_cos": "tokens", "loss_mse": everywhere_or_drawn}
+    everywhere_or_masked = "tokens" if config.ce_tokens == "all" else "masked"
+    over = {
+        "loss_ce": everywhere_or_masked,
+        "loss_mlm": "masked",
+        "loss_cos": "tokens",
+        "loss_mse": everywhere_or_masked,
+    }
 
     def weighted(parts: Metrics, total: jax.Array | float = 0.0) -> jax.Array | float:
         for name, value in parts.items():
@@ -129,29 +134,29 @@ def distillation(
         return weighted(parts), parts
 
     def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
-        model, guide = merge(student, params), merge(teacher, frozen)
+        model, taught_by = merge(student, params), merge(teacher, frozen)
         s_hidden = encode(model, batch, batch["rngs"])
-        t_hidden = jax.lax.stop_gradient(encode(guide, batch, None))
+        t_hidden = jax.lax.stop_gradient(encode(taught_by, batch, None))
         everywhere = (batch["segment_ids"] > 0).astype(jnp.float32)
-        drawn = functools.partial(at_positions, positions=batch["positions"])
+        at_masked = functools.partial(at_positions, positions=batch["positions"])
         if not config.takes_all_logits:
-            s_drawn = model.logits(drawn(s_hidden))
-            parts = between(s_drawn, guide.logits(drawn(t_hidden)), batch["masked_weights"], totals)
+            s_masked = model.logits(at_masked(s_hidden))
+            parts = between(s_masked, taught_by.logits(at_masked(t_hidden)), batch["masked_weights"], totals)
             value = weighted(parts)
         elif config.chunk:
-            s_drawn = model.logits(drawn(s_hidden)) if config.alpha_mlm else None
+            s_masked = model.logits(at_masked(s_hidden)) if config.alpha_mlm else None
             decoder = {name: array for name, array in params.items() if name.startswith(model.DECODER)}
             value, parts = in_chunks(
                 piece, config.chunk, decoder, s_hidden, (t_hidden, everywhere), (params, frozen, totals)
             )
         else:
             s_logits = model.logits(s_hidden)
-            s_drawn = drawn(s_logits) if config.alpha_mlm else None
-            parts = between(s_logits, guide.logits(t_hidden), everywhere, totals)
+            s_masked = at_masked(s_logits) if config.alpha_mlm else None
+            parts = between(s_logits, taught_by.logits(t_hidden), everywhere, totals)
             value = weighted(parts)
         rest: Metrics = {}
         if config.alpha_mlm:
-            rest["loss_mlm"] = losses.cross_entropy(s_drawn, batch["labels"], batch["masked_weights"])
+            rest["loss_mlm"] = losses.cross_entropy(s_masked, batch["labels"], batch["masked_weights"])
         if config.alpha_cos:
             rest["loss_cos"] = losses.cosine_distance(s_hidden, t_hidden, everywhere)
         rest = {name: part / totals[over[name]] for name, part in rest.items()}

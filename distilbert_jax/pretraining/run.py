@@ -40,10 +40,10 @@ def pretrain(config: PretrainConfig, *, profile: bool = False) -> Path:
     distributed.check_same("the config", to_json(config))
     with contextlib.ExitStack() as stack:
         # First the lock: what is refused must not write its config into another process' run.
-        distributed.first(lambda: stack.enter_context(run_directory.alone(directory)))
-        distributed.first(lambda: run_directory.enter(config, directory))
+        distributed.on_main_process(lambda: stack.enter_context(run_directory.alone(directory)))
+        distributed.on_main_process(lambda: run_directory.enter(config, directory))
         if run_directory.finished(directory):
-            distributed.first(lambda: _check_finished(config, directory))
+            distributed.on_main_process(lambda: _check_finished(config, directory))
             _say(f"{directory}: finished before" + ("; there is no step left to trace" if profile else ""))
         else:
             _train(set_up(config), directory, directory / "profile" if profile else None)
@@ -68,12 +68,12 @@ def _check_finished(config: PretrainConfig, directory: Path) -> None:
 def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
     config, run = setup.config, setup.config.run
     evaluate = heldout(setup) if config.data.heldout else None
-    distributed.first(lambda: run_directory.check_inputs(directory, setup.fingerprints))
+    distributed.on_main_process(lambda: run_directory.check_inputs(directory, setup.fingerprints))
     checkpoints = Checkpoints(directory / "checkpoints", run.keep)
     restored = checkpoints.restore(setup.state)
     state = restored or setup.state
     logs: list[RunLog] = []  # none in the other processes
-    distributed.first(lambda: logs.append(RunLog(directory, int(state.step), run.log_every)))
+    distributed.on_main_process(lambda: logs.append(RunLog(directory, int(state.step), run.log_every)))
     tokens = config.steps * config.data.batch_size * config.data.length
     _say(
         f"{directory}: {config.model.model_type}, {config.model.num_hidden_layers} layers, {setup.parameters:,} parameters; "
@@ -102,9 +102,11 @@ def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
         for log in logs:
             log.close()
     trained = sharding.cut_vocabulary(distributed.whole(state.params, setup.mesh), config.model.vocab_size)
-    distributed.first(lambda: merge(setup.graphdef, trained).save_pretrained(directory / "model", setup.tokenizer))
+    distributed.on_main_process(
+        lambda: merge(setup.graphdef, trained).save_pretrained(directory / "model", setup.tokenizer)
+    )
     _say(f"{directory / 'model'}: written; weights {digest(trained)[:16]}")
-    distributed.first(lambda: _warn_if_worse(directory))
+    distributed.on_main_process(lambda: _warn_if_worse(directory))
 
 
 def _warn_if_worse(directory: Path) -> None:
@@ -145,10 +147,10 @@ def dry_run(config: PretrainConfig, *, warmup: int = 2, measured: int = 10) -> d
         seconds.append(time.perf_counter() - begun)
     median = statistics.median(seconds[warmup:])
     tokens = config.data.batch_size * config.data.length
-    guide = sharding.cut_vocabulary(teacher.params, teacher.config.vocab_size) if teacher else {}
+    teacher_params = sharding.cut_vocabulary(teacher.params, teacher.config.vocab_size) if teacher else {}
     return {
         "parameters": setup.parameters,
-        "teacher_parameters": count(guide),
+        "teacher_parameters": count(teacher_params),
         "flops_per_token": setup.step_flops / tokens,
         "tokens": config.steps * tokens,
         "epochs": config.steps * config.data.batch_size / len(setup.rows),
@@ -180,5 +182,5 @@ def estimate(found: dict[str, Any]) -> str:
 
 
 def _say(text: str) -> None:
-    if distributed.is_first():
+    if distributed.is_main_process():
         print(text)

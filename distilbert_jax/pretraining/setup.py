@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from distilbert_jax.config import InitConfig, ModelConfig, PretrainConfig
-from distilbert_jax.errors import InputError, tell_once
+from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, split
@@ -89,8 +89,8 @@ def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, T
         tokenizer = Corpus.open(corpus).tokenizer()  # before anything is packed with its special tokens
         return pack(Path(corpus), length, sequences=sequences), tokenizer
 
-    distributed.first(lambda: ready()[0].verify())  # the others find what it wrote
-    return distributed.each(ready)
+    distributed.on_main_process(lambda: ready()[0].verify())  # the others find what it wrote
+    return distributed.on_all_processes(ready)
 
 
 def load_teacher(
@@ -105,7 +105,7 @@ def load_teacher(
     """A masked LM whose vocabulary is the corpus' own.
 
     Args:
-        new_head: True: the masked-LM head may be missing, and is drawn then. A drawn head teaches nothing.
+        new_head: True: the masked-LM head may be missing, and is new then. A new head teaches nothing.
 
     Raises:
         InputError: its tokenizer differs from the corpus', or it has no head.
@@ -152,7 +152,7 @@ def initial_model(
 
 
 def _with_unigram_bias(model: MaskedLM | PreTraining, init: InitConfig, counts: np.ndarray) -> MaskedLM | PreTraining:
-    """The model, whose decoder bias is set where that is asked for and the head is drawn: a trained bias is never all 0."""
+    """The model, whose decoder bias is set where that is asked for and the head is new: a trained bias is never all 0."""
     if init.unigram_bias and not np.any(model.head.bias[...]):
         smoothed = np.ones(model.config.vocab_size)
         smoothed[: len(counts)] += counts
@@ -180,18 +180,19 @@ def set_up(config: PretrainConfig) -> Setup:
                 f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces"
             )
         if config.model.vocab_size > vocabulary:
-            tell_once(
+            warn_once(
                 f"model.vocab_size = {config.model.vocab_size}: {config.model.vocab_size - vocabulary} rows more than the "
                 f"tokenizer of {data.corpus} has pieces; they stay unused"
             )
         model = initial_model(config, tokenizer, counts, dtype)
-        guide = load_teacher(config.teacher, tokenizer, "teacher", dtype) if config.teacher else None
-        if guide:
-            _check_pair(config, guide)
+        teacher_model = load_teacher(config.teacher, tokenizer, "teacher", dtype) if config.teacher else None
+        if teacher_model:
+            _check_pair(config, teacher_model)
         heldout = {"data.heldout": Corpus.open(data.heldout).fingerprint} if data.heldout else {}
-        return model, guide, counts, heldout
+        return model, teacher_model, counts, heldout
 
-    model, guide, counts, heldout = distributed.each(read)  # before anything that all processes have to do together
+    # Before anything that all processes have to do together.
+    model, teacher_model, counts, heldout = distributed.on_all_processes(read)
     if config.init.positions == "sinusoidal":
         model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
     graphdef, params = split(model)
@@ -200,14 +201,16 @@ def set_up(config: PretrainConfig) -> Setup:
     ids = special_ids(tokenizer)
     weights = log_weights(counts, (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask), config.masking)
     teacher = None
-    if config.loss.chunk and not (guide and config.loss.takes_all_logits):
-        tell_once(f"loss.chunk = {config.loss.chunk} changes nothing here: logits are of the drawn tokens only")
-    if guide:
-        guide_def, frozen = split(guide)
+    if config.loss.chunk and not (teacher_model and config.loss.takes_all_logits):
+        warn_once(f"loss.chunk = {config.loss.chunk} changes nothing here: logits are of the masked tokens only")
+    if teacher_model:
+        teacher_graphdef, frozen = split(teacher_model)
         fingerprints["teacher"] = digest(frozen)
         frozen = sharding.pad_vocabulary(frozen)
-        teacher = Teacher(guide_def, jax.device_put(frozen, sharding.shardings(frozen, mesh)), guide.config)
-        objective = objectives.distillation(graphdef, guide_def, weights, ids.mask, config.masking, config.loss)
+        teacher = Teacher(
+            teacher_graphdef, jax.device_put(frozen, sharding.shardings(frozen, mesh)), teacher_model.config
+        )
+        objective = objectives.distillation(graphdef, teacher_graphdef, weights, ids.mask, config.masking, config.loss)
     else:
         kind = objectives.pretraining if data.sequences == "pair" else objectives.masked_lm
         objective = kind(graphdef, weights, ids.mask, config.masking)

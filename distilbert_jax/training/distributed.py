@@ -24,17 +24,17 @@ def several() -> bool:
     return jax.process_count() > 1
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes the run's files and speaks to the terminal."""
     return jax.process_index() == 0
 
 
-def first(action: Callable[[], Any]) -> None:
-    """Let the first process act while the others wait; they go on only where it could, see `each`."""
-    each(action if is_first() else lambda: None)
+def on_main_process(action: Callable[[], Any]) -> None:
+    """Let the first process act while the others wait; they go on only where it could, see `on_all_processes`."""
+    on_all_processes(action if is_main_process() else lambda: None)
 
 
-def each(action: Callable[[], T]) -> T:
+def on_all_processes(action: Callable[[], T]) -> T:
     """Let every process act, and go on only where all of them could: a process that left alone would be waited for.
 
     Raises:

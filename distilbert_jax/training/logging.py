@@ -22,7 +22,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
 from distilbert_jax.errors import InputError
-from distilbert_jax.training.distributed import is_first
+from distilbert_jax.training.distributed import is_main_process
 
 # What a step took: the only values that differ between two runs of the same config.
 MEASURED = ("seconds", "tokens_per_second", "examples_per_second", "mfu", "memory_bytes")
@@ -127,7 +127,9 @@ class StepProgress:
     """A bar on a terminal, elsewhere a line every `every` steps: loss parts, tokens (or examples) a second, time left."""
 
     def __init__(self, title: str, steps: int, start: int, every: int, unit: str = "tokens"):
-        self._console = _Terminal(stderr=True, quiet=not is_first(), markup=False)  # a run's name may have brackets
+        self._console = _Terminal(
+            stderr=True, quiet=not is_main_process(), markup=False
+        )  # a run's name may have brackets
         self._bar = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),

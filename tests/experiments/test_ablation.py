@@ -79,12 +79,12 @@ def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(t
         trained.append((Path(config.run.directory).name, config.run.seed))
         return Path(config.run.directory) / "model"
 
-    def run_grid(config, tasks, seeds):
+    def run_sweep(config, tasks, seeds):
         assert config.model == f"{Path(config.run.directory).parent}/model"
         return [{"task": task, "score": 50.0 + trained[-1][1]} for task in tasks for seed in seeds]
 
     monkeypatch.setattr(ablation, "pretrain", pretrain)
-    monkeypatch.setattr(ablation, "run_grid", run_grid)
+    monkeypatch.setattr(ablation, "run_sweep", run_sweep)
     where = lambda name: runs.change(PretrainConfig(), run__directory=str(tmp_path / name))
     monkeypatch.setattr(ablation, "find_configs", lambda folder: {"full": where("full"), "no_ce": where("no_ce")})
     ablation.command(tmp_path, write(FinetuneConfig(), tmp_path / "t.py"), tmp_path / "out", ("sst2",), (1, 2), (0,))

@@ -19,7 +19,7 @@ from configs.miniature.tiers import TIERS
 from distilbert_jax import config as c
 from distilbert_jax.base.config_io import load_config, to_json
 from distilbert_jax.base.parsing import call
-from distilbert_jax.config import Arm, ExperimentConfig
+from distilbert_jax.config import ExperimentConfig, Variant
 from distilbert_jax.experiments import experiment
 from distilbert_jax.experiments.experiment import command
 from distilbert_jax.models import BertModel
@@ -33,7 +33,7 @@ TASKS = ("sst2",)  # each takes compilations of its own
 
 
 def toy(world, path: Path) -> ExperimentConfig:
-    """The miniature's arms: a teacher from an encoder without a head, students of one layer, a control, and two without a step."""
+    """The miniature's variants: a teacher from an encoder without a head, students of one layer, a control, two without a step."""
     run = lambda name: path / "toy" / name
     corpora = {"data__corpus": str(path / "corpus"), "data__heldout": str(path / "heldout"), "steps": 20}
     source = {"init__source": str(path / "encoder"), "init__unigram_bias": True}
@@ -49,7 +49,7 @@ def toy(world, path: Path) -> ExperimentConfig:
         run__seed=1,
     )
     place = lambda config, name, **changes: change(config, run__directory=str(run(name)), **changes)
-    arms = {
+    variants = {
         "teacher": teacher,
         "triple": triple,
         "random": place(triple, "random", teacher="", init=c.InitConfig(unigram_bias=True)),
@@ -59,15 +59,18 @@ def toy(world, path: Path) -> ExperimentConfig:
     }
     return ExperimentConfig(
         directory=str(path / "toy"),
-        arms=(
-            *(Arm(name, (0, 1) if name != "random" else (0,), pretrain=config) for name, config in arms.items()),
-            Arm("encoder", (0,), model=str(path / "encoder")),
+        variants=(
+            *(
+                Variant(name, (0, 1) if name != "random" else (0,), pretrain=config)
+                for name, config in variants.items()
+            ),
+            Variant("encoder", (0,), model=str(path / "encoder")),
         ),
         teacher="teacher",
         student="triple",
         tokenizer=str(path / "encoder"),
         tasks=TASKS,
-        grid=c.GridConfig(learning_rate=(1e-3, 5e-3)),
+        sweep=c.SweepConfig(learning_rate=(1e-3, 5e-3)),
         glue=change(c.FinetuneConfig(), length=16, shapes=1, batch_size=16, epochs=1, save_model=False),
         vmap_seeds=True,
         heldout_rows=8,
@@ -154,10 +157,10 @@ def test_differences_are_those_of_the_scores(done):
 
 @pytest.mark.slow
 def test_each_model_chooses_its_settings_and_has_seeds_of_its_own(done):
-    for arm in done[0].arms:
-        runs_of = {path.name for path in (done[0].run_of(arm) / "glue").glob("*-*")}
-        assert runs_of == {f"{task}-{seed}" for task in TASKS for seed in arm.seeds}
-        tried = {path.name for path in (done[0].run_of(arm) / "glue/choice/sst2").iterdir()}
+    for variant in done[0].variants:
+        runs_of = {path.name for path in (done[0].run_of(variant) / "glue").glob("*-*")}
+        assert runs_of == {f"{task}-{seed}" for task in TASKS for seed in variant.seeds}
+        tried = {path.name for path in (done[0].run_of(variant) / "glue/choice/sst2").iterdir()}
         assert tried == {"learning-rate-0.001-0", "learning-rate-0.005-0", "choice.json"}
 
 
@@ -180,7 +183,9 @@ def test_called_again_it_finds_everything(done, monkeypatch, capsys):
     call(command, "distilbert_jax.experiments.experiment")
     said = capsys.readouterr()
     assert said.out.count("finished before") == 4
-    assert said.err.count("finished before") == sum((len(arm.seeds) + 2) * len(TASKS) for arm in done[0].arms)
+    assert said.err.count("finished before") == sum(
+        (len(variant.seeds) + 2) * len(TASKS) for variant in done[0].variants
+    )
 
 
 def test_as_a_module_it_reads_its_config(world, prepared, tmp_path):
@@ -195,16 +200,16 @@ def test_as_a_module_it_reads_its_config(world, prepared, tmp_path):
 def test_stages_and_arms_can_be_chosen(world, prepared, tmp_path, monkeypatch):
     called = []
     for stage in ("build_corpora", "make", "tune"):
-        monkeypatch.setattr(experiment, stage, lambda config, *arm, stage=stage: called.append((stage, *arm)))
+        monkeypatch.setattr(experiment, stage, lambda config, *variant, stage=stage: called.append((stage, *variant)))
     monkeypatch.setattr(experiment, "check", lambda *_: None)
-    monkeypatch.setattr(experiment, "compare", lambda _, arms: called.append(("compare", *arms)))
+    monkeypatch.setattr(experiment, "compare", lambda _, variants: called.append(("compare", *variants)))
     config = toy(world, prepared)
     file = write(config, tmp_path / "e.py")
     command(file, ("glue",), ("cut", "teacher"))
-    assert called == [("tune", config.arms[0]), ("tune", config.arms[3])]
+    assert called == [("tune", config.variants[0]), ("tune", config.variants[3])]
     called.clear()
     command(file, ("pretrain", "report"), ("triple",))
-    assert called == [("make", config.arms[1]), ("compare", config.arms[1])]
+    assert called == [("make", config.variants[1]), ("compare", config.variants[1])]
 
 
 def test_the_report_is_of_what_is_there(world, prepared, tmp_path, monkeypatch, capsys):
@@ -212,10 +217,10 @@ def test_the_report_is_of_what_is_there(world, prepared, tmp_path, monkeypatch, 
     monkeypatch.setattr(experiment, "report", lambda paths, *_, **beside: asked.append((paths, beside)))
     shutil.copytree(prepared / "encoder", tmp_path / "encoder")
     config = toy(world, tmp_path)
-    refused(lambda: experiment.compare(config, config.arms), f"{tmp_path}/toy: none of these arms is there yet")
+    refused(lambda: experiment.compare(config, config.variants), f"{tmp_path}/toy: none of these variants is there yet")
     for name in ("teacher", "encoder"):
         shutil.copytree(prepared / "encoder", tmp_path / "toy" / name / "model")
-    experiment.compare(config, config.arms)
+    experiment.compare(config, config.variants)
     assert "not there yet, and left out: triple, random, cut" in capsys.readouterr().err
     paths, beside = asked[0]
     assert paths == [f"{tmp_path}/toy/teacher", f"{tmp_path}/toy/encoder"]
@@ -255,55 +260,69 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
     config = toy(world, tmp_path)
     shutil.copytree(prepared / "encoder", tmp_path / "encoder")
     file = write(config, tmp_path / "e.py")
-    refused(lambda: command(file, arms=("tripel",)), "--arms tripel", "did you mean 'triple'?")
+    refused(lambda: command(file, variants=("tripel",)), "--variants tripel", "did you mean 'triple'?")
     refused(lambda: command(file, data=f"{tmp_path}/no"), "--data", "no such folder")
     refused(lambda: command(file, text=(tmp_path / "no.txt",)), "no.txt: no such file")
     refused(lambda: command(file), f"{tmp_path}/corpus: there is no corpus yet", "--text")
     refused(lambda: command(file, text=(Path(file),)), f"{tmp_path}/heldout: there is no corpus yet", "--heldout-text")
     refused(lambda: command(str(tmp_path / "f.py")), "no such config file")
-    other = dataclasses.replace(config.arms[1], pretrain=change(config.arms[1].pretrain, data__corpus="elsewhere"))
-    refused(lambda: command(file, arms=("triple", "triple")), "--arms triple triple", "each once")
+    other = dataclasses.replace(
+        config.variants[1], pretrain=change(config.variants[1].pretrain, data__corpus="elsewhere")
+    )
+    refused(lambda: command(file, variants=("triple", "triple")), "--variants triple triple", "each once")
     refused(lambda: command(file, stages=()), "--stages", "one or more of corpus, pretrain")
     for changes, stage, words in (
         ({"tasks": ("ax",)}, "glue", ("task 'ax' has no training data",)),
         ({"tasks": ("rte",)}, "glue", (f"{prepared}/glue: has no folder rte",)),
         ({"glue": change(config.glue, length=999)}, "glue", ("glue.length = 999: teacher has 32 positions",)),
-        ({"arms": (*config.arms, Arm("later", (0,), model="/no/such"))}, "report", ("/no/such: no such directory",)),
+        (
+            {"variants": (*config.variants, Variant("later", (0,), model="/no/such"))},
+            "report",
+            ("/no/such: no such directory",),
+        ),
     ):
         given = write(dataclasses.replace(config, **changes), tmp_path / "h.py")
         refused(lambda given=given, stage=stage: command(given, (stage,), data=f"{prepared}/glue"), *words)
     refused(lambda: command(file, ("pretrain",)), f"{tmp_path}/corpus: there is no corpus yet", "--stages corpus")
     refused(
-        lambda: command(file, ("pretrain",), ("triple",)), "triple: begins with", "--stages pretrain --arms teacher"
+        lambda: command(file, ("pretrain",), ("triple",)), "triple: begins with", "--stages pretrain --variants teacher"
     )
-    several = dataclasses.replace(config, arms=(config.arms[0], other))
+    several = dataclasses.replace(config, variants=(config.variants[0], other))
     refused(lambda: command(write(several, tmp_path / "g.py")), "--text", "2 corpora")
 
 
 def test_arms_that_do_not_fit_are_refused(world, prepared):
     config = toy(world, prepared)
     refused(lambda: dataclasses.replace(config, student="tripel"), "student", "did you mean 'triple'?")
-    refused(lambda: dataclasses.replace(config, arms=(*config.arms, config.arms[0])), "arms", "the same name")
+    refused(
+        lambda: dataclasses.replace(config, variants=(*config.variants, config.variants[0])),
+        "variants",
+        "the same name",
+    )
     refused(lambda: dataclasses.replace(config, directory="elsewhere"), "its run.directory is not elsewhere/teacher")
-    refused(lambda: Arm("a", (0,)), "Arm.model", "one of the two")
-    refused(lambda: Arm("a", (), model="m"), "Arm.seeds", "one or more")
+    refused(lambda: Variant("a", (0,)), "Variant.model", "one of the two")
+    refused(lambda: Variant("a", (), model="m"), "Variant.seeds", "one or more")
     for seed in (-1, 2**32):
-        refused(lambda seed=seed: Arm("a", (seed,), model="m"), "Arm.seeds", "0 ≤ seed")
+        refused(lambda seed=seed: Variant("a", (seed,), model="m"), "Variant.seeds", "0 ≤ seed")
     for name in ("", "..", "a/b", "a\nb"):
-        refused(lambda name=name: Arm(name, (0,), model="m"), "Arm.name", "a name that a directory can have")
+        refused(lambda name=name: Variant(name, (0,), model="m"), "Variant.name", "a name that a directory can have")
     for changes in ({"tasks": ()}, {"tasks": ("sst2", "sst2")}, {"heldout_rows": 0}):
         refused(lambda changes=changes: dataclasses.replace(config, **changes), *changes, "expected")
 
 
 def test_an_arm_of_another_model_than_it_has_is_refused(world, prepared, tmp_path):
     config = toy(world, prepared)
-    arm = dataclasses.replace(config.arms[-1], name="given")
+    variant = dataclasses.replace(config.variants[-1], name="given")
     shutil.copytree(prepared / "encoder", tmp_path / "encoder")
-    given = dataclasses.replace(config, directory=str(tmp_path / "toy"), arms=(arm,), teacher="given", student="given")
-    model = experiment.make(given, dataclasses.replace(arm, model=str(tmp_path / "encoder")))
-    assert experiment.make(given, dataclasses.replace(arm, model=str(tmp_path / "encoder"))) == model
+    given = dataclasses.replace(
+        config, directory=str(tmp_path / "toy"), variants=(variant,), teacher="given", student="given"
+    )
+    model = experiment.make(given, dataclasses.replace(variant, model=str(tmp_path / "encoder")))
+    assert experiment.make(given, dataclasses.replace(variant, model=str(tmp_path / "encoder"))) == model
     BertModel(BERT, rngs=nnx.Rngs(99)).save_pretrained(tmp_path / "encoder")
-    refused(lambda: experiment.make(given, dataclasses.replace(arm, model=str(tmp_path / "encoder"))), "given is now")
+    refused(
+        lambda: experiment.make(given, dataclasses.replace(variant, model=str(tmp_path / "encoder"))), "given is now"
+    )
 
 
 def test_an_arm_may_have_its_weights_in_several_files_and_must_have_some(world, prepared, tmp_path):
@@ -311,9 +330,12 @@ def test_an_arm_may_have_its_weights_in_several_files_and_must_have_some(world, 
     given, half = tmp_path / "given", len(tensors) // 2
     shutil.copytree(prepared / "encoder", given, ignore=shutil.ignore_patterns("model.safetensors"))
     config = dataclasses.replace(
-        toy(world, tmp_path), arms=(Arm("arm", (0,), model=str(given)),), teacher="arm", student="arm"
+        toy(world, tmp_path),
+        variants=(Variant("variant", (0,), model=str(given)),),
+        teacher="variant",
+        student="variant",
     )
-    refused(lambda: experiment.make(config, config.arms[0]), f"{given}: has no model.safetensors")
+    refused(lambda: experiment.make(config, config.variants[0]), f"{given}: has no model.safetensors")
     parts = {"1": list(tensors)[:half], "2": list(tensors)[half:]}
     files = {f"model-0000{part}-of-00002.safetensors": names for part, names in parts.items()}
     for file, names in files.items():
@@ -322,17 +344,17 @@ def test_an_arm_may_have_its_weights_in_several_files_and_must_have_some(world, 
     (given / "model.safetensors.index.json").write_text(json.dumps(index))
     tokenizer = (given / "tokenizer.json").read_bytes()
     (given / "tokenizer.json").unlink()
-    refused(lambda: experiment.make(config, config.arms[0]), f"{given}", "tokenizer.json")
-    assert not (tmp_path / "toy/arm/model").exists()
+    refused(lambda: experiment.make(config, config.variants[0]), f"{given}", "tokenizer.json")
+    assert not (tmp_path / "toy/variant/model").exists()
     (given / "tokenizer.json").write_bytes(tokenizer)
-    model = experiment.make(config, config.arms[0])
+    model = experiment.make(config, config.variants[0])
     assert has_weights(model)
     assert sorted(path.name for path in model.iterdir()) == sorted(path.name for path in given.iterdir())
 
 
 def test_a_model_that_is_not_there_yet_is_not_tuned(world, prepared, tmp_path):
     config = toy(world, tmp_path)
-    refused(lambda: experiment.tune(config, config.arms[0]), "toy/teacher: has no model yet", "--stages pretrain")
+    refused(lambda: experiment.tune(config, config.variants[0]), "toy/teacher: has no model yet", "--stages pretrain")
 
 
 MAY_DIFFER = {
@@ -346,30 +368,30 @@ MAY_DIFFER = {
 @pytest.mark.parametrize("tier", TIERS)
 def test_the_miniature_differs_in_what_it_says_it_differs_in(tier):
     found = load_config(f"{ROOT}/configs/miniature/experiment.py:{tier}", ExperimentConfig)
-    arms = {arm.name: arm.pretrain for arm in found.arms}
-    triple = arms["triple"]
+    variants = {variant.name: variant.pretrain for variant in found.variants}
+    triple = variants["triple"]
     assert triple.init.layers == (0, 2, 5)
     assert triple.teacher == triple.init.source == f"runs/miniature/{tier}/teacher/model"
-    for name, config in arms.items():
+    for name, config in variants.items():
         if config and name not in ("teacher", "triple"):
             differs = {"run": change(triple.run, directory=f"runs/miniature/{tier}/{name}")}
             differs |= {field: getattr(config, field) for field in MAY_DIFFER[name.split("_")[0]]}
             assert config == dataclasses.replace(triple, **differs), name
     assert triple.run.seed == 1
-    rates = {arms[name].optimizer.learning_rate for name in ("random_triple", "random_mlm")}
+    rates = {variants[name].optimizer.learning_rate for name in ("random_triple", "random_mlm")}
     assert rates == {2 * triple.optimizer.learning_rate}
-    assert [name for name, config in arms.items() if config and not config.init.source] == [
+    assert [name for name, config in variants.items() if config and not config.init.source] == [
         "random_triple",
         "random_mlm",
     ]
-    assert {name for name, config in arms.items() if config and config.teacher} == {
-        "triple", "random_triple", *(name for name in arms if name.startswith("no_")),
+    assert {name for name, config in variants.items() if config and config.teacher} == {
+        "triple", "random_triple", *(name for name in variants if name.startswith("no_")),
     }  # fmt: skip
-    assert arms["cut"].steps == 0
-    for name in arms:
+    assert variants["cut"].steps == 0
+    for name in variants:
         if name != "minilm":  # each stage on its own
             module = importlib.import_module(f"configs.miniature.{name}")
-            assert module.get_config(tier) == arms[name]
+            assert module.get_config(tier) == variants[name]
 
 
 def test_a_tier_that_is_not_there_is_named():

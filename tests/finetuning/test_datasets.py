@@ -4,7 +4,7 @@ import datasets
 import numpy as np
 import pytest
 
-from distilbert_jax.finetuning.datasets import check, encode, has_split, is_held_out, load_split
+from distilbert_jax.finetuning.datasets import check, encode, has_split, in_selection_split, load_split
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.runs import refused, write_split
@@ -89,12 +89,12 @@ def test_a_folder_is_asked_for_a_split_and_the_hub_is_believed(tmp_path):
 def test_a_tenth_is_held_out_by_the_hash_of_the_first_text():
     texts = [f"premise {i // 3}" for i in range(6000)]
     rows = {"premise": texts, "hypothesis": [str(i) for i in range(6000)]}
-    held = is_held_out(rows, find_task("mnli"))
+    held = in_selection_split(rows, find_task("mnli"))
     assert 0.08 < held.mean() < 0.12
     assert all(len(set(held[i : i + 3])) == 1 for i in range(0, 6000, 3)), "rows of one premise stay together"
     order = np.random.default_rng(0).permutation(6000)
     shuffled = {name: [values[i] for i in order] for name, values in rows.items()}
-    np.testing.assert_array_equal(is_held_out(shuffled, find_task("mnli")), held[order])
+    np.testing.assert_array_equal(in_selection_split(shuffled, find_task("mnli")), held[order])
 
 
 def test_a_missing_folder_is_named(tmp_path):

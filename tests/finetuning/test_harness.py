@@ -58,7 +58,7 @@ def command(folder, out, *more):
     return [
         "glue", "--model", str(folder / "model"), "--data", str(folder), "--run.directory", str(out),
         "--tasks", *TASKS, "--seeds", "0", "1", "--length", "16", "--shapes", "1", "--batch-size", "16", "--epochs", "4",
-        "--grid.learning-rate", "1e-9", "5e-3", *more,
+        "--sweep.learning-rate", "1e-9", "5e-3", *more,
     ]  # fmt: skip
 
 
@@ -123,10 +123,10 @@ def test_the_results_of_another_model_are_not_taken_for_this_ones(folder, done, 
     [
         (["--task", "rte"], ["--task", "--tasks"]),
         (["--run.seed", "3"], ["--run.seed", "--seeds"]),
-        (["--held-out"], ["--held-out", "--grid"]),
+        (["--selection-split"], ["--selection-split", "--sweep"]),
         (["--submit", "glue.tsv"], ["--submit glue.tsv", ".zip"]),
         (["--teacher-runs", "nowhere"], ["nowhere: holds no runs"]),
-        (["--grid.learning-rate", "0"], ["learning_rate"]),
+        (["--sweep.learning-rate", "0"], ["learning_rate"]),
     ],
 )
 def test_what_makes_no_sense_is_refused_before_anything_is_trained(folder, tmp_path, more, words):

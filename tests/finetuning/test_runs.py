@@ -353,12 +353,12 @@ def test_a_seed_whose_gradient_overflows_once_has_diverged_beside_others_too(fol
 
 
 def test_a_tenth_of_train_is_scored_in_the_place_of_dev(folder, tmp_path):
-    found = tune(tuning(folder, tmp_path / "run", held_out=True, epochs=1, save_model=False))
-    assert list(found["scores"]) == ["held_out"]
-    assert found["score"] == found["scores"]["held_out"]["score"]
-    assert found["train_rows"] + found["dev_rows"]["held_out"] == TRAIN
-    assert 0 < found["dev_rows"]["held_out"] < TRAIN / 4
-    few = tuning(folder, tmp_path / "few", held_out=True, max_train_rows=1)
+    found = tune(tuning(folder, tmp_path / "run", selection_split=True, epochs=1, save_model=False))
+    assert list(found["scores"]) == ["selection_split"]
+    assert found["score"] == found["scores"]["selection_split"]["score"]
+    assert found["train_rows"] + found["dev_rows"]["selection_split"] == TRAIN
+    assert 0 < found["dev_rows"]["selection_split"] < TRAIN / 4
+    few = tuning(folder, tmp_path / "few", selection_split=True, max_train_rows=1)
     refused(lambda: tune(few), "sst2", "too few")
 
 
@@ -463,16 +463,16 @@ def test_a_task_without_training_data_is_refused(folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_teacher_of_the_task_guides_its_student(folder, tuned, tmp_path):
+def test_a_teacher_of_the_task_teachers_its_student(folder, tuned, tmp_path):
     teacher = str(Path(tuned[0].run.directory) / "model")
-    given = {"guide__teacher": teacher, "guide__alpha": 1.0, "epochs": 6}
+    given = {"distill__teacher": teacher, "distill__alpha": 1.0, "epochs": 6}
     config = tuning(folder, tmp_path / "run", **given)
     assert tune(config)["score"] > 90, "from the teacher alone"
     entries = [entry for entry in read_metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
     for entry in entries:
         assert entry["loss"] == pytest.approx(entry["loss_ce"])
     assert entries[-1]["loss_ce"] < entries[0]["loss_ce"]
-    half = tuning(folder, tmp_path / "half", **{**given, "guide__alpha": 0.25, "epochs": 1})
+    half = tuning(folder, tmp_path / "half", **{**given, "distill__alpha": 0.25, "epochs": 1})
     tune(half)
     entry = read_metrics(tmp_path / "half/metrics.jsonl")[0]
     assert entry["loss"] == pytest.approx(0.75 * entry["loss_labels"] + 0.25 * entry["loss_ce"], rel=1e-5)
@@ -482,35 +482,35 @@ def test_a_teacher_of_the_task_guides_its_student(folder, tuned, tmp_path):
 def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
     for seed in (0, 1):
         tune(tuning(folder, tmp_path / f"sst2-{seed}", run__seed=seed, epochs=1 + 2 * seed))
-    given = {"guide__teacher": str(tmp_path / "{task}-{seed}/model"), "epochs": 1}
+    given = {"distill__teacher": str(tmp_path / "{task}-{seed}/model"), "epochs": 1}
     configs = seeds_of(folder, tmp_path / "guided", (0, 1), **given)
     finetune_seeds(configs)
     one = change(configs[1], run__directory=str(tmp_path / "alone"))
     tune(one)
     np.testing.assert_array_equal(losses_of(configs[1]), losses_of(one))
     other = seeds_of(folder, tmp_path / "together", (0, 1), **given)
-    refused(lambda: finetune_seeds(other, together=True), "guide.teacher", "share their teacher", "--vmap-seeds")
+    refused(lambda: finetune_seeds(other, together=True), "distill.teacher", "share their teacher", "--vmap-seeds")
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"guide__teacher": "nowhere/{task}-{seed}"}, ["nowhere/sst2-0"]),
-        ({"guide__teacher": "student"}, ["student", "no trained head"]),
-        ({"guide__teacher": "tuned", "task": "stsb"}, ["guide.teacher", "2 labels", "stsb 1"]),
-        ({"guide__teacher": "other"}, ["guide.teacher", "tokenizer"]),
+        ({"distill__teacher": "nowhere/{task}-{seed}"}, ["nowhere/sst2-0"]),
+        ({"distill__teacher": "student"}, ["student", "no trained head"]),
+        ({"distill__teacher": "tuned", "task": "stsb"}, ["distill.teacher", "2 labels", "stsb 1"]),
+        ({"distill__teacher": "other"}, ["distill.teacher", "tokenizer"]),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused_in_one_line(folder, tuned, tmp_path, changes, words):
     model = Path(tuned[0].run.directory) / "model"
-    if changes["guide__teacher"] == "tuned":
-        changes = {**changes, "guide__teacher": str(model)}
-    elif changes["guide__teacher"] == "student":
-        changes = {**changes, "guide__teacher": str(folder / "student")}
-    elif changes["guide__teacher"] == "other":
+    if changes["distill__teacher"] == "tuned":
+        changes = {**changes, "distill__teacher": str(model)}
+    elif changes["distill__teacher"] == "student":
+        changes = {**changes, "distill__teacher": str(folder / "student")}
+    elif changes["distill__teacher"] == "other":
         words_of = [word for word in runs.WORDS if word != "reda"]
         other = load_tokenizer(runs.write_tokenizer(tmp_path / "tokenizer", ["other", *words_of]))
         SequenceClassification.from_pretrained(model).save_pretrained(tmp_path / "other", other)
-        changes = {**changes, "guide__teacher": str(tmp_path / "other")}
+        changes = {**changes, "distill__teacher": str(tmp_path / "other")}
     refused(lambda: tune(tuning(folder, tmp_path / "run", **changes)), *words)
     assert not (tmp_path / "run/metrics.jsonl").exists()

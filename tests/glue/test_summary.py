@@ -80,7 +80,7 @@ def test_a_table_says_how_its_runs_were_fine_tuned(tmp_path):
         runs,
         (
             {"model": "runs/x/mnli-0/model", "epochs": 10},
-            {"epochs": 3, "guide__teacher": "runs/t", "guide__alpha": 0.3},
+            {"epochs": 3, "distill__teacher": "runs/t", "distill__alpha": 0.3},
             {"epochs": 3},
         ),
         strict=True,

@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from distilbert_jax.config import FinetuneConfig, GridConfig
+from distilbert_jax.config import FinetuneConfig, SweepConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue import sweep as module
-from distilbert_jax.glue.sweep import choose, run_grid
+from distilbert_jax.glue.sweep import choose, run_sweep
 from tests.runs import change, refused, write_split
 
 
@@ -36,30 +36,30 @@ def asked(monkeypatch):
 
 def test_every_task_is_run_with_every_seed_in_a_directory_of_its_own(asked):
     config = change(FinetuneConfig(model="bert"), run__directory="runs/x")
-    found = run_grid(config, ("rte", "cola"), (0, 3))
+    found = run_sweep(config, ("rte", "cola"), (0, 3))
     assert [(run["task"], run["seed"]) for run in found] == [("rte", 0), ("rte", 3), ("cola", 0), ("cola", 3)]
     assert [run["directory"] for run in found] == ["runs/x/rte-0", "runs/x/rte-3", "runs/x/cola-0", "runs/x/cola-3"]
     assert [one.run.directory for configs, _ in asked for one in configs] == [run["directory"] for run in found]
     assert [together for _, together in asked] == [False, False]
-    assert run_grid(FinetuneConfig(model="a/bert"), ["rte"], [1])[0]["directory"] == "runs/glue/a-bert/rte-1"
-    run_grid(config, ("rte",), (0, 3), together=True)
+    assert run_sweep(FinetuneConfig(model="a/bert"), ["rte"], [1])[0]["directory"] == "runs/glue/a-bert/rte-1"
+    run_sweep(config, ("rte",), (0, 3), together=True)
     assert asked[-1][1]
 
 
 def test_a_misspelt_task_is_refused_before_the_first_run(asked):
-    refused(lambda: run_grid(FinetuneConfig(model="bert"), ("rte", "colla"), (0,)), "'colla'", "'cola'")
-    refused(lambda: run_grid(FinetuneConfig(model="bert"), ("rte", "ax"), (0,)), "'ax'", "no training data", "mnli")
-    refused(lambda: run_grid(FinetuneConfig(model="bert"), ("rte", "rte"), (0,)), "--tasks rte rte", "once")
-    refused(lambda: run_grid(FinetuneConfig(model="bert"), ("rte",), ()), "--seeds", "one or more")
+    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte", "colla"), (0,)), "'colla'", "'cola'")
+    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte", "ax"), (0,)), "'ax'", "no training data", "mnli")
+    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte", "rte"), (0,)), "--tasks rte rte", "once")
+    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte",), ()), "--seeds", "one or more")
     assert asked == []
 
 
 def test_tasks_that_a_folder_lacks_are_told_of_and_left_out(asked, tmp_path, capsys):
     write_task(tmp_path, "rte")
     config = FinetuneConfig(model="bert", data=str(tmp_path))
-    assert [run["task"] for run in run_grid(config, ("qnli", "rte", "cola"), (0,))] == ["rte"]
+    assert [run["task"] for run in run_sweep(config, ("qnli", "rte", "cola"), (0,))] == ["rte"]
     assert capsys.readouterr().err == f"{tmp_path}: has no qnli, cola: left out\n"
-    refused(lambda: run_grid(config, ("qnli",), (0,)), f"{tmp_path}: has no folder qnli", "--data")
+    refused(lambda: run_sweep(config, ("qnli",), (0,)), f"{tmp_path}: has no folder qnli", "--data")
     assert len(asked) == 1
 
 
@@ -68,16 +68,18 @@ def test_settings_are_chosen_on_held_out_rows_and_then_all_seeds_run_with_the_be
 ):
     monkeypatch.chdir(tmp_path)
     config = change(FinetuneConfig(model="bert", predict_test=True), run__directory="runs/x")
-    grid = GridConfig(learning_rate=(1e-5, 3e-5), epochs=(3, 10), seeds=(0, 7))
-    found = run_grid(config, ("rte",), (0, 1, 2), grid=grid)
+    grid = SweepConfig(learning_rate=(1e-5, 3e-5), epochs=(3, 10), seeds=(0, 7))
+    found = run_sweep(config, ("rte",), (0, 1, 2), sweep=grid)
     choosing, final = [configs for configs, _ in asked[:-1]], asked[-1][0]
     assert len(choosing) == 4
-    assert all(one.held_out and not one.predict_test and not one.save_model for configs in choosing for one in configs)
+    assert all(
+        one.selection_split and not one.predict_test and not one.save_model for configs in choosing for one in configs
+    )
     assert [[one.run.seed for one in configs] for configs in choosing] == [[0, 7]] * 4
     directories = [one.run.directory for configs in choosing for one in configs]
     assert directories[0] == "runs/x/choice/rte/learning-rate-1e-05-epochs-3-0"
     assert len(set(directories)) == 8
-    assert [(one.optimizer.learning_rate, one.epochs, one.held_out) for one in final] == [(3e-5, 10, False)] * 3
+    assert [(one.optimizer.learning_rate, one.epochs, one.selection_split) for one in final] == [(3e-5, 10, False)] * 3
     assert [one.run.directory for one in final] == ["runs/x/rte-0", "runs/x/rte-1", "runs/x/rte-2"]
     assert all(one.predict_test for one in final)
     choice = found[0]["choice"]
@@ -85,20 +87,20 @@ def test_settings_are_chosen_on_held_out_rows_and_then_all_seeds_run_with_the_be
     assert [row["score"] for row in choice["settings"]] == pytest.approx([4, 11, 6, 13])
     assert json.loads((tmp_path / "runs/x/choice/rte/choice.json").read_text()) == choice
     assert (
-        "rte: chosen from 8 runs on a held-out tenth of train: learning_rate 3e-05, epochs 10"
+        "rte: chosen from 8 runs on a selection split, a tenth of train: learning_rate 3e-05, epochs 10"
         in capsys.readouterr().err
     )
 
 
 def test_without_settings_nothing_is_chosen(asked):
-    assert run_grid(FinetuneConfig(model="bert"), ("rte",), (0,), grid=GridConfig())[0]["choice"] is None
+    assert run_sweep(FinetuneConfig(model="bert"), ("rte",), (0,), sweep=SweepConfig())[0]["choice"] is None
     assert len(asked) == 1
 
 
 def test_of_equal_settings_the_first_is_taken(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(module, "finetune_seeds", lambda configs: [{"score": 50.0, "diverged": ""} for _ in configs])
-    config, choice = choose(FinetuneConfig(task="rte"), GridConfig(batch_size=(16, 32)))
+    config, choice = choose(FinetuneConfig(task="rte"), SweepConfig(batch_size=(16, 32)))
     assert (config.batch_size, choice["chosen"]) == (16, {"batch_size": 16})
 
 
@@ -106,18 +108,20 @@ def test_what_is_wrong_with_a_later_task_or_seed_is_told_before_the_first_run(as
     for task in ("rte", "cola", "wnli"):
         write_task(tmp_path, task)
     config = FinetuneConfig(model="bert", data=str(tmp_path))
-    refused(lambda: run_grid(config, ("rte",), (0, -1)), "seed")
-    refused(lambda: run_grid(config, ("rte",), (0,), grid=GridConfig(seeds=(3,))), "--grid.seeds", "nothing to choose")
+    refused(lambda: run_sweep(config, ("rte",), (0, -1)), "seed")
+    refused(
+        lambda: run_sweep(config, ("rte",), (0,), sweep=SweepConfig(seeds=(3,))), "--sweep.seeds", "nothing to choose"
+    )
     file = write_split(tmp_path, "wnli", "test", {"sentence1": ["a"], "sentence2": ["b"]})
-    run_grid(config, ("rte", "wnli"), (0,))
+    run_sweep(config, ("rte", "wnli"), (0,))
     tested = change(config, predict_test=True)
-    refused(lambda: run_grid(tested, ("rte", "wnli"), (0,)), str(file), "1 rows", "takes 146")
+    refused(lambda: run_sweep(tested, ("rte", "wnli"), (0,)), str(file), "1 rows", "takes 146")
     (tmp_path / "cola/validation.parquet").unlink()
-    refused(lambda: run_grid(config, ("rte", "cola"), (0,)), "cola/validation.parquet: no such file")
+    refused(lambda: run_sweep(config, ("rte", "cola"), (0,)), "cola/validation.parquet: no such file")
     write_split(tmp_path, "cola", "validation", {"text": ["a"], "label": [0]})
-    refused(lambda: run_grid(config, ("rte", "cola"), (0,)), "cola/validation.parquet: no column sentence;")
+    refused(lambda: run_sweep(config, ("rte", "cola"), (0,)), "cola/validation.parquet: no column sentence;")
     (tmp_path / "cola/validation.parquet").write_bytes(b"PAR1")
-    refused(lambda: run_grid(config, ("rte", "cola"), (0,)), "cola/validation.parquet: damaged")
+    refused(lambda: run_sweep(config, ("rte", "cola"), (0,)), "cola/validation.parquet: damaged")
     assert len(asked) == 2
 
 
@@ -131,7 +135,7 @@ def test_a_setting_that_diverged_is_not_chosen(monkeypatch, tmp_path, capsys):
 
         return finetune_seeds
 
-    grid = GridConfig(learning_rate=(1.0, 1e-4))
+    grid = SweepConfig(learning_rate=(1.0, 1e-4))
     monkeypatch.setattr(module, "finetune_seeds", ended(1.0))
     config, choice = choose(FinetuneConfig(task="cola"), grid)
     assert config.optimizer.learning_rate == 1e-4
@@ -145,14 +149,14 @@ def test_settings_are_written_when_the_runs_have_them(asked, monkeypatch, tmp_pa
     config = change(FinetuneConfig(model="bert"), run__directory=str(tmp_path))
 
     def refuse(configs, *, together=False):
-        if not configs[0].held_out:
+        if not configs[0].selection_split:
             raise InputError("holds a run of another config")
         return [{"score": 50.0, "diverged": ""} for _ in configs]
 
-    run_grid(config, ("rte",), (0,), grid=GridConfig(learning_rate=(1e-5,)))
+    run_sweep(config, ("rte",), (0,), sweep=SweepConfig(learning_rate=(1e-5,)))
     kept = (tmp_path / "choice/rte/choice.json").read_text()
     monkeypatch.setattr(module, "finetune_seeds", refuse)
-    refused(lambda: run_grid(config, ("rte",), (0,), grid=GridConfig(learning_rate=(1e-3,))), "another config")
+    refused(lambda: run_sweep(config, ("rte",), (0,), sweep=SweepConfig(learning_rate=(1e-3,))), "another config")
     assert (tmp_path / "choice/rte/choice.json").read_text() == kept
 
 
@@ -164,17 +168,17 @@ def test_no_task_starts_at_an_mnli_model_that_diverged(asked, monkeypatch, tmp_p
         {"task": one.task, "seed": 0, "score": 0.0, "diverged": "step 4"} for one in configs
     ]
     monkeypatch.setattr(module, "finetune_seeds", ended)
-    refused(lambda: run_grid(config, ("rte",), (0,), from_mnli=True), "runs/x/mnli-0 diverged (step 4)")
+    refused(lambda: run_sweep(config, ("rte",), (0,), from_mnli=True), "runs/x/mnli-0 diverged (step 4)")
 
 
 def test_small_tasks_start_at_the_mnli_model_of_their_seed(asked, tmp_path):
     for task in ("rte", "cola", "stsb"):
         write_task(tmp_path, task)
     config = change(FinetuneConfig(model="bert", data=str(tmp_path), save_model=False), run__directory="runs/x")
-    refused(lambda: run_grid(config, ("cola", "rte"), (0,), from_mnli=True), "mnli", str(tmp_path))
+    refused(lambda: run_sweep(config, ("cola", "rte"), (0,), from_mnli=True), "mnli", str(tmp_path))
     write_task(tmp_path, "mnli")
     assert asked == []
-    run_grid(config, ("cola", "rte", "stsb"), (0, 1), from_mnli=True)
+    run_sweep(config, ("cola", "rte", "stsb"), (0, 1), from_mnli=True)
     by_task = {configs[0].task: configs for configs, _ in asked}
     assert list(by_task) == ["mnli", "cola", "rte", "stsb"]
     assert [one.save_model for one in by_task["mnli"]] == [True, True]

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import MaskingConfig
-from distilbert_jax.pretraining.masking import Masked, corrupt, draws, log_weights
+from distilbert_jax.pretraining.masking import Masked, corrupt, log_weights, masked_count
 
 SPECIAL = (0, 1, 2, 3, 4)
 CLS, SEP, MASK = 2, 3, 4
 VOCAB = 60
 SIGMAS = 5.0  # a fair draw is further off once in two million
 
-# Unoptimised LLVM: compiles in half the time, draws the same bits.
+# Unoptimised LLVM: compiles in half the time, masked_count the same bits.
 _corrupt = jax.jit(corrupt, static_argnums=(4, 5), compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -48,7 +48,7 @@ def drawn(masked: Masked) -> np.ndarray:
 @pytest.mark.parametrize("percent", [15, 7, 30, 50])
 def test_number_of_drawn_tokens_is_the_exact_ceiling(percent):
     exact = [-(-Fraction(percent, 100) * n // 1) for n in range(2049)]
-    np.testing.assert_array_equal(draws(np.arange(2049), percent / 100), exact)
+    np.testing.assert_array_equal(masked_count(np.arange(2049), percent / 100), exact)
 
 
 def test_every_row_length_has_its_own_number_drawn(rng):

@@ -7,7 +7,7 @@ import pytest
 import train as train_script
 from distilbert_jax.config import LossConfig
 from distilbert_jax.pretraining.cost import step_flops
-from distilbert_jax.pretraining.masking import draws
+from distilbert_jax.pretraining.masking import masked_count
 from distilbert_jax.pretraining.run import dry_run, estimate
 from distilbert_jax.pretraining.setup import set_up
 from distilbert_jax.training import cost
@@ -33,7 +33,7 @@ def test_a_teacher_that_is_asked_for_hidden_states_alone_gives_no_logits(world, 
     flops = lambda **loss: step_flops(runs.distilling(world, tmp_path, loss=LossConfig(**loss)), runs.BERT)
     config = runs.distilling(world, tmp_path)
     logits = [cost.forward_flops(runs.BERT, config.data.length, share) for share in (0.0, 1.0)]
-    drawn = draws(config.data.length, config.masking.probability) / config.data.length
+    drawn = masked_count(config.data.length, config.masking.probability) / config.data.length
     head = drawn * (logits[1] - logits[0]) * config.data.batch_size * config.data.length
     assert flops(ce_tokens="masked") - flops(alpha_ce=0.0) == pytest.approx(head)
 

@@ -152,18 +152,18 @@ def fails(error):
 
 def test_all_processes_hear_what_the_first_of_them_that_failed_says(second_of_two):
     second_of_two.append(b"")
-    assert module.each(lambda: 7) == 7
-    runs.refused(lambda: module.each(lambda: fails(InputError("a.txt: empty"))), "a.txt: empty")
+    assert module.on_all_processes(lambda: 7) == 7
+    runs.refused(lambda: module.on_all_processes(lambda: fails(InputError("a.txt: empty"))), "a.txt: empty")
     with pytest.raises(PermissionError) as caught:
-        module.each(lambda: fails(PermissionError(errno.EACCES, "Permission denied", "runs/x")))
+        module.on_all_processes(lambda: fails(PermissionError(errno.EACCES, "Permission denied", "runs/x")))
     assert caught.value.strerror == "Permission denied (runs/x)"
     second_of_two[0] = b"28 No space left on device (runs/x)"
     for action in (lambda: 7, lambda: fails(InputError("a.txt: empty"))):
         with pytest.raises(OSError, match="No space left") as caught:
-            module.each(action)
+            module.on_all_processes(action)
         assert caught.value.errno == errno.ENOSPC
     second_of_two[0] = b"0 b.txt: empty"
-    runs.refused(lambda: module.first(lambda: pytest.fail("only the first acts")), "b.txt: empty")
+    runs.refused(lambda: module.on_main_process(lambda: pytest.fail("only the first acts")), "b.txt: empty")
 
 
 def test_a_run_by_hand_needs_all_three_variables(monkeypatch):
