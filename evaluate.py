@@ -87,9 +87,13 @@ class FeaturesCommand(TextCommand):
         from distilbert_jax.pipelines.results import Answers
 
         if self.out and (self.json or self.pooling == "tokens"):
-            raise InputError("--out writes one vector a text: it goes with --pooling cls or mean, and without --json")
+            raise InputError(
+                "--out writes one vector a text: it goes with --pooling cls or mean, and without --json", field="--out"
+            )
         if self.out and not Path(self.out).absolute().parent.is_dir():
-            raise InputError(f"--out {self.out}: the folder {Path(self.out).parent} does not exist; make it first")
+            raise InputError(
+                f"--out {self.out}: the folder {Path(self.out).parent} does not exist; make it first", field="--out"
+            )
         found = self.results(FeatureExtraction, self.pooling, self.layer)
         if self.out:
             vectors = np.stack([vector for _, vector in found])
@@ -215,7 +219,8 @@ class GlueCommand:
             locate(teacher[0]["model"])  # its speed is measured in the end
             if not set(self.tasks) & {run["task"] for run in teacher} - {"wnli"}:
                 raise InputError(
-                    f"--teacher-runs {self.teacher_runs}: has none of the tasks {', '.join(self.tasks)} (WNLI aside)"
+                    f"--teacher-runs {self.teacher_runs}: has none of the tasks {', '.join(self.tasks)} (WNLI aside)",
+                    field="--teacher-runs",
                 )
         config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
         with signals.leaving_when_asked(), runtime.compiling_once():
@@ -257,7 +262,7 @@ class BiasCommand:
         from distilbert_jax.probes.prompts import CARD_PAIR, read_pairs
 
         if Path(self.out).is_file():
-            raise InputError(f"--out {self.out}: is a file, expected a directory")
+            raise InputError(f"--out {self.out}: is a file, expected a directory", field="--out")
         pairs = read_pairs(self.prompts) if self.prompts else [CARD_PAIR]
         results = bias.bias_probe(FillMask(self.model), pairs, top_k=self.top_k, words=self.words)
         for result in results:

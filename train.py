@@ -46,7 +46,9 @@ def main(args: list[str]) -> None:
     command = parse(type(command), overrides, prog=f"train.py {path}", default=command)
     config = command.config
     if isinstance(command, PretrainCommand) and command.dry_run and command.profile:
-        raise InputError("--dry-run writes nothing of a run, and --profile is written into it: give one of them")
+        raise InputError(
+            "--dry-run writes nothing of a run, and --profile is written into it: give one of them", field="--dry-run"
+        )
 
     runtime.keep_freed_memory()
     if config.run.deterministic:

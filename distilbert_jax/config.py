@@ -18,7 +18,7 @@ LARGEST_BATCH = 1 << 20  # rows; thirty times those of BERT's largest batches
 def require(condition: bool, owner: object, name: str, what: str) -> None:
     """Raise InputError, with the field `name` of `owner` and its value, unless `condition` holds; `what` says what is expected."""
     if not condition:
-        raise InputError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r}: {what}")
+        raise InputError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r}: {what}", field=name)
 
 
 def require_share(owner: object, *names: str) -> None:

@@ -8,13 +8,41 @@ import os
 import signal
 import sys
 from collections.abc import Collection, Iterator
+from typing import Self
 
 
 class InputError(ValueError):
     """A mistake in what the user gave. Its message is one line: what, where, what to do.
 
-    The command line prints the message and exits with status 2; a notebook sees an ordinary `ValueError`.
+    The command line prints the message and exits with status 2; a notebook sees an ordinary `ValueError`. What the sentence says is
+    also in fields, for programs that call this one, and for tests that do not depend on the wording.
+
+    Args:
+        message: the whole sentence.
+
+    Attributes:
+        path: the file or directory that is at fault, as text.
+        field: the field of a config (`loss.chunk`), the option (`--length`), the argument or the column.
+        row: the row, line or text, as the message counts them.
+        hint: what to do, where it is more than a reading of the message: the nearest name, a command.
     """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: object = None,
+        field: str | None = None,
+        row: int | None = None,
+        hint: str | None = None,
+    ):
+        super().__init__(message)
+        self.path = None if path is None else str(path)
+        self.field, self.row, self.hint = field, row, hint
+
+    def within(self, path: object) -> Self:
+        """The same error, told of something inside a file: its message and `path` begin with that file."""
+        return type(self)(f"{path}: {self}", path=path, field=self.field, row=self.row, hint=self.hint)
 
 
 class DivergedError(InputError):

@@ -8,6 +8,7 @@ import sys
 import traceback
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,12 +41,12 @@ def read_config(kind: type[T], file: Path) -> T:
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: damaged, not UTF-8 ({error})") from None
+        raise InputError(f"{file}: damaged, not UTF-8 ({error})", path=file) from None
     return from_json(kind, text, str(file))
 
 
 def from_json(kind: type[T], text: str, where: str = "config") -> T:
-    """Read a config of `kind` from JSON text.
+    """Read a config of `kind` from JSON text. What an earlier version wrote is read where the class says how (`migrated`).
 
     Raises:
         InputError: the text is not JSON, a field is unknown (the nearest name is given) or has a value of another type.
@@ -53,39 +54,58 @@ def from_json(kind: type[T], text: str, where: str = "config") -> T:
     try:
         values = json.loads(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{where}: not valid JSON (line {error.lineno}: {error.msg})") from None
-    return _build(kind, values, where)
+        raise InputError(
+            f"{where}: not valid JSON (line {error.lineno}: {error.msg})", path=where, row=error.lineno
+        ) from None
+    return _build(kind, values, where, "")
 
 
-def _build(kind: Any, value: Any, where: str) -> Any:
-    """`value` (parsed JSON) as an instance of the annotation `kind`."""
+def _build(kind: Any, value: Any, path: str, field: str) -> Any:
+    """`value` (parsed JSON) as an instance of the annotation `kind`; `path` and `field` are where it stands."""
+    wrong = lambda what: InputError(f"{path}{field and '.'}{field}: {what}", path=path, field=field or None)
+    inside = lambda name: f"{field}.{name}" if field else name
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise InputError(f"{where}: expected an object with the fields of {kind.__name__}, got {value!r}")
-        hints = typing.get_type_hints(kind)
+            raise wrong(f"expected an object with the fields of {kind.__name__}, got {value!r}")
+        if migrated := getattr(kind, "migrated", None):
+            value = migrated(value)
+        hints, names = typing.get_type_hints(kind), [item.name for item in dataclasses.fields(kind)]
         for name in value:
-            if name not in hints:
-                raise InputError(f"{where}.{name}: no such field in {kind.__name__}; {nearest(name, hints)}")
-        return kind(**{name: _build(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+            if name not in names:
+                hint, place = nearest(name, names), inside(name)
+                raise InputError(
+                    f"{path}.{place}: no such field in {kind.__name__}; {hint}", path=path, field=place, hint=hint
+                )
+        for item in dataclasses.fields(kind):
+            required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
+            if required and item.name not in value:
+                raise wrong(f"has no {item.name}, which {kind.__name__} needs")
+        return kind(**{name: _build(hints[name], item, path, inside(name)) for name, item in value.items()})
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
         kinds = [a for a in arguments if a is not type(None)]
         of_text = [a for a in kinds if (typing.get_origin(a) is Literal) == isinstance(value, str)]
-        return _build((of_text or kinds)[0], value, where)
+        return _build((of_text or kinds)[0], value, path, field)
     if origin is Literal:
         if value in arguments:
             return value
-        raise InputError(f"{where}: expected one of {', '.join(map(repr, arguments))}, got {value!r}")
+        raise wrong(f"expected one of {', '.join(map(repr, arguments))}, got {value!r}")
     if origin is tuple:
         if isinstance(value, list):
-            return tuple(_build(arguments[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-        raise InputError(f"{where}: expected a list, got {value!r}")
+            return tuple(_build(arguments[0], item, path, f"{field}[{i}]") for i, item in enumerate(value))
+        raise wrong(f"expected a list, got {value!r}")
+    if origin in (dict, Mapping):
+        if isinstance(value, dict):
+            return {name: _build(arguments[1], item, path, inside(name)) for name, item in value.items()}
+        raise wrong(f"expected an object, got {value!r}")
+    if kind is Any:
+        return value
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise InputError(f"{where}: expected {kind.__name__}, got {value!r}")
+        raise wrong(f"expected {kind.__name__}, got {value!r}")
     return value
 
 
@@ -124,28 +144,28 @@ def load_config(path: str, *kinds: type) -> Any:
     name = f"config_{file.stem}"  # never the name of another module
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise InputError(f"{path}: not a Python file")
+        raise InputError(f"{path}: not a Python file", path=path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
-            raise InputError(f"{path}: has no get_config() that returns a config")
+            raise InputError(f"{path}: has no get_config() that returns a config", path=path)
         config = module.get_config(*([word] if colon else []))
     except InputError:
         raise
     except SyntaxError as error:
-        raise InputError(f"{path}: line {error.lineno}: {error.msg}") from None
+        raise InputError(f"{path}: line {error.lineno}: {error.msg}", path=path, row=error.lineno) from None
     except (Exception, SystemExit) as error:  # whatever a user's file raises, above all an unknown field
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.resolve()]
         what = "a config must not end Python" if isinstance(error, SystemExit) else error
-        raise InputError(f"{path}: line {lines[-1] if lines else '?'}: {what}") from error
+        raise InputError(f"{path}: line {lines[-1] if lines else '?'}: {what}", path=path) from error
     if not isinstance(config, kinds):
         expected = " or ".join(kind.__name__ for kind in kinds)
-        raise InputError(f"{path}: get_config() returned a {type(config).__name__}, expected {expected}")
+        raise InputError(f"{path}: get_config() returned a {type(config).__name__}, expected {expected}", path=path)
     try:
         text = to_json(config)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.within(path) from None
     return from_json(type(config), text, path)  # names a field whose value has another type

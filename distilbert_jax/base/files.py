@@ -60,9 +60,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file") from error
+        raise InputError(f"{path}: no such file", path=path) from error
     except ValueError as error:  # UnicodeDecodeError and JSONDecodeError alike
-        raise InputError(f"{path}: damaged, not JSON that can be read ({error})") from error
+        raise InputError(f"{path}: damaged, not JSON that can be read ({error})", path=path) from error
 
 
 def save_figure(figure: Any, path: Path) -> None:

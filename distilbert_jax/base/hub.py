@@ -38,14 +38,18 @@ def locate(path_or_id: str | Path, revision: str | None = None) -> Path:
     if path.is_dir():
         if revision is not None:
             raise InputError(
-                f"{path_or_id}: revision {revision!r} was asked for, but this is a directory, which has no revisions"
+                f"{path_or_id}: revision {revision!r} was asked for, but this is a directory, which has no revisions",
+                path=path_or_id,
             )
         return path
     if path.exists():
-        raise InputError(f"{path_or_id}: is a file; expected the directory with config.json and model.safetensors")
+        raise InputError(
+            f"{path_or_id}: is a file; expected the directory with config.json and model.safetensors", path=path_or_id
+        )
     if not isinstance(path_or_id, str) or not _HUB_ID.fullmatch(path_or_id):
         raise InputError(
-            f"{path_or_id}: no such directory; expected a model with config.json and model.safetensors, or a hub id"
+            f"{path_or_id}: no such directory; expected a model with config.json and model.safetensors, or a hub id",
+            path=path_or_id,
         )
     return _download(path_or_id, revision)
 
@@ -90,7 +94,7 @@ def write_directory(directory: str | Path, write: Callable[[Path], None]) -> Non
     """Let `write` fill a directory that appears whole or not at all; in one that is there, file by file is replaced."""
     directory = Path(directory).absolute()  # "." has no name of its own
     if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: is a file; name a directory to write to")
+        raise InputError(f"{directory}: is a file; name a directory to write to", path=directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

@@ -155,7 +155,8 @@ def write_demo(out: Path) -> tuple[dict, bool]:
         documents["validation" if is_held_out(name) else "train"].append((name, paragraphs))
     if not documents["train"] or not documents["validation"]:
         raise InputError(
-            f"{sysconfig.get_paths()['stdlib']}: too little documentation in this Python; use a full CPython"
+            f"{sysconfig.get_paths()['stdlib']}: too little documentation in this Python; use a full CPython",
+            path=sysconfig.get_paths()["stdlib"],
         )
     out.mkdir(parents=True, exist_ok=True)
     manifest = dict(origin)

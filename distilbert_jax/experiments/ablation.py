@@ -38,7 +38,7 @@ def find_configs(folder: Path) -> dict[str, PretrainConfig]:
     """
     files = {path.stem: path for path in sorted(folder.glob("*.py"))}
     if REFERENCE not in files or len(files) < 2:
-        raise InputError(f"{folder}: expected {REFERENCE}.py and at least one config beside it")
+        raise InputError(f"{folder}: expected {REFERENCE}.py and at least one config beside it", path=folder)
     names = [REFERENCE, *(name for name in files if name != REFERENCE)]
     return {name: load_config(str(files[name]), PretrainConfig) for name in names}
 
@@ -139,18 +139,21 @@ def command(
         if not values or len(set(values)) < len(values):
             raise InputError(f"{option} {' '.join(map(str, values))}: expected one or more, each once")
     if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file, expected a directory")
+        raise InputError(f"--out {out}: is a file, expected a directory", field="--out")
     found, tuning = find_configs(configs), load_config(glue, FinetuneConfig)
     for name in tasks:  # now, and not when the first model is trained
         if tuning.data and not (Path(tuning.data) / find_task(name).name).is_dir():
-            raise InputError(f"{tuning.data}: has no folder {name}; the score is the mean over all of --tasks")
+            raise InputError(
+                f"{tuning.data}: has no folder {name}; the score is the mean over all of --tasks", path=tuning.data
+            )
     places: dict[Path, str] = {}
     for name, config in found.items():
         for seed in seeds:
             place = Path(_directory(config, seed)).resolve()
             if place in places:
                 raise InputError(
-                    f"{configs}: {places[place]}.py and {name}.py both train in {place}: give each a run.directory"
+                    f"{configs}: {places[place]}.py and {name}.py both train in {place}: give each a run.directory",
+                    path=configs,
                 )
             places[place] = name
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in found}

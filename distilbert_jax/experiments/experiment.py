@@ -45,7 +45,9 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
     tokenizer = load_tokenizer(config.tokenizer)
     data = [variant.pretrain.data for variant in config.variants if variant.pretrain]
     if not data and (text or heldout_text):
-        raise InputError("--text, --heldout-text: no variant of this experiment is pre-trained; leave them out")
+        raise InputError(
+            "--text, --heldout-text: no variant of this experiment is pre-trained; leave them out", field="--text"
+        )
     wanted = []
     for option, places, files in (
         ("--text", {one.corpus for one in data}, text),
@@ -53,11 +55,14 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
     ):
         if len(places) > 1:
             raise InputError(
-                f"{option}: the variants have {len(places)} corpora ({', '.join(sorted(places))}), expected one"
+                f"{option}: the variants have {len(places)} corpora ({', '.join(sorted(places))}), expected one",
+                path=option,
             )
         for place in filter(None, places):
             if not files and not (Path(place) / "manifest.json").is_file():
-                raise InputError(f"{place}: there is no corpus yet; name the files that it is made of with {option}")
+                raise InputError(
+                    f"{place}: there is no corpus yet; name the files that it is made of with {option}", path=place
+                )
             wanted.append((files, place))
     for files, place in wanted:
         if files:
@@ -80,7 +85,8 @@ def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -
     if before != given:
         raise InputError(
             f"{corpus}: was made of other text than {', '.join(map(str, files))}, and {', '.join(begun)} trained on it: name the "
-            f"same files, leave them out, or remove {config.directory} and {corpus} to begin anew"
+            f"same files, leave them out, or remove {config.directory} and {corpus} to begin anew",
+            path=corpus,
         )
 
 
@@ -93,19 +99,22 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
         architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
         if "glue" in stages and config.glue.length > architecture.max_position_embeddings:
             raise InputError(
-                f"glue.length = {config.glue.length}: {variant.name} has {architecture.max_position_embeddings} positions"
+                f"glue.length = {config.glue.length}: {variant.name} has {architecture.max_position_embeddings} positions",
+                field="glue.length",
             )
         if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
             for place in (variant.pretrain.init.source, variant.pretrain.teacher):
                 if (other := models.get(place)) and other not in variants and not has_weights(Path(place)):
                     raise InputError(
                         f"{variant.name}: begins with {place}, which is not there yet; "
-                        f"--stages pretrain --variants {other.name} makes it"
+                        f"--stages pretrain --variants {other.name} makes it",
+                        path=variant.name,
                     )
             for place in filter(None, (variant.pretrain.data.corpus, variant.pretrain.data.heldout)):
                 if "corpus" not in stages and not (Path(place) / "manifest.json").is_file():
                     raise InputError(
-                        f"{place}: there is no corpus yet; --stages corpus with --text and --heldout-text makes it"
+                        f"{place}: there is no corpus yet; --stages corpus with --text and --heldout-text makes it",
+                        path=place,
                     )
 
 
@@ -126,7 +135,8 @@ def make(config: ExperimentConfig, variant: Variant) -> Path:
         elif fingerprint(model) != fingerprint(source):
             raise InputError(
                 f"{model}: is damaged, or not the model that {variant.name} is now, {variant.model}: remove it, "
-                "or name the variant otherwise"
+                "or name the variant otherwise",
+                path=model,
             )
     return model
 
@@ -135,7 +145,7 @@ def tune(config: ExperimentConfig, variant: Variant) -> None:
     """Fine-tune a variant on every task; each model chooses its settings from the same sweep."""
     run = config.run_of(variant)
     if not has_weights(run / "model"):
-        raise InputError(f"{run}: has no model yet; --stages pretrain makes it")
+        raise InputError(f"{run}: has no model yet; --stages pretrain makes it", path=run)
     print(f"{variant.name}: fine-tuning", file=sys.stderr)
     where = dataclasses.replace(config.glue.run, directory=str(run / "glue"))
     tuning = dataclasses.replace(config.glue, model=str(run / "model"), run=where)
@@ -151,7 +161,10 @@ def compare(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
     ]:
         print(f"{config.directory}: not there yet, and left out: {', '.join(absent)}", file=sys.stderr)
     if not (there := [str(config.run_of(variant)) for variant in variants if variant.name not in missing]):
-        raise InputError(f"{config.directory}: none of these variants is there yet; --stages pretrain makes them")
+        raise InputError(
+            f"{config.directory}: none of these variants is there yet; --stages pretrain makes them",
+            path=config.directory,
+        )
     first = next((variant.pretrain.data for variant in config.variants if variant.pretrain), None)
     beside = {
         of: "" if name in missing else f"{config.directory}/{name}"
@@ -188,18 +201,20 @@ def command(
     if data:
         given = dataclasses.replace(given, glue=dataclasses.replace(given.glue, data=data))
     if data and not Path(data).is_dir():
-        raise InputError(f"--data {data}: no such folder")
+        raise InputError(f"--data {data}: no such folder", field="--data")
     for path in (*text, *heldout_text):
         if not path.is_file():
-            raise InputError(f"{path}: no such file")
+            raise InputError(f"{path}: no such file", path=path)
     if not stages:
-        raise InputError(f"--stages: expected one or more of {', '.join(STAGES)}")
+        raise InputError(f"--stages: expected one or more of {', '.join(STAGES)}", field="--stages")
     names = [variant.name for variant in given.variants]
     if len(set(variants)) < len(variants):
-        raise InputError(f"--variants {' '.join(variants)}: expected each once")
+        raise InputError(f"--variants {' '.join(variants)}: expected each once", field="--variants")
     for name in variants:
         if name not in names:
-            raise InputError(f"--variants {name}: no such variant in {config}; {nearest(name, names)}")
+            raise InputError(
+                f"--variants {name}: no such variant in {config}; {nearest(name, names)}", field="--variants"
+            )
     chosen = [variant for variant in given.variants if not variants or variant.name in variants]
     check(given, chosen, stages)
     if "corpus" in stages:

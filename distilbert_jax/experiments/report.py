@@ -75,7 +75,8 @@ def _training(run: Path) -> dict[str, Any]:
     seconds = [entry.get("seconds") for entry in steps]
     if not all(isinstance(one, int | float) for one in seconds):
         raise InputError(
-            f"{run / 'metrics.jsonl'}: damaged, has steps without their seconds; remove the run's directory"
+            f"{run / 'metrics.jsonl'}: damaged, has steps without their seconds; remove the run's directory",
+            path=run / "metrics.jsonl",
         )
     return {
         "steps": steps[-1]["step"] if steps else 0,
@@ -95,12 +96,15 @@ def _tuned(run: Path) -> list[dict[str, Any]]:
         inputs = Path(result["directory"]) / "inputs.json"
         recorded = read_json(inputs) if inputs.is_file() else {}
         if not isinstance(recorded, dict):
-            raise InputError(f"{inputs}: damaged; remove {result['directory']} and run evaluate.py glue again")
+            raise InputError(
+                f"{inputs}: damaged; remove {result['directory']} and run evaluate.py glue again", path=inputs
+            )
         begun_with = recorded.get("model")
         if begun_with not in (None, hf_format.fingerprint(run / "model"), *_mnli_models(run)):
             raise InputError(
                 f"{result['directory']}: was not fine-tuned from {run / 'model'} as it is now; remove it and run evaluate.py glue "
-                "again"
+                "again",
+                path=result["directory"],
             )
     return found
 
@@ -197,12 +201,12 @@ def report(
         )
     for path in (*paths, *map(Path, filter(None, (teacher, against)))):
         if not hf_format.has_weights(path / "model"):
-            raise InputError(f"{path}: has no model/model.safetensors; finish the run first")
+            raise InputError(f"{path}: has no model/model.safetensors; finish the run first", path=path)
     for path in paths:
         if _training(path)["steps"] is None:
             print(f"{path}: has no metrics.jsonl; its steps, seconds and curves are left out", file=sys.stderr)
     if Path(out).exists() and not Path(out).is_dir():
-        raise InputError(f"--out {out}: is a file, expected a directory")
+        raise InputError(f"--out {out}: is a file, expected a directory", field="--out")
     for name, value in (("--length", length), ("--max-rows", max_rows)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: expected 1 or more")

@@ -66,7 +66,7 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
         try:
             found = datasets.Dataset(parquet.read_table(where))
         except (pyarrow.ArrowException, OSError, ValueError) as error:
-            raise InputError(f"{where}: damaged or not parquet ({error})") from None
+            raise InputError(f"{where}: damaged or not parquet ({error})", path=where) from None
     else:
         where = f"{HUB} {task.name} {split}"
         if task.name.startswith("demo-"):
@@ -80,7 +80,7 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
             found = datasets.load_dataset(HUB, task.name, split=split)
         except Exception as error:  # of many kinds, all of them mean that the data is not to be had
             raise InputError(
-                f"{where}: not to be had from the hub ({error}); name a local folder with --data"
+                f"{where}: not to be had from the hub ({error}); name a local folder with --data", path=where
             ) from None
         finally:
             client.setLevel(level)
@@ -93,16 +93,18 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
 
 def _check_rows(rows: int, task: Task, split: str, where: str) -> None:
     if not rows:
-        raise InputError(f"{where}: has no rows")
+        raise InputError(f"{where}: has no rows", path=where)
     if split in task.submission and rows != task.rows[split]:
-        raise InputError(f"{where}: has {rows} rows, the GLUE server takes {task.rows[split]} of {task.title}")
+        raise InputError(
+            f"{where}: has {rows} rows, the GLUE server takes {task.rows[split]} of {task.title}", path=where
+        )
 
 
 def _check_columns(names: Sequence[str], task: Task, where: str, *, labelled: bool) -> None:
     columns = (*task.columns, *(["label"] if labelled else []))
     missing = [name for name in columns if name not in names]
     if missing:
-        raise InputError(f"{where}: no column {', '.join(missing)}; {task.name} has {', '.join(columns)}")
+        raise InputError(f"{where}: no column {', '.join(missing)}; {task.name} has {', '.join(columns)}", path=where)
 
 
 def has_split(task: Task, split: str, folder: str) -> bool:
@@ -140,7 +142,7 @@ def check_file(task: Task, split: str, folder: str) -> None:
     try:
         metadata, schema = parquet.read_metadata(where), parquet.read_schema(where)
     except (ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{where}: damaged or not parquet ({error})") from None
+        raise InputError(f"{where}: damaged or not parquet ({error})", path=where) from None
     _check_columns(schema.names, task, str(where), labelled=split not in task.submission)
     _check_rows(metadata.num_rows, task, split, str(where))
 
@@ -148,7 +150,7 @@ def check_file(task: Task, split: str, folder: str) -> None:
 def _file(task: Task, split: str, folder: str) -> Path:
     where = Path(folder) / task.name / f"{split}.parquet"
     if not where.is_file():
-        raise InputError(f"{where}: no such file; --data names a folder with {task.name}/{split}.parquet")
+        raise InputError(f"{where}: no such file; --data names a folder with {task.name}/{split}.parquet", path=where)
     return where
 
 
@@ -168,20 +170,25 @@ def check(rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
     for name in task.columns:
         bad = next((i for i, text in enumerate(rows[name]) if not isinstance(text, str)), None)
         if bad is not None:
-            raise InputError(f"{where}: row {bad}: {name} is {rows[name][bad]!r}, expected a text")
+            raise InputError(f"{where}: row {bad}: {name} is {rows[name][bad]!r}, expected a text", path=where, row=bad)
     if not labelled:
         return
     named = tuple(getattr(rows.features["label"], "names", None) or ())
     if named != task.labels and set(named) == set(task.labels):
         raise InputError(
-            f"{where}: its labels are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}"
+            f"{where}: its labels are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}",
+            path=where,
         )
     low, high = task.label_range or (0, len(task.labels) - 1)
     for i, label in enumerate(rows["label"]):
         kinds = int | float if task.is_regression else int
         if not isinstance(label, kinds) or isinstance(label, bool) or not low <= label <= high:
             kind = "numbers" if task.is_regression else "whole numbers"
-            raise InputError(f"{where}: row {i}: label {label!r}: expected {kind} from {low} to {high} of {task.name}")
+            raise InputError(
+                f"{where}: row {i}: label {label!r}: expected {kind} from {low} to {high} of {task.name}",
+                path=where,
+                row=i,
+            )
 
 
 def encode(rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> Examples:

@@ -67,7 +67,9 @@ def _load(file: Path) -> np.ndarray:
 
 
 def _damaged(file: Path, why: str) -> InputError:
-    return InputError(f"{file}: predictions that cannot be ({why}); remove the run's directory and train it again")
+    return InputError(
+        f"{file}: predictions that cannot be ({why}); remove the run's directory and train it again", path=file
+    )
 
 
 def predictor(

@@ -61,7 +61,8 @@ def read_result(file: Path) -> dict[str, Any]:
     result = read_json(file)
     if not isinstance(result, dict) or not _FIELDS.keys() <= result.keys():
         raise InputError(
-            f"{file}: no result of evaluate.py glue, or one of an earlier version; remove it, or name another directory"
+            f"{file}: no result of evaluate.py glue, or one of an earlier version; remove it, or name another directory",
+            path=file,
         )
     wrong = next((name for name, fits in _FIELDS.items() if not fits(result[name])), "")
     if not wrong and (result["scores"].keys() != result["dev_rows"].keys()):
@@ -73,5 +74,7 @@ def read_result(file: Path) -> dict[str, Any]:
     if not wrong and not _is_number(result.get("flops", 0.0), 0.0):
         wrong = "flops"
     if wrong:
-        raise InputError(f"{file}: damaged, its {wrong} cannot be; remove the run's directory and train it again")
+        raise InputError(
+            f"{file}: damaged, its {wrong} cannot be; remove the run's directory and train it again", path=file
+        )
     return result

@@ -128,7 +128,8 @@ def _ended(config: FinetuneConfig, directory: Path) -> dict[str, Any] | None:
     found = read_result(directory / "results.json")
     if (found["task"], found["seed"]) != (config.task, config.run.seed):
         raise InputError(
-            f"{directory}: its results.json is of {found['task']}, seed {found['seed']}; remove the directory to train it again"
+            f"{directory}: its results.json is of {found['task']}, seed {found['seed']}; remove the directory to train it again",
+            path=directory,
         )
     unsaved = config.save_model and not run_directory.finished(directory)
     if found["diverged"] or not (unsaved or _unpredicted(config, directory, found)):
@@ -225,7 +226,8 @@ class Tuning:
         if config.length > model.config.max_position_embeddings:
             raise InputError(
                 f"length = {config.length} is beyond the {model.config.max_position_embeddings} positions of {config.model}: "
-                f"--length {model.config.max_position_embeddings} is the longest"
+                f"--length {model.config.max_position_embeddings} is the longest",
+                field="length",
             )
         check_fit(self.tokenizer, model.config.vocab_size, config.model)
 
@@ -237,7 +239,9 @@ class Tuning:
         names = set(map(teacher_of, configs))
         if len(names) > 1:
             raise InputError(
-                f"distill.teacher = {self.config.distill.teacher}: seeds of one program share their teacher; leave out --vmap-seeds"
+                f"distill.teacher = {self.config.distill.teacher}: seeds of one program share their teacher; "
+                "leave out --vmap-seeds",
+                field="distill.teacher",
             )
         return names.pop()
 
@@ -249,11 +253,13 @@ class Tuning:
         teacher = SequenceClassification.from_pretrained(name, dtype=jnp.dtype(self.config.run.dtype), new_head=False)
         if len(teacher.config.labels) != len(self.labels):
             raise InputError(
-                f"distill.teacher = {name}: has {len(teacher.config.labels)} labels, {self.task.name} {len(self.labels)}"
+                f"distill.teacher = {name}: has {len(teacher.config.labels)} labels, {self.task.name} {len(self.labels)}",
+                field="distill.teacher",
             )
         if load_tokenizer(name).get_vocab() != self.tokenizer.get_vocab():
             raise InputError(
-                f"distill.teacher = {name}: its tokenizer is not that of {self.config.model}; ids would differ"
+                f"distill.teacher = {name}: its tokenizer is not that of {self.config.model}; ids would differ",
+                field="distill.teacher",
             )
         graphdef, params = split(teacher)
         params = sharding.pad_vocabulary(params)

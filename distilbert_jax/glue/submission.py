@@ -20,11 +20,11 @@ def check_path(path: str, tasks: Sequence[str]) -> None:
     """Raise InputError, before anything is trained, if no submission could be written there."""
     where = Path(path)
     if where.suffix != ".zip" or where.is_dir():
-        raise InputError(f"--submit {path}: expected the name of a .zip file")
+        raise InputError(f"--submit {path}: expected the name of a .zip file", field="--submit")
     if not where.absolute().parent.is_dir():
-        raise InputError(f"--submit {path}: the folder {where.parent} does not exist; make it first")
+        raise InputError(f"--submit {path}: the folder {where.parent} does not exist; make it first", field="--submit")
     if not any(find_task(name).submission for name in tasks):
-        raise InputError(f"--submit: the GLUE server takes none of {', '.join(tasks)}")
+        raise InputError(f"--submit: the GLUE server takes none of {', '.join(tasks)}", field="--submit")
 
 
 def spelled(task: Task, logits: np.ndarray) -> list[str]:
@@ -58,7 +58,9 @@ def write_submission(results: Sequence[dict[str, Any]], path: str) -> dict[str, 
                 files[name] = _lines(task, split, load_logits(file, task))
                 seeds[name] = run["seed"]
     if not files:
-        raise InputError(f"--submit {path}: no run has predictions of a test split; nothing is written")
+        raise InputError(
+            f"--submit {path}: no run has predictions of a test split; nothing is written", field="--submit"
+        )
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
@@ -84,17 +86,21 @@ def check(archive: Any, where: str) -> None:
     with zipfile.ZipFile(archive) as opened:
         for name in opened.namelist():
             if name not in known:
-                raise InputError(f"{where}: {name} is no file of a submission; expected {', '.join(known)}")
+                raise InputError(f"{where}: {name} is no file of a submission; expected {', '.join(known)}", path=where)
             task, split = known[name]
             head, *lines = opened.read(name).decode().splitlines()
             if head != HEADER:
-                raise InputError(f"{where}: {name} begins with {head!r}, expected {HEADER!r}")
+                raise InputError(f"{where}: {name} begins with {head!r}, expected {HEADER!r}", path=where)
             if len(lines) != task.rows[split]:
-                raise InputError(f"{where}: {name} has {len(lines)} rows, the GLUE server takes {task.rows[split]}")
+                raise InputError(
+                    f"{where}: {name} has {len(lines)} rows, the GLUE server takes {task.rows[split]}", path=where
+                )
             for i, line in enumerate(lines):
                 index, _, word = line.partition("\t")
                 if index != str(i) or not _spells(task, word):
-                    raise InputError(f"{where}: {name}, row {i}: {line!r} is not what the GLUE server takes")
+                    raise InputError(
+                        f"{where}: {name}, row {i}: {line!r} is not what the GLUE server takes", path=where, row=i
+                    )
 
 
 def _spells(task: Task, word: str) -> bool:

@@ -78,7 +78,8 @@ def read(run: dict[str, Any]) -> Predictions:
     directory, task = Path(run["directory"]), find_task(run["task"])
     if any(metrics.keys() != {*task.metrics, "score"} for metrics in run["scores"].values()):
         raise InputError(
-            f"{directory / 'results.json'}: damaged, its scores are not those of {task.name}; remove the run and train it again"
+            f"{directory / 'results.json'}: damaged, its scores are not those of {task.name}; remove the run and train it again",
+            path=directory / "results.json",
         )
     predictions = read_predictions(directory, task, bool(run["diverged"]))
     if predictions.logits is not None:
@@ -86,7 +87,8 @@ def read(run: dict[str, Any]) -> Predictions:
         if abs(again - run["score"]) > _ROUNDING:
             raise InputError(
                 f"{directory}: its predictions score {again:.2f}, results.json says {run['score']:.2f}: "
-                "remove the run and train it again"
+                "remove the run and train it again",
+                path=directory,
             )
     return predictions
 
@@ -113,7 +115,7 @@ def read_runs(directory: str) -> list[dict[str, Any]]:
     """
     files = sorted(Path(directory).glob("*/results.json"))
     if not files:
-        raise InputError(f"{directory}: holds no runs of evaluate.py glue (<task>-<seed>/results.json)")
+        raise InputError(f"{directory}: holds no runs of evaluate.py glue (<task>-<seed>/results.json)", path=directory)
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for file in files:
         result = read_result(file)
@@ -121,7 +123,8 @@ def read_runs(directory: str) -> list[dict[str, Any]]:
         if run in found:
             raise InputError(
                 f"{directory}: {Path(found[run]['directory']).name} and {file.parent.name} both say that they are {run[0]} with "
-                f"seed {run[1]}; remove the one that is not"
+                f"seed {run[1]}; remove the one that is not",
+                path=directory,
             )
         choice = file.parent.parent / "choice" / result["task"] / "choice.json"
         found[run] = {**result, "directory": str(file.parent), "choice": _read_choice(choice)}
@@ -135,7 +138,7 @@ def _read_choice(file: Path) -> dict[str, Any] | None:
     choice = read_json(file)
     fits = isinstance(choice, dict) and isinstance(choice.get("runs"), int) and isinstance(choice.get("chosen"), dict)
     if not fits or not all(isinstance(value, int | float) for value in choice["chosen"].values()):
-        raise InputError(f"{file}: damaged; the command that chose makes it again")
+        raise InputError(f"{file}: damaged; the command that chose makes it again", path=file)
     return choice
 
 

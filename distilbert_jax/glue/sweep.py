@@ -51,7 +51,8 @@ def run_sweep(
         dataclasses.replace(config.run, seed=seed)  # says what is wrong with it before anything is trained
     if sweep and sweep.seeds != SweepConfig().seeds and _settings(sweep) == [{}]:
         raise InputError(
-            "--sweep.seeds: nothing to choose among; name settings, such as --sweep.learning-rate 5e-5 1e-4"
+            "--sweep.seeds: nothing to choose among; name settings, such as --sweep.learning-rate 5e-5 1e-4",
+            field="--sweep.seeds",
         )
     base = Path(config.run.directory or sweep_directory(config))
     wanted = available(config, tasks)
@@ -59,7 +60,8 @@ def run_sweep(
         mnli = find_task("mnli")
         if not has_split(mnli, "train", config.data):
             raise InputError(
-                f"--from-mnli: {config.data} has no mnli/train.parquet to train the model that others start at"
+                f"--from-mnli: {config.data} has no mnli/train.parquet to train the model that others start at",
+                field="--from-mnli",
             )
         _check_files(config, mnli)
         wanted = [mnli, *(task for task in wanted if task is not mnli)]
@@ -100,7 +102,8 @@ def _check_start(results: Sequence[dict[str, Any]]) -> None:
     for result in results:
         if result["task"] == "mnli" and result["diverged"]:
             raise InputError(
-                f"--from-mnli: {result['directory']} diverged ({result['diverged']}), no task can start at it"
+                f"--from-mnli: {result['directory']} diverged ({result['diverged']}), no task can start at it",
+                field="--from-mnli",
             )
 
 
@@ -119,7 +122,9 @@ def available(config: FinetuneConfig, names: Sequence[str]) -> list[Task]:
     there = [task for task in tasks if has_split(task, "train", config.data)]
     absent = ", ".join(task.name for task in tasks if task not in there)
     if not there:
-        raise InputError(f"{config.data}: has no folder {absent}; --data names one with <task>/train.parquet")
+        raise InputError(
+            f"{config.data}: has no folder {absent}; --data names one with <task>/train.parquet", path=config.data
+        )
     if absent:
         warn_once(f"{config.data}: has no {absent}: left out")
     for task in there:
@@ -170,7 +175,7 @@ def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, 
         tried.append({**setting, "score": None if diverged else statistics.fmean(run["score"] for run in results)})
     ended = [row for row in tried if row["score"] is not None]
     if not ended:
-        raise InputError(f"{base}: each of the {len(tried)} settings diverged; try lower learning rates")
+        raise InputError(f"{base}: each of the {len(tried)} settings diverged; try lower learning rates", path=base)
     best = max(ended, key=lambda row: row["score"])
     chosen = {field: value for field, value in best.items() if field != "score"}
     runs = len(tried) * len(sweep.seeds)

@@ -65,12 +65,12 @@ def read_config(path_or_id: str | Path) -> ModelConfig:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{directory}: has no config.json, so it is not a model directory") from None
+        raise InputError(f"{directory}: has no config.json, so it is not a model directory", path=directory) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})") from None
+        raise InputError(f"{path}: not valid JSON ({error})", path=path) from None
     model_type = found.get("model_type") if isinstance(found, dict) else None
     if model_type not in tuple(CONFIG_FIELDS):
-        raise InputError(f"{path}: model_type is {model_type!r}; this package reads 'bert' and 'distilbert'")
+        raise InputError(f"{path}: model_type is {model_type!r}; this package reads 'bert' and 'distilbert'", path=path)
     defaults = ModelConfig.bert_base() if model_type == "bert" else ModelConfig.distilbert_base()
     values: dict[str, Any] = {"model_type": model_type}
     for ours, theirs in CONFIG_FIELDS[model_type].items():
@@ -79,7 +79,7 @@ def read_config(path_or_id: str | Path) -> ModelConfig:
             value = found.get("hidden_dropout_prob")
         default = getattr(defaults, ours)
         if type(default) is int and value is not None and type(value) is not int:
-            raise InputError(f"{path}: {theirs} is {value!r}, expected a whole number")
+            raise InputError(f"{path}: {theirs} is {value!r}, expected a whole number", path=path)
         values[ours] = default if value is None else value
     try:
         if labels := found.get("id2label"):
@@ -90,9 +90,9 @@ def read_config(path_or_id: str | Path) -> ModelConfig:
             values["labels"] = tuple(f"LABEL_{i}" for i in range(found["num_labels"]))
         return ModelConfig(type_vocab_size=values.pop("type_vocab_size", 0), **values)
     except InputError as error:
-        raise InputError(f"{path}: {error}") from None
+        raise error.within(path) from None
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: a field has a value of another type ({error})") from None
+        raise InputError(f"{path}: a field has a value of another type ({error})", path=path) from None
 
 
 def hf_config(config: ModelConfig, architecture: str, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:
@@ -135,22 +135,23 @@ def read_tensors(directory: str | Path) -> dict[str, jnp.ndarray]:
         try:
             files = sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise InputError(f"{index}: expected JSON with a weight_map from tensors to files") from None
+            raise InputError(f"{index}: expected JSON with a weight_map from tensors to files", path=index) from None
     elif pickles := sorted(directory.glob("*.bin")):
         raise InputError(
             f"{pickles[0]}: a pickle can run code when it is read and is not loaded; convert it once with transformers: "
-            f"AutoModel.from_pretrained(DIR).save_pretrained(DIR)"
+            f"AutoModel.from_pretrained(DIR).save_pretrained(DIR)",
+            path=pickles[0],
         )
     else:
-        raise InputError(f"{directory}: has no model.safetensors")
+        raise InputError(f"{directory}: has no model.safetensors", path=directory)
     tensors: dict[str, jnp.ndarray] = {}
     for file in files:
         try:
             tensors |= load_file(file)
         except FileNotFoundError:
-            raise InputError(f"{file}: named by {index.name}, but not there") from None
+            raise InputError(f"{file}: named by {index.name}, but not there", path=file) from None
         except SafetensorError as error:
-            raise InputError(f"{file}: damaged or not a safetensors file ({error})") from None
+            raise InputError(f"{file}: damaged or not a safetensors file ({error})", path=file) from None
     return tensors
 
 
@@ -223,10 +224,11 @@ def to_params(
     left = [name for name in source if not _TIED_COPIES.match(name)]
     problems += [f"{name} is unknown" for name in left if not (_OTHER_HEADS.match(name) or _BUFFERS.search(name))]
     if problems:
-        raise InputError(f"{where}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
+        raise InputError(f"{where}: {len(problems)} tensors do not fit: {'; '.join(problems)}", path=where)
     if initialised and not new_head:
         raise InputError(
-            f"{where}: has no trained head for this, {', '.join(sorted(initialised))} are missing; train it first"
+            f"{where}: has no trained head for this, {', '.join(sorted(initialised))} are missing; train it first",
+            path=where,
         )
     skipped = sorted({name if _BUFFERS.search(name) else name.rpartition(".")[0] for name in left})
     if skipped:

@@ -76,7 +76,9 @@ class PretrainedModel(nnx.Module):
             InputError: what is missing, damaged or contradictory, in one line.
         """
         if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
-            raise InputError(f"dtype = {dtype!r}: matmuls take a floating-point dtype, such as float32 or bfloat16")
+            raise InputError(
+                f"dtype = {dtype!r}: matmuls take a floating-point dtype, such as float32 or bfloat16", field="dtype"
+            )
         directory = locate(path_or_id, revision)
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
         config = ModelConfig(**vars(read_config(directory)) | {k: v for k, v in changes.items() if k in fields})

@@ -38,7 +38,8 @@ def chosen_layers(
     if not isinstance(choice, tuple) and student_layers > teacher_layers:
         raise InputError(
             f"model.num_hidden_layers = {student_layers}: the teacher has only {teacher_layers}; "
-            "name the layers to copy with init.layers"
+            "name the layers to copy with init.layers",
+            field="model.num_hidden_layers",
         )
     if choice is None:
         return evenly_spaced_layers(teacher_layers, student_layers)
@@ -47,12 +48,14 @@ def chosen_layers(
         return tuple(range(first, first + student_layers))
     if len(choice) != student_layers:
         raise InputError(
-            f"init.layers = {choice}: {len(choice)} layers named, model.num_hidden_layers is {student_layers}"
+            f"init.layers = {choice}: {len(choice)} layers named, model.num_hidden_layers is {student_layers}",
+            field="init.layers",
         )
     for layer in choice:
         if not 0 <= layer < teacher_layers:
             raise InputError(
-                f"init.layers = {choice}: {layer} is not a layer of the teacher (0 … {teacher_layers - 1})"
+                f"init.layers = {choice}: {layer} is not a layer of the teacher (0 … {teacher_layers - 1})",
+                field="init.layers",
             )
     return choice
 
@@ -95,7 +98,9 @@ def student_from_teacher(
         InputError: the student is no DistilBERT, a size differs from the teacher's, or a layer is not one of the teacher's.
     """
     if config.model_type != "distilbert":
-        raise InputError(f"model.model_type = {config.model_type!r}: a student is a 'distilbert'")
+        raise InputError(
+            f"model.model_type = {config.model_type!r}: a student is a 'distilbert'", field="model.model_type"
+        )
     given = teacher.config
     for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
         if getattr(given, name) != getattr(config, name):
@@ -138,9 +143,12 @@ def convert(
         copy_transform: copy the masked-LM transform too.
     """
     if Path(out).exists() and Path(teacher).exists() and Path(out).samefile(teacher):
-        raise InputError(f"--out {out}: is the teacher's own directory; choose another")
+        raise InputError(f"--out {out}: is the teacher's own directory; choose another", field="--out")
     if layers and num_hidden_layers not in (0, len(layers)):
-        raise InputError(f"--num-hidden-layers {num_hidden_layers}, but --layers names {len(layers)}; give one of them")
+        raise InputError(
+            f"--num-hidden-layers {num_hidden_layers}, but --layers names {len(layers)}; give one of them",
+            field="--num-hidden-layers",
+        )
     source = MaskedLM.from_pretrained(teacher, new_head=False)
     count = len(layers) or num_hidden_layers or source.config.num_hidden_layers
     chosen = chosen_layers(layers or None, source.config.num_hidden_layers, count)

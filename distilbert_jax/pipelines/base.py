@@ -109,7 +109,7 @@ class Pipeline:
         if batch_size is None:  # on two cores a row of 128 tokens took longer in larger batches
             batch_size = 8 if jax.default_backend() == "cpu" else 64
         if batch_size < 1:
-            raise InputError(f"batch_size = {batch_size}: expected 1 or more")
+            raise InputError(f"batch_size = {batch_size}: expected 1 or more", field="batch_size")
         self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
         self.model = self._kind.from_pretrained(path_or_id, revision=revision, dtype=jnp.dtype(dtype), **self._loading)
         check_fit(self.tokenizer.tokenizer, self.model.config.vocab_size, str(path_or_id))

@@ -57,7 +57,9 @@ class TextClassification(Pipeline):
         """
         labels = self.model.config.labels
         if top_k is not None and not 1 <= top_k <= len(labels):
-            raise InputError(f"top_k = {top_k}: expected 1 to {len(labels)}, the number of labels, or None for all")
+            raise InputError(
+                f"top_k = {top_k}: expected 1 to {len(labels)}, the number of labels, or None for all", field="top_k"
+            )
 
         def answer(texts: Sequence[Text], rows: Sequence[Row]) -> list[Answers]:
             found = dict(self._forward(rows))

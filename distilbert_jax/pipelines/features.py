@@ -59,10 +59,14 @@ class FeatureExtraction(Pipeline):
             InputError: an empty text, an unknown pooling, a layer that the model has not.
         """
         if pooling not in POOLINGS:
-            raise InputError(f"pooling = {pooling!r}: no such pooling; {nearest(str(pooling), POOLINGS)}")
+            raise InputError(
+                f"pooling = {pooling!r}: no such pooling; {nearest(str(pooling), POOLINGS)}", field="pooling"
+            )
         states = self.model.config.num_hidden_layers + 1
         if not -states <= operator.index(layer) < states:
-            raise InputError(f"layer = {layer}: the model has 0 (embeddings) to {states - 1}, or -{states} to -1")
+            raise InputError(
+                f"layer = {layer}: the model has 0 (embeddings) to {states - 1}, or -{states} to -1", field="layer"
+            )
 
         def answer(texts: Sequence[str], rows: Sequence[Row]) -> list[np.ndarray]:
             found = dict(self._forward(rows, options=(operator.index(layer) % states, pooling)))

@@ -76,7 +76,7 @@ class FillMask(Pipeline):
         """
         vocabulary = self.model.config.vocab_size
         if top_k is not None and not 1 <= top_k <= vocabulary:
-            raise InputError(f"top_k = {top_k}: expected 1 to {vocabulary}, the size of the vocabulary")
+            raise InputError(f"top_k = {top_k}: expected 1 to {vocabulary}, the size of the vocabulary", field="top_k")
         if whole_words and joint:
             raise InputError("joint and whole_words exclude each other: a joint search fills every mask with one token")
         if whole_words and targets is None:

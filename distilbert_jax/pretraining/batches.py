@@ -21,7 +21,7 @@ class PackedBatches:
 
     def __init__(self, rows: PackedRows, batch_size: int, seed: int):
         if batch_size < 1:
-            raise InputError(f"batch_size = {batch_size}: a batch has at least one row")
+            raise InputError(f"batch_size = {batch_size}: a batch has at least one row", field="batch_size")
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
         self._permutation = PerEpoch(lambda epoch: epoch_generator(seed, epoch).permutation(len(rows)))
 

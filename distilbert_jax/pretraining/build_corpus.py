@@ -206,14 +206,16 @@ def build_share(
         InputError: as in `build_corpus`; `host` is not one of the `hosts`.
     """
     if processes is not None and processes < 1:
-        raise InputError(f"processes = {processes}: expected at least 1")
+        raise InputError(f"processes = {processes}: expected at least 1", field="processes")
     if not 0 <= host < hosts:
-        raise InputError(f"host = {host} of {hosts} hosts: expected at least one host, and 0 for the first of them")
+        raise InputError(
+            f"host = {host} of {hosts} hosts: expected at least one host, and 0 for the first of them", field="host"
+        )
     out, text = Path(out), TextSources(sources)
     tokenizer_id, specials = fingerprint(tokenizer), special_ids(tokenizer)
     if (out / "tokenizer/tokenizer.json").is_file() and fingerprint(load_tokenizer(out / "tokenizer")) != tokenizer_id:
         raise InputError(
-            f"{out}: holds a corpus made with another tokenizer; name another directory, or remove this one"
+            f"{out}: holds a corpus made with another tokenizer; name another directory, or remove this one", path=out
         )
     described = describe(text.paths)
     origin = {"format": FORMAT, "tokenizer": tokenizer_id, "shard_bytes": shard_bytes, "sources": described}
@@ -222,7 +224,7 @@ def build_share(
     # A file that was edited, or one more, is another matter: shards that stay the same are kept.
     if found and (lost := {source["file"] for source in found.manifest["sources"]} - kept):
         raise InputError(
-            f"{out}: holds a corpus of {', '.join(sorted(lost))}; name another directory, or remove this one"
+            f"{out}: holds a corpus of {', '.join(sorted(lost))}; name another directory, or remove this one", path=out
         )
     if found and {key: found.manifest.get(key) for key in origin} == origin:
         with contextlib.suppress(InputError):  # what is damaged is made again
@@ -310,7 +312,9 @@ def _completed(
     """Remove the shards of an older, longer text, count the tokens and write the manifest."""
     totals = {name: sum(shard[name] for shard in shards) for name in ("documents", "lines", "tokens")}
     if not totals["tokens"]:
-        raise InputError(f"{out}: not one token is in the {totals['lines']:,} lines of the text: nothing to train on")
+        raise InputError(
+            f"{out}: not one token is in the {totals['lines']:,} lines of the text: nothing to train on", path=out
+        )
     for stale in (out / "shards").glob("[0-9]*"):
         if int(stale.stem) >= len(shards):
             stale.unlink(missing_ok=True)
@@ -358,9 +362,9 @@ def command(
         host: which of them this is, from 0.
     """
     if hosts < 1:
-        raise InputError(f"--hosts {hosts}: expected at least 1")
+        raise InputError(f"--hosts {hosts}: expected at least 1", field="--hosts")
     if hosts > 1 and host is None:
-        raise InputError(f"--hosts {hosts}: say with --host 0 … {hosts - 1} which of them this is")
+        raise InputError(f"--hosts {hosts}: say with --host 0 … {hosts - 1} which of them this is", field="--hosts")
     start = time.monotonic()
     share = build_share(text, load_tokenizer(tokenizer), out, hosts=hosts, host=host or 0, processes=processes)
     part = "" if hosts == 1 else f"host {host} of {hosts}, its "

@@ -78,21 +78,26 @@ class Corpus:
             state = (
                 "an unfinished corpus: build it to its end" if (path / "shards").is_dir() else "no corpus: build one"
             )
-            raise InputError(f"{path}: {state} with distilbert-jax corpus --out {path}")
+            raise InputError(f"{path}: {state} with distilbert-jax corpus --out {path}", path=path)
         manifest = read_json(path / "manifest.json")
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise InputError(f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again")
+            raise InputError(
+                f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again",
+                path=path / "manifest.json",
+            )
         needed = {"tokenizer", "sources", "vocab_size", "specials", "token_counts", "shards"}
         if missing := needed - manifest.keys():
             raise InputError(
                 f"{path / 'manifest.json'}: damaged or of an earlier version, has no {', '.join(sorted(missing))}: build it again, "
-                "finished shards are kept"
+                "finished shards are kept",
+                path=path / "manifest.json",
             )
         for name in sorted(needed):
             if not _well_formed(name, manifest[name]):
                 raise InputError(
                     f"{path / 'manifest.json'}: damaged, {name} is {repr(manifest[name])[:80]}: build it again, "
-                    "finished shards are kept"
+                    "finished shards are kept",
+                    path=path / "manifest.json",
                 )
         return cls(path, manifest)
 
@@ -130,13 +135,14 @@ class Corpus:
         try:
             counts = np.load(file)
         except (OSError, ValueError, EOFError):
-            raise InputError(f"{file}: missing or damaged: build the corpus again") from None
+            raise InputError(f"{file}: missing or damaged: build the corpus again", path=file) from None
         if counts.shape != (self.vocab_size,):
             raise InputError(
-                f"{file}: has the shape {counts.shape}, expected ({self.vocab_size},): build the corpus again"
+                f"{file}: has the shape {counts.shape}, expected ({self.vocab_size},): build the corpus again",
+                path=file,
             )
         if sha256_of(file) != self.manifest["token_counts"]:
-            raise InputError(f"{file}: not what was written: build the corpus again")
+            raise InputError(f"{file}: not what was written: build the corpus again", path=file)
         return counts
 
     def tokenizer(self) -> Tokenizer:
@@ -150,12 +156,14 @@ class Corpus:
         if fingerprint(tokenizer) != self.tokenizer_fingerprint:
             raise InputError(
                 f"{path}: not the tokenizer that made this corpus, by its manifest.json: put that one back, or build the "
-                "corpus again in another directory"
+                "corpus again in another directory",
+                path=path,
             )
         if (special_ids(tokenizer), entries(tokenizer)) != (self.specials, self.vocab_size):
             raise InputError(
                 f"{self.path / 'manifest.json'}: damaged, specials or vocab_size are not those of its tokenizer: "
-                "build the corpus again"
+                "build the corpus again",
+                path=self.path / "manifest.json",
             )
         return tokenizer
 
@@ -173,7 +181,7 @@ class Corpus:
                 return Shard(arrays["tokens"], arrays["line_ends"], arrays["document_ends"])
         except Exception as error:  # a damaged zip raises errors of many kinds
             raise InputError(
-                f"{file}: missing or damaged ({error}); build the corpus again: it mends this file"
+                f"{file}: missing or damaged ({error}); build the corpus again: it mends this file", path=file
             ) from error
 
     def verify(self) -> None:
@@ -187,4 +195,6 @@ class Corpus:
         for shard in self.manifest["shards"]:
             file = self.path / shard["file"]
             if not file.is_file() or sha256_of(file) != shard["sha256"]:
-                raise InputError(f"{file}: missing or not what was written; build the corpus again: it mends this file")
+                raise InputError(
+                    f"{file}: missing or not what was written; build the corpus again: it mends this file", path=file
+                )

@@ -129,7 +129,10 @@ def heldout(setup: Setup) -> Evaluate:
     config, teacher = setup.config, setup.teacher
     rows, _ = corpus_rows(config.data.heldout, config.data.length, config.data.sequences)
     if rows.corpus.tokenizer_fingerprint != setup.rows.corpus.tokenizer_fingerprint:
-        raise InputError(f"data.heldout = {config.data.heldout}: made with another tokenizer than {config.data.corpus}")
+        raise InputError(
+            f"data.heldout = {config.data.heldout}: made with another tokenizer than {config.data.corpus}",
+            field="data.heldout",
+        )
     given_teacher = (teacher.graphdef, teacher.params) if teacher else None
     objective = setup.objective if teacher or config.data.sequences == "pair" else None
     specials, batch_size = rows.corpus.specials, config.data.batch_size
@@ -161,9 +164,11 @@ def evaluate_mlm(
             raise InputError(f"{name} {value}: expected 1 or more")
     for directory in filter(None, (model, teacher)):
         if length > (longest := read_config(directory).max_position_embeddings):
-            raise InputError(f"--length {length} is beyond the {longest} positions of {directory}")
+            raise InputError(f"--length {length} is beyond the {longest} positions of {directory}", field="--length")
         if sequences == "pair" and read_config(directory).type_vocab_size < 2:
-            raise InputError(f"--sequences pair: {directory} has not the two token types that they take")
+            raise InputError(
+                f"--sequences pair: {directory} has not the two token types that they take", field="--sequences"
+            )
     rows, tokenizer = corpus_rows(corpus, length, sequences)
     mesh = sharding.make_mesh(MeshConfig())
     head = PreTraining if sequences == "pair" and PreTraining.is_whole(model) else MaskedLM

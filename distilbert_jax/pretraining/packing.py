@@ -49,19 +49,25 @@ class PackedRows:
         """
         path = Path(path)
         if not (path / "manifest.json").is_file():
-            raise InputError(f"{path}: no packed rows, or not finished: pack the corpus")
+            raise InputError(f"{path}: no packed rows, or not finished: pack the corpus", path=path)
         manifest, corpus = read_json(path / "manifest.json"), Corpus.open(path.parent)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise InputError(f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: pack the corpus again")
+            raise InputError(
+                f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: pack the corpus again",
+                path=path / "manifest.json",
+            )
         if manifest.get("corpus") != corpus.fingerprint:
-            raise InputError(f"{path}: packed from other tokens than the corpus has now: pack it again")
+            raise InputError(f"{path}: packed from other tokens than the corpus has now: pack it again", path=path)
         try:
             rows = cls(path, manifest, corpus)
             rows._check()
         except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"{path / 'manifest.json'}: damaged: remove {path}, the corpus is packed again") from error
+            raise InputError(
+                f"{path / 'manifest.json'}: damaged: remove {path}, the corpus is packed again",
+                path=path / "manifest.json",
+            ) from error
         return rows
 
     def _check(self) -> None:
@@ -71,7 +77,7 @@ class PackedRows:
         for index, entry in enumerate(self.manifest["files"]):
             file = self.path / entry["file"]
             if not file.is_file() or file.stat().st_size != entry["bytes"]:
-                raise InputError(f"{file}: missing or cut short: pack the corpus again, it mends this file")
+                raise InputError(f"{file}: missing or cut short: pack the corpus again, it mends this file", path=file)
             if self._array(index).shape != (entry["rows"], len(self.channels), self.length):
                 raise ValueError(f"{entry['file']} has other rows")
             bytes.fromhex(entry["sha256"])
@@ -134,7 +140,10 @@ class PackedRows:
         """Compare every file with its checksum; the InputError names the first that differs."""
         for entry in self.manifest["files"]:
             if sha256_of(self.path / entry["file"]) != entry["sha256"]:
-                raise InputError(f"{self.path / entry['file']}: not what was written: remove it and pack again")
+                raise InputError(
+                    f"{self.path / entry['file']}: not what was written: remove it and pack again",
+                    path=self.path / entry["file"],
+                )
 
     def _array(self, file: int) -> np.ndarray:
         if file not in self._arrays:
@@ -142,7 +151,9 @@ class PackedRows:
             try:
                 self._arrays[file] = np.load(path, mmap_mode="r")
             except (OSError, ValueError) as error:
-                raise InputError(f"{path}: missing or damaged ({error}): remove it and pack again") from error
+                raise InputError(
+                    f"{path}: missing or damaged ({error}): remove it and pack again", path=path
+                ) from error
         return self._arrays[file]
 
 
@@ -170,16 +181,19 @@ def pack(
         InputError: no such corpus, a length below 8, nothing is left to pack, or pairs of a single document.
     """
     if length < SHORTEST_LENGTH:
-        raise InputError(f"length = {length}: rows of fewer than {SHORTEST_LENGTH} tokens are not useful")
+        raise InputError(
+            f"length = {length}: rows of fewer than {SHORTEST_LENGTH} tokens are not useful", field="length"
+        )
     if sequences not in get_args(Sequences):
-        raise InputError(f"sequences = {sequences!r}: expected 'line', 'document' or 'pair'")
+        raise InputError(f"sequences = {sequences!r}: expected 'line', 'document' or 'pair'", field="sequences")
     corpus = Corpus.open(corpus)
     options = {"length": length, "sequences": sequences, "min_tokens": min_tokens, "max_unk": max_unk}
     out = corpus.path / f"packed-{length}-{sequences}"
     if length < min_tokens:
         raise InputError(
             f"length = {length}: sequences of fewer than {min_tokens} tokens are dropped, and no row can hold a longer one: "
-            f"expected {min_tokens} or more"
+            f"expected {min_tokens} or more",
+            field="length",
         )
     with contextlib.suppress(InputError):
         rows = PackedRows.open(out)
@@ -204,7 +218,8 @@ def pack(
     if not totals["rows"]:
         raise InputError(
             f"{corpus.path}: no sequence is left to pack: {totals['short']:,} have fewer than {min_tokens} tokens, "
-            f"{totals['unknown']:,} are {max_unk:.0%} [UNK] or more"
+            f"{totals['unknown']:,} are {max_unk:.0%} [UNK] or more",
+            path=corpus.path,
         )
     manifest = {
         "format": FORMAT,

@@ -67,7 +67,8 @@ def pair_rows(
     if len(text.bounds) == 2:
         raise InputError(
             f"{corpus.path}: has a single document, and the second text of every other pair comes from another one: put blank "
-            "lines between documents, or let sequences be 'line'"
+            "lines between documents, or let sequences be 'line'",
+            path=corpus.path,
         )
     choose = random.Random(corpus.manifest["shards"][index]["sha256"])
     pairs, short = [], 0

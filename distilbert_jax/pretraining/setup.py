@@ -113,7 +113,8 @@ def load_teacher(
     teacher = head.from_pretrained(directory, dtype=dtype, new_head=new_head)
     if fingerprint(load_tokenizer(directory)) != fingerprint(tokenizer):
         raise InputError(
-            f"{field} = {directory}: its tokenizer is not the one that made the corpus; the ids would differ"
+            f"{field} = {directory}: its tokenizer is not the one that made the corpus; the ids would differ",
+            field=field,
         )
     check_fit(tokenizer, teacher.config.vocab_size, f"{field} = {directory}")
     return teacher
@@ -137,7 +138,8 @@ def initial_model(
     if config.model.model_type == "bert":
         if source.config != config.model:
             raise InputError(
-                f"init.source = {init.source}: not the architecture that config.model gives; BERT takes all or nothing"
+                f"init.source = {init.source}: not the architecture that config.model gives; BERT takes all or nothing",
+                field="init.source",
             )
         return source
     return student_from_teacher(
@@ -177,7 +179,8 @@ def set_up(config: PretrainConfig) -> Setup:
         counts, vocabulary = rows.corpus.token_counts, rows.corpus.vocab_size
         if config.model.vocab_size < vocabulary:
             raise InputError(
-                f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces"
+                f"model.vocab_size = {config.model.vocab_size}, but the tokenizer of {data.corpus} has {vocabulary} pieces",
+                field="model.vocab_size",
             )
         if config.model.vocab_size > vocabulary:
             warn_once(
@@ -229,14 +232,17 @@ def _check_pair(config: PretrainConfig, teacher: MaskedLM) -> None:
     if teacher.config.vocab_size != config.model.vocab_size:
         raise InputError(
             f"teacher = {config.teacher}: its vocabulary has {teacher.config.vocab_size} entries, "
-            f"model.vocab_size is {config.model.vocab_size}"
+            f"model.vocab_size is {config.model.vocab_size}",
+            field="teacher",
         )
     if config.loss.alpha_cos and teacher.config.hidden_size != config.model.hidden_size:
         raise InputError(
             f"loss.alpha_cos = {config.loss.alpha_cos} compares hidden states, but the teacher has hidden_size "
-            f"{teacher.config.hidden_size} and the model {config.model.hidden_size}: set --loss.alpha-cos 0"
+            f"{teacher.config.hidden_size} and the model {config.model.hidden_size}: set --loss.alpha-cos 0",
+            field="loss.alpha_cos",
         )
     if config.data.length > teacher.config.max_position_embeddings:
         raise InputError(
-            f"data.length = {config.data.length} is beyond the teacher's {teacher.config.max_position_embeddings} positions"
+            f"data.length = {config.data.length} is beyond the teacher's {teacher.config.max_position_embeddings} positions",
+            field="data.length",
         )

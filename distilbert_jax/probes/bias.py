@@ -59,7 +59,7 @@ def bias_probe(
     """
     vocabulary = fill.model.config.vocab_size
     if not 1 <= top_k <= vocabulary:
-        raise InputError(f"top_k = {top_k}: expected 1 to {vocabulary}, the size of the vocabulary")
+        raise InputError(f"top_k = {top_k}: expected 1 to {vocabulary}, the size of the vocabulary", field="top_k")
     check_words(words, "bias_probe")
     batches = [_encode(fill, pair) for pair in pairs]
     asked = [list(words or pair.words) for pair in pairs]

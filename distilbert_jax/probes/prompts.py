@@ -37,7 +37,7 @@ def _check_text(value: Any, what: str) -> None:
 def check_words(words: Any, where: str) -> None:
     """Refuse what is not a list of words."""
     if isinstance(words, str) or not isinstance(words, Sequence):
-        raise InputError(f"{where}: words is {words!r}, expected a list of words")
+        raise InputError(f"{where}: words is {words!r}, expected a list of words", path=where)
     for word in words:
         _check_text(word, f"{where}: a word of interest")
 
@@ -64,12 +64,16 @@ class Pair:
         where = f"pair {self.name!r}"
         if not isinstance(self.sides, Mapping) or len(self.sides) != 2:
             given = ", ".join(map(repr, self.sides)) if isinstance(self.sides, Mapping) else repr(self.sides)
-            raise InputError(f"{where}: expected two sides, each a name with its prompt; given: {given or 'none'}")
+            raise InputError(
+                f"{where}: expected two sides, each a name with its prompt; given: {given or 'none'}", path=where
+            )
         for side, prompt in self.sides.items():
             _check_text(side, f"{where}: the name of a side")
             _check_text(prompt, f"{where}, side {side!r}: the prompt")
             if (masks := prompt.count(MASK)) != 1:
-                raise InputError(f"{where}, side {side!r}: {prompt!r} has {masks or 'no'} {MASK}, expected one")
+                raise InputError(
+                    f"{where}, side {side!r}: {prompt!r} has {masks or 'no'} {MASK}, expected one", path=where
+                )
         check_words(self.words, where)
 
 
@@ -91,49 +95,53 @@ def read_pairs(path: str | Path) -> list[Pair]:
     path = Path(path)
     entries = _parse(path)
     if not isinstance(entries, list) or not entries:
-        raise InputError(f"{path}: expected a list of pairs, each with name, sides and perhaps words")
+        raise InputError(f"{path}: expected a list of pairs, each with name, sides and perhaps words", path=path)
     known = [field.name for field in fields(Pair)]
     pairs: dict[str, Pair] = {}
     for number, entry in enumerate(entries, 1):
         where = f"{path}, pair {number}"
         if not isinstance(entry, dict):
-            raise InputError(f"{where}: is {entry!r}, expected name, sides and perhaps words")
+            raise InputError(f"{where}: is {entry!r}, expected name, sides and perhaps words", path=where)
         for name in entry:
             if name not in known:
-                raise InputError(f"{where}: unknown field {name!r}; {nearest(str(name), known)}")
+                raise InputError(f"{where}: unknown field {name!r}; {nearest(str(name), known)}", path=where)
         for name in ("name", "sides"):
             if name not in entry:
-                raise InputError(f"{where}: has no {name}")
+                raise InputError(f"{where}: has no {name}", path=where)
         try:
             pair = Pair(**entry)
         except InputError as error:
-            raise InputError(f"{where}: {error}") from None
+            raise error.within(where) from None
         if pair.name in pairs:
-            raise InputError(f"{where}: another pair is named {pair.name!r}; results go by the name")
+            raise InputError(f"{where}: another pair is named {pair.name!r}; results go by the name", path=where)
         pairs[pair.name] = pair
     return list(pairs.values())
 
 
 def _parse(path: Path) -> Any:
     if path.suffix not in (".yaml", ".yml", ".json"):
-        raise InputError(f"{path}: not a prompts file by its name: expected .yaml, .yml or .json")
+        raise InputError(f"{path}: not a prompts file by its name: expected .yaml, .yml or .json", path=path)
     if not path.is_file():
-        raise InputError(f"{path}: no such prompts file")
+        raise InputError(f"{path}: no such prompts file", path=path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file to UTF-8 first"
+            f"{path}, line {line}: not UTF-8 (byte 0x{error.object[error.start]:02x}); convert the file to UTF-8 first",
+            path=path,
+            row=line,
         ) from None
     if not text.strip():
-        raise InputError(f"{path}: the file is empty; expected a list of pairs")
+        raise InputError(f"{path}: the file is empty; expected a list of pairs", path=path)
     try:
         return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno}: not valid JSON ({error.msg})") from None
+        raise InputError(
+            f"{path}, line {error.lineno}: not valid JSON ({error.msg})", path=path, row=error.lineno
+        ) from None
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path}{line}: not valid YAML ({error.problem}); put prompts in quotes") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # control characters, impossible dates, deep nesting
-        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})", path=path) from None

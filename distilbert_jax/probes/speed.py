@@ -125,7 +125,9 @@ def _encoder(model: str, batch_size: int, length: int, dtype: str) -> tuple[Call
     """A function that takes one batch through the encoder and says the seconds, and the encoder's parameters."""
     config = read_config(locate(model))
     if length > config.max_position_embeddings:
-        raise InputError(f"--length {length} is beyond the {config.max_position_embeddings} positions of {model}")
+        raise InputError(
+            f"--length {length} is beyond the {config.max_position_embeddings} positions of {model}", field="--length"
+        )
     graphdef, params = split(EncoderModel.from_pretrained(model, dtype=jnp.dtype(dtype), add_pooling_layer=False))
     forward = jax.jit(lambda params, ids: merge(graphdef, params)(ids).last_hidden_state)
     ids = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length)), jnp.int32)

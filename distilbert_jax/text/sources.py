@@ -37,11 +37,11 @@ class TextSources:
             raise InputError("no text file was given: name at least one .txt, .txt.xz or .txt.gz file")
         for path in self.paths:
             if not path.is_file():
-                raise InputError(f"{path}: no such text file")
+                raise InputError(f"{path}: no such text file", path=path)
             if path.suffix not in _OPENERS or (path.suffix != ".txt" and Path(path.stem).suffix != ".txt"):
-                raise InputError(f"{path}: not a text file by its name: expected .txt, .txt.xz or .txt.gz")
+                raise InputError(f"{path}: not a text file by its name: expected .txt, .txt.xz or .txt.gz", path=path)
             if not path.stat().st_size:
-                raise InputError(f"{path}: the file is empty")
+                raise InputError(f"{path}: the file is empty", path=path)
         self.size = sum(path.stat().st_size for path in self.paths)
         self.position = 0
 
@@ -91,12 +91,16 @@ class TextSources:
                     self.position = before + raw.tell()
                     if len(line) == _LONGEST_LINE:
                         raise InputError(
-                            f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; write one paragraph per line"
+                            f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; write one paragraph per line",
+                            path=path,
+                            row=number,
                         )
                     yield _decoded(line, number, path)
             except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
                 raise InputError(
-                    f"{path}: damaged or cut short after line {number} or a later one ({error}); fetch or make the file again"
+                    f"{path}: damaged or cut short after line {number} or a later one ({error}); fetch or make the file again",
+                    path=path,
+                    row=number,
                 ) from error
 
 
@@ -117,7 +121,8 @@ def given_texts(arguments: Sequence[str], file: str) -> Iterator[str]:
     path = Path(file)
     if not path.exists() or path.is_dir():
         raise InputError(
-            f"--file {file}: {'is a folder' if path.is_dir() else 'no such file'}; expected one text a line"
+            f"--file {file}: {'is a folder' if path.is_dir() else 'no such file'}; expected one text a line",
+            field="--file",
         )
     if path.is_file():  # no pipe, which can be read only once
         for _ in _texts_in(path):
@@ -134,7 +139,9 @@ def split_pair(text: str, number: int) -> tuple[str, str]:
     """The two texts of one line, with a tab between them; `number` is for what the error says."""
     parts = text.split("\t")
     if len(parts) != 2:
-        raise InputError(f"text {number}: a pair is two texts with one tab between them, found {len(parts) - 1} tabs")
+        raise InputError(
+            f"text {number}: a pair is two texts with one tab between them, found {len(parts) - 1} tabs", row=number
+        )
     return parts[0], parts[1]
 
 
@@ -148,7 +155,7 @@ def texts_of(stream: BinaryIO, name: str | Path) -> Iterator[str]:
     for number, line in enumerate(stream, 1):
         text = _decoded(line, number, name)
         if not text.strip():
-            raise InputError(f"{name}, line {number}: is blank; every line is a text")
+            raise InputError(f"{name}, line {number}: is blank; every line is a text", row=number)
         yield text
     if not number:
         raise InputError(f"{name}: is empty; expected one text a line")
@@ -160,5 +167,6 @@ def _decoded(line: bytes, number: int, name: str | Path) -> str:
     except UnicodeDecodeError as error:
         raise InputError(
             f"{name}, line {number}: not UTF-8 (byte {error.start + 1} of the line is "
-            f"0x{error.object[error.start]:02x}); convert it to UTF-8 first"
+            f"0x{error.object[error.start]:02x}); convert it to UTF-8 first",
+            row=number,
         ) from error

@@ -73,12 +73,12 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
     if not file.is_file() and (directory / "vocab.txt").is_file():
         tokenizer = _load_vocabulary(directory)
     elif not file.is_file():
-        raise InputError(f"{path}: no tokenizer.json or vocab.txt in this directory")
+        raise InputError(f"{path}: no tokenizer.json or vocab.txt in this directory", path=path)
     else:
         try:
             tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
         except Exception as error:  # tokenizers raises nothing more special for a file it cannot parse
-            raise InputError(f"{file}: not a tokenizer that can be read ({error})") from error
+            raise InputError(f"{file}: not a tokenizer that can be read ({error})", path=file) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
@@ -90,11 +90,11 @@ def _load_vocabulary(directory: Path) -> Tokenizer:
         # Not splitlines(): some vocabularies have a Unicode line separator as a token.
         tokens = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a vocabulary in UTF-8 ({error})") from error
+        raise InputError(f"{file}: not a vocabulary in UTF-8 ({error})", path=file) from error
     settings = directory / "tokenizer_config.json"
     settings = read_json(settings) if settings.is_file() else {}
     if "[UNK]" not in tokens:
-        raise InputError(f"{file}: no [UNK] among its {len(tokens)} lines: not the vocabulary of a BERT")
+        raise InputError(f"{file}: no [UNK] among its {len(tokens)} lines: not the vocabulary of a BERT", path=file)
     normalizer = normalizers.BertNormalizer(
         lowercase=settings.get("do_lower_case", True),
         strip_accents=settings.get("strip_accents"),
@@ -140,10 +140,14 @@ def entries(tokenizer: Tokenizer) -> int:
 def check_fit(tokenizer: Tokenizer, embeddings: int, where: str) -> None:
     """Raise InputError unless every piece has one of an embedding's rows, and a text comes between [CLS] and [SEP]."""
     if entries(tokenizer) > embeddings:
-        raise InputError(f"{where}: its tokenizer needs {entries(tokenizer)} rows, the embedding has only {embeddings}")
+        raise InputError(
+            f"{where}: its tokenizer needs {entries(tokenizer)} rows, the embedding has only {embeddings}", path=where
+        )
     ids, framed = special_ids(tokenizer), tokenizer.encode("a").ids
     if framed[:1] != [ids.cls] or framed[-1:] != [ids.sep]:
-        raise InputError(f"{where}: its tokenizer puts no [CLS] before a text and no [SEP] behind: not that of a BERT")
+        raise InputError(
+            f"{where}: its tokenizer puts no [CLS] before a text and no [SEP] behind: not that of a BERT", path=where
+        )
 
 
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
@@ -282,18 +286,19 @@ class BertTokenizer:
         shortest = self.tokenizer.num_special_tokens_to_add(any(isinstance(text, tuple) for text in texts)) + 1
         if not shortest <= limit <= self.max_length:
             raise InputError(
-                f"max_length = {limit}: expected {shortest} to {self.max_length}, what the model has positions for"
+                f"max_length = {limit}: expected {shortest} to {self.max_length}, what the model has positions for",
+                field="max_length",
             )
         for number, text in enumerate(texts, first):
             if isinstance(text, tuple) and len(text) != 2:
-                raise InputError(f"text {number} is a tuple of {len(text)}; a pair is (text, pair)")
+                raise InputError(f"text {number} is a tuple of {len(text)}; a pair is (text, pair)", row=number)
             for part in text if isinstance(text, tuple) else (text,):
                 check_text(part, f"text {number}")
         found, cut = self.tokenizer.encode_batch(texts), 0
         for i, encoding in enumerate(found):
             parts = (0, 1) if isinstance(texts[i], tuple) else (0,)
             if not set(parts) <= set(encoding.sequence_ids):
-                raise InputError(f"text {first + i} is empty: {texts[i]!r} has no word to read")
+                raise InputError(f"text {first + i} is empty: {texts[i]!r} has no word to read", row=first + i)
             if len(encoding) > limit:
                 cut += 1
                 found[i] = self._cut(texts[i], limit)

@@ -32,7 +32,10 @@ def train_wordpiece(
         InputError: `vocab_size` is too small, or there are no words.
     """
     if vocab_size < _SMALLEST_VOCABULARY:
-        raise InputError(f"vocab_size = {vocab_size} is too small for an alphabet: use {_SMALLEST_VOCABULARY} or more")
+        raise InputError(
+            f"vocab_size = {vocab_size} is too small for an alphabet: use {_SMALLEST_VOCABULARY} or more",
+            field="vocab_size",
+        )
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     words = _count_words(texts, normalizer)
     if not words:
@@ -103,7 +106,7 @@ def command(text: tuple[Path, ...], vocab_size: int, out: Path, lowercase: bool 
     size = f"{tokenizer.get_vocab_size():,} entries"
     if (out / "tokenizer.json").exists():
         if fingerprint(load_tokenizer(out)) != fingerprint(tokenizer):
-            raise InputError(f"{out}: holds another tokenizer; name another directory, or remove this one")
+            raise InputError(f"{out}: holds another tokenizer; name another directory, or remove this one", path=out)
         print(f"tokenizer: {size}, found equal in {out}")
         return
     save_tokenizer(tokenizer, out)

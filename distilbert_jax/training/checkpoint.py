@@ -93,7 +93,8 @@ class Checkpoints:
             name = other[0]
             raise InputError(
                 f"{self.directory / str(step)}: holds the state of another model or optimiser ({name} has the shape "
-                f"{stored.get(name)}, this run's {wanted.get(name)}); remove the run's directory to begin anew"
+                f"{stored.get(name)}, this run's {wanted.get(name)}); remove the run's directory to begin anew",
+                path=self.directory / str(step),
             )
 
     def restore(self, abstract: TrainState) -> TrainState | None:
@@ -116,7 +117,10 @@ class Checkpoints:
             print(f"{self.directory / str(step)}: skipped: {problem}", file=sys.stderr)
             damaged.append(step)
         if damaged:
-            raise InputError(f"{self.directory}: every checkpoint is damaged; remove the run's directory to begin anew")
+            raise InputError(
+                f"{self.directory}: every checkpoint is damaged; remove the run's directory to begin anew",
+                path=self.directory,
+            )
         return None
 
     def save(self, step: int, state: Any) -> None:

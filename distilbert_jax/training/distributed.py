@@ -105,7 +105,7 @@ def join_processes() -> bool:
         raise InputError(f"{', '.join(given)} is set, but not {', '.join(missing)}: a run by hand needs all three")
     for name in given.keys() - {_BY_HAND[0]}:
         if not given[name].isdigit():
-            raise InputError(f"{name} = {given[name]}: expected a number")
+            raise InputError(f"{name} = {given[name]}: expected a number", field=name)
     if given and not re.fullmatch(r".+:\d+", given[_BY_HAND[0]]):
         raise InputError(f"{_BY_HAND[0]} = {given[_BY_HAND[0]]}: expected host:port, such as host0:1234")
     if given and int(given[_BY_HAND[2]]) >= int(given[_BY_HAND[1]]):

@@ -53,7 +53,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
                 entry = json.loads(line)
                 entries.append({**entry, "kind": entry["kind"], "step": int(entry["step"])})
             except (ValueError, TypeError, KeyError, OverflowError):
-                raise InputError(f"{path}: line {number} is damaged; remove the line, or the run's directory") from None
+                raise InputError(
+                    f"{path}: line {number} is damaged; remove the line, or the run's directory", path=path, row=number
+                ) from None
     return entries
 
 
@@ -71,7 +73,9 @@ class RunLog:
         elif extra := [number for number, times in taken.items() if times > 1 or number < 1]:
             wrong = f"step {extra[0]} " + ("is there more than once" if extra[0] > 0 else "is none of a run")
         if wrong:
-            raise InputError(f"{self.path}: {wrong}; put the file back, or remove the run's directory to begin anew")
+            raise InputError(
+                f"{self.path}: {wrong}; put the file back, or remove the run's directory to begin anew", path=self.path
+            )
         partial = self.path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         partial.replace(self.path)

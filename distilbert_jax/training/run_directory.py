@@ -46,7 +46,8 @@ def enter(config: Any, directory: Path) -> Path:
         if changed:
             raise InputError(
                 f"{directory}: holds a run of another config ({'; '.join(changed)}): "
-                "choose another --run.directory, or remove that one"
+                "choose another --run.directory, or remove that one",
+                path=directory,
             )
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(recorded) as file:
@@ -61,13 +62,14 @@ def _has_begun(directory: Path) -> bool:
 def _check_place(directory: Path) -> None:
     """Raise InputError unless a run may live in `directory`."""
     if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: is a file; choose another --run.directory")
+        raise InputError(f"{directory}: is a file; choose another --run.directory", path=directory)
     if directory.is_dir() and not _is_runs(directory):
-        raise InputError(f"{directory}: is not empty and holds no run; choose another --run.directory")
+        raise InputError(f"{directory}: is not empty and holds no run; choose another --run.directory", path=directory)
     for name in FOLDERS:
         if (directory / name).exists() and not (directory / name).is_dir():
             raise InputError(
-                f"{directory / name}: is a file, and a run has a directory there; put it back, or remove the file"
+                f"{directory / name}: is a file, and a run has a directory there; put it back, or remove the file",
+                path=directory / name,
             )
 
 
@@ -100,7 +102,8 @@ def locked(directory: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(
-                f"{directory}: another process trains here; wait for it, or choose another --run.directory"
+                f"{directory}: another process trains here; wait for it, or choose another --run.directory",
+                path=directory,
             ) from None
         except OSError:  # a file system without locks
             pass
@@ -117,11 +120,12 @@ def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
     if recorded.is_file() and _has_begun(directory):
         before = read_json(recorded)
         if not isinstance(before, dict):
-            raise InputError(f"{recorded}: damaged; remove the run's directory to begin anew")
+            raise InputError(f"{recorded}: damaged; remove the run's directory to begin anew", path=recorded)
         changed = [name for name in inputs if before.get(name) != inputs[name]]
         if changed:
             raise InputError(
-                f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew"
+                f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
+                path=directory,
             )
     write_json(recorded, before | inputs)
 

@@ -70,7 +70,9 @@ def shardings(tree: Any, mesh: Mesh, *, stacked: bool = False) -> Any:
             if axis is not None and size % mesh.shape[axis]:
                 of_tokens = axis == "tensor" and _vocabulary_fill(path) is not None
                 padded = f" (the vocabulary, padded to a multiple of {_VOCABULARY_MULTIPLE})" if of_tokens else ""
-                raise InputError(f"{path}: size {size}{padded} is not divisible by mesh.{axis} = {mesh.shape[axis]}")
+                raise InputError(
+                    f"{path}: size {size}{padded} is not divisible by mesh.{axis} = {mesh.shape[axis]}", path=path
+                )
         return NamedSharding(mesh, partition)
 
     return jax.tree_util.tree_map_with_path(place, tree)
@@ -118,7 +120,8 @@ def check_heads(num_heads: int, mesh: Mesh) -> None:
     """Raise InputError unless the tensor axis divides the attention heads."""
     if num_heads % mesh.shape["tensor"]:
         raise InputError(
-            f"model.num_attention_heads = {num_heads} is not divisible by mesh.tensor = {mesh.shape['tensor']}"
+            f"model.num_attention_heads = {num_heads} is not divisible by mesh.tensor = {mesh.shape['tensor']}",
+            field="model.num_attention_heads",
         )
 
 
@@ -128,7 +131,8 @@ def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
     if batch_size % (accumulate * devices):
         raise InputError(
             f"data.batch_size = {batch_size} is not divisible by optimizer.accumulate × data × fsdp devices = "
-            f"{accumulate} × {devices}"
+            f"{accumulate} × {devices}",
+            field="data.batch_size",
         )
 
 
