@@ -216,7 +216,11 @@ def load_config(name: str, *kinds: type) -> Any:
             `VARIANTS`, or it returns none of `kinds`, or one with a value that JSON does not know.
     """
     file = find_config(name)
-    module = config_module(file)
+    return _config_of(file, config_module(file), kinds)
+
+
+def _config_of(file: ConfigFile, module: types.ModuleType, kinds: tuple[type, ...]) -> Any:
+    """What `module`, which is `file`'s, gives for its word."""
     words = variants_of(module)
     if words and file.word is None and _needs_a_word(module):
         raise InputError(
@@ -248,14 +252,17 @@ def load_variants(name: str, kind: type[T]) -> dict[str, T]:
         InputError: as for `load_config`, or there are none.
     """
     file = find_config(name)
-    words = variants_of(config_module(file))
+    module = config_module(file)  # run once: it may bring what a process takes once
+    words = variants_of(module)
     groups = {word.rpartition("/")[0] for word in words}
     group = file.word or ""
     if group not in groups:
         hint = nearest(group, sorted(groups - {""})) if groups - {""} else "it lists no VARIANTS in groups"
         raise InputError(f"{file}: {file.name} has no variants {group}/…; {hint}", path=file.name, hint=hint)
     of_group = {word.rpartition("/")[2]: word for word in words if word.rpartition("/")[0] == group}
-    return {short: load_config(f"{file.name}:{word}", kind) for short, word in of_group.items()}
+    return {
+        short: _config_of(dataclasses.replace(file, word=word), module, (kind,)) for short, word in of_group.items()
+    }
 
 
 def _needs_a_word(module: types.ModuleType) -> bool:
