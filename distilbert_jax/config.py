@@ -4,6 +4,7 @@ A run is a `PretrainConfig` (masked LM or distillation on packed rows) or a `Fin
 Files in `configs/` return one from `get_config()`; the command line overrides single fields (`--optimizer.learning-rate 1e-4`).
 """
 
+import dataclasses
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,19 @@ class ModelConfig:
         """DistilBERT-base uncased: 66,362,880 parameters without a head."""
         own = {"model_type": "distilbert", "num_hidden_layers": 6, "type_vocab_size": 0}
         return cls(**{**own, "classifier_dropout": 0.2, "qa_dropout": 0.1, **changes})
+
+
+def student_config(teacher: ModelConfig, num_hidden_layers: int) -> ModelConfig:
+    """DistilBERT of the teacher's width and vocabulary with `num_hidden_layers` layers."""
+    return dataclasses.replace(
+        teacher,
+        model_type="distilbert",
+        type_vocab_size=0,
+        num_hidden_layers=num_hidden_layers,
+        classifier_dropout=0.2,
+        qa_dropout=0.1,
+        layer_norm_eps=1e-12,  # fixed in the reference: its config.json cannot say another
+    )
 
 
 @dataclass(frozen=True)
@@ -332,6 +346,12 @@ class FinetuneConfig:
         require(self.length >= 8, self, "length", "expected at least 8 tokens")
         require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")
 
+    @classmethod
+    def migrated(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Fields as a run of an earlier version wrote them, by their names now."""
+        renamed = {"guide": "distill", "held_out": "selection_split"}
+        return {renamed.get(name, name): value for name, value in values.items()}
+
 
 @dataclass(frozen=True)
 class SweepConfig:
@@ -370,6 +390,10 @@ class Variant:
         require((self.pretrain is None) != (self.model == ""), self, "model", "expected it or pretrain, one of the two")
         require(len(self.seeds) == len(set(self.seeds)) > 0, self, "seeds", "expected one or more, each once")
         require(all(0 <= seed < 2**32 for seed in self.seeds), self, "seeds", "expected 0 ≤ seed < 2³²")
+
+
+Stage = Literal["corpus", "pretrain", "glue", "report"]
+STAGES: tuple[Stage, ...] = typing.get_args(Stage)  # of an experiment, in their order
 
 
 @dataclass(frozen=True)

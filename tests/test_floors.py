@@ -12,7 +12,7 @@ from tests.runs import ROOT
 # Rooms of one floor do not know of each other.
 FLOORS = (
     {"errors"},
-    {"config"},
+    {"config", "configs"},
     {"base"},
     {"text"},
     {"models"},

@@ -6,7 +6,7 @@ import pytest
 from pyarrow import parquet
 
 from distilbert_jax.demo import documents as module
-from distilbert_jax.demo.documents import command, is_held_out, plain_paragraphs, python_documents, write_demo
+from distilbert_jax.demo.documents import is_held_out, plain_paragraphs, python_documents, write_demo
 from distilbert_jax.demo.tasks import next_rows, overlap_rows, topic_rows, write_tasks
 from distilbert_jax.errors import InputError
 from distilbert_jax.text.sources import TextSources
@@ -163,13 +163,12 @@ def test_task_files_have_glue_columns_and_depend_on_the_seed_alone(tmp_path):
         assert str(first.schema.field("label").type) == ("double" if "overlap" in file else "int64")
 
 
-def test_command_writes_text_and_tasks_once(documents, tmp_path, monkeypatch, capsys):
+def test_text_and_tasks_are_written_once(documents, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "python_documents", lambda: iter(documents))
-    command(tmp_path / "data")
+    manifest, found = write_demo(tmp_path / "data")
+    assert not found
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "data").rglob("*")}
-    assert "written" in capsys.readouterr().out
-    command(tmp_path / "data")
-    assert "found finished" in capsys.readouterr().out
+    assert write_demo(tmp_path / "data") == (manifest, True)
     assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "data").rglob("*")}
     (tmp_path / "data/glue/demo-next/train.parquet").write_bytes(b"")
     (tmp_path / "data/train.txt").write_text("")
