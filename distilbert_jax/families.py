@@ -164,7 +164,7 @@ def find(name: object) -> Family:
     """
     if isinstance(name, str) and name in _REGISTERED:
         return _REGISTERED[name]
-    close = nearest(str(name), _REGISTERED, cutoff=0.8)
+    close = nearest(str(name), _REGISTERED, cutoff=0.75)
     more = "import the module that registers another one first (CONTRIBUTING.md: add a family)"
     raise InputError(
         f"model_type = {name!r}: {close if close.startswith('did') else f'families {close}'}; {more}",
