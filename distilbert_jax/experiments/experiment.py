@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 
 from distilbert_jax.base import runtime, signals
-from distilbert_jax.base.hub import FILES, locate, write_directory
+from distilbert_jax.base.hub import locate, model_files, write_directory
 from distilbert_jax.config import STAGES, ExperimentConfig, Stage, Variant
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.experiments.report import report
@@ -90,9 +90,9 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
     models = {str(config.run_of(variant) / "model"): variant for variant in config.variants}
     for variant in variants:
         architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
-        if "glue" in stages and config.glue.length > architecture.max_position_embeddings:
+        if "glue" in stages and config.glue.length > architecture.max_length:
             raise InputError(
-                f"glue.length = {config.glue.length}: {variant.name} has {architecture.max_position_embeddings} positions",
+                f"glue.length = {config.glue.length}: {variant.name} has {architecture.max_length} positions",
                 field="glue.length",
             )
         if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
@@ -123,7 +123,7 @@ def make(config: ExperimentConfig, variant: Variant) -> Path:
             # What cannot be fine-tuned is said before it is copied.
             for read in (read_config, read_tensors, load_tokenizer):
                 read(source)
-            names = [path.name for pattern in FILES for path in source.glob(pattern)]
+            names = [path.name for pattern in model_files() for path in source.glob(pattern)]
             write_directory(model, lambda partial: [shutil.copy(source / name, partial) for name in names] and None)
         elif fingerprint(model) != fingerprint(source):
             raise InputError(

@@ -135,7 +135,7 @@ def _config(run: Path) -> PretrainConfig | None:
 
 def _widest(model: Path) -> type[MaskedLM | PreTraining]:
     """What a run has trained: with next-sentence prediction where the files have its head."""
-    whole = read_config(model).model_type == "bert" and PreTraining.is_whole(model)
+    whole = read_config(model).family.has_next_sentence and PreTraining.is_whole(model)
     return PreTraining if whole else MaskedLM
 
 

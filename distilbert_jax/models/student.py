@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from distilbert_jax import families
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.models.distilbert import DistilBertForMaskedLM
 from distilbert_jax.models.heads import MaskedLM
 from distilbert_jax.models.params import merge, split
 
@@ -64,11 +64,11 @@ def student_from_teacher(
     copy_transform: bool = True,
     dtype: DTypeLike = jnp.float32,
     seed: int = 0,
-) -> DistilBertForMaskedLM:
+) -> MaskedLM:
     """A student that begins with the teacher's embeddings, chosen layers and decoder bias (paper, section 3).
 
     Args:
-        teacher: BERT (or DistilBERT) with a masked-LM head.
+        teacher: a BERT, a DistilBERT or a model of the student's family with a masked-LM head.
         config: of the student; every size but the number of layers equals the teacher's.
         layers: which teacher layer each student layer copies, or the first or last ones; None: `evenly_spaced_layers`.
         fold_token_type: add the teacher's token-type-0 embedding to every position, so that a student with all the layers
@@ -77,14 +77,23 @@ def student_from_teacher(
         seed: for what is not copied.
 
     Raises:
-        InputError: the student is no DistilBERT, a size differs from the teacher's, or a layer is not one of the teacher's.
+        InputError: the student's family takes no layers or counts positions otherwise than the teacher's, a size differs from the
+            teacher's, or a layer is not one of the teacher's.
     """
-    if config.model_type != "distilbert":
-        raise InputError(
-            f"model.model_type = {config.model_type!r}: a student is a 'distilbert'", field="model.model_type"
-        )
     given = teacher.config
-    for name in ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings"):
+    if not config.family.student:
+        students = ", ".join(repr(name) for name, family in families.known().items() if family.student)
+        raise InputError(
+            f"model.model_type = {config.model_type!r}: a student is a {students}", field="model.model_type"
+        )
+    if config.first_position != given.first_position:
+        raise InputError(
+            f"model.model_type = {config.model_type!r}: counts positions from {config.first_position}, its teacher (a "
+            f"{given.family.title}) from {given.first_position}",
+            field="model.model_type",
+        )
+    sizes = ("vocab_size", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
+    for name in (*sizes, "type_vocab_size") if config.type_vocab_size else sizes:
         if getattr(given, name) != getattr(config, name):
             raise InputError(
                 f"model.{name} = {getattr(config, name)}, the teacher's is {getattr(given, name)}: "
@@ -92,7 +101,7 @@ def student_from_teacher(
             )
     chosen = chosen_layers(layers, given.num_hidden_layers, config.num_hidden_layers)
     source = split(teacher)[1]
-    graphdef, params = split(DistilBertForMaskedLM(config, dtype=dtype, rngs=nnx.Rngs(seed)))
+    graphdef, params = split(MaskedLM.of_family(config.model_type)(config, dtype=dtype, rngs=nnx.Rngs(seed)))
     for path in params:
         if path.startswith(("head.transform", "head.norm")) and not copy_transform:
             continue
@@ -101,6 +110,6 @@ def student_from_teacher(
             parts[2] = str(chosen[int(parts[2])])
         # A copy: a train step that donates the student's buffers must not take the teacher's with them.
         params[path] = jnp.array(source[".".join(parts)], copy=True)
-    if fold_token_type and "encoder.embeddings.token_type" in source:
+    if fold_token_type and "encoder.embeddings.token_type" in source.keys() - params.keys():
         params["encoder.embeddings.position"] += source["encoder.embeddings.token_type"][0]
     return merge(graphdef, params)

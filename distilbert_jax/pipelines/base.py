@@ -39,7 +39,7 @@ class Forward:
 
     def __init__(self, model: PretrainedModel, compute: Callable[..., jax.Array], *, pad_id: int, batch_size: int):
         graphdef, self._params = split(model)
-        self._longest = model.config.max_position_embeddings
+        self._longest = model.config.max_length
         self._pad_id, self._batch_size = pad_id, batch_size
         self._sizes = sorted({1, min(8, batch_size), batch_size})
         self._jitted = jax.jit(
@@ -110,8 +110,9 @@ class Pipeline:
             batch_size = 8 if jax.default_backend() == "cpu" else 64
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size}: expected 1 or more", field="batch_size")
-        self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
+        # The model first: one of an unknown family is named as such, not by its special tokens.
         self.model = self._kind.from_pretrained(path_or_id, revision=revision, dtype=jnp.dtype(dtype), **self._loading)
+        self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
         check_fit(self.tokenizer.tokenizer, self.model.config.vocab_size, str(path_or_id))
         self.batch_size = batch_size
         self._forward = Forward(self.model, self._compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size)

@@ -84,7 +84,7 @@ def bias_probe(
 
 def _encode(fill: FillMask, pair: Pair) -> dict[str, np.ndarray]:
     """The two prompts of a pair as a batch of two rows, with the place of the mask in each, `positions` [2, 1]."""
-    specials, longest = special_ids(fill.tokenizer), fill.model.config.max_position_embeddings
+    specials, longest = special_ids(fill.tokenizer), fill.model.config.max_length
     mask_token = fill.tokenizer.id_to_token(specials.mask)
     rows = [fill.tokenizer.encode(prompt.replace(MASK, mask_token)).ids for prompt in pair.sides.values()]
     for side, row in zip(pair.sides, rows, strict=True):

@@ -23,17 +23,19 @@ from tokenizers import (
     processors,
 )
 
+from distilbert_jax import families
 from distilbert_jax.base.files import atomic_file, read_json, write_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.errors import InputError
+from distilbert_jax.families import BERT_TOKENIZER, TokenizerKind
 
-SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+SPECIAL_TOKENS = BERT_TOKENIZER.special_tokens
 _LONGEST = 512  # BERT's positions, where no file says how many there are
 
 
 @dataclasses.dataclass(frozen=True)
 class SpecialIds:
-    """Ids of BERT's special tokens."""
+    """Ids of the special tokens by role."""
 
     pad: int
     unk: int
@@ -59,7 +61,8 @@ def bert_tokenizer(vocabulary: dict[str, int], normalizer: normalizers.Normalize
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
-    """Load a tokenizer from a `tokenizer.json`, or from a directory or hub id that has one or else BERT's `vocab.txt`.
+    """Load a tokenizer from a `tokenizer.json`, or from a directory or hub id that has one or else the files of a registered
+    family, such as BERT's `vocab.txt`.
 
     Truncation and padding are switched off: some published files have them on, and would cut every line of a corpus.
 
@@ -70,10 +73,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
     if not file.is_file():
         directory = locate(path, revision)
         file = directory / "tokenizer.json"
-    if not file.is_file() and (directory / "vocab.txt").is_file():
-        tokenizer = _load_vocabulary(directory)
-    elif not file.is_file():
-        raise InputError(f"{path}: no tokenizer.json or vocab.txt in this directory", path=path)
+    if not file.is_file():
+        tokenizer = _load_others(directory, path)
     else:
         try:
             tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
@@ -82,6 +83,16 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _load_others(directory: Path, path: str | Path) -> Tokenizer:
+    """The tokenizer of a directory without tokenizer.json."""
+    kinds = families.tokenizers()
+    for kind in kinds:
+        if all((directory / name).is_file() for name in kind.files):
+            return (kind.load or _load_vocabulary)(directory)
+    names = " or ".join(" with ".join(kind.files) for kind in kinds)
+    raise InputError(f"{path}: no tokenizer.json or {names} in this directory", path=path)
 
 
 def _load_vocabulary(directory: Path) -> Tokenizer:
@@ -110,14 +121,12 @@ def save_tokenizer(tokenizer: Tokenizer, directory: str | os.PathLike, *, model_
         model_max_length: tokens that the model has positions for.
     """
     directory = Path(directory)
-    normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
+    kind = kind_of(tokenizer)
     settings = {
-        "tokenizer_class": "BertTokenizer",
+        "tokenizer_class": kind.name,
         "model_max_length": model_max_length,
-        "do_lower_case": normalizer.get("lowercase", False),
-        "strip_accents": normalizer.get("strip_accents"),
-        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
-        **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
+        **kind.settings(json.loads(tokenizer.to_str())),
+        **{f"{role}_token": token for role, token in kind.special_tokens.items()},
     }
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(directory / "tokenizer.json") as file:
@@ -138,28 +147,42 @@ def entries(tokenizer: Tokenizer) -> int:
 
 
 def check_fit(tokenizer: Tokenizer, embeddings: int, where: str) -> None:
-    """Raise InputError unless every piece has one of an embedding's rows, and a text comes between [CLS] and [SEP]."""
+    """Raise InputError unless every piece has one of an embedding's rows, and a text comes between [CLS] and [SEP], by whatever
+    names."""
     if entries(tokenizer) > embeddings:
         raise InputError(
             f"{where}: its tokenizer needs {entries(tokenizer)} rows, the embedding has only {embeddings}", path=where
         )
     ids, framed = special_ids(tokenizer), tokenizer.encode("a").ids
     if framed[:1] != [ids.cls] or framed[-1:] != [ids.sep]:
+        kind = kind_of(tokenizer)
         raise InputError(
-            f"{where}: its tokenizer puts no [CLS] before a text and no [SEP] behind: not that of a BERT", path=where
+            f"{where}: its tokenizer puts no {kind.cls} before a text and no {kind.sep} behind: no {kind.name}",
+            path=where,
         )
 
 
+def kind_of(tokenizer: Tokenizer) -> TokenizerKind:
+    """The kind, among those of the registered families, whose special tokens the tokenizer has; BERT's where there is none."""
+    has = lambda kind: all(tokenizer.token_to_id(token) is not None for token in kind.special_tokens.values())
+    return next(filter(has, families.tokenizers()), BERT_TOKENIZER)
+
+
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK].
+    """Ids of the special tokens by role: of BERT's [PAD], [UNK], [CLS], [SEP] and [MASK], or those of another family.
 
     Raises:
         InputError: the tokenizer lacks one of them.
     """
-    ids = {name: tokenizer.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
-    missing = [SPECIAL_TOKENS[name] for name, index in ids.items() if index is None]
+    tokens = kind_of(tokenizer).special_tokens
+    ids = {role: tokenizer.token_to_id(token) for role, token in tokens.items()}
+    missing = [tokens[role] for role, index in ids.items() if index is None]
     if missing:
-        raise InputError(f"the tokenizer has no {' '.join(missing)}: a tokenizer of BERT's kind is needed")
+        known = ", ".join(families.known())
+        raise InputError(
+            f"the tokenizer has no {' '.join(missing)}: a tokenizer of a known family is needed ({known})",
+            hint="import the module that registers its family first",
+        )
     return SpecialIds(**ids)
 
 
@@ -200,7 +223,8 @@ def announce_cut(cut: int, texts: int, max_length: int) -> None:
 
 
 class BertTokenizer:
-    """BERT's tokenizer, which is DistilBERT's too: called with texts, it gives what a model is called with.
+    """BERT's tokenizer, which is DistilBERT's too, or another registered family's: called with texts, it gives
+    what a model is called with.
 
     >>> tokenizer = BertTokenizer.from_pretrained("path/to/distilbert-base-uncased")
     >>> model(**tokenizer("Replace me by any text you'd like.")).last_hidden_state
@@ -231,6 +255,8 @@ class BertTokenizer:
         for name, field in (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings")):
             settings = read_json(directory / name) if (directory / name).is_file() else {}
             limit = settings.get(field) if isinstance(settings, dict) else None
+            if name == "config.json" and isinstance(limit, int):
+                limit -= _first_position(settings)
             if isinstance(limit, int) and 0 < limit < 2**31:  # some files say 10³⁰ for "no limit"
                 limits.append(limit)
         return cls(tokenizer, max_length=min(limits, default=_LONGEST))
@@ -307,6 +333,13 @@ class BertTokenizer:
     def _cut(self, text: str | tuple[str, str], limit: int) -> Encoding:
         self._cutting.enable_truncation(limit, strategy="longest_first")
         return self._cutting.encode(*(text if isinstance(text, tuple) else (text,)))
+
+
+def _first_position(config: dict[str, Any]) -> int:
+    """The row of the position table where a config.json's family begins; 0 where the family is not known."""
+    family = families.known().get(config.get("model_type"))
+    pad = config.get("pad_token_id")
+    return family.first_position(family.defaults.get("pad_token_id", 0) if pad is None else pad) if family else 0
 
 
 def check_text(text: Any, what: str) -> None:
