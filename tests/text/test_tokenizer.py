@@ -164,7 +164,7 @@ def test_command_finds_its_own_output_and_keeps_another_tokenizer(tmp_path, caps
 def test_command_line_answers_a_mistake_with_one_line(tmp_path):
     arguments = ["--text", str(tmp_path / "missing.txt"), "--vocab-size", "100", "--out", str(tmp_path / "out")]
     run = subprocess.run(
-        [sys.executable, "-m", "distilbert_jax.text.tokenizer", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "distilbert_jax.text.wordpiece", *arguments], capture_output=True, text=True, check=False
     )
     assert run.returncode == 2
     assert run.stderr.splitlines() == [f"error: {tmp_path}/missing.txt: no such text file"]
