@@ -66,9 +66,14 @@ def programs(caplog):
 def calls(monkeypatch):
     """The padded shapes of `input_ids` in all calls that are compiled."""
     shapes, jitted = [], compiled._jitted
-    monkeypatch.setattr(
-        compiled, "_jitted", lambda *given: shapes.append(given[4]["input_ids"].shape) or jitted(*given)
-    )
+
+    def recorded(*given):
+        ids = given[4]["input_ids"]
+        if isinstance(ids, np.ndarray):  # else only the shapes of outputs are asked for
+            shapes.append(ids.shape)
+        return jitted(*given)
+
+    monkeypatch.setattr(compiled, "_jitted", recorded)
     return shapes
 
 
@@ -79,7 +84,7 @@ def test_every_head_gives_what_the_plain_call_gives(name, request, calls):
     ids = ids_of(3, 2, 11) if name.endswith("MultipleChoice") else ids_of(3, 11)
     given = {"attention_mask": masked(ids), "token_type_ids": (ids % 2).astype(np.int32), **EVERYTHING}
     assert_equal(model(ids, **given), call(model, ids, **given))
-    assert calls[0] == (4, *ids.shape[1:-1], 16)
+    assert calls == [(4, *ids.shape[1:-1], 16)]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,7 @@ def test_every_head_gives_what_the_plain_call_gives(name, request, calls):
 def test_any_arguments_give_what_they_give_plainly(given, bert, calls):
     ids = ids_of(9, 17)
     assert_equal(bert(ids, **given, **EVERYTHING), call(bert, ids, **given, **EVERYTHING))
-    assert calls[0] == (16, 32)
+    assert calls == [(16, 32)]
 
 
 def test_one_row_may_be_a_list_and_a_float_mask_counts_what_is_above_zero(distilbert, calls):
@@ -109,7 +114,7 @@ def test_one_row_may_be_a_list_and_a_float_mask_counts_what_is_above_zero(distil
         (ids.astype(np.int64), np.array([1, 1, 1, 0, -1])),
     ):
         assert_equal(distilbert(*given), expected)
-    assert calls.count((1, 16)) == 3
+    assert calls == [(1, 16)] * 3
 
 
 def test_ten_texts_of_different_lengths_compile_three_programs(no_cache, tiny_bert, programs):
@@ -133,20 +138,21 @@ def test_changed_parameters_are_read_anew(bert):
     assert deviation(other(ids).logits, before + 1.0) < 1e-6
 
 
-def test_a_transformed_or_random_call_is_the_plain_one(bert, calls):
-    ids, (graphdef, params) = ids_of(2, 6), split(bert)
+def test_a_transformed_or_random_call_is_the_plain_one(tiny_bert, calls):
+    model = masked_lm(dataclasses.replace(tiny_bert, num_hidden_layers=1))  # called operation by operation here
+    ids, (graphdef, params) = ids_of(2, 6), split(model)
     loss = lambda params, ids: merge(graphdef, params)(ids).logits.sum()
-    jax.jit(lambda: bert(ids))()
+    jax.jit(lambda: model(ids))()
     jax.eval_shape(lambda params: merge(graphdef, params)(ids), params)
-    jax.grad(loss)(params, ids)
-    jax.vmap(lambda row: bert(row[None]).logits)(jnp.asarray(ids))
+    jax.eval_shape(jax.grad(loss), params, ids)
+    jax.vmap(lambda row: model(row[None]).logits)(jnp.asarray(ids))
     with jax.disable_jit():
-        bert(ids)
+        model(ids)
     keys = jax.random.split(jax.random.key(0), 2)
-    dropped = bert(ids, rngs=keys).last_hidden_state
+    dropped = model(ids, rngs=keys).last_hidden_state
     assert calls == []
-    assert deviation(dropped, bert(ids).last_hidden_state) > 1e-3
-    assert calls == [(2, 16)] * len(calls) != []
+    assert deviation(dropped, model(ids).last_hidden_state) > 1e-3
+    assert calls == [(2, 16)]
 
 
 class Counting(BertForMaskedLM):
