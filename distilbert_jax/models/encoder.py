@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -17,9 +18,11 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.models.attention import SelfAttention, attention_bias
 from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, embedding, fold_rows, layer_norm
 
+Ids = Array | np.ndarray
+
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class EncoderOutput:
     """last_hidden_state [B, T, D]; on request hidden_states, L+1 of [B, T, D] (embeddings first), and attentions,
     L of [B, N, T, T] (probabilities before dropout). All float32."""
@@ -27,6 +30,18 @@ class EncoderOutput:
     last_hidden_state: Array
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None
+
+    def __repr__(self) -> str:
+        """What there is, with dtypes and shapes instead of the numbers."""
+        fields = [f"{name}={_described(value)}" for name, value in vars(self).items() if value is not None]
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+
+def _described(value: object) -> str:
+    if isinstance(value, tuple) and value:
+        return f"{len(value)} × {_described(value[0])}"
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    return f"{value!r}" if dtype is None or shape is None else f"{dtype}[{', '.join(map(str, shape))}]"
 
 
 class Embeddings(nnx.Module):
@@ -70,7 +85,7 @@ class Embeddings(nnx.Module):
         return dropout(self.norm(x), self.dropout, rngs)
 
 
-def _check_range(name: str, ids: Array | None, size: int) -> None:
+def _check_range(name: str, ids: Ids | None, size: int) -> None:
     """Refuse ids outside 0 … size−1, which JAX would clamp to a wrong row. Inside `jax.jit` they cannot be seen."""
     if ids is None or isinstance(ids, jax.core.Tracer) or not ids.size:
         return
@@ -142,11 +157,7 @@ class Encoder(nnx.Module):
             None if value is None else jnp.atleast_2d(jnp.asarray(value))
             for value in (input_ids, attention_mask, token_type_ids, position_ids, segment_ids)
         )
-        embeddings = self.embeddings
-        _check_range("input_ids", input_ids, embeddings.word.shape[0])
-        _check_range("position_ids", position_ids, embeddings.max_length)
-        if hasattr(embeddings, "token_type"):
-            _check_range("token_type_ids", token_type_ids, embeddings.token_type.shape[0])
+        self.check_ids(input_ids, token_type_ids, position_ids)
         bias = attention_bias(attention_mask, segment_ids)
         x = self.embeddings(input_ids, position_ids, token_type_ids, fold_rows(rngs, 0))
         hidden_states, attentions = [x], []
@@ -157,3 +168,11 @@ class Encoder(nnx.Module):
         return EncoderOutput(
             x, tuple(hidden_states) if output_hidden_states else None, tuple(attentions) if output_attentions else None
         )
+
+    def check_ids(self, input_ids: Ids, token_type_ids: Ids | None = None, position_ids: Ids | None = None) -> None:
+        """Raise InputError for an id that has no row in its table, as far as the ids can be seen."""
+        embeddings = self.embeddings
+        _check_range("input_ids", input_ids, embeddings.word.shape[0])
+        _check_range("position_ids", position_ids, embeddings.max_length)
+        if hasattr(embeddings, "token_type"):
+            _check_range("token_type_ids", token_type_ids, embeddings.token_type.shape[0])

@@ -22,7 +22,7 @@ HEAD_SITE = 10_000  # row keys of a head never meet those of a layer
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class PooledOutput(EncoderOutput):
     """pooler_output float32 [B, D] (BERT's pooler; else None); the rest as in `EncoderOutput`."""
 
@@ -30,7 +30,7 @@ class PooledOutput(EncoderOutput):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class ModelOutput(EncoderOutput):
     """logits float32: [B, T, V] of a masked LM, [B, labels] of a classifier, [B, T, labels] of a token classifier,
     [B, choices] of a multiple choice, [B, 2] (0: the second text follows the first) of next-sentence prediction."""
@@ -39,7 +39,7 @@ class ModelOutput(EncoderOutput):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class QuestionAnsweringOutput(EncoderOutput):
     """start_logits and end_logits float32 [B, T]."""
 
@@ -48,7 +48,7 @@ class QuestionAnsweringOutput(EncoderOutput):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class PreTrainingOutput(EncoderOutput):
     """prediction_logits float32 [B, T, V] (masked LM) and seq_relationship_logits [B, 2] (next sentence)."""
 

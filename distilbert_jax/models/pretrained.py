@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -15,23 +15,32 @@ from flax import nnx
 from jax.typing import DTypeLike
 from safetensors import SafetensorError
 from safetensors.flax import save_file
+from tokenizers import Tokenizer
 
 from distilbert_jax import families
 from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.families import Family
+from distilbert_jax.models.compiled import compiled
 from distilbert_jax.models.hf_format import hf_config, hf_name, read_config, read_tensors, reference_names, to_params
-from distilbert_jax.models.params import merge, split
-from distilbert_jax.text.tokenizer import save_tokenizer
+from distilbert_jax.models.params import count, merge, split
+from distilbert_jax.text.tokenizer import BertTokenizer, save_tokenizer
 
 
 class PretrainedModel(nnx.Module):
-    """A model of one family that reads and writes HF directories. Subclasses name the record of their family."""
+    """A model of one family that reads and writes HF directories. Subclasses name the record of their family, and what they
+    compute in `__call__`; called on its own, outside of `jax.jit`, that is compiled for few shapes (see `compiled`)."""
 
     family: ClassVar[Family]
     config: ModelConfig
     bare = False  # True: without a head; the reference saves such a model's tensors without the family's prefix
+    __call__: Callable[..., Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = compiled(vars(cls)["__call__"])
 
     def __init__(self, config: ModelConfig):
         if getattr(self, "family", config.family).name != config.model_type:
@@ -115,9 +124,19 @@ class PretrainedModel(nnx.Module):
         found = reference_names(read_tensors(directory), kind.family)
         return all(hf_name(kind.family.parameters, path) in found for path in shapes)
 
-    def save_pretrained(self, directory: str | Path, tokenizer: Any = None, *, dtype: DTypeLike = jnp.float32) -> None:
-        """Write config.json, model.safetensors (the reference's names, the tied decoder once) and, when a
-        `tokenizers.Tokenizer` is given, its files. An older model in the directory is replaced file by file.
+    def num_parameters(self) -> int:
+        """Number of parameters; the tied decoder is one table with the embedding and counts once."""
+        return count(split(self)[1])
+
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        tokenizer: BertTokenizer | Tokenizer | None = None,
+        *,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        """Write config.json, model.safetensors (the reference's names, the tied decoder once) and, when a tokenizer is given,
+        its files. An older model in the directory is replaced file by file.
 
         Args:
             dtype: of the file. A model that was read from a bfloat16 file gives that file's bits back with `jnp.bfloat16`.

@@ -2,12 +2,13 @@
 
 import copy
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -26,7 +27,7 @@ from tokenizers import (
 from distilbert_jax import families
 from distilbert_jax.base.files import atomic_file, read_json, write_json
 from distilbert_jax.base.hub import locate
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.families import BERT_TOKENIZER, TokenizerKind
 
 SPECIAL_TOKENS = BERT_TOKENIZER.special_tokens
@@ -114,12 +115,24 @@ def _load_vocabulary(directory: Path) -> Tokenizer:
     return bert_tokenizer({token: index for index, token in enumerate(tokens)}, normalizer)
 
 
-def save_tokenizer(tokenizer: Tokenizer, directory: str | os.PathLike, *, model_max_length: int = 512) -> None:
+def save_tokenizer(
+    tokenizer: "Tokenizer | BertTokenizer", directory: str | os.PathLike, *, model_max_length: int = 512
+) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, so that `transformers.AutoTokenizer` loads the directory.
 
     Args:
         model_max_length: tokens that the model has positions for.
+
+    Raises:
+        InputError: what is given is no tokenizer of these kinds.
     """
+    tokenizer = tokenizer.tokenizer if isinstance(tokenizer, BertTokenizer) else tokenizer
+    if not isinstance(tokenizer, Tokenizer):
+        raise InputError(
+            f"tokenizer is a {type(tokenizer).__module__}.{type(tokenizer).__name__}; expected a BertTokenizer or a "
+            "tokenizers.Tokenizer",
+            field="tokenizer",
+        )
     directory = Path(directory)
     kind = kind_of(tokenizer)
     settings = {
@@ -229,17 +242,25 @@ class BertTokenizer:
     >>> tokenizer = BertTokenizer.from_pretrained("path/to/distilbert-base-uncased")
     >>> model(**tokenizer("Replace me by any text you'd like.")).last_hidden_state
 
-    Every attribute that is not named here (`encode`, `decode`, `token_to_id`, …) is that of the `tokenizers.Tokenizer` it holds.
+    What it shares with `transformers.AutoTokenizer` has that one's names and results. Every attribute that is not named here
+    (`token_to_id`, `encode_batch`, …) is that of the `tokenizers.Tokenizer` it holds.
 
     Attributes:
         tokenizer: the `tokenizers.Tokenizer`.
         ids: `SpecialIds`.
-        max_length: tokens that the model has positions for.
+        max_length: tokens that the model has positions for; `model_max_length` is another name of it.
+        pad_token, unk_token, cls_token, sep_token, mask_token: the special tokens, as text.
+        pad_token_id, unk_token_id, cls_token_id, sep_token_id, mask_token_id: their ids.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int = _LONGEST):
         self.tokenizer, self.max_length = tokenizer, max_length
         self.ids = special_ids(tokenizer)
+        kind = kind_of(tokenizer)
+        self.pad_token, self.unk_token, self.cls_token = kind.pad, kind.unk, kind.cls
+        self.sep_token, self.mask_token = kind.sep, kind.mask
+        self.pad_token_id, self.unk_token_id = self.ids.pad, self.ids.unk
+        self.cls_token_id, self.sep_token_id, self.mask_token_id = self.ids.cls, self.ids.sep, self.ids.mask
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path, *, revision: str | None = None) -> Self:
@@ -261,8 +282,82 @@ class BertTokenizer:
                 limits.append(limit)
         return cls(tokenizer, max_length=min(limits, default=_LONGEST))
 
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, see `save_tokenizer`."""
+        save_tokenizer(self, directory, model_max_length=self.max_length)
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self).get("tokenizer"), name)
+        if not name.startswith("__") and "tokenizer" in vars(self) and hasattr(self.tokenizer, name):
+            return getattr(self.tokenizer, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; {_nearest(name, dir(self))}")
+
+    def __dir__(self) -> list[str]:
+        public = (name for name in dir(vars(self).get("tokenizer")) if not name.startswith("_"))
+        return sorted({*super().__dir__(), *public})
+
+    def __repr__(self) -> str:
+        normalizer = self.tokenizer.normalizer
+        case = "lowercase" if normalizer and normalizer.normalize_str("A") == "a" else "cased"
+        return f"{type(self).__name__}(vocab_size={self.vocab_size}, {case}, max_length={self.max_length})"
+
+    def __len__(self) -> int:
+        """Entries of the vocabulary, those included that were added to it later."""
+        return self.tokenizer.get_vocab_size()
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary, without those that were added to it later."""
+        return self.tokenizer.get_vocab_size(with_added_tokens=False)
+
+    @property
+    def model_max_length(self) -> int:
+        return self.max_length
+
+    def get_vocab(self) -> dict[str, int]:
+        """The id of each token."""
+        return self.tokenizer.get_vocab()
+
+    def tokenize(self, text: str, pair: str | None = None, *, add_special_tokens: bool = False) -> list[str]:
+        """The pieces of a text, or of a pair of texts; nothing is cut."""
+        return self._encoding(text, pair, add_special_tokens).tokens
+
+    def encode(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text, or of a pair of texts, as a list; nothing is cut. For a model's arrays call the tokenizer itself."""
+        return self._encoding(text, pair, add_special_tokens).ids
+
+    def _encoding(self, text: str, pair: str | None, add_special_tokens: bool) -> Encoding:
+        for part in (text,) if pair is None else (text, pair):
+            check_text(part, "the text")
+        return self.tokenizer.encode(text, pair, add_special_tokens=add_special_tokens)
+
+    def decode(self, token_ids: int | Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False) -> str:
+        """The text of one row of ids (a list or an array [T]); ids without a token are left out.
+
+        Raises:
+            InputError: several rows, for which there is `batch_decode`, or what are no ids.
+        """
+        return self.tokenizer.decode(_ids_of(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def batch_decode(
+        self, sequences: Sequence[Sequence[int]] | np.ndarray, *, skip_special_tokens: bool = False
+    ) -> list[str]:
+        """The text of each row of ids, see `decode`."""
+        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in sequences]
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
+        """The id of a token or of each of several; that of `[UNK]` for what the vocabulary lacks."""
+        if not isinstance(tokens, str):
+            return [self.convert_tokens_to_ids(token) for token in tokens]
+        index = self.tokenizer.token_to_id(tokens)
+        return self.ids.unk if index is None else index
+
+    def convert_ids_to_tokens(
+        self, ids: int | Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False
+    ) -> str | list[str | None] | None:
+        """The token of an id or of each of several; None for an id without one."""
+        special = set(vars(self.ids).values()) if skip_special_tokens else ()
+        tokens = [self.tokenizer.id_to_token(index) for index in _ids_of(ids) if index not in special]
+        return tokens[0] if np.ndim(ids) == 0 and tokens else tokens
 
     @functools.cached_property
     def _cutting(self) -> Tokenizer:
@@ -273,36 +368,61 @@ class BertTokenizer:
         texts: str | Sequence[str],
         pairs: str | Sequence[str] | None = None,
         *,
+        padding: bool | str = True,
+        truncation: bool | str = True,
         max_length: int | None = None,
+        return_tensors: str = "np",
+        **unknown: Any,
     ) -> dict[str, np.ndarray]:
-        """Encode one text or several, padded to the longest.
+        """Encode one text or several.
 
         Args:
             pairs: the second text of each row: `[CLS] text [SEP] pair [SEP]`.
-            max_length: tokens to cut longer rows to, the special ones counted; None: `self.max_length`. Of a pair the longer text
-                is cut first. A line on stderr says how many rows were cut.
+            padding: True or "longest": to the longest row; "max_length": to `max_length`; False: rows must be of one length.
+            truncation: True or "longest_first": longer rows are cut to `max_length`, of a pair the longer text first, and a line on
+                stderr says how many were cut; False: a longer row is an error.
+            max_length: tokens of a row at most, the special ones counted; None: `self.max_length`.
+            return_tensors: "np", the only kind; JAX takes NumPy's arrays as they are.
 
         Returns:
             `input_ids`, `token_type_ids` (1 for the second text) and `attention_mask`, int32 [B, T] each; one text is a row.
 
         Raises:
             InputError: a text is empty, no string, or has no partner; `max_length` leaves no room for a word, or is beyond the
-                model's positions.
+                model's positions; an argument or its value is unknown.
         """
+        _check_arguments(unknown)
+        to_longest = _chosen("padding", padding, {True: True, "longest": True, "max_length": False, **_NOT_PADDED})
+        cut_off = _chosen("truncation", truncation, _TRUNCATION)
+        _chosen("return_tensors", return_tensors, {"np": "np"})
         texts, pairs = ([given] if isinstance(given, str) else given for given in (texts, pairs))
         if pairs is not None and len(pairs) != len(texts):
-            raise InputError(f"{len(texts)} texts and {len(pairs)} pairs: expected the same number of both")
+            raise InputError(
+                f"{len(texts)} texts and {len(pairs)} pairs: expected the same number of both", field="pairs"
+            )
         given = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        rows, cut = self.rows(given, max_length=max_length)
+        rows, cut = self.rows(given, max_length=max_length, truncation=cut_off)
         announce_cut(cut, len(rows), max_length or self.max_length)
-        return stack(rows, self.ids.pad)
+        if to_longest is None and len(lengths := sorted({len(row.ids) for row in rows})) > 1:
+            raise InputError(
+                f"padding = False: the rows have {lengths[0]} to {lengths[-1]} tokens, and an array has rows of one length; "
+                "leave padding out, or give one text at a time",
+                field="padding",
+            )
+        return stack(rows, self.ids.pad, length=(max_length or self.max_length) if to_longest is False else None)
 
     def rows(
-        self, texts: Sequence[str | tuple[str, str]], *, max_length: int | None = None, first: int = 1
+        self,
+        texts: Sequence[str | tuple[str, str]],
+        *,
+        max_length: int | None = None,
+        truncation: bool = True,
+        first: int = 1,
     ) -> tuple[list[Row], int]:
         """Texts or pairs of texts as rows of their own lengths, and how many of them were cut to `max_length`.
 
         Args:
+            truncation: False: a text that would be cut is an error.
             first: the number of the first text, for what errors say.
 
         Raises:
@@ -326,6 +446,13 @@ class BertTokenizer:
             if not set(parts) <= set(encoding.sequence_ids):
                 raise InputError(f"text {first + i} is empty: {texts[i]!r} has no word to read", row=first + i)
             if len(encoding) > limit:
+                if not truncation:
+                    raise InputError(
+                        f"text {first + i} has {len(encoding)} tokens, above the limit of {limit}, and truncation is off; shorten "
+                        "it, or leave truncation out",
+                        field="truncation",
+                        row=first + i,
+                    )
                 cut += 1
                 found[i] = self._cut(texts[i], limit)
         return [Row(np.array(e.ids, np.int32), np.array(e.type_ids, np.int32)) for e in found], cut
@@ -340,6 +467,49 @@ def _first_position(config: dict[str, Any]) -> int:
     family = families.known().get(config.get("model_type"))
     pad = config.get("pad_token_id")
     return family.first_position(family.defaults.get("pad_token_id", 0) if pad is None else pad) if family else 0
+
+
+_NOT_PADDED = {False: None, "do_not_pad": None}
+_TRUNCATION = {True: True, "longest_first": True, False: False, "do_not_truncate": False}
+_ARGUMENTS = ("texts", "pairs", "padding", "truncation", "max_length", "return_tensors")
+_OTHER_NAMES = {
+    "text": "texts",
+    "text_pair": "pairs",
+    "pad_to_max_length": "padding",
+}  # what transformers says for them
+
+
+def _check_arguments(unknown: Mapping[str, Any]) -> None:
+    for name in unknown:
+        hint = f"did you mean {_OTHER_NAMES[name]!r}?" if name in _OTHER_NAMES else nearest(name, _ARGUMENTS)
+        raise InputError(f"{name}: a BertTokenizer has no such argument; {hint}", field=name, hint=hint)
+
+
+def _chosen(name: str, value: Any, choices: Mapping[Any, Any]) -> Any:
+    """What `choices` gives for the value of an argument."""
+    if isinstance(value, bool | str) and value in choices:
+        return choices[value]
+    hint = f"known: {', '.join(map(repr, choices))}"
+    raise InputError(f"{name} = {value!r}: {hint}", field=name, hint=hint)
+
+
+def _ids_of(ids: Any) -> list[int]:
+    """One id, a list or an array [T] of them, as a list."""
+    try:
+        array = np.atleast_1d(np.asarray(ids))
+    except ValueError:  # rows of different lengths
+        array = np.empty((len(ids), 0))
+    if array.ndim > 1:
+        raise InputError(f"ids of {len(array)} rows: expected those of one; several are for batch_decode", field="ids")
+    if array.size and (array.dtype.kind not in "iu" or array.min() < 0):
+        raise InputError(f"ids: expected whole numbers from 0 on, not {ids!r:.60}", field="ids")
+    return [int(index) for index in array]
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    """The nearest name, or where names are listed: there are too many to say them all."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else "dir() lists what it has"
 
 
 def check_text(text: Any, what: str) -> None:
