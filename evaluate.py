@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from distilbert_jax.base import runtime, signals
-from distilbert_jax.base.config_io import is_config, load_config
+from distilbert_jax.base.config_io import is_config, load_config, to_values
 from distilbert_jax.base.parsing import parse, show
 from distilbert_jax.config import Dtype, FinetuneConfig, Sequences, SweepConfig
 from distilbert_jax.errors import InputError, nearest, one_line_errors
@@ -216,8 +216,8 @@ class GlueCommand:
             submission.check_path(self.submit, self.tasks)
         teacher = read_runs(self.teacher_runs) if self.teacher_runs else []
         if teacher:
-            locate(teacher[0]["model"])  # its speed is measured in the end
-            if not set(self.tasks) & {run["task"] for run in teacher} - {"wnli"}:
+            locate(teacher[0].result.model)  # its speed is measured in the end
+            if not set(self.tasks) & {run.result.task for run in teacher} - {"wnli"}:
                 raise InputError(
                     f"--teacher-runs {self.teacher_runs}: has none of the tasks {', '.join(self.tasks)} (WNLI aside)",
                     field="--teacher-runs",
@@ -227,12 +227,12 @@ class GlueCommand:
             results = run_sweep(
                 config, self.tasks, self.seeds, sweep=self.sweep, together=self.vmap_seeds, from_mnli=self.from_mnli
             )
-        cost = relative_speed(config.model, teacher[0]["model"]) if teacher else None
+        cost = relative_speed(config.model, teacher[0].result.model) if teacher else None
         found = table.table_of(config.model, results, teacher, cost)
         out = Path(config.run.directory or sweep_directory(config))
         table.write(found, results, out)
         if self.json:
-            print(json.dumps(found))
+            print(json.dumps(to_values(found)))
         else:
             for view in table.terminal(found):
                 show(view)
@@ -267,7 +267,7 @@ class BiasCommand:
         results = bias.bias_probe(FillMask(self.model), pairs, top_k=self.top_k, words=self.words)
         for result in results:
             if self.json:
-                print(json.dumps(result, ensure_ascii=False))
+                print(json.dumps(to_values(result), ensure_ascii=False))
             else:
                 show(bias.table(result))
         if self.out:
@@ -287,10 +287,10 @@ class CardCommand:
 
         rows = check_card(FillMask(self.model))
         if self.json:
-            print("\n".join(map(json.dumps, rows)))
+            print("\n".join(map(json.dumps, to_values(rows))))
         else:
             show(table(rows))
-        if not all(row["ok"] for row in rows):
+        if not all(row.ok for row in rows):
             sys.exit(1)
 
 
@@ -310,7 +310,7 @@ class SpeedCommand:
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
         found = encoder_speed(**options)
-        print(json.dumps(found) if self.json else summary(found))
+        print(json.dumps(to_values(found)) if self.json else summary(found))
 
 
 @dataclass(frozen=True)

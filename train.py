@@ -73,8 +73,8 @@ def main(args: list[str]) -> None:
 
         with signals.leaving_when_asked():
             result = finetune(config)
-        for split, values in result["scores"].items():
-            print(f"{result['task']} {split}: " + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))
+        for split, values in result.scores.items():
+            print(f"{result.task} {split}: " + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))
 
 
 if __name__ == "__main__":
