@@ -224,7 +224,7 @@ def table(result: PairResult) -> Group:
             cells += [Text(answer.token_str, style), f"{answer.score:.4f}"]
         tops.add_row(*cells)
     overlap = result.overlap
-    said = f"in both: {overlap.count} of {len(result.sides[first]['top'])}"
+    said = f"in both: {overlap.count} of {len(result.sides[first].top)}"
     said += (f" ({', '.join(shared)})" if shared else "") + f", Jaccard {overlap.jaccard:.2f}"
     parts: list[Any] = [Text(result.pair, "bold")]
     parts += [Text(f"{side}: {one.text}") for side, one in result.sides.items()]

@@ -94,11 +94,11 @@ def table(rows: Sequence[CardRow]) -> Group:
             if row.prompt == prompt:
                 cells = [str(row.rank)]
                 for one in (row.expected, row.found):
-                    cells += [one.token_str, str(one.token), f"{one['score']:.5f}"]
-                said = "differs" if row.difference is None else f"{row['difference']:+.1e}"
+                    cells += [one.token_str, str(one.token), f"{one.score:.5f}"]
+                said = "differs" if row.difference is None else f"{row.difference:+.1e}"
                 view.add_row(*map(Text, cells), Text(said, "" if row.ok else "bold red"))
         parts.append(view)
-    said = f"{sum(row['ok'] for row in rows)} of {len(rows)} as published, scores to {TOLERANCE:.0e}"
+    said = f"{sum(row.ok for row in rows)} of {len(rows)} as published, scores to {TOLERANCE:.0e}"
     if differences := [abs(row.difference) for row in rows if row.difference is not None]:
         said += f"; largest difference {max(differences):.1e}"
     parts.append(Text(said))
