@@ -1,4 +1,4 @@
-"""Configs from Python files, as JSON and back, and in what two of them differ."""
+"""Configs from Python files; configs and results as JSON and back; in what two configs differ."""
 
 import contextlib
 import dataclasses
@@ -14,19 +14,42 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from distilbert_jax.base.files import atomic_file
 from distilbert_jax.configs import shipped
 from distilbert_jax.errors import InputError, nearest
 
 T = typing.TypeVar("T")
 
 
+# Metadata of a dataclass' field: where its value is None, JSON has no key for it.
+LEFT_OUT: Mapping[str, Any] = types.MappingProxyType({"left_out": True})
+
+
+def to_values(value: Any) -> Any:
+    """What `json.dumps` takes of a dataclass, or of a dictionary or sequence of them: the fields of each as a dictionary."""
+    if dataclasses.is_dataclass(value):
+        items = ((item, getattr(value, item.name)) for item in dataclasses.fields(value))
+        return {item.name: to_values(one) for item, one in items if not (one is None and "left_out" in item.metadata)}
+    if isinstance(value, Mapping):
+        return {name: to_values(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_values(one) for one in value]
+    return value
+
+
 def to_json(config: Any) -> str:
-    """A config as indented JSON text; `from_json` reads it back to an equal config.
+    """A config, a result, or a dictionary or sequence of them as indented JSON text; `from_json` reads an equal one back.
 
     Raises:
         InputError: a field has a value that JSON has no form for.
     """
-    return json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False, default=_refuse) + "\n"
+    return json.dumps(to_values(config), indent=2, ensure_ascii=False, default=_refuse) + "\n"
+
+
+def write_config(config: Any, file: Path) -> None:
+    """Write `to_json`, atomically."""
+    with atomic_file(file) as out:
+        out.write(to_json(config).encode())
 
 
 def _refuse(value: Any) -> typing.NoReturn:
@@ -35,24 +58,32 @@ def _refuse(value: Any) -> typing.NoReturn:
     )
 
 
-def read_config(kind: type[T], file: Path) -> T:
+def read_config(kind: type[T], file: Path, hint: str = "") -> T:
     """`from_json` of a file.
+
+    Args:
+        hint: what to do about a file that is damaged.
 
     Raises:
         InputError: as there, or the file is not UTF-8.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        return from_json(kind, file.read_text(encoding="utf-8"), str(file))
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: damaged, not UTF-8 ({error})", path=file) from None
-    return from_json(kind, text, str(file))
+        wrong = InputError(f"{file}: damaged, not UTF-8 ({error})", path=file)
+    except InputError as error:
+        wrong = error
+    if not hint:
+        raise wrong
+    raise InputError(f"{wrong}; {hint}", path=file, field=wrong.field, row=wrong.row, hint=wrong.hint or hint)
 
 
 def from_json(kind: type[T], text: str, where: str = "config") -> T:
-    """Read a config of `kind` from JSON text. What an earlier version wrote is read where the class says how (`migrated`).
+    """Read a config or a result of `kind` from JSON text; what an earlier version wrote, where the class says how (`migrated`).
 
     Raises:
-        InputError: the text is not JSON, a field is unknown (the nearest name is given) or has a value of another type.
+        InputError: the text is not JSON, a field is unknown (the nearest name is given), has a value of another type, or one that
+            the class refuses.
     """
     try:
         values = json.loads(text)
@@ -60,6 +91,8 @@ def from_json(kind: type[T], text: str, where: str = "config") -> T:
         raise InputError(
             f"{where}: not valid JSON (line {error.lineno}: {error.msg})", path=where, row=error.lineno
         ) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
+        raise InputError(f"{where}: not JSON that can be read ({error})", path=where) from None
     return _build(kind, values, where, "")
 
 
@@ -83,8 +116,17 @@ def _build(kind: Any, value: Any, path: str, field: str) -> Any:
         for item in dataclasses.fields(kind):
             required = item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING
             if required and item.name not in value:
-                raise wrong(f"has no {item.name}, which {kind.__name__} needs")
-        return kind(**{name: _build(hints[name], item, path, inside(name)) for name, item in value.items()})
+                raise InputError(
+                    f"{path}{field and '.'}{field}: has no {item.name}, which {kind.__name__} needs",
+                    path=path,
+                    field=inside(item.name),
+                )
+        built = {name: _build(hints[name], item, path, inside(name)) for name, item in value.items()}
+        try:
+            return kind(**built)
+        except InputError as error:
+            place = inside(error.field) if error.field else field or None
+            raise InputError(f"{path}: {error}", path=path, field=place, row=error.row, hint=error.hint) from None
     if origin in (types.UnionType, typing.Union):
         if value is None and type(None) in arguments:
             return None
@@ -106,6 +148,8 @@ def _build(kind: Any, value: Any, path: str, field: str) -> Any:
     if kind is Any:
         return value
     if kind is float and type(value) is int:
+        if abs(value) > sys.float_info.max:
+            raise wrong("expected a number that float64 can hold")
         return float(value)
     if type(value) is not kind:
         raise wrong(f"expected {kind.__name__}, got {value!r}")

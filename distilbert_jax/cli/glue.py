@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from distilbert_jax.base import runtime, signals
+from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.tables import show
 from distilbert_jax.cli.arguments import load_config, parse
 from distilbert_jax.config import FinetuneConfig, SweepConfig
@@ -78,8 +79,8 @@ class GlueCommand:
             submission.check_path(self.submit, self.tasks)
         teacher = read_runs(self.teacher_runs) if self.teacher_runs else []
         if teacher:
-            locate(teacher[0]["model"])  # its speed is measured in the end
-            if not set(self.tasks) & {run["task"] for run in teacher} - {"wnli"}:
+            locate(teacher[0].result.model)  # its speed is measured in the end
+            if not set(self.tasks) & {run.result.task for run in teacher} - {"wnli"}:
                 raise InputError(
                     f"--teacher-runs {self.teacher_runs}: has none of the tasks {', '.join(self.tasks)} (WNLI aside)",
                     field="--teacher-runs",
@@ -89,12 +90,12 @@ class GlueCommand:
             results = run_sweep(
                 config, self.tasks, self.seeds, sweep=self.sweep, together=self.vmap_seeds, from_mnli=self.from_mnli
             )
-        cost = relative_speed(config.model, teacher[0]["model"]) if teacher else None
+        cost = relative_speed(config.model, teacher[0].result.model) if teacher else None
         result = table.table_of(config.model, results, teacher, cost)
         out = Path(config.run.directory or sweep_directory(config))
         table.write(result, results, out)
         if self.json:
-            print(json.dumps(result))
+            print(json.dumps(to_values(result)))
         else:
             for view in table.terminal(result):
                 show(view)

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.tables import show
 from distilbert_jax.cli.arguments import running
 from distilbert_jax.config import Dtype
@@ -33,7 +34,7 @@ class BiasCommand:
         results = bias.bias_probe(FillMask(self.model), pairs, top_k=self.top_k, words=self.words)
         for result in results:
             if self.json:
-                print(json.dumps(result, ensure_ascii=False))
+                print(json.dumps(to_values(result), ensure_ascii=False))
             else:
                 show(bias.table(result))
         if self.out:
@@ -53,10 +54,10 @@ class CardCommand:
 
         rows = check_card(FillMask(self.model))
         if self.json:
-            print("\n".join(map(json.dumps, rows)))
+            print("\n".join(map(json.dumps, to_values(rows))))
         else:
             show(table(rows))
-        if not all(row["ok"] for row in rows):
+        if not all(row.ok for row in rows):
             sys.exit(1)
 
 
@@ -76,7 +77,7 @@ class SpeedCommand:
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
         result = encoder_speed(**options)
-        print(json.dumps(result) if self.json else summary(result))
+        print(json.dumps(to_values(result)) if self.json else summary(result))
 
 
 COMMANDS = {"bias": running(BiasCommand), "card": running(CardCommand), "speed": running(SpeedCommand)}

@@ -88,8 +88,8 @@ def _finetune(config: FinetuneConfig) -> None:
 
     with signals.leaving_when_asked():
         result = finetune(config)
-    for split, values in result["scores"].items():
-        print(f"{result['task']} {split}: " + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))
+    for split, values in result.scores.items():
+        print(f"{result.task} {split}: " + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))
 
 
 COMMANDS = {"train": train}

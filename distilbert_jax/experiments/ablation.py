@@ -6,15 +6,16 @@
 
 import dataclasses
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jax
 from rich.table import Table
 
 from distilbert_jax.base import tables
-from distilbert_jax.base.files import atomic_file, write_json
+from distilbert_jax.base.config_io import LEFT_OUT, write_config
+from distilbert_jax.base.files import atomic_file
 from distilbert_jax.base.tables import show
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError
@@ -29,6 +30,39 @@ REFERENCE = "full"
 PAPER = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}  # change of the GLUE score
 
 
+@dataclass(frozen=True, kw_only=True)
+class AblationRun:
+    """A config, pre-trained with one seed and fine-tuned."""
+
+    score: float  # × 100: mean over tasks of the median over the seeds of fine-tuning
+    tasks: Mapping[str, float]  # {task: that median}
+    mlm_loss: float | None = field(default=None, metadata=LEFT_OUT)  # nats, on held-out text
+    kl_to_teacher: float | None = field(default=None, metadata=LEFT_OUT)  # nats
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What a config comes to, medians over seeds, and the change of its score against `full`, over pairs of one seed."""
+
+    score: float
+    change: float  # mean
+    change_min: float
+    change_max: float
+    paper: float | None  # the change that the paper reports
+    tasks: Mapping[str, float]
+    mlm_loss: float | None
+    kl_to_teacher: float | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class AblationResults:
+    """What an ablation leaves as results.json."""
+
+    runs: Mapping[str, tuple[AblationRun, ...]]  # {config: one a seed}
+    changes: Mapping[str, Change]
+
+
 def _directory(config: PretrainConfig, seed: int) -> str:
     if not config.run.directory:
         raise InputError("run.directory of a config is empty: each needs one of its own", field="run.directory")
@@ -37,68 +71,71 @@ def _directory(config: PretrainConfig, seed: int) -> str:
 
 def measure(
     config: PretrainConfig, glue: FinetuneConfig, seed: int, tasks: Sequence[str], glue_seeds: Sequence[int]
-) -> dict[str, Any]:
-    """Pre-train with a seed, fine-tune, and evaluate on held-out text; what has ended is found.
-
-    Returns:
-        `score`, the mean over tasks of the median over `glue_seeds`; `tasks` {name: that median}; `mlm_loss` and
-        `kl_to_teacher` in nats.
-    """
+) -> AblationRun:
+    """Pre-train with a seed, fine-tune, and evaluate on held-out text; what has ended is found."""
     run = dataclasses.replace(config.run, seed=seed, directory=_directory(config, seed))
     model = str(pretrain(dataclasses.replace(config, run=run)))
     tuning = dataclasses.replace(glue.run, directory=f"{run.directory}/glue")
     scores = medians(run_sweep(dataclasses.replace(glue, model=model, run=tuning, save_model=False), tasks, glue_seeds))
-    figures: dict[str, Any] = {"score": statistics.mean(scores.values()), "tasks": scores}
+    held: Mapping[str, float] = {}
     if config.data.heldout:
         held = evaluate_mlm(model, config.data.heldout, teacher=config.teacher, length=config.data.length)
-        figures |= {name: held[name] for name in ("mlm_loss", "kl_to_teacher") if name in held}
     jax.clear_caches()  # each run compiles its own step
-    return figures
+    return AblationRun(
+        score=statistics.mean(scores.values()),
+        tasks=scores,
+        mlm_loss=held.get("mlm_loss"),
+        kl_to_teacher=held.get("kl_to_teacher"),
+    )
 
 
-def changes(runs: dict[str, list[dict[str, Any]]]) -> dict[str, dict[str, Any]]:
-    """Per config the medians over seeds, and the change of its score against `full`: mean, min and max over pairs of one seed."""
-    found = {}
+def changes(runs: Mapping[str, Sequence[AblationRun]]) -> dict[str, Change]:
+    """What each config comes to. runs: of each config one a seed, those of a seed in the same place."""
+    result = {}
     for name, rows in runs.items():
-        pairs = [row["score"] - base["score"] for row, base in zip(rows, runs[REFERENCE], strict=True)]
-        median = lambda key, rows=rows: statistics.median(row[key] for row in rows) if key in rows[0] else None
-        found[name] = {
-            "score": median("score"),
-            "change": statistics.mean(pairs),
-            "change_min": min(pairs),
-            "change_max": max(pairs),
-            "paper": PAPER.get(name),
-            "tasks": {task: statistics.median(row["tasks"][task] for row in rows) for task in rows[0]["tasks"]},
-            "mlm_loss": median("mlm_loss"),
-            "kl_to_teacher": median("kl_to_teacher"),
-            "seeds": len(rows),
-        }
-    return found
+        pairs = [row.score - base.score for row, base in zip(rows, runs[REFERENCE], strict=True)]
+        result[name] = Change(
+            score=statistics.median(row.score for row in rows),
+            change=statistics.mean(pairs),
+            change_min=min(pairs),
+            change_max=max(pairs),
+            paper=PAPER.get(name),
+            tasks={task: statistics.median(row.tasks[task] for row in rows) for task in rows[0].tasks},
+            mlm_loss=_median(row.mlm_loss for row in rows),
+            kl_to_teacher=_median(row.kl_to_teacher for row in rows),
+            seeds=len(rows),
+        )
+    return result
 
 
-def _lines(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
+def _median(values: Iterable[float | None]) -> float | None:
+    """None where one is missing."""
+    there = list(values)
+    return None if None in there else statistics.median(there)
+
+
+def _lines(rows: Mapping[str, Change]) -> list[list[str]]:
     """A line for each figure: its name, then its value in every config; the first line names the configs."""
-    row = lambda title, key, form: [title, *("–" if r[key] is None else format(r[key], form) for r in rows.values())]
-    tasks = [[task, *(f"{r['tasks'][task]:.1f}" for r in rows.values())] for task in rows[REFERENCE]["tasks"]]
-    return [
-        ["", *rows],
-        row("score", "score", ".1f"),
-        row("change, mean", "change", "+.2f"),
-        row("lowest", "change_min", "+.2f"),
-        row("highest", "change_max", "+.2f"),
-        row("paper's change", "paper", "+.2f"),
-        *tasks,
-        row("masked-LM loss", "mlm_loss", ".3f"),
-        row("KL to the teacher", "kl_to_teacher", ".3f"),
-    ]
+    figures: tuple[tuple[str, Callable[[Change], float | None], str], ...] = (
+        ("score", lambda row: row.score, ".1f"),
+        ("change, mean", lambda row: row.change, "+.2f"),
+        ("lowest", lambda row: row.change_min, "+.2f"),
+        ("highest", lambda row: row.change_max, "+.2f"),
+        ("paper's change", lambda row: row.paper, "+.2f"),
+        *((task, lambda row, task=task: row.tasks[task], ".1f") for task in rows[REFERENCE].tasks),
+        ("masked-LM loss", lambda row: row.mlm_loss, ".3f"),
+        ("KL to the teacher", lambda row: row.kl_to_teacher, ".3f"),
+    )
+    say = lambda value, form: "–" if value is None else format(value, form)
+    return [["", *rows], *([title, *(say(of(row), form) for row in rows.values())] for title, of, form in figures)]
 
 
-def table(rows: dict[str, dict[str, Any]]) -> Table:
+def table(rows: Mapping[str, Change]) -> Table:
     """`changes` for the terminal, a column a config."""
     return tables.terminal(_lines(rows), "medians over seeds; changes against full: of pairs of one seed")
 
 
-def markdown(rows: dict[str, dict[str, Any]]) -> str:
+def markdown(rows: Mapping[str, Change]) -> str:
     """`changes` as a Markdown table."""
     return tables.markdown(_lines(rows))
 
@@ -125,13 +162,14 @@ def run_ablation(
         InputError: `full` or another to compare with it is missing, or what is asked for cannot be done.
     """
     _check(configs, glue, out, tasks, seeds, glue_seeds)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in configs}
+    runs: dict[str, list[AblationRun]] = {name: [] for name in configs}
     for seed in seeds:
         for name, config in configs.items():
             runs[name].append(measure(config, glue, seed, tasks, glue_seeds))
     rows = changes(runs)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "results.json", {"runs": runs, "changes": rows})
+    of_seeds = {name: tuple(of_config) for name, of_config in runs.items()}
+    write_config(AblationResults(of_seeds, rows), out / "results.json")
     with atomic_file(out / "table.md") as file:
         file.write(markdown(rows).encode())
     show(table(rows))

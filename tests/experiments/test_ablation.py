@@ -3,24 +3,27 @@ from pathlib import Path
 
 import pytest
 
+from distilbert_jax.base.config_io import read_config
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import ablation
+from distilbert_jax.glue.results import SweepRun
 from tests import runs
+from tests.glue.examples import result
 
 
 def test_a_change_is_that_of_pairs_of_one_seed():
-    row = lambda score, **more: {"score": score, "tasks": {"sst2": score}, **more}
+    row = lambda score, **more: ablation.AblationRun(score=score, tasks={"sst2": score}, **more)
     found = ablation.changes(
         {
             "full": [row(80.0, mlm_loss=2.0), row(70.0, mlm_loss=3.0), row(60.0, mlm_loss=4.0)],
             "no_ce": [row(79.0, mlm_loss=2.5), row(71.0, mlm_loss=3.5), row(57.0, mlm_loss=4.5)],
         }
     )
-    assert found["full"]["change"] == 0.0
+    assert found["full"].change == 0.0
     lost = found["no_ce"]
-    assert (lost["score"], lost["change"], lost["change_min"], lost["change_max"]) == (71.0, -1.0, -3.0, 1.0)
-    assert (lost["paper"], lost["mlm_loss"], lost["kl_to_teacher"], lost["seeds"]) == (-2.96, 3.5, None, 3)
+    assert (lost.score, lost.change, lost.change_min, lost.change_max) == (71.0, -1.0, -3.0, 1.0)
+    assert (lost.paper, lost.mlm_loss, lost.kl_to_teacher, lost.seeds) == (-2.96, 3.5, None, 3)
     lines = dict(line.strip("| ").split(" | ", 1) for line in ablation.markdown(found).splitlines()[2:])
     assert lines == {
         "score": "70.0 | 71.0",
@@ -81,7 +84,8 @@ def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(t
 
     def run_sweep(config, tasks, seeds):
         assert config.model == f"{Path(config.run.directory).parent}/model"
-        return [{"task": task, "score": 50.0 + trained[-1][1]} for task in tasks for seed in seeds]
+        of = lambda task, seed: SweepRun(result(task, seed, 50.0 + trained[-1][1]), Path(config.run.directory))
+        return [of(task, seed) for task in tasks for seed in seeds]
 
     monkeypatch.setattr(ablation, "pretrain", pretrain)
     monkeypatch.setattr(ablation, "run_sweep", run_sweep)
@@ -91,6 +95,9 @@ def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(t
     assert trained == [("full-1", 1), ("no_ce-1", 1), ("full-2", 2), ("no_ce-2", 2)]
     found = json.loads((tmp_path / "out/results.json").read_text())
     assert [row["score"] for row in found["runs"]["full"]] == [51.0, 52.0]
+    assert "mlm_loss" not in found["runs"]["full"][0], "there is no held-out text"
+    assert found["changes"]["full"]["mlm_loss"] is None
+    assert read_config(ablation.AblationResults, tmp_path / "out/results.json").changes["no_ce"].seeds == 2
 
 
 @pytest.mark.slow
