@@ -114,7 +114,7 @@ def pretraining(world: World, directory: Path, **changes: Any) -> c.PretrainConf
 
 def distilling(world: World, directory: Path, **changes: Any) -> c.PretrainConfig:
     """The triple loss, with a student that begins with the teacher's first layer."""
-    given = {"teacher": world.teacher, "init__source": world.teacher, "data__heldout": ""}
+    given = {"objective": "distillation", "teacher": world.teacher, "init__source": world.teacher, "data__heldout": ""}
     return pretraining(world, directory, **{**given, **changes})
 
 

@@ -11,7 +11,8 @@ from distilbert_jax.config import PretrainConfig
 
 
 def ablate(config: PretrainConfig) -> PretrainConfig:
-    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, alpha_ce=0.0))
+    term = dataclasses.replace(config.loss.kl, weight=0.0)
+    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, kl=term))
 
 
 def get_config() -> PretrainConfig:

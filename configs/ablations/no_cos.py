@@ -11,7 +11,8 @@ from distilbert_jax.config import PretrainConfig
 
 
 def ablate(config: PretrainConfig) -> PretrainConfig:
-    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, alpha_cos=0.0))
+    term = dataclasses.replace(config.loss.cos, weight=0.0)
+    return dataclasses.replace(config, loss=dataclasses.replace(config.loss, cos=term))
 
 
 def get_config() -> PretrainConfig:

@@ -11,4 +11,5 @@ from distilbert_jax.config import PretrainConfig
 
 def get_config() -> PretrainConfig:
     config = student()
-    return dataclasses.replace(config, teacher="", run=dataclasses.replace(config.run, directory="runs/demo/copied"))
+    run = dataclasses.replace(config.run, directory="runs/demo/copied")
+    return dataclasses.replace(config, objective="masked_lm", teacher="", run=run)

@@ -18,6 +18,7 @@ def get_config() -> PretrainConfig:
         config,
         model=student_config(config.model, num_hidden_layers=2),
         init=InitConfig(source="runs/demo/teacher/model"),
+        objective="distillation",
         teacher="runs/demo/teacher/model",
         optimizer=OptimizerConfig(learning_rate=1e-3),
         steps=STEPS,

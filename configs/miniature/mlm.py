@@ -11,4 +11,4 @@ from distilbert_jax.config import PretrainConfig
 
 
 def get_config(tier: str = "cpu") -> PretrainConfig:
-    return beside(dataclasses.replace(triple(tier), teacher=""), "mlm")
+    return beside(dataclasses.replace(triple(tier), objective="masked_lm", teacher=""), "mlm")

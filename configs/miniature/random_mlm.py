@@ -11,4 +11,4 @@ from distilbert_jax.config import PretrainConfig
 
 
 def get_config(tier: str = "cpu") -> PretrainConfig:
-    return beside(dataclasses.replace(random_triple(tier), teacher=""), "random_mlm")
+    return beside(dataclasses.replace(random_triple(tier), objective="masked_lm", teacher=""), "random_mlm")

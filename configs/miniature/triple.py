@@ -7,7 +7,7 @@ import dataclasses
 
 from configs.miniature.teacher import get_config as teacher
 from configs.miniature.tiers import find_tier
-from distilbert_jax.config import InitConfig, LossConfig, OptimizerConfig, PretrainConfig
+from distilbert_jax.config import InitConfig, KLConfig, LossConfig, OptimizerConfig, PretrainConfig
 from distilbert_jax.models.student import student_config
 
 
@@ -18,8 +18,9 @@ def get_config(tier: str = "cpu") -> PretrainConfig:
         config,
         model=student_config(config.model, num_hidden_layers=3),
         init=InitConfig(source=model, layers=(0, 2, 5)),
+        objective="distillation",
         teacher=model,
-        loss=LossConfig(ce_tokens=budget.ce_tokens),
+        loss=LossConfig(kl=KLConfig(tokens=budget.ce_tokens)),
         optimizer=OptimizerConfig(learning_rate=5e-4),
         steps=budget.steps(budget.student_tokens),
         # A seed of its own, the same for every student: equal batches and masks, but not those that the teacher began with.
