@@ -228,7 +228,8 @@ class LossConfig:
         for name, weight in self.own.items():
             if not 0.0 <= weight <= LARGEST:
                 raise InputError(
-                    f"LossConfig.own[{name!r}] = {weight!r}: expected a finite value of 0 or more", field=f"loss.own.{name}"
+                    f"LossConfig.own[{name!r}] = {weight!r}: expected a finite value of 0 or more",
+                    field=f"loss.own.{name}",
                 )
         if not any((self.kl.weight, self.mlm.weight, self.cos.weight, self.mse.weight, *self.own.values())):
             raise InputError("LossConfig: every weight is 0, nothing would be learned", field="loss.kl.weight")

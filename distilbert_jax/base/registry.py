@@ -54,12 +54,16 @@ class Registry(Mapping[str, Row], Generic[Row]):
         """
         if not row.name.replace("-", "_").isidentifier():
             raise InputError(
-                f"{file}: {self.kind} {row.name!r}: expected a name of letters, digits, _ and -", path=file, field=row.name
+                f"{file}: {self.kind} {row.name!r}: expected a name of letters, digits, _ and -",
+                path=file,
+                field=row.name,
             )
         if row.name in self._rows and self._files.get(row.name) != file:
             owner = self._files.get(row.name, "distilbert_jax")
             raise InputError(
-                f"{file}: {self.kind} {row.name!r}: {owner} has one of this name; choose another", path=file, field=row.name
+                f"{file}: {self.kind} {row.name!r}: {owner} has one of this name; choose another",
+                path=file,
+                field=row.name,
             )
         self._rows[row.name], self._files[row.name] = row, file
 
@@ -141,6 +145,9 @@ def _binds(statement: ast.stmt) -> list[str]:
 
 def _without_docstrings(statement: ast.stmt) -> ast.stmt:
     for node in ast.walk(statement):
-        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef) and ast.get_docstring(node) is not None:
+        if (
+            isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
             node.body = node.body[1:] or [ast.Pass()]
     return statement

@@ -1,10 +1,10 @@
 """Pre-training objectives by name, as a table that imports without JAX; `config.objective` names one."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal
 
-from distilbert_jax.base.registry import Registry, calling_file, load, source_digest
+from distilbert_jax.base.registry import Registry, calling_file, file_of, load, source_digest
 from distilbert_jax.config import PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining import terms
@@ -85,6 +85,16 @@ def sources(config: PretrainConfig) -> dict[str, str]:
     if row.name == "distillation":
         return terms.sources(terms.weighted_terms(config.loss))
     return {f"objective {row.name}": source_digest(function_of(row))} if OBJECTIVES.file(row.name) else {}
+
+
+def origins(config: PretrainConfig, parts: Collection[str]) -> dict[str, str]:
+    """Where the parts of a run's loss come from that users' files bring: {part: file and name}."""
+    row = check_objective(config)
+    if row.name == "distillation":
+        brought = [one for one in terms.weighted_terms(config.loss) if one.file]
+        return {one.term.metric: f"{file_of(one.function)}: term {one.term.name!r}" for one in brought}
+    where = f"{file_of(function_of(row))}: objective {row.name!r}"
+    return dict.fromkeys(parts, where) if OBJECTIVES.file(row.name) else {}
 
 
 def logits_shares(config: PretrainConfig, masked: float) -> tuple[float, float]:

@@ -157,9 +157,7 @@ def distillation(given: Given) -> Objective:
         if in_pieces:
             decoder = {name: array for name, array in params.items() if name.startswith(model.DECODER)}
             beside = (theirs.last_hidden_state, everywhere, segment_ids)
-            value, found = in_chunks(
-                piece, chunk, decoder, ours.last_hidden_state, beside, (params, frozen, counts)
-            )
+            value, found = in_chunks(piece, chunk, decoder, ours.last_hidden_state, beside, (params, frozen, counts))
         student = _Pass(model, ours, whole, batch["positions"])
         teacher = _Pass(taught_by, theirs, whole, batch["positions"], is_teacher=True)
         for one in whole:

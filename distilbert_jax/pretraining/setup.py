@@ -69,6 +69,11 @@ class Setup:
         return self.teacher.params if self.teacher else {}
 
     @property
+    def origins(self) -> dict[str, str]:
+        """Of the parts of the loss that users' files bring: {part: file and name}."""
+        return objective_table.origins(self.config, self.objective.parts)
+
+    @property
     def step_flops(self) -> float:
         """Of all devices together."""
         return cost.step_flops(self.config, self.teacher.config if self.teacher else None)
@@ -219,7 +224,7 @@ def set_up(config: PretrainConfig) -> Setup:
             teacher_graphdef, jax.device_put(frozen, sharding.shardings(frozen, mesh)), teacher_model.config
         )
     objective = objective_of(Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config))
-    if any(name.startswith(("term ", "objective ")) for name in fingerprints):
+    if objective_table.origins(config, objective.parts):
         _try(objective, params, teacher.params if teacher else {}, rows)
     held = () if config.init.positions == "learned" else ("encoder.embeddings.position",)
     optimizer = adamw(config.optimizer, config.steps, held)
@@ -235,7 +240,8 @@ def set_up(config: PretrainConfig) -> Setup:
 def _try(objective: Objective, params: Params, frozen: Params, rows: PackedRows) -> None:
     """Raise InputError where a user's function does not give what it promises: the shapes of a step on one row are worked out."""
     batch, keys = rows.batch(np.zeros(1, np.int64)), jax.random.split(jax.random.key(0), 1)
-    jax.eval_shape(lambda params, frozen, batch: gradients(objective, params, frozen, batch, keys), params, frozen, batch)
+    step = lambda params, *given: gradients(objective, sharding.pad_vocabulary(params), *given, keys)
+    jax.eval_shape(step, params, frozen, batch)
 
 
 def _check_pair(config: PretrainConfig, teacher: MaskedLM) -> None:

@@ -28,8 +28,8 @@ class View:
     The shapes are those of a term over all tokens, [B, T, …]; over the masked ones it sees [B, M, …] of logits and hidden states,
     those at the masked positions, M a row. No gradient flows into a teacher's.
 
-    logits [B, T, V], the vocabulary filled up to a multiple of 128 with entries of -1e9; last_hidden_state float32 [B, T, D]; hidden_states, [B, T, D] of the embeddings and of every layer;
-    attentions, probabilities [B, N, T, T] of every layer.
+    logits [B, T, V], the vocabulary filled up to a multiple of 128 with entries of -1e9; last_hidden_state float32 [B, T, D];
+    hidden_states, [B, T, D] of the embeddings and of every layer; attentions, probabilities [B, N, T, T] of every layer.
     """
 
     logits: "Array | None" = None
@@ -109,11 +109,15 @@ def register_term(
         wrong = next((need for need in term.needs if need not in NEEDS), None)
         if isinstance(needs, str) or wrong is not None:
             raise InputError(
-                f"{file}: term {name!r}: needs {needs!r}, expected a tuple of {', '.join(NEEDS)}", path=file, field="needs"
+                f"{file}: term {name!r}: needs {needs!r}, expected a tuple of {', '.join(NEEDS)}",
+                path=file,
+                field="needs",
             )
         if over not in ("tokens", "masked", "rows"):
             raise InputError(
-                f"{file}: term {name!r}: over = {over!r}, expected 'tokens', 'masked' or 'rows'", path=file, field="over"
+                f"{file}: term {name!r}: over = {over!r}, expected 'tokens', 'masked' or 'rows'",
+                path=file,
+                field="over",
             )
         if "labels" in term.needs and over != "masked":
             raise InputError(
