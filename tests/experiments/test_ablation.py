@@ -106,7 +106,7 @@ def test_every_config_is_trained_tuned_and_compared_and_found_again(world, tmp_p
     (tmp_path / "configs").mkdir()
     (tmp_path / "glue").mkdir()
     full = runs.distilling(world, tmp_path / "full", data__heldout=world.heldout, steps=4)
-    for name, config in {"full": full, "no_ce": runs.change(full, loss__alpha_ce=0.0)}.items():
+    for name, config in {"full": full, "no_ce": runs.change(full, loss__kl__weight=0.0)}.items():
         config = runs.change(config, run__directory=str(tmp_path / name))
         write(config, tmp_path / "configs" / f"{name}.py")
     sentences = {"sentence": ["reda redb", "bluea blueb"] * 8, "label": [0, 1] * 8}

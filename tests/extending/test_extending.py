@@ -119,9 +119,9 @@ TERM = "    return jnp.sum(at.weights * jnp.square(ours - theirs))"
         ("    return at.weights * ours", None),
         ("    return at.weights.sum().astype(jnp.bfloat16)", None),
         ("    return 1", None),
-        ("    return undefined", 14),
-        ("    return jnp.sum(ours @ theirs @ ours)", 14),
-        ("    return student.logits.sum()", 14),
+        ("    return undefined", 13),
+        ("    return jnp.sum(ours @ theirs @ ours)", 13),
+        ("    return student.logits.sum()", 13),
     ],
 )
 def test_a_term_that_breaks_its_promise_is_named_with_its_file_before_any_step(world, outside, instead, row):
@@ -158,7 +158,7 @@ def test_a_term_that_is_not_finite_at_the_first_step_is_named_with_its_file(worl
 def test_a_term_that_cannot_be_registered_is_refused_with_its_file(outside, old, new, field):
     Path("own_term.py").write_text(edited("own_term.py", old, new))
     error = refusal(load_config, "own_term.py", PretrainConfig)
-    assert (error.path, error.field) == ("own_term.py", field)
+    assert (Path(error.path).name, error.field) == ("own_term.py", field)
 
 
 def test_an_unknown_term_is_answered_with_the_nearest(world, outside):
@@ -187,7 +187,7 @@ def test_an_objective_of_ones_own_trains_and_is_evaluated_on_held_out_text(world
         ("return Objective(given.prepare, sums, parts)", "return sums"),
         ('Part("masked", SMOOTHING)', 'Part("words", SMOOTHING)'),
         ('"loss_uniform": jnp.sum', '"loss_smooth": jnp.sum'),
-        ('batch["masked_weights"] * uniform', "uniform[..., None] @ uniform"),
+        ('jnp.sum(batch["masked_weights"] * uniform)', "uniform"),
         ('batch["labels"], batch["masked_weights"]', 'batch["labels"], batch["weights"]'),
         ("1.0 - SMOOTHING", "0.0 * SMOOTHING"),
     ],
@@ -238,7 +238,7 @@ def test_a_task_of_ones_own_is_fine_tuned_and_scored(world, outside):
 def test_a_task_that_cannot_be_is_refused_with_its_file(outside, old, new):
     Path("own_task.py").write_text(edited("own_task.py", old, new))
     error = refusal(load_config, "own_task.py", FinetuneConfig)
-    assert (error.path, error.field) == ("own_task.py", "rte" if "rte" in new else "weather")
+    assert (Path(error.path).name, error.field) == ("own_task.py", "rte" if "rte" in new else "weather")
 
 
 def test_a_callback_of_ones_own_is_called_with_the_state_every_so_often_and_at_the_end(world, outside):
