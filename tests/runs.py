@@ -140,10 +140,16 @@ def loss(
     temperature: float = 2.0,
     tokens: Literal["all", "masked"] = "all",
     chunk: int = 0,
+    own: dict[str, float] | None = None,
 ) -> c.LossConfig:
     """The package's own terms by their weights; `tokens`: of both terms on logits."""
     return c.LossConfig(
-        c.KLConfig(kl, temperature, tokens), c.MLMConfig(mlm), c.CosConfig(cos), c.MSEConfig(mse, tokens), chunk=chunk
+        c.KLConfig(kl, temperature, tokens),
+        c.MLMConfig(mlm),
+        c.CosConfig(cos),
+        c.MSEConfig(mse, tokens),
+        own or {},
+        chunk,
     )
 
 

@@ -41,6 +41,7 @@ def measure(
         "parameters": count(split(_widest(model).from_pretrained(model))[1]),
         **_training(run),
         "kl_to_teacher": None,
+        **_heldout_parts(run),
     }
     if heldout and MaskedLM.is_whole(model):
         itself = bool(teacher) and Path(teacher).resolve() == run.resolve()
@@ -83,6 +84,13 @@ def _training(run: Path) -> dict[str, Any]:
         "train_seconds": round(sum(seconds), 1),
         "train_flops": _train_flops(run),
     }
+
+
+def _heldout_parts(run: Path) -> dict[str, float]:
+    """The parts of a run's loss, `loss_<term>`, on its own held-out text after the last step, but for those that any model has."""
+    held = [entry for entry in read_metrics(run / "metrics.jsonl") if entry["kind"] == "eval"]
+    parts = [name for name in (held[-1] if held else ()) if name.startswith("loss_")]
+    return {name: held[-1][name] for name in parts if name not in ("loss_mlm", "loss_nsp")}
 
 
 def _tuned(run: Path) -> list[dict[str, Any]]:
@@ -145,10 +153,14 @@ def _data(runs: Sequence[Path]) -> list[DataConfig]:
 
 
 def _train_flops(run: Path) -> float | None:
-    """Of all steps that a run's config asks for."""
+    """Of all steps that a run's config asks for; None where a part of its loss is not known here."""
     if not (config := _config(run)):
         return None
-    return config.steps * step_flops(config, read_config(locate(config.teacher)) if config.teacher else None)
+    teacher = read_config(locate(config.teacher)) if config.teacher else None
+    try:
+        return config.steps * step_flops(config, teacher)
+    except InputError:  # a term or an objective of a file that is not at hand
+        return None
 
 
 def compared(run: Path, other: Path, tasks: Sequence[str]) -> dict[str, Any] | None:

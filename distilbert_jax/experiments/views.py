@@ -37,6 +37,11 @@ def _lines(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
         "fine-tuning, TFLOP": ("tuning_flops", "{:.4g}", 1e-12),
         _MEAN: ("score", "{:.1f}"),
     }
+    names = dict.fromkeys(name for row in rows.values() for name in row if name.startswith("loss_"))
+    terms = {
+        f"{name.removeprefix('loss_')}, held out in the run": (name, "{:.4g}") for name in names if name != "loss_nsp"
+    }
+    figures |= terms
     lines = [["", *rows]]
     for title, (name, form, *scale) in figures.items():
         values = [row.get(name) for row in rows.values()]

@@ -172,7 +172,7 @@ def weighted_terms(config: LossConfig) -> tuple[Weighted, ...]:
         over: Over = term.over if tokens is None else "tokens" if tokens == "all" else "masked"
         result.append(Weighted(term, f"loss.{term.name}.weight", options.pop("weight"), over, options))
     for name, weight in config.own.items():
-        if hasattr(config, name):
+        if name in TERMS and not TERMS.file(name):
             raise InputError(
                 f"loss.own.{name}: this term is the package's own; set loss.{name}.weight",
                 field=f"loss.own.{name}",

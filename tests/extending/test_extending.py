@@ -13,6 +13,7 @@ import train as train_script
 from distilbert_jax.base.config_io import load_config
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError
+from distilbert_jax.experiments.report import report
 from distilbert_jax.finetuning import tasks
 from distilbert_jax.pretraining import objective_table, terms
 from distilbert_jax.training import callbacks
@@ -89,6 +90,9 @@ def test_a_term_of_ones_own_trains_and_is_logged_on_the_terminal_and_held_out(wo
     assert train[0]["loss_norm"] > 0 < held[-1]["loss_norm"]
     assert f"norm {train[-1]['loss_norm']:.3f}" in capfd.readouterr().err
     assert "term norm" in json.loads((outside / "run" / "inputs.json").read_text())
+    rows = report(["run"], "out", length=16)
+    assert rows["run"]["loss_norm"] == held[-1]["loss_norm"]
+    assert "norm, held out in the run" in Path("out/report.md").read_text()
 
 
 def test_a_term_of_ones_own_has_a_flag_for_its_weight(world, outside, capsys):
