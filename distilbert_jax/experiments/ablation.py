@@ -1,7 +1,7 @@
-"""What each part of the recipe is worth: every config of a folder, trained, fine-tuned, compared with `full.py` (paper, Table 4).
+"""Ablation of a recipe: every variant of a config, trained, fine-tuned, compared with the variant `full` (paper, Table 4).
 
-    python -m distilbert_jax.experiments.ablation --configs configs/ablations/demo --glue configs/demo/glue.py \\
-      --out runs/ablations/demo --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
+    distilbert-jax ablation ablations:demo --glue demo:glue --out runs/ablations/demo \\
+      --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
 """
 
 import dataclasses
@@ -13,12 +13,11 @@ from typing import Any
 import jax
 from rich.table import Table
 
-from distilbert_jax.base import runtime, tables
-from distilbert_jax.base.config_io import load_config
+from distilbert_jax.base import tables
 from distilbert_jax.base.files import atomic_file, write_json
-from distilbert_jax.base.parsing import call, show
+from distilbert_jax.base.tables import show
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
-from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE
 from distilbert_jax.glue.summary import medians
@@ -30,22 +29,9 @@ REFERENCE = "full"
 PAPER = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}  # change of the GLUE score
 
 
-def find_configs(folder: Path) -> dict[str, PretrainConfig]:
-    """The configs of a folder by the names of their files, `full` first.
-
-    Raises:
-        InputError: there is no full.py, or no other.
-    """
-    files = {path.stem: path for path in sorted(folder.glob("*.py"))}
-    if REFERENCE not in files or len(files) < 2:
-        raise InputError(f"{folder}: expected {REFERENCE}.py and at least one config beside it", path=folder)
-    names = [REFERENCE, *(name for name in files if name != REFERENCE)]
-    return {name: load_config(str(files[name]), PretrainConfig) for name in names}
-
-
 def _directory(config: PretrainConfig, seed: int) -> str:
     if not config.run.directory:
-        raise InputError("run.directory of a config is empty: each needs one of its own")
+        raise InputError("run.directory of a config is empty: each needs one of its own", field="run.directory")
     return f"{config.run.directory}-{seed}"
 
 
@@ -117,49 +103,32 @@ def markdown(rows: dict[str, dict[str, Any]]) -> str:
     return tables.markdown(_lines(rows))
 
 
-def command(
-    configs: Path,
-    glue: str,
+def run_ablation(
+    configs: dict[str, PretrainConfig],
+    glue: FinetuneConfig,
     out: Path,
-    tasks: tuple[str, ...] = GLUE,
-    seeds: tuple[int, ...] = (0,),
-    glue_seeds: tuple[int, ...] = (0, 1, 2, 3, 4),
+    tasks: Sequence[str] = GLUE,
+    seeds: Sequence[int] = (0,),
+    glue_seeds: Sequence[int] = (0, 1, 2, 3, 4),
 ) -> None:
-    """Train every config of a folder, fine-tune each, and show what changes against its full.py. Finished runs are found.
+    """Train every config, fine-tune each, and show what changes against `full`. Finished runs are found.
 
     Args:
-        configs: folder with full.py and the configs to compare with it; their run directories get the seed behind.
-        glue: config file of the fine-tuning.
+        configs: by name, `full` among them; their run directories get the seed behind.
+        glue: of the fine-tuning.
         out: directory for results.json and table.md.
         tasks: whose mean is the score.
         seeds: of pre-training.
         glue_seeds: of fine-tuning.
+
+    Raises:
+        InputError: `full` or another to compare with it is missing, or what is asked for cannot be done.
     """
-    for option, values in (("--seeds", seeds), ("--tasks", tasks), ("--glue-seeds", glue_seeds)):
-        if not values or len(set(values)) < len(values):
-            raise InputError(f"{option} {' '.join(map(str, values))}: expected one or more, each once")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file, expected a directory", field="--out")
-    found, tuning = find_configs(configs), load_config(glue, FinetuneConfig)
-    for name in tasks:  # now, and not when the first model is trained
-        if tuning.data and not (Path(tuning.data) / find_task(name).name).is_dir():
-            raise InputError(
-                f"{tuning.data}: has no folder {name}; the score is the mean over all of --tasks", path=tuning.data
-            )
-    places: dict[Path, str] = {}
-    for name, config in found.items():
-        for seed in seeds:
-            place = Path(_directory(config, seed)).resolve()
-            if place in places:
-                raise InputError(
-                    f"{configs}: {places[place]}.py and {name}.py both train in {place}: give each a run.directory",
-                    path=configs,
-                )
-            places[place] = name
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in found}
+    _check(configs, glue, out, tasks, seeds, glue_seeds)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in configs}
     for seed in seeds:
-        for name, config in found.items():
-            runs[name].append(measure(config, tuning, seed, tasks, glue_seeds))
+        for name, config in configs.items():
+            runs[name].append(measure(config, glue, seed, tasks, glue_seeds))
     rows = changes(runs)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "results.json", {"runs": runs, "changes": rows})
@@ -168,7 +137,38 @@ def command(
     show(table(rows))
 
 
-if __name__ == "__main__":
-    with one_line_errors():
-        runtime.keep_freed_memory()
-        call(command, "distilbert_jax.experiments.ablation")
+def _check(
+    configs: dict[str, PretrainConfig],
+    glue: FinetuneConfig,
+    out: Path,
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    glue_seeds: Sequence[int],
+) -> None:
+    """Raise InputError, before anything is trained, for what `run_ablation` would stumble over."""
+    if REFERENCE not in configs or len(configs) < 2:
+        raise InputError(
+            f"expected a variant {REFERENCE!r} and at least one to compare with it, got: {', '.join(configs) or 'none'}",
+            field="config",
+        )
+    for option, values in (("--seeds", seeds), ("--tasks", tasks), ("--glue-seeds", glue_seeds)):
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"{option} {' '.join(map(str, values))}: expected one or more, each once", field=option)
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file, expected a directory", path=out, field="--out")
+    for name in tasks:
+        if glue.data and not (Path(glue.data) / find_task(name).name).is_dir():
+            raise InputError(
+                f"{glue.data}: has no folder {name}; the score is the mean over all of --tasks", path=glue.data
+            )
+    places: dict[Path, str] = {}
+    for name, config in configs.items():
+        for seed in seeds:
+            place = Path(_directory(config, seed)).resolve()
+            if place in places:
+                raise InputError(
+                    f"{places[place]} and {name} both train in {place}: give each a run.directory",
+                    path=place,
+                    field="run.directory",
+                )
+            places[place] = name

@@ -94,7 +94,7 @@ def _heldout_parts(run: Path) -> dict[str, float]:
 
 
 def _tuned(run: Path) -> list[dict[str, Any]]:
-    """The results of fine-tuning that `evaluate.py glue` left in a run.
+    """The results of fine-tuning that `distilbert-jax glue` left in a run.
 
     Raises:
         InputError: they are of another model than the run's, by the fingerprint that each was trained from.
@@ -105,13 +105,13 @@ def _tuned(run: Path) -> list[dict[str, Any]]:
         recorded = read_json(inputs) if inputs.is_file() else {}
         if not isinstance(recorded, dict):
             raise InputError(
-                f"{inputs}: damaged; remove {result['directory']} and run evaluate.py glue again", path=inputs
+                f"{inputs}: damaged; remove {result['directory']} and run distilbert-jax glue again", path=inputs
             )
         begun_with = recorded.get("model")
         if begun_with not in (None, hf_format.fingerprint(run / "model"), *_mnli_models(run)):
             raise InputError(
-                f"{result['directory']}: was not fine-tuned from {run / 'model'} as it is now; remove it and run evaluate.py glue "
-                "again",
+                f"{result['directory']}: was not fine-tuned from {run / 'model'} as it is now; remove it and run "
+                "distilbert-jax glue again",
                 path=result["directory"],
             )
     return found
@@ -143,7 +143,7 @@ def _config(run: Path) -> PretrainConfig | None:
 
 def _widest(model: Path) -> type[MaskedLM | PreTraining]:
     """What a run has trained: with next-sentence prediction where the files have its head."""
-    whole = read_config(model).model_type == "bert" and PreTraining.is_whole(model)
+    whole = read_config(model).family.has_next_sentence and PreTraining.is_whole(model)
     return PreTraining if whole else MaskedLM
 
 
@@ -206,7 +206,7 @@ def report(
     """
     paths = [Path(run) for run in runs]
     if not paths:
-        raise InputError("no run given; name directories that train.py made")
+        raise InputError("no run given; name directories that distilbert-jax train made")
     if len({path.name for path in paths}) < len(paths):
         raise InputError(
             f"{', '.join(runs)}: two runs have the same name; the figures of a run go by its directory's name"

@@ -71,7 +71,7 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
         where = f"{HUB} {task.name} {split}"
         if task.name.startswith("demo-"):
             raise InputError(
-                f"task {task.name!r} is generated: name its folder with --data (python -m distilbert_jax.demo.documents)"
+                f"task {task.name!r} is generated: name its folder with --data (distilbert-jax demo --only data)"
             )
         if file := TASKS.file(task.name):
             raise InputError(

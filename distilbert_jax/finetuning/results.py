@@ -61,7 +61,7 @@ def read_result(file: Path) -> dict[str, Any]:
     result = read_json(file)
     if not isinstance(result, dict) or not _FIELDS.keys() <= result.keys():
         raise InputError(
-            f"{file}: no result of evaluate.py glue, or one of an earlier version; remove it, or name another directory",
+            f"{file}: no result of distilbert-jax glue, or one of an earlier version; remove it, or name another directory",
             path=file,
         )
     wrong = next((name for name, fits in _FIELDS.items() if not fits(result[name])), "")

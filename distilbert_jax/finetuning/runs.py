@@ -225,10 +225,10 @@ class Tuning:
 
     def _check_sizes(self, model: SequenceClassification) -> None:
         config = self.config
-        if config.length > model.config.max_position_embeddings:
+        if config.length > model.config.max_length:
             raise InputError(
-                f"length = {config.length} is beyond the {model.config.max_position_embeddings} positions of {config.model}: "
-                f"--length {model.config.max_position_embeddings} is the longest",
+                f"length = {config.length} is beyond the {model.config.max_length} positions of {config.model}: "
+                f"--length {model.config.max_length} is the longest",
                 field="length",
             )
         check_fit(self.tokenizer, model.config.vocab_size, config.model)

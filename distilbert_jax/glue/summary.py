@@ -115,7 +115,9 @@ def read_runs(directory: str) -> list[dict[str, Any]]:
     """
     files = sorted(Path(directory).glob("*/results.json"))
     if not files:
-        raise InputError(f"{directory}: holds no runs of evaluate.py glue (<task>-<seed>/results.json)", path=directory)
+        raise InputError(
+            f"{directory}: holds no runs of distilbert-jax glue (<task>-<seed>/results.json)", path=directory
+        )
     found: dict[tuple[str, int], dict[str, Any]] = {}
     for file in files:
         result = read_result(file)

@@ -142,10 +142,11 @@ def initial_model(
         return _with_unigram_bias(family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed)), init, counts)
     source = load_teacher(init.source, tokenizer, "init.source", dtype, head=head, new_head=True)
     _with_unigram_bias(source, init, counts)
-    if config.model.model_type == "bert":
+    if not config.model.family.student:
         if source.config != config.model:
             raise InputError(
-                f"init.source = {init.source}: not the architecture that config.model gives; BERT takes all or nothing",
+                f"init.source = {init.source}: not the architecture that config.model gives; {config.model.family.title} takes "
+                "all or nothing",
                 field="init.source",
             )
         return source
@@ -253,8 +254,8 @@ def _check_pair(config: PretrainConfig, teacher: MaskedLM) -> None:
         )
     if config.objective == "distillation":
         terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher.config)
-    if config.data.length > teacher.config.max_position_embeddings:
+    if config.data.length > teacher.config.max_length:
         raise InputError(
-            f"data.length = {config.data.length} is beyond the teacher's {teacher.config.max_position_embeddings} positions",
+            f"data.length = {config.data.length} is beyond the teacher's {teacher.config.max_length} positions",
             field="data.length",
         )

@@ -19,7 +19,6 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from scipy.special import log_softmax, logsumexp
-from tokenizers import Tokenizer
 
 from distilbert_jax.base.files import atomic_file, write_json
 from distilbert_jax.base.progress import progress
@@ -28,7 +27,7 @@ from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.pipelines import FillMask
 from distilbert_jax.probes.prompts import CARD_PAIR, MASK, Pair, check_words
-from distilbert_jax.text.tokenizer import Row, special_ids, stack
+from distilbert_jax.text.tokenizer import BertTokenizer, Row, special_ids, stack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,9 +83,9 @@ def bias_probe(
 
 def _encode(fill: FillMask, pair: Pair) -> dict[str, np.ndarray]:
     """The two prompts of a pair as a batch of two rows, with the place of the mask in each, `positions` [2, 1]."""
-    specials, longest = special_ids(fill.tokenizer), fill.model.config.max_position_embeddings
+    specials, longest = special_ids(fill.tokenizer), fill.model.config.max_length
     mask_token = fill.tokenizer.id_to_token(specials.mask)
-    rows = [fill.tokenizer.encode(prompt.replace(MASK, mask_token)).ids for prompt in pair.sides.values()]
+    rows = [fill.tokenizer.encode(prompt.replace(MASK, mask_token)) for prompt in pair.sides.values()]
     for side, row in zip(pair.sides, rows, strict=True):
         if len(row) > longest:
             raise InputError(f"pair {pair.name!r}, side {side!r}: {len(row)} tokens, the model has {longest} positions")
@@ -109,15 +108,17 @@ def _mask_logits(graphdef: nnx.GraphDef, params: Params, batch: dict[str, jax.Ar
     return model.logits(at_positions(hidden, batch["positions"]))[:, 0]
 
 
-def _one_piece(tokenizer: Tokenizer, word: str) -> int | None:
+def _one_piece(tokenizer: BertTokenizer, word: str) -> int | None:
     """The id of a word (or of a piece such as `##s`) that the vocabulary holds whole, as the tokenizer normalizes it."""
     if (token := tokenizer.token_to_id(word)) is not None:
         return token
-    ids = tokenizer.encode(word, add_special_tokens=False).ids
+    ids = tokenizer.encode(word, add_special_tokens=False)
     return ids[0] if len(ids) == 1 and ids[0] != special_ids(tokenizer).unk else None
 
 
-def _compare(tokenizer: Tokenizer, pair: Pair, log_p: np.ndarray, top_k: int, wanted: Sequence[int] | None) -> Probed:
+def _compare(
+    tokenizer: BertTokenizer, pair: Pair, log_p: np.ndarray, top_k: int, wanted: Sequence[int] | None
+) -> Probed:
     """What `bias_probe` says of a pair, from its log-probabilities float64 [2, V]; `wanted` None: the union of both tops."""
 
     def piece(token: int) -> str:

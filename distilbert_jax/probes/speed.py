@@ -59,7 +59,7 @@ def relative_speed(
         "teacher_tokens_per_second" (of the medians), "parameters", "teacher_parameters" (of the encoders), "batch_size", "length",
         "dtype", "rounds", "device"}`.
     """
-    length = min(length, *(read_config(locate(name)).max_position_embeddings for name in (model, teacher)))
+    length = min(length, *(read_config(locate(name)).max_length for name in (model, teacher)))
     (ours, parameters), (theirs, of_teacher) = (_encoder(name, batch_size, length, dtype) for name in (model, teacher))
     seconds = [(ours(), theirs()) for _ in range(rounds + _WARM_UP)][_WARM_UP:]
     ratios = [theirs / ours for ours, theirs in seconds]
@@ -113,9 +113,7 @@ def throughputs(runs: Sequence[Path], fast: dict[str, dict[str, dict[str, Any]]]
             elif run.name in fast and teachers:
                 known[config] = teachers
             else:
-                alone = encoder_speed(
-                    str(run / "model"), batch_size=32, length=min(length, config.max_position_embeddings)
-                )
+                alone = encoder_speed(str(run / "model"), batch_size=32, length=min(length, config.max_length))
                 known[config] = alone["tokens_per_second"]
         found[run.name] = round(known[config])
     return found
@@ -124,10 +122,8 @@ def throughputs(runs: Sequence[Path], fast: dict[str, dict[str, dict[str, Any]]]
 def _encoder(model: str, batch_size: int, length: int, dtype: str) -> tuple[Callable[[], float], int]:
     """A function that takes one batch through the encoder and says the seconds, and the encoder's parameters."""
     config = read_config(locate(model))
-    if length > config.max_position_embeddings:
-        raise InputError(
-            f"--length {length} is beyond the {config.max_position_embeddings} positions of {model}", field="--length"
-        )
+    if length > config.max_length:
+        raise InputError(f"--length {length} is beyond the {config.max_length} positions of {model}", field="--length")
     graphdef, params = split(EncoderModel.from_pretrained(model, dtype=jnp.dtype(dtype), add_pooling_layer=False))
     forward = jax.jit(lambda params, ids: merge(graphdef, params)(ids).last_hidden_state)
     ids = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length)), jnp.int32)

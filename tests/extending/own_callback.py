@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 
-from distilbert_jax.config import ModelConfig, PretrainConfig, RunConfig
-from distilbert_jax.training.callbacks import Moment, register_callback
+from distilbert_jax import ModelConfig, Moment, PretrainConfig, RunConfig, register_callback
 
 
 @register_callback("embedding-norm", every=5, state=True)

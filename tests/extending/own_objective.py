@@ -3,13 +3,11 @@
 import jax
 import jax.numpy as jnp
 
-from distilbert_jax.config import ModelConfig, PretrainConfig
+from distilbert_jax import ModelConfig, Objective, Part, PretrainConfig, register_objective
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import merge
-from distilbert_jax.pretraining.objective_table import register_objective
 from distilbert_jax.pretraining.objectives import Given, encode
 from distilbert_jax.training.losses import cross_entropy
-from distilbert_jax.training.objective import Objective, Part
 
 SMOOTHING = 0.1
 

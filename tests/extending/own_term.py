@@ -2,8 +2,7 @@
 
 import jax.numpy as jnp
 
-from distilbert_jax.config import LossConfig, ModelConfig, PretrainConfig
-from distilbert_jax.pretraining.terms import Tokens, View, register_term
+from distilbert_jax import LossConfig, ModelConfig, PretrainConfig, Tokens, View, register_term
 
 
 @register_term("norm", needs=("last_hidden_state",), over="tokens")

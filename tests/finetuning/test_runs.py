@@ -423,7 +423,7 @@ def test_a_run_goes_by_what_it_began_with(folder, tmp_path):
         ({"cut_share": None}, ["its cut_share cannot be"]),
         ({"flops": "x"}, ["its flops cannot be"]),
         ({"dev_rows": {"test": 3}}, ["its dev_rows cannot be"]),
-        (None, ["no result of evaluate.py glue"]),
+        (None, ["no result of distilbert-jax glue"]),
     ],
 )
 def test_damaged_results_are_not_those_of_a_finished_run(tuned, change, words):

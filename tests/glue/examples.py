@@ -1,4 +1,4 @@
-"""Results of fine-tuning as `evaluate.py glue` leaves them, made up."""
+"""Results of fine-tuning as `distilbert-jax glue` leaves them, made up."""
 
 import numpy as np
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from distilbert_jax.base.parsing import show
+from distilbert_jax.base.tables import show
 from distilbert_jax.glue import table
 from distilbert_jax.glue.references import GLUE, REFERENCES
 from distilbert_jax.glue.table import MAJORITY, OURS, markdown, means, table_of, write

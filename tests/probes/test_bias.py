@@ -43,7 +43,7 @@ def directory(world, tmp_path_factory):
 
 def mask_logits(fill, text):
     """Logits at the mask of a text alone, without padding, as Python floats."""
-    ids = np.array([fill.tokenizer.encode(text).ids], np.int32)
+    ids = np.array([fill.tokenizer.tokenizer.encode(text).ids], np.int32)
     (row,) = np.asarray(call(fill.model, ids).logits)[ids == fill.tokenizer.token_to_id("[MASK]")]
     return row.tolist()
 

@@ -41,7 +41,7 @@ def own(fill):
     """What the card of this very model would say: softmax in float64 of each prompt alone, without padding."""
     published = {}
     for prompt in CARD:
-        ids = np.array([fill.tokenizer.encode(prompt).ids], np.int32)
+        ids = np.array([fill.tokenizer.tokenizer.encode(prompt).ids], np.int32)
         (logits,) = np.asarray(call(fill.model, ids).logits, np.float64)[ids == fill.tokenizer.token_to_id("[MASK]")]
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
