@@ -20,6 +20,8 @@ FREE = (
     "run.eval_every",
     "run.save_every",
     "run.keep",
+    "run.callbacks",
+    "run.wandb",
     "mesh.",
     "data",  # where a task's files lie; inputs.json says what is in them
     "save_model",
