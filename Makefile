@@ -10,7 +10,8 @@ PYTEST_ARGS ?= -n 2 --dist worksteal
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
-PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+# Python compiles what is imported; to compile all that is installed takes longer than to install it.
+PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
 DEMO_TASKS := --tasks demo-topic demo-next demo-overlap --seeds 0
 
