@@ -13,7 +13,6 @@ ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 # Python compiles what is imported; to compile all that is installed takes longer than to install it.
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
-DEMO_TASKS := --tasks demo-topic demo-next demo-overlap --seeds 0
 
 .PHONY: help venv demo test quick parity lint format bench bench-corpus ablations miniature clean
 .DELETE_ON_ERROR:
@@ -22,7 +21,7 @@ help:
 	@sed -n '2p' Makefile
 
 # One stamp for each set of extras; a change of the requirements renews them.
-$(VENV)/.core: pyproject.toml constraints.txt
+$(VENV)/.core: pyproject.toml setup.py constraints.txt
 	@test -n "$(BASE)" || { echo "error: $(PYTHON): no such interpreter; name one with PYTHON=…" >&2; exit 1; }
 	@"$(BASE)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $$("$(BASE)" --version) is too old; name Python 3.11 or later with PYTHON=…" >&2; exit 1; }
@@ -72,40 +71,21 @@ bench-corpus: $(VENV)/.bench
 
 venv: $(VENV)/.core
 
-# Each line is a command that finds what it finished before and goes on from there.
+# Each step finds what it finished before and goes on from there.
 demo: $(VENV)/.core
-	python -m distilbert_jax.demo.documents --out $(DEMO)/data
-	python -m distilbert_jax.text.tokenizer --text $(DEMO)/data/train.txt --vocab-size 4096 --out $(DEMO)/tokenizer
-	python -m distilbert_jax.pretraining.build_corpus --text $(DEMO)/data/train.txt --tokenizer $(DEMO)/tokenizer --out $(DEMO)/corpus
-	python -m distilbert_jax.pretraining.build_corpus --text $(DEMO)/data/heldout.txt --tokenizer $(DEMO)/tokenizer --out $(DEMO)/heldout
-	python train.py configs/demo/teacher.py
-	python train.py configs/demo/student.py
-	python train.py configs/demo/copied.py
-	python train.py configs/demo/control.py
-	python evaluate.py glue configs/demo/glue.py --model $(DEMO)/teacher/model --run.directory $(DEMO)/teacher/glue $(DEMO_TASKS)
-	python evaluate.py glue configs/demo/glue.py --model $(DEMO)/student/model --run.directory $(DEMO)/student/glue $(DEMO_TASKS)
-	python evaluate.py glue configs/demo/glue.py --model $(DEMO)/control/model --run.directory $(DEMO)/control/glue $(DEMO_TASKS)
-	@echo
-	@echo "A mask filled by the student, a toy of two layers that has read Python's documentation only:"
-	python evaluate.py fill-mask --model $(DEMO)/student/model "Return a [MASK] object ."
-	@echo "With a network, a real checkpoint:"
-	@echo "  hf download distilbert-base-uncased --local-dir distilbert-base-uncased"
-	@echo "  python evaluate.py fill-mask --model distilbert-base-uncased \"Hello I'm a [MASK] model.\""
-	@echo
-	python evaluate.py report $(DEMO)/teacher $(DEMO)/student $(DEMO)/copied $(DEMO)/control --out $(DEMO) \
-	  --heldout $(DEMO)/heldout --teacher $(DEMO)/teacher
+	distilbert-jax demo --out $(DEMO)
 
 # The paper's Table 4 at demo size: five configs, three seeds each: fifteen runs of some three minutes on two cores.
 ablations: $(VENV)/.core
 	test -d $(DEMO)/teacher/model || $(MAKE) demo
-	python -m distilbert_jax.experiments.ablation --configs configs/ablations/demo --glue configs/demo/glue.py \
+	distilbert-jax ablation ablations:demo --glue demo:glue \
 	  --out runs/ablations/demo --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
 
 # The paper's experiment on real text and tasks: hours on two cores; TIER=toy, TIER=gpu: a look at it, and twenty times the tokens.
 # MINIATURE_ARGS names the files.
 TIER ?= cpu
 miniature: $(VENV)/.parity
-	python -m distilbert_jax.experiments.experiment configs/miniature/experiment.py:$(TIER) $(MINIATURE_ARGS)
+	distilbert-jax experiment miniature:$(TIER) $(MINIATURE_ARGS)
 
 clean:
 	rm -rf .venv* runs/demo build *.egg-info .pytest_cache .ruff_cache

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distilbert_jax.config import LossConfig, MaskingConfig, MeshConfig, ModelConfig, OptimizerConfig
+from distilbert_jax.config import LossConfig, MaskingConfig, MeshConfig, ModelConfig, OptimizerConfig, student_config
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, MaskedLM
 from distilbert_jax.models.params import merge, split
-from distilbert_jax.models.student import student_config, student_from_teacher
+from distilbert_jax.models.student import student_from_teacher
 from distilbert_jax.pretraining import objectives
 from distilbert_jax.pretraining.masking import corrupt, log_weights
 from distilbert_jax.training import objective, sharding, step

@@ -1,4 +1,4 @@
-"""The plain PyTorch loop that `train.py configs/glue.py` is compared with: same weights, rows, epochs and optimiser settings.
+"""The plain PyTorch loop that `distilbert-jax train glue` is compared with: same weights, rows, epochs and optimiser settings.
 
     python benchmarks/torch_finetune.py --model DIR --data FOLDER --task stsb [--seed 1] [--max-train-rows 2000]
 

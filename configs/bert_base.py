@@ -1,10 +1,10 @@
 """BERT-base's own pre-training (Devlin et al. 2019, section 3.1 and appendix A.2): masked LM and next-sentence prediction on pairs.
 
     distilbert-jax corpus --text wikipedia.txt.xz books.txt.xz --tokenizer TOKENIZER --out corpus
-    python train.py configs/bert_base.py --data.corpus corpus                # 900,000 steps of 256 rows of 128 tokens
-    python train.py configs/bert_base.py:long --data.corpus corpus           # then 100,000 of 512, from the first one's model
+    distilbert-jax train bert_base --data.corpus corpus                # 900,000 steps of 256 rows of 128 tokens
+    distilbert-jax train bert_base:long --data.corpus corpus           # then 100,000 of 512, from the first one's model
 
-A teacher of your own for configs/distilbert_base.py. The published run is one schedule of a million steps; here each length has its
+A teacher of your own for distilbert_base. The published run is one schedule of a million steps; here each length has its
 own: the first warms up for 10,000 steps and decays to 0, the second begins where the one schedule would be after 900,000 steps
 (1e-5), with fresh moments of Adam. 42.6 billion places in all. The paper gives four days on 16 TPU chips; this project has not run
 it.
@@ -19,15 +19,13 @@ from distilbert_jax.config import (
     PretrainConfig,
     RunConfig,
 )
-from distilbert_jax.errors import InputError
 
+VARIANTS = ("short", "long")  # tokens in a row: 128, 512
 SHORT, LONG = "runs/bert_base", "runs/bert_base_long"
 
 
-def get_config(phase: str = "short") -> PretrainConfig:
-    if phase not in ("short", "long"):
-        raise InputError(f"configs/bert_base.py:{phase}: expected short (128 tokens, the default) or long (512)")
-    long = phase == "long"
+def get_config(variant: str = "short") -> PretrainConfig:
+    long = variant == "long"
     return PretrainConfig(
         model=ModelConfig.bert_base(),
         init=InitConfig(source=f"{SHORT}/model" if long else ""),

@@ -4,11 +4,13 @@ A run is a `PretrainConfig` (masked LM or distillation on packed rows) or a `Fin
 Files in `configs/` return one from `get_config()`; the command line overrides single fields (`--optimizer.learning-rate 1e-4`).
 """
 
+import dataclasses
 import typing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from distilbert_jax import families
 from distilbert_jax.errors import InputError, nearest
 
 SMALLEST, LARGEST = 1.1754944e-38, 3.4028235e38  # that float32 tells from 0 and from infinity
@@ -59,9 +61,9 @@ Sequences = Literal["line", "document", "pair"]
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The architecture of BERT or DistilBERT. Defaults are BERT-base uncased; see `distilbert_base` for the student."""
+    """The architecture of a model. Defaults are BERT-base uncased; see `distilbert_base` for the student."""
 
-    model_type: Literal["bert", "distilbert"] = "bert"
+    model_type: str = "bert"  # the family: "bert", "distilbert" or one that a module of your own registers
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -72,7 +74,9 @@ class ModelConfig:
     hidden_act: Literal["gelu", "gelu_new", "relu"] = "gelu"  # "gelu" is the exact one, with erf
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
-    hidden_dropout: float = 0.1  # after the embeddings and the feed-forward; BERT: also after the attention output
+    hidden_dropout: float = (
+        0.1  # after the embeddings and the feed-forward; not in DistilBERT: also after the attention output
+    )
     attention_dropout: float = 0.1  # on attention probabilities
     classifier_dropout: float = 0.1
     qa_dropout: float = 0.0  # before the question-answering head; BERT has none there
@@ -80,6 +84,10 @@ class ModelConfig:
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # of a classifier, in the order of their ids
 
     def __post_init__(self) -> None:
+        try:
+            family = self.family
+        except InputError as error:
+            raise InputError(f"{type(self).__name__}.{error}", field=error.field, hint=error.hint) from None
         require_choices(self)
         require_positive(self, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
         require_positive(self, "intermediate_size", "max_position_embeddings", "layer_norm_eps", "initializer_range")
@@ -92,23 +100,62 @@ class ModelConfig:
         )
         require(0 <= self.pad_token_id < self.vocab_size, self, "pad_token_id", "outside the vocabulary")
         require(len(self.labels) > 0, self, "labels", "expected at least one; one makes a regression")
-        if self.model_type == "distilbert":
-            require(self.type_vocab_size == 0, self, "type_vocab_size", "DistilBERT has no token types; expected 0")
-            require(self.layer_norm_eps == 1e-12, self, "layer_norm_eps", "DistilBERT's is fixed at 1e-12")
-        else:
-            require(self.qa_dropout == 0.0, self, "qa_dropout", "BERT has no dropout there; expected 0")
-            require(self.type_vocab_size > 0, self, "type_vocab_size", "BERT has token types; expected 1 or more")
+        for one in fields(self):
+            if one.name not in (*family.config_fields, "model_type", "labels"):
+                fixed = family.defaults.get(one.name, one.default)
+                require(getattr(self, one.name) == fixed, self, one.name, f"{family.title}'s is fixed at {fixed!r}")
+        if "type_vocab_size" in family.config_fields:
+            what = f"{family.title} has token types; expected 1 or more"
+            require(self.type_vocab_size > 0, self, "type_vocab_size", what)
+        what = f"{family.title}'s positions begin after pad_token_id = {self.pad_token_id}: none is left"
+        require(self.max_length > 0, self, "max_position_embeddings", what)
+
+    @property
+    def family(self) -> families.Family:
+        """The record of the model's family."""
+        return families.find(self.model_type)
+
+    @property
+    def first_position(self) -> int:
+        """The row of the position table that the first token of a sequence has."""
+        return self.family.first_position(self.pad_token_id)
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a sequence that the model has positions for."""
+        return self.max_position_embeddings - self.first_position
+
+    @classmethod
+    def of_family(cls, model_type: str, **changes: Any) -> "ModelConfig":
+        """The config of a family with its defaults.
+
+        Raises:
+            InputError: the family is not registered, a value is not one that it can have.
+        """
+        return cls(**{"model_type": model_type, **families.find(model_type).defaults, **changes})
 
     @classmethod
     def bert_base(cls, **changes: Any) -> "ModelConfig":
         """BERT-base uncased: 109,482,240 parameters with its pooler, without a head."""
-        return cls(**changes)
+        return cls.of_family("bert", **changes)
 
     @classmethod
     def distilbert_base(cls, **changes: Any) -> "ModelConfig":
         """DistilBERT-base uncased: 66,362,880 parameters without a head."""
-        own = {"model_type": "distilbert", "num_hidden_layers": 6, "type_vocab_size": 0}
-        return cls(**{**own, "classifier_dropout": 0.2, "qa_dropout": 0.1, **changes})
+        return cls.of_family("distilbert", **changes)
+
+
+def student_config(teacher: ModelConfig, num_hidden_layers: int) -> ModelConfig:
+    """DistilBERT of the teacher's width and vocabulary with `num_hidden_layers` layers."""
+    return dataclasses.replace(
+        teacher,
+        model_type="distilbert",
+        type_vocab_size=0,
+        num_hidden_layers=num_hidden_layers,
+        classifier_dropout=0.2,
+        qa_dropout=0.1,
+        layer_norm_eps=1e-12,  # fixed in the reference: its config.json cannot say another
+    )
 
 
 @dataclass(frozen=True)
@@ -269,14 +316,15 @@ class PretrainConfig:
         require(self.steps >= 0, self, "steps", "expected 0 or more")
         require(self.steps < 2**31, self, "steps", "expected fewer than 2³¹, which the state counts in")
         require(
-            self.data.length <= self.model.max_position_embeddings,
+            self.data.length <= self.model.max_length,
             self.data,
             "length",
-            f"beyond the position table of {self.model.max_position_embeddings} (model.max_position_embeddings)",
+            f"beyond the position table of {self.model.max_length} (model.max_position_embeddings)",
         )
         if self.data.sequences == "pair":
             what = "pairs are for BERT's next-sentence prediction, which "
-            require(self.model.model_type == "bert", self.data, "sequences", what + "a DistilBERT has no head for")
+            family = self.model.family
+            require(family.has_next_sentence, self.data, "sequences", what + f"a {family.title} has no head for")
             require(self.model.type_vocab_size > 1, self.model, "type_vocab_size", what + "needs two token types")
             require(not self.teacher, self.data, "sequences", what + "is not distilled: leave the teacher out")
         require(
@@ -332,6 +380,12 @@ class FinetuneConfig:
         require(self.length >= 8, self, "length", "expected at least 8 tokens")
         require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")
 
+    @classmethod
+    def migrated(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Fields as a run of an earlier version wrote them, by their names now."""
+        renamed = {"guide": "distill", "held_out": "selection_split"}
+        return {renamed.get(name, name): value for name, value in values.items()}
+
 
 @dataclass(frozen=True)
 class SweepConfig:
@@ -370,6 +424,10 @@ class Variant:
         require((self.pretrain is None) != (self.model == ""), self, "model", "expected it or pretrain, one of the two")
         require(len(self.seeds) == len(set(self.seeds)) > 0, self, "seeds", "expected one or more, each once")
         require(all(0 <= seed < 2**32 for seed in self.seeds), self, "seeds", "expected 0 ≤ seed < 2³²")
+
+
+Stage = Literal["corpus", "pretrain", "glue", "report"]
+STAGES: tuple[Stage, ...] = typing.get_args(Stage)  # of an experiment, in their order
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def train(config: c.PretrainConfig) -> c.PretrainConfig:
 
 
 def write_config(config: c.PretrainConfig, path: Path) -> str:
-    """A config file for train.py."""
+    """A config file that gives this config."""
     path.with_suffix(".json").write_text(to_json(config))
     path.write_text(
         "from pathlib import Path\n\nfrom distilbert_jax.config import PretrainConfig\n"

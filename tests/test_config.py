@@ -1,8 +1,19 @@
 import dataclasses
+import re
 
 import pytest
 
-from distilbert_jax.base.config_io import differences, from_json, load_config, to_json
+from distilbert_jax.base.config_io import (
+    Difference,
+    config_module,
+    differences,
+    find_config,
+    from_json,
+    load_config,
+    load_variants,
+    to_json,
+    variants_of,
+)
 from distilbert_jax.config import (
     DataConfig,
     DistillConfig,
@@ -19,8 +30,8 @@ from distilbert_jax.config import (
     SweepConfig,
     Variant,
 )
+from distilbert_jax.configs import shipped
 from distilbert_jax.errors import InputError
-from tests.runs import ROOT
 
 MODEL = ModelConfig(
     "distilbert", 99, 32, 3, 4, 48, 40, 0, "relu", 1e-12, 0.03, 0.2, 0.3, 0.4, 0.5, 7, ("no", "yes", "ähm")
@@ -212,47 +223,67 @@ def test_differences_name_the_fields_that_changed_and_no_other():
     new = dataclasses.replace(old, run=RunConfig(seed=3), teacher="bert", init=InitConfig(layers=(0, 1)), steps=5)
     assert differences(old, old) == []
     assert differences(old, new) == [
-        "init.layers: None → (0, 1)",
-        "teacher: '' → 'bert'",
-        "steps: 1000 → 5",
-        "run.seed: 0 → 3",
+        Difference("init.layers", None, (0, 1)),
+        Difference("teacher", "", "bert"),
+        Difference("steps", 1000, 5),
+        Difference("run.seed", 0, 3),
     ]
+    assert str(Difference("teacher", "", "bert")) == "teacher: '' → 'bert'"
 
 
-# tiers.py is what the miniature's configs have in common.
-CONFIGS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "configs").rglob("*.py") if path.name != "tiers.py")
+def words_of(name):
+    words = variants_of(config_module(find_config(name)))
+    return [f"{name}:{word}" for word in words] or [name]
 
 
-@pytest.mark.parametrize("path", CONFIGS)
-def test_every_config_gives_its_run_and_says_how_to_start_it(path, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    config = load_config(path, PretrainConfig, FinetuneConfig, ExperimentConfig)
+@pytest.mark.parametrize("name", [one for name in shipped() for one in words_of(name)])
+def test_every_config_gives_its_run(name):
+    config = load_config(name, PretrainConfig, FinetuneConfig, ExperimentConfig)
     assert from_json(type(config), to_json(config)) == config
-    assert f" {path}" in (ROOT / path).read_text(encoding="utf-8").split('"""')[1]
 
 
-def test_berts_second_length_begins_where_the_first_one_ends(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    short, long = (load_config(f"configs/bert_base.py{phase}", PretrainConfig) for phase in ("", ":long"))
+@pytest.mark.parametrize("name", shipped())
+def test_every_config_says_how_to_start_it_and_what_it_costs(name):
+    said = config_module(find_config(name)).__doc__
+    commands = re.findall(r"^    (distilbert-jax .+?)(?:  |$)", said, re.M)
+    assert any(re.search(rf" {name}\b", command) for command in commands)
+    assert re.search(r"[Cc]ost|minutes|hours|days", said)
+    for word in re.findall(rf"\b{name}:([\w/]+)", said):  # what it speaks of is there
+        assert word in {one.rpartition(":")[2].removesuffix("/x") for one in words_of(name)} | {"demo"}
+
+
+def test_berts_second_length_begins_where_the_first_one_ends():
+    short, long = (load_config(f"bert_base{phase}", PretrainConfig) for phase in ("", ":long"))
     assert long.init.source == f"{short.run.directory}/model"
     assert short.run.directory != long.run.directory
     assert (short.data.length, long.data.length) == (128, 512)
     assert short.model == long.model
     assert short.steps + long.steps == 1_000_000
-    with pytest.raises(InputError, match="medium: expected short"):
-        load_config("configs/bert_base.py:medium", PretrainConfig)
+    with pytest.raises(InputError) as caught:
+        load_config("bert_base:medium", PretrainConfig)
+    assert "short" in caught.value.hint
 
 
-@pytest.mark.parametrize("folder", ["configs/ablations", "configs/ablations/demo"])
-def test_each_ablation_changes_one_thing(folder, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    full = load_config(f"{folder}/full.py", PretrainConfig)
+@pytest.mark.parametrize("group", ["ablations", "ablations:demo"])
+def test_each_ablation_changes_one_thing(group):
+    full, *others = load_variants(group, PretrainConfig).items()
+    assert full[0] == "full"
     changes = {
-        "no_ce": "loss.alpha_ce: 5.0 → 0.0",
-        "no_cos": "loss.alpha_cos: 1.0 → 0.0",
-        "no_mlm": "loss.alpha_mlm: 2.0 → 0.0",
-        "random_init": f"init.source: {full.init.source!r} → ''",
+        "no_ce": Difference("loss.alpha_ce", 5.0, 0.0),
+        "no_cos": Difference("loss.alpha_cos", 1.0, 0.0),
+        "no_mlm": Difference("loss.alpha_mlm", 2.0, 0.0),
+        "random_init": Difference("init.source", full[1].init.source, ""),
     }
-    for name, change in changes.items():
-        found = differences(full, load_config(f"{folder}/{name}.py", PretrainConfig))
-        assert [line for line in found if not line.startswith("run.directory")] == [change]
+    for name, config in others:
+        place = Difference("run.directory", full[1].run.directory, full[1].run.directory.replace("full", name))
+        assert differences(full[1], config) == [changes.pop(name), place]
+    assert not changes
+
+
+@pytest.mark.parametrize("directory", ["runs/demo", "elsewhere/demo"])
+def test_everything_of_the_demo_stands_in_its_directory(directory):
+    module = config_module(find_config("demo"))
+    for word in variants_of(module):
+        text = to_json(module.get_config(word, directory))
+        assert text == to_json(module.get_config(word)).replace("runs/demo", directory)
+        assert directory in text

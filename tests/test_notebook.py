@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from distilbert_jax.models.student import convert
+from distilbert_jax.cli.prepare import student as write_student
 
 FILE = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
 
@@ -16,7 +16,7 @@ FILE = Path(__file__).parents[1] / "notebooks" / "explore.ipynb"
 def executed(world, tmp_path_factory):
     """The notebook after its run, its models those of the tests."""
     student = tmp_path_factory.mktemp("notebook") / "student"
-    convert(world.teacher, str(student), layers=(0,))
+    write_student(world.teacher, str(student), layers=(0,))
     notebook = nbformat.read(FILE, as_version=4)
     for cell in notebook.cells:
         for name, directory in (("teacher", world.teacher), ("student", student)):

@@ -6,18 +6,16 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from distilbert_jax import families
 from distilbert_jax.errors import InputError
 
-# All that is read of a model. Weights in other formats stay where they are.
-FILES = [
-    "config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-]
+_FILES = ("config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer.json", "tokenizer_config.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+
+
+def model_files() -> list[str]:
+    """Patterns of all that is read of a model. Weights in other formats stay where they are."""
+    return [*_FILES, *(name for kind in families.tokenizers() for name in kind.files)]
 
 
 def locate(path_or_id: str | Path, revision: str | None = None) -> Path:
@@ -68,7 +66,7 @@ def _download(name: str, revision: str | None) -> Path:
 
     absent = f"{name}: no such directory here, and"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=model_files()))
     except GatedRepoError:
         raise InputError(
             f"{absent} the hub gives this model to members only: ask for access there, then set HF_TOKEN"

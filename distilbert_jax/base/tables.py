@@ -1,7 +1,9 @@
-"""A table of strings, its first line the head and its first column the titles, for the terminal and as Markdown."""
+"""Tables of strings, the first line the head and the first column the titles: for the terminal and as Markdown."""
 
 from collections.abc import Sequence
+from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,3 +24,13 @@ def markdown(lines: Sequence[Sequence[str]]) -> str:
     head, *rest = lines
     ruled = (head, ["---", *["---:"] * (len(head) - 1)], *rest)
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in ruled)
+
+
+class _Output(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # for `one_line_errors`; rich would end the process with a status of its own
+
+
+def show(view: Any) -> None:
+    """Print a table, or what else rich renders."""
+    _Output().print(view)

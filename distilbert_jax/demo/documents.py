@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distilbert_jax.base.files import atomic_file, read_json, sha256_of, write_json
-from distilbert_jax.base.parsing import call
 from distilbert_jax.base.progress import progress
 from distilbert_jax.demo.tasks import write_tasks
-from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.errors import InputError
 
 FORMAT = 1
 HELD_OUT_SHARE = 0.1
@@ -169,24 +168,3 @@ def write_demo(out: Path) -> tuple[dict, bool]:
     manifest["sha256"] = {file: sha256_of(out / file) for file in ("train.txt", "heldout.txt", *manifest["rows"])}
     write_json(out / "manifest.json", manifest)
     return manifest, False
-
-
-def command(out: Path) -> None:
-    """Write the demo's text and its generated tasks.
-
-    Args:
-        out: directory for train.txt, heldout.txt and glue/.
-    """
-    manifest, found = write_demo(out)
-    print(
-        f"demo data, {'found finished' if found else 'written'} in {out}, from the documentation in Python {manifest['python']}:"
-    )
-    for file in ("train.txt", "heldout.txt"):
-        print("  {0}: {documents:,} documents, {words:,} words".format(file, **manifest[file]))
-    for file, rows in manifest["rows"].items():
-        print(f"  {file}: {rows:,} generated rows")
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        call(command, "distilbert_jax.demo.documents")

@@ -1,6 +1,6 @@
 """An experiment: models that are pre-trained, or taken as they are, measured on held-out text, fine-tuned, and compared in pairs.
 
-    distilbert-jax experiment configs/miniature/experiment.py --text TEXT … --heldout-text TEXT … --data FOLDER
+    distilbert-jax experiment miniature --text TEXT … --heldout-text TEXT … --data FOLDER
 
 Every part is done once and found again: interrupted, the same command goes on.
 """
@@ -11,17 +11,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import jax
-import tyro
 
 from distilbert_jax.base import runtime, signals
-from distilbert_jax.base.config_io import load_config
-from distilbert_jax.base.hub import FILES, locate, write_directory
-from distilbert_jax.base.parsing import call
-from distilbert_jax.config import ExperimentConfig, Variant
-from distilbert_jax.errors import InputError, nearest, one_line_errors
+from distilbert_jax.base.hub import locate, model_files, write_directory
+from distilbert_jax.config import STAGES, ExperimentConfig, Stage, Variant
+from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.experiments.report import report
 from distilbert_jax.glue.sweep import available, run_sweep
 from distilbert_jax.models.hf_format import fingerprint, has_weights, read_config, read_tensors
@@ -30,9 +26,6 @@ from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.run import pretrain
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import run_directory
-
-Stage = Literal["corpus", "pretrain", "glue", "report"]
-STAGES: tuple[Stage, ...] = ("corpus", "pretrain", "glue", "report")
 
 
 def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: Sequence[Path]) -> None:
@@ -97,9 +90,9 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
     models = {str(config.run_of(variant) / "model"): variant for variant in config.variants}
     for variant in variants:
         architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
-        if "glue" in stages and config.glue.length > architecture.max_position_embeddings:
+        if "glue" in stages and config.glue.length > architecture.max_length:
             raise InputError(
-                f"glue.length = {config.glue.length}: {variant.name} has {architecture.max_position_embeddings} positions",
+                f"glue.length = {config.glue.length}: {variant.name} has {architecture.max_length} positions",
                 field="glue.length",
             )
         if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
@@ -130,7 +123,7 @@ def make(config: ExperimentConfig, variant: Variant) -> Path:
             # What cannot be fine-tuned is said before it is copied.
             for read in (read_config, read_tensors, load_tokenizer):
                 read(source)
-            names = [path.name for pattern in FILES for path in source.glob(pattern)]
+            names = [path.name for pattern in model_files() for path in source.glob(pattern)]
             write_directory(model, lambda partial: [shutil.copy(source / name, partial) for name in names] and None)
         elif fingerprint(model) != fingerprint(source):
             raise InputError(
@@ -179,60 +172,50 @@ def compare(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
     )
 
 
-def command(
-    config: tyro.conf.Positional[str],
-    stages: tuple[Stage, ...] = STAGES,
-    variants: tuple[str, ...] = (),
-    text: tuple[Path, ...] = (),
-    heldout_text: tuple[Path, ...] = (),
-    data: str = "",
+def run_experiment(
+    config: ExperimentConfig,
+    stages: Sequence[Stage] = STAGES,
+    variants: Sequence[str] = (),
+    text: Sequence[Path] = (),
+    heldout_text: Sequence[Path] = (),
 ) -> None:
     """Run an experiment, or some stages of it, or some variants. What has ended is found.
 
     Args:
-        config: file whose get_config() returns an ExperimentConfig.
-        stages: corpus, pretrain, glue, report; in this order.
+        stages: in the order of `STAGES`.
         variants: names of those to pre-train, fine-tune and report; all if none is given.
-        text: .txt, .txt.xz or .txt.gz files to train on, UTF-8, a blank line between documents; none once the corpus is there.
+        text: files to train on, see `TextSources`; none once the corpus is there.
         heldout_text: files for evaluation only.
-        data: folder with <task>/{train,validation}.parquet; empty: what the config says, else GLUE from the hub.
+
+    Raises:
+        InputError: a file, a stage or a variant is not there, or a stage cannot be done (`check`).
     """
-    given = load_config(config, ExperimentConfig)
-    if data:
-        given = dataclasses.replace(given, glue=dataclasses.replace(given.glue, data=data))
-    if data and not Path(data).is_dir():
-        raise InputError(f"--data {data}: no such folder", field="--data")
     for path in (*text, *heldout_text):
         if not path.is_file():
             raise InputError(f"{path}: no such file", path=path)
     if not stages:
         raise InputError(f"--stages: expected one or more of {', '.join(STAGES)}", field="--stages")
-    names = [variant.name for variant in given.variants]
+    names = [variant.name for variant in config.variants]
     if len(set(variants)) < len(variants):
         raise InputError(f"--variants {' '.join(variants)}: expected each once", field="--variants")
     for name in variants:
         if name not in names:
+            hint = nearest(name, names)
             raise InputError(
-                f"--variants {name}: no such variant in {config}; {nearest(name, names)}", field="--variants"
+                f"--variants {name}: no such variant in this experiment; {hint}", field="--variants", hint=hint
             )
-    chosen = [variant for variant in given.variants if not variants or variant.name in variants]
-    check(given, chosen, stages)
+    chosen = [variant for variant in config.variants if not variants or variant.name in variants]
+    check(config, chosen, stages)
     if "corpus" in stages:
-        build_corpora(given, text, heldout_text)
+        build_corpora(config, text, heldout_text)
     if "pretrain" in stages:
         for variant in chosen:
             with signals.leaving_when_asked():
-                make(given, variant)
+                make(config, variant)
     if "glue" in stages:
         with signals.leaving_when_asked(), runtime.compiling_once():
             for variant in chosen:
-                tune(given, variant)
+                tune(config, variant)
     if "report" in stages:
         with signals.leaving_when_asked():
-            compare(given, chosen)
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        runtime.keep_freed_memory()
-        call(command, "distilbert_jax.experiments.experiment")
+            compare(config, chosen)

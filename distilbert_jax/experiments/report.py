@@ -1,20 +1,22 @@
-"""Several pre-training runs side by side: one table, results.json, and their curves as a PNG."""
+"""Report on several pre-training runs side by side: one table, results.json, and their curves as a PNG."""
 
+import dataclasses
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from distilbert_jax.base import config_io
-from distilbert_jax.base.files import atomic_file, read_json, write_json
+from distilbert_jax.base.files import atomic_file, read_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DataConfig, PretrainConfig
 from distilbert_jax.errors import InputError
+from distilbert_jax.experiments.figures import ComparisonWith, RunFigures
 from distilbert_jax.experiments.views import curves, differences, markdown, mean_of, table
-from distilbert_jax.finetuning.results import read_result
+from distilbert_jax.finetuning.results import RunResult, read_result
 from distilbert_jax.glue import bootstrap
+from distilbert_jax.glue.results import Comparison, SweepRun, by_task
 from distilbert_jax.glue.summary import choices, mean_score, read, read_runs, remarks, summary
 from distilbert_jax.models import MaskedLM, PreTraining, hf_format
 from distilbert_jax.models.hf_format import read_config
@@ -27,86 +29,95 @@ from distilbert_jax.training.logging import read_metrics
 
 def measure(
     run: Path, *, heldout: str, teacher: str, length: int, sequences: str = "line", max_rows: int | None = None
-) -> dict[str, Any]:
-    """One run's figures: `layers`, `parameters`, `mlm_loss`, `mlm_accuracy`, `perplexity`, `kl_to_teacher` (0 for the teacher
-    itself, null without one; none of these for a model without a masked-LM head), `heldout_tokens` that were asked, `steps`,
-    `train_seconds` and `train_flops` (null without a log), `tasks` {name: median score}, `majority` {name: score of the most
-    frequent label}, `tuning_seconds` and `tuning_flops` of all runs of fine-tuning, those that settings were chosen from included
-    (null without any), and `remarks` on the tasks.
+) -> RunFigures:
+    """The figures of one run by itself.
+
+    Args:
+        heldout: a corpus; empty: no held-out figures.
+        teacher: a run; KL to it is 0 for the teacher itself.
+        length: tokens in a row of held-out text.
+        max_rows: of held-out text.
+
+    Raises:
+        InputError: the run has something damaged in it.
     """
     model = run / "model"
     config = read_config(model)
-    figures: dict[str, Any] = {
-        "layers": config.num_hidden_layers,
-        "parameters": count(split(_widest(model).from_pretrained(model))[1]),
-        **_training(run),
-        "kl_to_teacher": None,
-    }
+    held: dict[str, float] = {}
     if heldout and MaskedLM.is_whole(model):
         itself = bool(teacher) and Path(teacher).resolve() == run.resolve()
         teacher_model = str(Path(teacher) / "model") if teacher and not itself else ""
-        figures |= evaluate_mlm(
+        held = evaluate_mlm(
             str(model), heldout, teacher=teacher_model, length=length, sequences=sequences, max_rows=max_rows
         )
-        figures["heldout_tokens"] = int(figures.pop("tokens"))
         if itself:
-            figures["kl_to_teacher"] = 0.0
-    every = [read_result(path) for path in sorted((run / "glue").rglob("results.json"))]
-    figures["tuning_seconds"] = (
-        round(sum(one["train_seconds"] / one["together"] for one in every), 1) if every else None
+            held["kl_to_teacher"] = 0.0
+    every: list[RunResult] = [read_result(path) for path in sorted((run / "glue").rglob("results.json"))]
+    tasks = summary(_tuned(run))
+    steps, seconds, flops = _training(run)
+    return RunFigures(
+        layers=config.num_hidden_layers,
+        parameters=count(split(_widest(model).from_pretrained(model))[1]),
+        steps=steps,
+        train_seconds=seconds,
+        train_flops=flops,
+        kl_to_teacher=held.get("kl_to_teacher"),
+        mlm_loss=held.get("mlm_loss"),
+        mlm_accuracy=held.get("mlm_accuracy"),
+        loss_mlm=held.get("loss_mlm"),
+        loss_nsp=held.get("loss_nsp"),
+        nsp_accuracy=held.get("nsp_accuracy"),
+        perplexity=held.get("perplexity"),
+        heldout_tokens=int(held["tokens"]) if held else None,
+        tuning_seconds=round(sum(one.train_seconds / one.together for one in every), 1) if every else None,
+        tuning_flops=sum(one.flops for one in every) if every else None,
+        tasks={name: row.median for name, row in tasks.items()},
+        majority={name: row.majority for name, row in tasks.items()},
+        remarks=(*choices(tasks), *remarks(tasks)) if tasks else (),
     )
-    figures["tuning_flops"] = sum(one.get("flops", 0.0) for one in every) if every else None
-    found = summary(_tuned(run))
-    for figure, name in {"tasks": "median", "majority": "majority"}.items():
-        figures[figure] = {task: row[name] for task, row in found.items()}
-    figures["remarks"] = [*choices(found), *remarks(found)] if found else []
-    return figures
 
 
-def _training(run: Path) -> dict[str, Any]:
-    """`steps`, `train_seconds` and `train_flops` of a run's pre-training; null where there is no log of it.
+def _training(run: Path) -> tuple[int | None, float | None, float | None]:
+    """Steps, seconds and FLOPs of a run's pre-training; None where there is no log of it.
 
     Raises:
         InputError: the log is damaged, or the run's teacher is not where its config says.
     """
     steps = [entry for entry in read_metrics(run / "metrics.jsonl") if entry["kind"] == "train"]
     if not steps and ((config := _config(run)) is None or config.steps):
-        return {"steps": None, "train_seconds": None, "train_flops": None}
+        return None, None, None
     seconds = [entry.get("seconds") for entry in steps]
     if not all(isinstance(one, int | float) for one in seconds):
         raise InputError(
             f"{run / 'metrics.jsonl'}: damaged, has steps without their seconds; remove the run's directory",
             path=run / "metrics.jsonl",
+            field="seconds",
         )
-    return {
-        "steps": steps[-1]["step"] if steps else 0,
-        "train_seconds": round(sum(seconds), 1),
-        "train_flops": _train_flops(run),
-    }
+    return steps[-1]["step"] if steps else 0, round(sum(seconds), 1), _train_flops(run)
 
 
-def _tuned(run: Path) -> list[dict[str, Any]]:
-    """The results of fine-tuning that `evaluate.py glue` left in a run.
+def _tuned(run: Path) -> list[SweepRun]:
+    """The runs of fine-tuning that `distilbert-jax glue` left in a run.
 
     Raises:
         InputError: they are of another model than the run's, by the fingerprint that each was trained from.
     """
-    found = read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
-    for result in found:
-        inputs = Path(result["directory"]) / "inputs.json"
+    tuned = read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
+    for one in tuned:
+        inputs = one.directory / "inputs.json"
         recorded = read_json(inputs) if inputs.is_file() else {}
         if not isinstance(recorded, dict):
             raise InputError(
-                f"{inputs}: damaged; remove {result['directory']} and run evaluate.py glue again", path=inputs
+                f"{inputs}: damaged; remove {one.directory} and run distilbert-jax glue again", path=inputs
             )
         begun_with = recorded.get("model")
         if begun_with not in (None, hf_format.fingerprint(run / "model"), *_mnli_models(run)):
             raise InputError(
-                f"{result['directory']}: was not fine-tuned from {run / 'model'} as it is now; remove it and run evaluate.py glue "
-                "again",
-                path=result["directory"],
+                f"{one.directory}: was not fine-tuned from {run / 'model'} as it is now; remove it and run "
+                "distilbert-jax glue again",
+                path=one.directory,
             )
-    return found
+    return tuned
 
 
 def _mnli_models(run: Path) -> list[str]:
@@ -114,18 +125,10 @@ def _mnli_models(run: Path) -> list[str]:
     return [hf_format.fingerprint(path.parent) for path in (run / "glue").glob("mnli-*/model/model.safetensors")]
 
 
-def common_means(rows: dict[str, dict[str, Any]], others: Sequence[Collection[str]] = ()) -> list[str]:
-    """Set `score` of every run to its mean over the tasks that all tuned runs have, WNLI aside (null where there is none), and
-    return these tasks.
-
-    Args:
-        others: the tasks of runs that are no row but are compared with.
-    """
-    tuned = [tasks for tasks in (*(row["tasks"] for row in rows.values()), *others) if tasks]
-    common = [name for name in (tuned[0] if tuned else ()) if name != "wnli" and all(name in tasks for tasks in tuned)]
-    for row in rows.values():
-        row["score"] = mean_score({name: row["tasks"][name] for name in common}) if row["tasks"] else None
-    return common
+def common_tasks(tasks: Iterable[Collection[str]]) -> list[str]:
+    """The tasks that all have, WNLI aside, where they have some at all. tasks: of each run."""
+    tuned = [names for names in tasks if names]
+    return [name for name in (tuned[0] if tuned else ()) if name != "wnli" and all(name in names for names in tuned)]
 
 
 def _config(run: Path) -> PretrainConfig | None:
@@ -135,7 +138,7 @@ def _config(run: Path) -> PretrainConfig | None:
 
 def _widest(model: Path) -> type[MaskedLM | PreTraining]:
     """What a run has trained: with next-sentence prediction where the files have its head."""
-    whole = read_config(model).model_type == "bert" and PreTraining.is_whole(model)
+    whole = read_config(model).family.has_next_sentence and PreTraining.is_whole(model)
     return PreTraining if whole else MaskedLM
 
 
@@ -151,23 +154,16 @@ def _train_flops(run: Path) -> float | None:
     return config.steps * step_flops(config, read_config(locate(config.teacher)) if config.teacher else None)
 
 
-def compared(run: Path, other: Path, tasks: Sequence[str]) -> dict[str, Any] | None:
+def compared(run: Path, other: Path, tasks: Collection[str]) -> Comparison | None:
     """`bootstrap.compare` of what fine-tuning left in two runs, of these tasks; None where they have none of them in common, or are
     the same."""
     ours, theirs = (
-        {name: runs for name, runs in _by_task(_tuned(path)).items() if name in tasks} for path in (run, other)
+        {name: runs for name, runs in by_task(_tuned(path)).items() if name in tasks} for path in (run, other)
     )
     if run.resolve() == other.resolve() or not set(ours) & set(theirs):
         return None
     sides = ({name: list(map(read, runs)) for name, runs in side.items()} for side in (ours, theirs))
-    return bootstrap.as_json(bootstrap.compare(*sides))
-
-
-def _by_task(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        found.setdefault(result["task"], []).append(result)
-    return found
+    return bootstrap.compare(*sides)
 
 
 def report(
@@ -179,8 +175,8 @@ def report(
     against: str = "",
     length: int | None = None,
     max_rows: int | None = None,
-) -> dict[str, Any]:
-    """Measure the runs, print the table, write results.json ({run name: figures}), report.md and curves.png into `out`.
+) -> dict[str, RunFigures]:
+    """Measure the runs, print the table, write results.json ({run's name: its figures}), report.md and curves.png into `out`.
 
     Args:
         heldout: a corpus; empty: no held-out figures.
@@ -194,7 +190,7 @@ def report(
     """
     paths = [Path(run) for run in runs]
     if not paths:
-        raise InputError("no run given; name directories that train.py made")
+        raise InputError("no run given; name directories that distilbert-jax train made")
     if len({path.name for path in paths}) < len(paths):
         raise InputError(
             f"{', '.join(runs)}: two runs have the same name; the figures of a run go by its directory's name"
@@ -203,7 +199,7 @@ def report(
         if not hf_format.has_weights(path / "model"):
             raise InputError(f"{path}: has no model/model.safetensors; finish the run first", path=path)
     for path in paths:
-        if _training(path)["steps"] is None:
+        if _training(path)[0] is None:
             print(f"{path}: has no metrics.jsonl; its steps, seconds and curves are left out", file=sys.stderr)
     if Path(out).exists() and not Path(out).is_dir():
         raise InputError(f"--out {out}: is a file, expected a directory", field="--out")
@@ -222,23 +218,25 @@ def report(
     outside = [
         path for path in map(Path, filter(None, (teacher, against))) if path.resolve() not in map(Path.resolve, paths)
     ]
-    counted = common_means(rows, [_by_task(_tuned(path)) for path in outside])
+    counted = common_tasks([row.tasks for row in rows.values()] + [by_task(_tuned(path)) for path in outside])
     print("timing the encoders", file=sys.stderr)
-    fast = speeds(paths, Path(teacher), length) if teacher else {}
-    read_at = throughputs(paths, fast, length)
+    beside = speeds(paths, Path(teacher), length) if teacher else {}
+    read_at = throughputs(paths, beside, length)
     for path in paths:
-        other = compared(path, Path(against), counted) if against else None
-        rows[path.name] |= {
-            "of_teacher": compared(path, Path(teacher), counted) if teacher else None,
-            "against": other and {"name": Path(against).name, **other},
-            "speed": fast.get(path.name),
-            "tokens_per_second": read_at[path.name],
-        }
-    write_json(Path(out) / "results.json", rows)
+        row, other = rows[path.name], compared(path, Path(against), counted) if against else None
+        rows[path.name] = dataclasses.replace(
+            row,
+            score=mean_score({name: row.tasks[name] for name in counted}) if row.tasks else None,
+            of_teacher=compared(path, Path(teacher), counted) if teacher else None,
+            against=other and ComparisonWith(**vars(other), name=Path(against).name),
+            speed=beside.get(path.name),
+            tokens_per_second=read_at[path.name],
+        )
+    config_io.write_config(rows, Path(out) / "results.json")
     with atomic_file(Path(out) / "report.md") as file:
         file.write(markdown(rows, counted).encode())
     curves(paths, Path(out) / "curves.png")
-    if any(row["against"] for row in rows.values()):
+    if any(row.against for row in rows.values()):
         differences(rows, Path(out) / "differences.png")
     console = Console(markup=False)  # a run's name may have brackets
     if not console.is_terminal:

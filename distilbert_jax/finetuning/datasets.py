@@ -64,20 +64,20 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
         from pyarrow import parquet
 
         try:
-            found = datasets.Dataset(parquet.read_table(where))
+            rows = datasets.Dataset(parquet.read_table(where))
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{where}: damaged or not parquet ({error})", path=where) from None
     else:
         where = f"{HUB} {task.name} {split}"
         if task.name.startswith("demo-"):
             raise InputError(
-                f"task {task.name!r} is generated: name its folder with --data (python -m distilbert_jax.demo.documents)"
+                f"task {task.name!r} is generated: name its folder with --data (distilbert-jax demo --only data)"
             )
         client = logging.getLogger("huggingface_hub")
         level = client.level
         client.setLevel(logging.CRITICAL)  # what it says between its attempts is summed up below
         try:
-            found = datasets.load_dataset(HUB, task.name, split=split)
+            rows = datasets.load_dataset(HUB, task.name, split=split)
         except Exception as error:  # of many kinds, all of them mean that the data is not to be had
             raise InputError(
                 f"{where}: not to be had from the hub ({error}); name a local folder with --data", path=where
@@ -85,10 +85,10 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
         finally:
             client.setLevel(level)
     if split in task.submission:
-        found = found.remove_columns([name for name in ("label",) if name in found.column_names])
-    _check_rows(len(found), task, split, str(where))
-    check(found, task, str(where), labelled=split not in task.submission)
-    return found
+        rows = rows.remove_columns([name for name in ("label",) if name in rows.column_names])
+    _check_rows(len(rows), task, split, str(where))
+    check(rows, task, str(where), labelled=split not in task.submission)
+    return rows
 
 
 def _check_rows(rows: int, task: Task, split: str, where: str) -> None:

@@ -34,8 +34,8 @@ METRICS = {
 def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Every metric of the task, and `score`, their mean, all × 100. logits float32 [n, labels], labels [n]."""
     predictions = logits[:, 0] if task.is_regression else logits.argmax(-1)
-    found = {name: 100.0 * METRICS[name](predictions, labels) for name in task.metrics}
-    return {**found, "score": statistics.fmean(found.values())}
+    values = {name: 100.0 * METRICS[name](predictions, labels) for name in task.metrics}
+    return {**values, "score": statistics.fmean(values.values())}
 
 
 def majority(task: Task, labels: np.ndarray) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Predictions of fine-tuned models: logits made, written by a run and read again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from distilbert_jax.base.files import write_array
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.datasets import Examples
 from distilbert_jax.finetuning.objective import classify
@@ -18,58 +19,80 @@ from distilbert_jax.training import sharding
 
 
 class Predictions(NamedTuple):
-    """Logits float32 [n, labels] of one run on a task's first dev split (None: it diverged, and scores 0), and the labels [n]."""
+    """Logits float32 [n, labels] of one run on a split (None: it diverged, and scores 0), and the split's labels [n]."""
 
     logits: np.ndarray | None
     labels: np.ndarray
 
 
-def read_predictions(directory: Path, task: Task, diverged: bool = False) -> Predictions:
-    """What a run left in predictions/ of the task's first dev split.
+def _file(directory: Path, name: str) -> Path:
+    return directory / "predictions" / f"{name}.npy"
+
+
+def write_predictions(directory: Path, name: str, logits: np.ndarray | None, labels: np.ndarray | None) -> None:
+    """Keep what a run predicts, in predictions/ of its directory.
+
+    Args:
+        name: a split; of a test split the file of a submission.
+        logits: float32 [n, labels]; None of a run that diverged.
+        labels: [n]; None of a test split.
+    """
+    (directory / "predictions").mkdir(exist_ok=True)
+    if labels is not None:
+        write_array(_file(directory, f"{name}-labels"), labels)
+    if logits is not None:
+        write_array(_file(directory, name), logits)
+
+
+def has_predictions(directory: Path, names: Iterable[str]) -> bool:
+    """Whether a run has left logits under all of these names."""
+    return all(_file(directory, name).is_file() for name in names)
+
+
+def read_predictions(directory: Path, split: str, task: Task, *, diverged: bool = False) -> Predictions:
+    """What a run left of a split that has labels. diverged: there are no logits.
 
     Raises:
         InputError: it is missing or damaged.
     """
-    where, split = directory / "predictions", task.dev[0]
-    labels = _load(where / f"{split}-labels.npy")
-    highest = max(len(task.labels) - 1, 0)
+    file = _file(directory, f"{split}-labels")
+    labels, highest = _load(file), max(len(task.labels) - 1, 0)
     if labels.ndim != 1 or not len(labels) or not np.isfinite(labels).all():
-        raise _damaged(where / f"{split}-labels.npy", f"labels of the shape {labels.shape}, or not finite")
+        raise _damaged(file, f"labels of the shape {labels.shape}, or not finite")
     if not task.is_regression and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > highest):
-        raise _damaged(where / f"{split}-labels.npy", f"labels of {task.name} are whole numbers from 0 to {highest}")
-    logits = None if diverged else load_logits(where / f"{split}.npy", task)
+        raise _damaged(file, f"labels of {task.name} are whole numbers from 0 to {highest}")
+    logits = None if diverged else read_logits(directory, split, task)
     if logits is not None and len(logits) != len(labels):
-        raise _damaged(where / f"{split}.npy", f"{len(logits)} rows, of labels {len(labels)}")
+        raise _damaged(_file(directory, split), f"{len(logits)} rows, of labels {len(labels)}")
     return Predictions(logits, labels)
 
 
-def load_logits(file: Path, task: Task) -> np.ndarray:
-    """Logits float32 [n, labels] that a run left.
+def read_logits(directory: Path, name: str, task: Task) -> np.ndarray:
+    """Logits float32 [n, labels] that a run left of a split, or for a file of a submission.
 
     Raises:
         InputError: they are missing or damaged.
     """
-    logits = _load(file)
+    logits = _load(_file(directory, name))
     if logits.ndim != 2 or logits.shape[1] != max(len(task.labels), 1) or not np.isfinite(logits).all():
-        raise _damaged(file, f"logits of the shape {logits.shape}, or not finite")
+        raise _damaged(_file(directory, name), f"logits of the shape {logits.shape}, or not finite")
     return logits
 
 
 def _load(file: Path) -> np.ndarray:
     try:
         with file.open("rb") as opened:
-            found = np.lib.format.read_array(opened, allow_pickle=False)  # np.load would open a zip, too
+            values = np.lib.format.read_array(opened, allow_pickle=False)  # np.load would open a zip, too
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(file, str(error)) from None
-    if found.dtype.kind not in "fiu":
-        raise _damaged(file, f"values of the type {found.dtype}")
-    return found
+    if values.dtype.kind not in "fiu":
+        raise _damaged(file, f"values of the type {values.dtype}")
+    return values
 
 
 def _damaged(file: Path, why: str) -> InputError:
-    return InputError(
-        f"{file}: predictions that cannot be ({why}); remove the run's directory and train it again", path=file
-    )
+    hint = "remove the run's directory and train it again"
+    return InputError(f"{file}: predictions that cannot be ({why}); {hint}", path=file, hint=hint)
 
 
 def predictor(

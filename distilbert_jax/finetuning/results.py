@@ -1,80 +1,82 @@
-"""results.json of a fine-tuning run, checked when it is read: whatever stands in it goes into tables."""
+"""Results of a fine-tuning run, results.json, checked when it is made and read: whatever stands in it goes into tables."""
 
 import math
-import sys
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from distilbert_jax.base.files import read_json
+from distilbert_jax.base.config_io import read_config
+from distilbert_jax.config import require
 from distilbert_jax.errors import InputError
-from distilbert_jax.finetuning.tasks import TASKS
+from distilbert_jax.finetuning.tasks import find_task
+
+_MANY = 2**53  # a count that float64 can hold
 
 
-def _is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and abs(value) <= sys.float_info.max  # a whole number may be beyond it
-        and low <= value <= high
-    )
+def require_count(owner: object, name: str, low: int = 0) -> None:
+    """Raise InputError unless a field is a whole number from `low` to 2⁵³."""
+    require(low <= getattr(owner, name) <= _MANY, owner, name, f"expected a count of {low} or more")
 
 
-def _is_count(value: Any, low: int = 0) -> bool:
-    return isinstance(value, int) and _is_number(value, low)
+def require_finite(owner: object, name: str, low: float = -math.inf, high: float = math.inf) -> None:
+    """Raise InputError unless a field is a finite number from `low` to `high`."""
+    value = getattr(owner, name)
+    require(math.isfinite(value) and low <= value <= high, owner, name, "expected a finite number that can be")
 
 
-def _are_scores(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and len(value) > 0
-        and all(
-            isinstance(metrics, dict)
-            and "score" in metrics
-            and all(_is_number(one, -101, 101) for one in metrics.values())
-            for metrics in value.values()
-        )
-    )
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What fine-tuning one task with one seed came to.
+
+    Raises:
+        InputError: a value cannot be, or two contradict each other.
+    """
+
+    task: str
+    model: str  # that was fine-tuned: HF directory or hub id
+    seed: int
+    score: float  # × 100: mean of the metrics on the first split that is scored; 0 of a run that diverged
+    scores: Mapping[str, Mapping[str, float]]  # {split: {metric, and `score`, their mean: value × 100}}
+    steps: int | None = None
+    train_rows: int
+    dev_rows: Mapping[str, int]  # {split that is scored: rows}
+    cut_share: float  # of the rows of train, those that were longer than `length`
+    padding_share: float | None = None  # of the places of a batch
+    flops: float = 0.0  # of training
+    # {file of a submission: fingerprint of the test split that it predicts}
+    tested: Mapping[str, str] = field(default_factory=dict)
+    diverged: str  # why, or empty
+    train_seconds: float  # of all seeds that trained together
+    together: int  # how many these were
+
+    def __post_init__(self) -> None:
+        try:
+            metrics = (*find_task(self.task).metrics, "score")
+        except InputError as error:
+            raise InputError(str(error), field="task", hint=error.hint) from None
+        require_count(self, "seed")
+        require_count(self, "train_rows", 1)
+        require_count(self, "together", 1)
+        require_finite(self, "cut_share", 0.0, 1.0)
+        require_finite(self, "train_seconds", 0.0)
+        require_finite(self, "flops", 0.0)
+        whole = len(self.scores) > 0 and all(values.keys() == set(metrics) for values in self.scores.values())
+        require(whole, self, "scores", f"expected {', '.join(metrics)} of one split or more")
+        values = [value for of_split in self.scores.values() for value in of_split.values()]
+        # A metric × 100 lies between -100 and 100, and rounding is less than 1.
+        require(all(-101.0 <= value <= 101.0 for value in values), self, "scores", "expected values from -100 to 100")
+        same = self.dev_rows.keys() == self.scores.keys()
+        counts = all(1 <= rows <= _MANY for rows in self.dev_rows.values())
+        require(same and counts, self, "dev_rows", f"expected rows of {', '.join(self.scores)}")
+        first = next(iter(self.scores.values()))["score"]
+        require(self.score == first, self, "score", f"expected {first}, which `scores` says")
+        require(not self.diverged or self.score == 0.0, self, "diverged", f"expected a score of 0, not {self.score}")
 
 
-_FIELDS: dict[str, Callable[[Any], bool]] = {
-    "task": lambda value: isinstance(value, str) and value in TASKS,
-    "model": lambda value: isinstance(value, str),
-    "seed": _is_count,
-    "score": _is_number,
-    "scores": _are_scores,
-    "train_rows": lambda value: _is_count(value, 1),
-    "dev_rows": lambda value: isinstance(value, dict) and all(_is_count(rows, 1) for rows in value.values()),
-    "cut_share": lambda value: _is_number(value, 0.0, 1.0),
-    "train_seconds": lambda value: _is_number(value, 0.0),
-    "together": lambda value: _is_count(value, 1),
-    "diverged": lambda value: isinstance(value, str),
-}
-
-
-def read_result(file: Path) -> dict[str, Any]:
+def read_result(file: Path) -> RunResult:
     """The results.json of one run of fine-tuning.
 
     Raises:
-        InputError: it is damaged, or none of such a run.
+        InputError: it is damaged, or none of such a run; the field that is at fault is named.
     """
-    result = read_json(file)
-    if not isinstance(result, dict) or not _FIELDS.keys() <= result.keys():
-        raise InputError(
-            f"{file}: no result of evaluate.py glue, or one of an earlier version; remove it, or name another directory",
-            path=file,
-        )
-    wrong = next((name for name, fits in _FIELDS.items() if not fits(result[name])), "")
-    if not wrong and (result["scores"].keys() != result["dev_rows"].keys()):
-        wrong = "dev_rows"
-    if not wrong and result["score"] != next(iter(result["scores"].values()))["score"]:
-        wrong = "score"
-    if not wrong and result["diverged"] and result["score"]:
-        wrong = "diverged"
-    if not wrong and not _is_number(result.get("flops", 0.0), 0.0):
-        wrong = "flops"
-    if wrong:
-        raise InputError(
-            f"{file}: damaged, its {wrong} cannot be; remove the run's directory and train it again", path=file
-        )
-    return result
+    return read_config(RunResult, file, "remove the run's directory and train it again, or name another directory")

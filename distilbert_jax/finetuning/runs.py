@@ -14,15 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distilbert_jax.base.files import write_array, write_json
+from distilbert_jax.base.config_io import write_config
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.finetuning import datasets, objective
 from distilbert_jax.finetuning.batches import LengthBucketedBatches, bucket_lengths
 from distilbert_jax.finetuning.metrics import score
-from distilbert_jax.finetuning.predictions import predictor
-from distilbert_jax.finetuning.results import read_result
+from distilbert_jax.finetuning.predictions import has_predictions, predictor, write_predictions
+from distilbert_jax.finetuning.results import RunResult, read_result
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import SequenceClassification, hf_format
 from distilbert_jax.models.hf_format import read_config
@@ -47,19 +47,19 @@ def sweep_directory(config: FinetuneConfig) -> Path:
     )
 
 
-def finetune(config: FinetuneConfig) -> dict[str, Any]:
+def finetune(config: FinetuneConfig) -> RunResult:
     """Fine-tune with one seed and score on every dev split, see `finetune_seeds`.
 
     Raises:
         DivergedError: the loss or a gradient is not finite.
     """
-    (found,) = finetune_seeds([config])
-    if found["diverged"]:
-        raise DivergedError(f"{directory_of(config)}: {found['diverged']}")
-    return found
+    (result,) = finetune_seeds([config])
+    if result.diverged:
+        raise DivergedError(f"{directory_of(config)}: {result.diverged}", path=directory_of(config))
+    return result
 
 
-def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False) -> list[dict[str, Any]]:
+def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False) -> list[RunResult]:
     """Fine-tune one task with one setting from several seeds. What they share is prepared and compiled once.
 
     A run that has ended is found, not repeated; one that was interrupted begins anew and gives the same bits. A run that diverges
@@ -70,18 +70,15 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
         together: all seeds in one vmapped step, for accelerators; else one after the other.
 
     Returns:
-        For each run, and as results.json in its directory, `{"task", "model", "seed", "score" (mean of the metrics on the first dev
-        split), "scores" {split: {metric: value}}, "steps", "train_rows", "dev_rows" {split: n}, "cut_share",
-        "padding_share", "flops" (of training), "train_seconds" (of all seeds that trained together), "together" (how many they
-        were), "tested" {file of a submission: fingerprint of the test split that it predicts}, "diverged" (why, or "")}`. Logits
-        and labels of each split are in predictions/.
+        What each run came to; it also stands in its directory as results.json, with logits and labels of each split in
+        predictions/.
 
     Raises:
         InputError: also when model, data or teacher are not those that a run began with.
     """
     configs = [dataclasses.replace(config, epochs=config.epochs or find_task(config.task).epochs) for config in configs]
     directories = [directory_of(config) for config in configs]
-    found: dict[int, dict[str, Any]] = {}
+    results: dict[int, RunResult] = {}
     tuning = functools.cache(lambda: Tuning(configs[0]))
     inputs = list(map(_inputs, configs))  # before a directory is made
     with contextlib.ExitStack() as stack:
@@ -93,14 +90,14 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
         for i in range(len(configs)):
             if ended := _ended(configs[i], directories[i]):
                 print(f"{directories[i]}: finished before", file=sys.stderr)
-                found[i] = ended
-        left = [i for i in range(len(configs)) if i not in found]
+                results[i] = ended
+        left = [i for i in range(len(configs)) if i not in results]
         for group in [left] if together and left else [[i] for i in left]:
-            results = tuning().train([configs[i] for i in group], [directories[i] for i in group])
-            for i, result in zip(group, results, strict=True):
-                write_json(directories[i] / "results.json", result)
-                found[i] = result
-    return [found[i] for i in range(len(configs))]
+            trained = tuning().train([configs[i] for i in group], [directories[i] for i in group])
+            for i, result in zip(group, trained, strict=True):
+                write_config(result, directories[i] / "results.json")
+                results[i] = result
+    return [results[i] for i in range(len(configs))]
 
 
 def _inputs(config: FinetuneConfig) -> dict[str, str]:
@@ -117,7 +114,7 @@ def _inputs(config: FinetuneConfig) -> dict[str, str]:
     return inputs
 
 
-def _ended(config: FinetuneConfig, directory: Path) -> dict[str, Any] | None:
+def _ended(config: FinetuneConfig, directory: Path) -> RunResult | None:
     """The results of a run that has left everything that it is asked for.
 
     Raises:
@@ -125,28 +122,28 @@ def _ended(config: FinetuneConfig, directory: Path) -> dict[str, Any] | None:
     """
     if not (directory / "results.json").is_file():
         return None
-    found = read_result(directory / "results.json")
-    if (found["task"], found["seed"]) != (config.task, config.run.seed):
+    result = read_result(directory / "results.json")
+    if (result.task, result.seed) != (config.task, config.run.seed):
         raise InputError(
-            f"{directory}: its results.json is of {found['task']}, seed {found['seed']}; remove the directory to train it again",
+            f"{directory}: its results.json is of {result.task}, seed {result.seed}; remove the directory to train it again",
             path=directory,
+            field="task" if result.task != config.task else "seed",
         )
     unsaved = config.save_model and not run_directory.finished(directory)
-    if found["diverged"] or not (unsaved or _unpredicted(config, directory, found)):
-        return found
+    if result.diverged or not (unsaved or _unpredicted(config, directory, result)):
+        return result
     lacking = "its model was not saved" if unsaved else "there are test splits to predict"
     print(f"{directory}: finished before, but {lacking}: trained once more, to the same scores", file=sys.stderr)
     return None
 
 
-def _unpredicted(config: FinetuneConfig, directory: Path, found: dict[str, Any]) -> bool:
+def _unpredicted(config: FinetuneConfig, directory: Path, result: RunResult) -> bool:
     """Whether test splits are asked for that are there now and were not predicted."""
     if not config.predict_test:
         return False
     splits = datasets.test_splits(find_task(config.task), config.data)
     asked = {file: datasets.fingerprint(of, split, config.data) for of, split, file in splits}
-    kept = all((directory / "predictions" / f"{file}.npy").is_file() for file in asked)
-    return found.get("tested") != asked or not kept
+    return result.tested != asked or not has_predictions(directory, asked)
 
 
 def teacher_of(config: FinetuneConfig) -> str:
@@ -223,10 +220,10 @@ class Tuning:
 
     def _check_sizes(self, model: SequenceClassification) -> None:
         config = self.config
-        if config.length > model.config.max_position_embeddings:
+        if config.length > model.config.max_length:
             raise InputError(
-                f"length = {config.length} is beyond the {model.config.max_position_embeddings} positions of {config.model}: "
-                f"--length {model.config.max_position_embeddings} is the longest",
+                f"length = {config.length} is beyond the {model.config.max_length} positions of {config.model}: "
+                f"--length {model.config.max_length} is the longest",
                 field="length",
             )
         check_fit(self.tokenizer, model.config.vocab_size, config.model)
@@ -265,7 +262,7 @@ class Tuning:
         params = sharding.pad_vocabulary(params)
         return graphdef, jax.device_put(params, sharding.shardings(params, self.mesh))
 
-    def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[dict[str, Any]]:
+    def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[RunResult]:
         """Train these runs, side by side when there is more than one, and score them: the results of `finetune_seeds`."""
         teacher = self._load_teacher(self._teacher_of(configs))
         self._announce(configs, directories)
@@ -278,7 +275,7 @@ class Tuning:
                 trained = [None] * len(configs)
             seconds = time.perf_counter() - begun
             return [
-                {**self._result(*run, why.get(place, "")), "train_seconds": round(seconds, 2), "together": len(configs)}
+                self._result(*run, why.get(place, ""), seconds=round(seconds, 2), together=len(configs))
                 for place, run in enumerate(zip(configs, directories, trained, logs, strict=True))
             ]
 
@@ -343,51 +340,58 @@ class Tuning:
             yield jax.device_put(whole, where)
 
     def _result(
-        self, config: FinetuneConfig, directory: Path, params: Params | None, log: RunLog, why: str
-    ) -> dict[str, Any]:
+        self,
+        config: FinetuneConfig,
+        directory: Path,
+        params: Params | None,
+        log: RunLog,
+        why: str,
+        *,
+        seconds: float,
+        together: int,
+    ) -> RunResult:
         """Evaluate a trained run and keep what it predicts. params: None of a run that diverged, and `why` it did."""
-        where = directory / "predictions"
-        where.mkdir(exist_ok=True)
-        for name, examples in self.scored.items():
-            write_array(where / f"{name}-labels.npy", examples.labels)
         if params and not all(bool(jnp.isfinite(value).all()) for value in params.values()):
             params, why = None, "the weights are not finite; try a lower learning rate"
         if why:
             print(f"{directory}: diverged, its score counts as 0: {why}", file=sys.stderr)
         if params:
-            scores = self._evaluate(params, where, log)
+            scores = self._evaluate(params, directory, log)
             if config.save_model:
                 trained = sharding.cut_vocabulary(params, self.model_config.vocab_size)
                 merge(self.graphdef, trained).save_pretrained(directory / "model", self.tokenizer)
         else:
             scores = {name: dict.fromkeys((*self.task.metrics, "score"), 0.0) for name in self.scored}
-        return {
-            "task": self.task.name,
-            "model": config.model,
-            "seed": config.run.seed,
-            "score": next(iter(scores.values()))["score"],
-            "scores": scores,
-            "steps": self.steps,
-            "train_rows": len(self.train_rows),
-            "dev_rows": {name: len(examples) for name, examples in self.scored.items()},
-            "cut_share": self.train_rows.cut / len(self.train_rows),
-            "padding_share": self._batches(config).padding,
-            "flops": config.epochs * cost.tuning_flops(self.model_config, self._batches(config).rows_at),
-            "tested": {
-                file: datasets.fingerprint(of, name, config.data)
-                for of, name, file in (datasets.test_splits(self.task, config.data) if config.predict_test else ())
-            },
-            "diverged": why,
-        }
+            for name, examples in self.scored.items():
+                write_predictions(directory, name, None, examples.labels)
+        batches = self._batches(config)
+        tests = datasets.test_splits(self.task, config.data) if config.predict_test else ()
+        return RunResult(
+            task=self.task.name,
+            model=config.model,
+            seed=config.run.seed,
+            score=next(iter(scores.values()))["score"],
+            scores=scores,
+            steps=self.steps,
+            train_rows=len(self.train_rows),
+            dev_rows={name: len(examples) for name, examples in self.scored.items()},
+            cut_share=self.train_rows.cut / len(self.train_rows),
+            padding_share=batches.padding,
+            flops=config.epochs * cost.tuning_flops(self.model_config, batches.rows_at),
+            tested={file: datasets.fingerprint(of, name, config.data) for of, name, file in tests},
+            diverged=why,
+            train_seconds=seconds,
+            together=together,
+        )
 
-    def _evaluate(self, params: Params, where: Path, log: RunLog) -> dict[str, dict[str, float]]:
+    def _evaluate(self, params: Params, directory: Path, log: RunLog) -> dict[str, dict[str, float]]:
         """Scores of every split that has labels; the logits of all are kept."""
         scores = {}
         for name, examples in self.scored.items():
             logits = self.predict(params, examples)
-            write_array(where / f"{name}.npy", logits)
+            write_predictions(directory, name, logits, examples.labels)
             scores[name] = score(self.task, logits, examples.labels)
             log.write("eval", self.steps, {f"{name}/{metric}": value for metric, value in scores[name].items()})
         for name, examples in self.unlabelled.items():
-            write_array(where / f"{name}.npy", self.predict(params, examples))
+            write_predictions(directory, name, self.predict(params, examples), None)
         return scores

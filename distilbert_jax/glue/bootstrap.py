@@ -1,32 +1,24 @@
-"""How far a GLUE score, or the difference of two, can be trusted: bootstrap over dev rows and seeds (Efron 1979).
+"""Bootstrap of GLUE scores and of the difference of two models, over dev rows and seeds (Efron 1979).
 
 A resample draws the dev rows with replacement, the same ones for both models and all their seeds, and the seeds of each model with
 replacement; its score of a task is the median over the drawn seeds.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.predictions import Predictions
 from distilbert_jax.finetuning.tasks import Task, find_task
+from distilbert_jax.glue.results import Comparison, Interval
 
 RESAMPLES = 1000
 _CHUNK = 50  # resamples at once: 50 × 40,430 rows of QQP are 16 MB
 
 
-class Interval(NamedTuple):
-    """A figure and its 95 % interval (percentiles of the resamples)."""
-
-    value: float
-    low: float
-    high: float
-
-
 def scores(task: Task, predictions: Predictions, weights: np.ndarray) -> np.ndarray:
-    """`evaluation.glue.score`'s `score` of the resamples that take row i `weights[r, i]` times. weights [R, n] → [R], × 100."""
+    """`metrics.score`'s `score` of the resamples that take row i `weights[r, i]` times. weights [R, n] → [R], × 100."""
     weights = weights.astype(np.float64)
     if predictions.logits is None:
         return np.zeros(len(weights))
@@ -85,13 +77,8 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 Runs = Mapping[str, Sequence[Predictions]]  # of one model: task → a run for each seed
 
 
-def compare(model: Runs, other: Runs, *, seed: int = 0) -> dict[str, Any]:
-    """Two models on the tasks that both have, WNLI aside.
-
-    Returns:
-        `{"share": Interval of 100 · mean score / other's mean score (None unless that is above 0; of the resamples those count
-        where it is), "difference": Interval of the means' difference,
-        "tasks": {task: Interval of the difference}}`.
+def compare(model: Runs, other: Runs, *, seed: int = 0) -> Comparison:
+    """Two models on the tasks that both have, WNLI aside. In the share those resamples count where the other scores above 0.
 
     Raises:
         InputError: no task in common, or dev splits that differ.
@@ -108,18 +95,11 @@ def compare(model: Runs, other: Runs, *, seed: int = 0) -> dict[str, Any]:
         [_resampled(name, (model[name], other[name]), generator) for name in names], axis=1
     )  # [2, tasks, R+1]
     means = ours.mean(1)
-    return {
-        "share": _interval(_shares(*means)) if means[1][0] > 0 else None,
-        "difference": _interval(means[0] - means[1]),
-        "tasks": {name: _interval(ours[0, i] - ours[1, i]) for i, name in enumerate(names)},
-    }
-
-
-def as_json(compared: dict[str, Any]) -> dict[str, Any]:
-    """What `compare` found with each interval as {value, low, high}."""
-    plain = lambda interval: interval and interval._asdict()
-    tasks = {name: plain(interval) for name, interval in compared["tasks"].items()}
-    return {"share": plain(compared["share"]), "difference": plain(compared["difference"]), "tasks": tasks}
+    return Comparison(
+        share=_interval(_shares(*means)) if means[1][0] > 0 else None,
+        difference=_interval(means[0] - means[1]),
+        tasks={name: _interval(ours[0, i] - ours[1, i]) for i, name in enumerate(names)},
+    )
 
 
 def _shares(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
@@ -129,14 +109,14 @@ def _shares(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
 def _resampled(name: str, models: Sequence[Sequence[Predictions]], generator: np.random.Generator) -> np.ndarray:
     """Median scores [models, 1 + R]: of the split as it is, then of the resamples."""
     task, rows = find_task(name), len(models[0][0].labels)
-    found = [[np.median([scores(task, run, np.ones((1, rows)))[0] for run in runs])] for runs in models]
+    medians = [[np.median([scores(task, run, np.ones((1, rows)))[0] for run in runs])] for runs in models]
     for _ in range(RESAMPLES // _CHUNK):
         weights = generator.multinomial(rows, np.full(rows, 1 / rows), _CHUNK)
         for i, runs in enumerate(models):
             of_seeds = np.stack([scores(task, run, weights) for run in runs], axis=1)  # [chunk, seeds]
             drawn = generator.integers(len(runs), size=of_seeds.shape)
-            found[i].extend(np.median(np.take_along_axis(of_seeds, drawn, 1), axis=1))
-    return np.array(found)
+            medians[i].extend(np.median(np.take_along_axis(of_seeds, drawn, 1), axis=1))
+    return np.array(medians)
 
 
 def _interval(values: np.ndarray) -> Interval:

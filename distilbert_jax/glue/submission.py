@@ -1,4 +1,4 @@
-"""The zip that the GLUE server takes: one file a task, `index<TAB>prediction`. A task without predictions gets no file."""
+"""GLUE submission, the zip for the server: one file a task, `index<TAB>prediction`. A task without predictions gets no file."""
 
 import io
 import zipfile
@@ -10,8 +10,9 @@ import numpy as np
 
 from distilbert_jax.base.files import atomic_file
 from distilbert_jax.errors import InputError
-from distilbert_jax.finetuning.predictions import load_logits
+from distilbert_jax.finetuning.predictions import read_logits
 from distilbert_jax.finetuning.tasks import TASKS, Task, find_task
+from distilbert_jax.glue.results import SweepRun, by_task
 
 HEADER = "index\tprediction"
 
@@ -35,7 +36,7 @@ def spelled(task: Task, logits: np.ndarray) -> list[str]:
     return [task.labels[answer] if task.spelling == "names" else str(answer) for answer in answers]
 
 
-def write_submission(results: Sequence[dict[str, Any]], path: str) -> dict[str, int]:
+def write_submission(runs: Sequence[SweepRun], path: str) -> dict[str, int]:
     """Write the zip from runs of `sweep.run_sweep`; of each task the run with the best dev score is taken.
 
     Returns:
@@ -45,18 +46,14 @@ def write_submission(results: Sequence[dict[str, Any]], path: str) -> dict[str, 
         InputError: no run has predictions of a test split, some cannot be read, or what was written does not pass `check`.
     """
     files, seeds = {}, {}
-    best: dict[str, dict[str, Any]] = {}
-    for result in results:
-        so_far = best.get(result["task"], {"score": -np.inf})
-        if result["tested"] and not result["diverged"] and result["score"] > so_far["score"]:
-            best[result["task"]] = result
+    sound = by_task([run for run in runs if run.result.tested and not run.result.diverged])
+    best = {name: max(of_task, key=lambda run: run.result.score) for name, of_task in sound.items()}
     for task in TASKS.values():
         run = best.get(task.trained_by or task.name)
-        for split, name in task.submission.items():
-            file = Path(run["directory"]) / "predictions" / f"{name}.npy" if run else None
-            if run and file and name in run["tested"]:
-                files[name] = _lines(task, split, load_logits(file, task))
-                seeds[name] = run["seed"]
+        for name in task.submission.values():
+            if run and name in run.result.tested:
+                files[name] = _lines(task, read_logits(run.directory, name, task))
+                seeds[name] = run.result.seed
     if not files:
         raise InputError(
             f"--submit {path}: no run has predictions of a test split; nothing is written", field="--submit"
@@ -71,7 +68,7 @@ def write_submission(results: Sequence[dict[str, Any]], path: str) -> dict[str, 
     return seeds
 
 
-def _lines(task: Task, split: str, logits: np.ndarray) -> str:
+def _lines(task: Task, logits: np.ndarray) -> str:
     return "".join(f"{line}\n" for line in (HEADER, *(f"{i}\t{word}" for i, word in enumerate(spelled(task, logits)))))
 
 

@@ -6,14 +6,14 @@ import statistics
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from distilbert_jax.base.files import write_json
+from distilbert_jax.base.config_io import write_config
 from distilbert_jax.config import FinetuneConfig, SweepConfig
 from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.finetuning.datasets import check_file, has_split, test_splits
 from distilbert_jax.finetuning.runs import finetune_seeds, sweep_directory
 from distilbert_jax.finetuning.tasks import Task, find_task
+from distilbert_jax.glue.results import Choice, Setting, SweepRun, TriedSetting
 
 FROM_MNLI = (
     "rte",
@@ -30,16 +30,13 @@ def run_sweep(
     sweep: SweepConfig | None = None,
     together: bool = False,
     from_mnli: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[SweepRun]:
     """Fine-tune every (task, seed); finished ones are found. Tasks that a local folder lacks are told of and left out.
 
     Args:
         sweep: settings to choose among for each task, on a selection split, a tenth of its train split.
         together: the seeds of a task in one vmapped step, else in turn.
         from_mnli: RTE, MRPC and STS-B start from the MNLI model of the same seed, which is trained first.
-
-    Returns:
-        The results of `finetune_seeds`, each with its `directory` and `choice`: None, or what `choose` says.
 
     Raises:
         InputError: before the first run: a task is misspelt, the folder has none of them, a file of them lacks rows or columns.
@@ -49,7 +46,7 @@ def run_sweep(
             raise InputError(f"{option} {' '.join(map(str, given))}: expected one or more, each once")
     for seed in seeds:
         dataclasses.replace(config.run, seed=seed)  # says what is wrong with it before anything is trained
-    if sweep and sweep.seeds != SweepConfig().seeds and _settings(sweep) == [{}]:
+    if sweep and sweep.seeds != SweepConfig().seeds and _settings(sweep) == [Setting()]:
         raise InputError(
             "--sweep.seeds: nothing to choose among; name settings, such as --sweep.learning-rate 5e-5 1e-4",
             field="--sweep.seeds",
@@ -65,7 +62,7 @@ def run_sweep(
             )
         _check_files(config, mnli)
         wanted = [mnli, *(task for task in wanted if task is not mnli)]
-    found = []
+    runs: list[SweepRun] = []
     for task in wanted:
         start = from_mnli and task.name in FROM_MNLI
         single = dataclasses.replace(
@@ -76,9 +73,9 @@ def run_sweep(
         )
         model_of = (lambda seed: str(base / f"mnli-{seed}" / "model")) if start else (lambda seed: config.model)
         if start:
-            _check_start(found)
+            _check_start(runs)
         choice = None
-        if sweep and _settings(sweep) != [{}]:
+        if sweep and _settings(sweep) != [Setting()]:
             single, choice = choose(dataclasses.replace(single, model=model_of(seeds[0])), sweep)
         configs = [
             dataclasses.replace(
@@ -91,18 +88,19 @@ def run_sweep(
         results = finetune_seeds(configs, together=together)
         if choice:  # not before: where the runs are refused, what is there was chosen otherwise
             (chosen := base / "choice" / task.name).mkdir(parents=True, exist_ok=True)
-            write_json(chosen / "choice.json", choice)
+            write_config(choice, chosen / "choice.json")
         for one, result in zip(configs, results, strict=True):
-            found.append({**result, "directory": one.run.directory, "choice": choice})
-    return found
+            runs.append(SweepRun(result, Path(one.run.directory), choice))
+    return runs
 
 
-def _check_start(results: Sequence[dict[str, Any]]) -> None:
+def _check_start(runs: Sequence[SweepRun]) -> None:
     """Raise InputError if an MNLI model that others are to start at diverged."""
-    for result in results:
-        if result["task"] == "mnli" and result["diverged"]:
+    for run in runs:
+        if run.result.task == "mnli" and run.result.diverged:
             raise InputError(
-                f"--from-mnli: {result['directory']} diverged ({result['diverged']}), no task can start at it",
+                f"--from-mnli: {run.directory} diverged ({run.result.diverged}), no task can start at it",
+                path=run.directory,
                 field="--from-mnli",
             )
 
@@ -138,20 +136,19 @@ def _check_files(config: FinetuneConfig, task: Task) -> None:
         check_file(of, split, config.data)
 
 
-def _settings(sweep: SweepConfig) -> list[dict[str, Any]]:
-    """Every combination of the values that are given: {field: value}."""
-    fields = {name: getattr(sweep, name) for name in ("learning_rate", "batch_size", "epochs") if getattr(sweep, name)}
-    return [dict(zip(fields, values, strict=True)) for values in itertools.product(*fields.values())]
+def _settings(sweep: SweepConfig) -> list[Setting]:
+    """Every combination of the values that are given."""
+    values = (sweep.learning_rate, sweep.batch_size, sweep.epochs)
+    return [Setting(*combination) for combination in itertools.product(*(one or (None,) for one in values))]
 
 
-def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, dict[str, Any]]:
+def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, Choice]:
     """The setting with the best mean score on the selection split, a tenth of train; dev is not read.
 
     Its runs stand in `<run.directory>/choice/<task>/`. Of equal scores the first counts; a setting of which a run diverged is out.
 
     Returns:
-        `config` with the chosen setting, and `{"runs": how many it was chosen from, "chosen": {field: value}, "settings":
-        [{field: value, …, "score" (None: one diverged)}]}`.
+        `config` with the chosen setting, and what it was chosen from.
 
     Raises:
         InputError: each of the settings diverged.
@@ -159,7 +156,7 @@ def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, 
     base = Path(config.run.directory) / "choice" / config.task
     tried = []
     for setting in _settings(sweep):
-        name = "-".join(f"{field.replace('_', '-')}-{value}" for field, value in setting.items())
+        name = "-".join(f"{field.replace('_', '-')}-{value}" for field, value in setting.given().items())
         configs = [
             dataclasses.replace(
                 _with(config, setting),
@@ -171,25 +168,25 @@ def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, 
             for seed in sweep.seeds
         ]
         results = finetune_seeds(configs)
-        diverged = any(result["diverged"] for result in results)
-        tried.append({**setting, "score": None if diverged else statistics.fmean(run["score"] for run in results)})
-    ended = [row for row in tried if row["score"] is not None]
+        diverged = any(result.diverged for result in results)
+        score = None if diverged else statistics.fmean(result.score for result in results)
+        tried.append(TriedSetting(**setting.given(), score=score))
+    ended = [(one.score, one.setting) for one in tried if one.score is not None]
     if not ended:
         raise InputError(f"{base}: each of the {len(tried)} settings diverged; try lower learning rates", path=base)
-    best = max(ended, key=lambda row: row["score"])
-    chosen = {field: value for field, value in best.items() if field != "score"}
+    best, chosen = max(ended, key=lambda one: one[0])
     runs = len(tried) * len(sweep.seeds)
     print(
         f"{config.task}: chosen from {runs} run{'s' if runs != 1 else ''} on a selection split, a tenth of train: "
-        + ", ".join(f"{field} {value:g}" for field, value in chosen.items())
-        + f" (score {best['score']:.1f}, worst {min(row['score'] for row in ended):.1f}"
+        + ", ".join(f"{field} {value:g}" for field, value in chosen.given().items())
+        + f" (score {best:.1f}, worst {min(score for score, _ in ended):.1f}"
         + (f", {len(tried) - len(ended)} of {len(tried)} settings diverged)" if len(ended) < len(tried) else ")"),
         file=sys.stderr,
     )
-    return _with(config, chosen), {"runs": runs, "chosen": chosen, "settings": tried}
+    return _with(config, chosen), Choice(runs, chosen, tuple(tried))
 
 
-def _with(config: FinetuneConfig, setting: dict[str, Any]) -> FinetuneConfig:
-    rest = {name: value for name, value in setting.items() if name != "learning_rate"}
-    rate = setting.get("learning_rate", config.optimizer.learning_rate)
-    return dataclasses.replace(config, **rest, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))
+def _with(config: FinetuneConfig, setting: Setting) -> FinetuneConfig:
+    values = setting.given()
+    rate = values.pop("learning_rate", config.optimizer.learning_rate)
+    return dataclasses.replace(config, **values, optimizer=dataclasses.replace(config.optimizer, learning_rate=rate))

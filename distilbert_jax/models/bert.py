@@ -1,5 +1,6 @@
-"""BERT: the shared encoder with token types, and the reference's names of its parameters."""
+"""BERT: its classes. Its names of parameters and whatever else is its own stand in `families.BERT`."""
 
+from distilbert_jax.families import BERT
 from distilbert_jax.models.heads import (
     EncoderModel,
     MaskedLM,
@@ -11,80 +12,50 @@ from distilbert_jax.models.heads import (
     TokenClassification,
 )
 
-NAMES = {
-    "encoder.embeddings.word": "bert.embeddings.word_embeddings.weight",
-    "encoder.embeddings.position": "bert.embeddings.position_embeddings.weight",
-    "encoder.embeddings.token_type": "bert.embeddings.token_type_embeddings.weight",
-    "encoder.embeddings.norm": "bert.embeddings.LayerNorm",
-    "encoder.layers.{i}.attention.query": "bert.encoder.layer.{i}.attention.self.query",
-    "encoder.layers.{i}.attention.key": "bert.encoder.layer.{i}.attention.self.key",
-    "encoder.layers.{i}.attention.value": "bert.encoder.layer.{i}.attention.self.value",
-    "encoder.layers.{i}.attention.out": "bert.encoder.layer.{i}.attention.output.dense",
-    "encoder.layers.{i}.attention_norm": "bert.encoder.layer.{i}.attention.output.LayerNorm",
-    "encoder.layers.{i}.ffn_in": "bert.encoder.layer.{i}.intermediate.dense",
-    "encoder.layers.{i}.ffn_out": "bert.encoder.layer.{i}.output.dense",
-    "encoder.layers.{i}.ffn_norm": "bert.encoder.layer.{i}.output.LayerNorm",
-    "head.transform": "cls.predictions.transform.dense",
-    "head.norm": "cls.predictions.transform.LayerNorm",
-    "head.bias": "cls.predictions.bias",
-    "pooler.dense": "bert.pooler.dense",
-    "classifier": "classifier",
-    "qa_outputs": "qa_outputs",
-    "seq_relationship": "cls.seq_relationship",
-}
-
 
 class BertModel(EncoderModel):
     """BERT with pooler, without a head."""
 
-    model_type = "bert"
-    names = NAMES
+    family = BERT
 
 
 class BertForMaskedLM(MaskedLM):
     """BERT with a masked-LM head."""
 
-    model_type = "bert"
-    names = NAMES
+    family = BERT
 
 
 class BertForSequenceClassification(SequenceClassification):
     """BERT with pooler (tanh) and a classifier or, with one label, a regression on [CLS]."""
 
-    model_type = "bert"
-    names = NAMES
+    family = BERT
 
 
 class BertForTokenClassification(TokenClassification):
     """BERT with a classifier on every token."""
 
-    model_type = "bert"
-    names = NAMES
+    family = BERT
 
 
 class BertForQuestionAnswering(QuestionAnswering):
     """BERT with start and end of an answer; no dropout before them."""
 
-    model_type = "bert"
-    names = NAMES
+    family = BERT
 
 
 class BertForMultipleChoice(MultipleChoice):
     """BERT with pooler and one score for each choice."""
 
-    model_type = "bert"
-    names = NAMES
+    family = BERT
 
 
 class BertForNextSentencePrediction(NextSentencePrediction):
     """BERT with pooler and next-sentence prediction."""
 
-    model_type = "bert"
-    names = NAMES
+    family = BERT
 
 
 class BertForPreTraining(PreTraining):
     """BERT with masked LM and next-sentence prediction."""
 
-    model_type = "bert"
-    names = NAMES
+    family = BERT

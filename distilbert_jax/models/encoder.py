@@ -1,12 +1,15 @@
-"""The encoder that BERT and DistilBERT share: embeddings and post-LayerNorm Transformer layers.
+"""The encoder that BERT, DistilBERT and their kind share: embeddings and post-LayerNorm Transformer layers.
 
-The two differ in what `ModelConfig` says: DistilBERT has no token types and no dropout after the attention output.
+They differ in what `ModelConfig` and the record of its family say: DistilBERT has no token types and no dropout after the
+attention output, RoBERTa begins its positions after that of padding.
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -15,9 +18,11 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.models.attention import SelfAttention, attention_bias
 from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, embedding, fold_rows, layer_norm
 
+Ids = Array | np.ndarray
+
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class EncoderOutput:
     """last_hidden_state [B, T, D]; on request hidden_states, L+1 of [B, T, D] (embeddings first), and attentions,
     L of [B, N, T, T] (probabilities before dropout). All float32."""
@@ -25,6 +30,18 @@ class EncoderOutput:
     last_hidden_state: Array
     hidden_states: tuple[Array, ...] | None = None
     attentions: tuple[Array, ...] | None = None
+
+    def __repr__(self) -> str:
+        """What there is, with dtypes and shapes instead of the numbers."""
+        fields = [f"{name}={_described(value)}" for name, value in vars(self).items() if value is not None]
+        return f"{type(self).__name__}({', '.join(fields)})"
+
+
+def _described(value: object) -> str:
+    if isinstance(value, tuple) and value:
+        return f"{len(value)} × {_described(value[0])}"
+    dtype, shape = getattr(value, "dtype", None), getattr(value, "shape", None)
+    return f"{value!r}" if dtype is None or shape is None else f"{dtype}[{', '.join(map(str, shape))}]"
 
 
 class Embeddings(nnx.Module):
@@ -38,22 +55,37 @@ class Embeddings(nnx.Module):
             self.token_type = embedding(config.type_vocab_size, D, std=std, rngs=rngs)
         self.norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
         self.dropout = config.hidden_dropout
+        self.first_position, self.pad_token_id = config.first_position, config.pad_token_id
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of a sequence that there are positions for."""
+        return self.position.shape[0] - self.first_position
+
+    def _positions(self, input_ids: Array, position_ids: Array | None) -> Array:
+        """Rows of the position table: int32 [B or 1, T]."""
+        if position_ids is not None:
+            return position_ids + self.first_position if self.first_position else position_ids
+        if not self.first_position:
+            return jnp.arange(input_ids.shape[1])[None]
+        is_token = input_ids != self.pad_token_id  # the reference goes by the ids, whatever the attention mask says
+        return jnp.where(is_token, jnp.cumsum(is_token, axis=1), 0) + self.pad_token_id
 
     def __call__(
         self, input_ids: Array, position_ids: Array | None, token_type_ids: Array | None, rngs: Array | None
     ) -> Array:
         """int32 [B, T] each → [B, T, D]."""
-        T, longest = input_ids.shape[1], self.position.shape[0]
+        T, longest = input_ids.shape[1], self.max_length
         if position_ids is None and longest < T:  # JAX would clamp the index and go on with a wrong position
             raise InputError(f"input_ids: {T} tokens in a row, the model has {longest} positions; truncate the text")
         x = self.word[...][input_ids]
-        x += self.position[...][jnp.arange(T)[None] if position_ids is None else position_ids]
+        x += self.position[...][self._positions(input_ids, position_ids)]
         if hasattr(self, "token_type"):
             x += self.token_type[...][jnp.zeros((1, T), jnp.int32) if token_type_ids is None else token_type_ids]
         return dropout(self.norm(x), self.dropout, rngs)
 
 
-def _check_range(name: str, ids: Array | None, size: int) -> None:
+def _check_range(name: str, ids: Ids | None, size: int) -> None:
     """Refuse ids outside 0 … size−1, which JAX would clamp to a wrong row. Inside `jax.jit` they cannot be seen."""
     if ids is None or isinstance(ids, jax.core.Tracer) or not ids.size:
         return
@@ -74,7 +106,7 @@ class Layer(nnx.Module):
         self.ffn_norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
         self.activation = config.hidden_act
         self.ffn_dropout = config.hidden_dropout
-        self.attention_out_dropout = config.hidden_dropout if config.model_type == "bert" else 0.0
+        self.attention_out_dropout = config.hidden_dropout if config.family.attention_output_dropout else 0.0
 
     def __call__(self, x: Array, bias: Array | None, rngs: Array | None) -> tuple[Array, Array]:
         """[B, T, D] → [B, T, D] and the attention probabilities [B, N, T, T]."""
@@ -84,8 +116,13 @@ class Layer(nnx.Module):
         return self.ffn_norm(x + dropout(fed, self.ffn_dropout, fold_rows(rngs, 2))), probabilities
 
 
+def encoder_of(config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Any:
+    """The encoder of the config's family: an `Encoder`, or what the family has in its place."""
+    return (config.family.encoder or Encoder)(config, dtype=dtype, rngs=rngs)
+
+
 class Encoder(nnx.Module):
-    """Embeddings and layers; what both models compute before a head."""
+    """Embeddings and layers; what a model computes before a head."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs=rngs)
@@ -107,8 +144,9 @@ class Encoder(nnx.Module):
 
         Args:
             attention_mask: [B, T], 1 = a token, 0 = padding; None: all are tokens.
-            token_type_ids: int32 [B, T], BERT only; None: all 0.
-            position_ids: int32 [B, T]; None: 0 … T-1.
+            token_type_ids: int32 [B, T], not for DistilBERT; None: all 0.
+            position_ids: int32 [B, T], in every family 0 for the first token of a sequence; None: 0 … T-1 (RoBERTa: of what is no
+                padding).
             segment_ids: int32 [B, T] of packed rows, 0 = padding; sequences do not see each other.
             rngs: key array [B] for dropout, one a row; None: no dropout.
 
@@ -119,11 +157,7 @@ class Encoder(nnx.Module):
             None if value is None else jnp.atleast_2d(jnp.asarray(value))
             for value in (input_ids, attention_mask, token_type_ids, position_ids, segment_ids)
         )
-        embeddings = self.embeddings
-        _check_range("input_ids", input_ids, embeddings.word.shape[0])
-        _check_range("position_ids", position_ids, embeddings.position.shape[0])
-        if hasattr(embeddings, "token_type"):
-            _check_range("token_type_ids", token_type_ids, embeddings.token_type.shape[0])
+        self.check_ids(input_ids, token_type_ids, position_ids)
         bias = attention_bias(attention_mask, segment_ids)
         x = self.embeddings(input_ids, position_ids, token_type_ids, fold_rows(rngs, 0))
         hidden_states, attentions = [x], []
@@ -134,3 +168,11 @@ class Encoder(nnx.Module):
         return EncoderOutput(
             x, tuple(hidden_states) if output_hidden_states else None, tuple(attentions) if output_attentions else None
         )
+
+    def check_ids(self, input_ids: Ids, token_type_ids: Ids | None = None, position_ids: Ids | None = None) -> None:
+        """Raise InputError for an id that has no row in its table, as far as the ids can be seen."""
+        embeddings = self.embeddings
+        _check_range("input_ids", input_ids, embeddings.word.shape[0])
+        _check_range("position_ids", position_ids, embeddings.max_length)
+        if hasattr(embeddings, "token_type"):
+            _check_range("token_type_ids", token_type_ids, embeddings.token_type.shape[0])

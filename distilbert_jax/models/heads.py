@@ -1,4 +1,4 @@
-"""The heads on the shared encoder. A family's classes (`bert`, `distilbert`) give them its names of parameters.
+"""The heads on the encoder. A family's classes (`bert`, `distilbert`) name its record.
 
 The classes here choose the family by a directory's `model_type`: `MaskedLM.from_pretrained(…)` returns a `BertForMaskedLM` or a
 `DistilBertForMaskedLM`.
@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.models.encoder import Encoder, EncoderOutput
+from distilbert_jax.models.encoder import EncoderOutput, encoder_of
 from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, einsum, fold_rows, layer_norm
 from distilbert_jax.models.pretrained import PretrainedModel
 
@@ -22,7 +22,7 @@ HEAD_SITE = 10_000  # row keys of a head never meet those of a layer
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class PooledOutput(EncoderOutput):
     """pooler_output float32 [B, D] (BERT's pooler; else None); the rest as in `EncoderOutput`."""
 
@@ -30,7 +30,7 @@ class PooledOutput(EncoderOutput):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class ModelOutput(EncoderOutput):
     """logits float32: [B, T, V] of a masked LM, [B, labels] of a classifier, [B, T, labels] of a token classifier,
     [B, choices] of a multiple choice, [B, 2] (0: the second text follows the first) of next-sentence prediction."""
@@ -39,7 +39,7 @@ class ModelOutput(EncoderOutput):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class QuestionAnsweringOutput(EncoderOutput):
     """start_logits and end_logits float32 [B, T]."""
 
@@ -48,7 +48,7 @@ class QuestionAnsweringOutput(EncoderOutput):
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class PreTrainingOutput(EncoderOutput):
     """prediction_logits float32 [B, T, V] (masked LM) and seq_relationship_logits [B, 2] (next sentence)."""
 
@@ -64,7 +64,7 @@ class MLMHead(nnx.Module):
         self.transform = _linear(config, D, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros((config.vocab_size,)))
-        self.activation = config.hidden_act
+        self.activation = config.family.mlm_activation or config.hidden_act
         self.dtype = dtype
 
     def __call__(self, hidden: Array, table: Array) -> Array:
@@ -78,7 +78,7 @@ class Pooler(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dense = _linear(config, config.hidden_size, dtype=dtype, rngs=rngs)
-        self.activation = jnp.tanh if config.model_type == "bert" else jax.nn.relu
+        self.activation = ACTIVATIONS[config.family.pooler_activation]
 
     def __call__(self, hidden: Array) -> Array:
         """[B, T, D] → [B, D]."""
@@ -95,7 +95,7 @@ def _with(encoded: EncoderOutput, kind: type, **more: Any) -> Any:
 
 
 class EncoderModel(PretrainedModel):
-    """The encoder without a head; BERT's with its pooler, unless `add_pooling_layer=False`."""
+    """The encoder without a head; with its pooler where the family has one, unless `add_pooling_layer=False`."""
 
     bare = True
 
@@ -103,8 +103,8 @@ class EncoderModel(PretrainedModel):
         self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs, add_pooling_layer: bool = True
     ):
         super().__init__(config)
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
-        if add_pooling_layer and config.model_type == "bert":
+        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
+        if add_pooling_layer and config.family.has_pooler:
             self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
 
     def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> PooledOutput:
@@ -121,7 +121,7 @@ class MaskedLM(PretrainedModel):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config)
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
         self.head = MLMHead(config, dtype=dtype, rngs=rngs)
 
     def logits(self, hidden: Array) -> Array:
@@ -139,7 +139,7 @@ class SequenceClassification(PretrainedModel):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config)
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
 
@@ -158,10 +158,9 @@ class TokenClassification(PretrainedModel):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config)
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
-        # The reference's DistilBERT has its classifier dropout for sequences only.
-        self.dropout = config.classifier_dropout if config.model_type == "bert" else config.hidden_dropout
+        self.dropout = getattr(config, config.family.token_dropout)
 
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None, *, rngs: Array | None = None, **inputs: Any
@@ -177,7 +176,7 @@ class QuestionAnswering(PretrainedModel):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config)
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
         self.qa_outputs = _linear(config, 2, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -195,7 +194,7 @@ class MultipleChoice(PretrainedModel):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config)
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, 1, dtype=dtype, rngs=rngs)
 
@@ -243,7 +242,7 @@ class NextSentencePrediction(PretrainedModel):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config)
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
 
@@ -258,7 +257,7 @@ class PreTraining(PretrainedModel):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config)
-        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
         self.head = MLMHead(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)

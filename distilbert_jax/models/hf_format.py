@@ -1,12 +1,13 @@
 """Hugging Face directories (config.json, model.safetensors, tokenizer.json) to NNX modules and back.
 
-The names of tensors come from the table of each family (`bert.NAMES`, `distilbert.NAMES`); a kernel is the transpose of the
+The names of tensors and fields come from the record of each family (`families.Family`); a kernel is the transpose of the
 reference's weight. Only safetensors are read: a pickle runs code when it is opened.
 """
 
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,46 +17,15 @@ from jax.typing import DTypeLike
 from safetensors import SafetensorError
 from safetensors.flax import load_file
 
+from distilbert_jax import families
 from distilbert_jax.base.files import fingerprint_of
-from distilbert_jax.base.hub import FILES, locate
+from distilbert_jax.base.hub import locate, model_files
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError, warn_once
+from distilbert_jax.families import Family
 from distilbert_jax.models.params import Params
 
-_SHARED_FIELDS = ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id")
-CONFIG_FIELDS = {
-    "bert": {name: name for name in _SHARED_FIELDS}
-    | {
-        "hidden_size": "hidden_size",
-        "num_hidden_layers": "num_hidden_layers",
-        "num_attention_heads": "num_attention_heads",
-        "intermediate_size": "intermediate_size",
-        "type_vocab_size": "type_vocab_size",
-        "hidden_act": "hidden_act",
-        "layer_norm_eps": "layer_norm_eps",
-        "hidden_dropout": "hidden_dropout_prob",
-        "attention_dropout": "attention_probs_dropout_prob",
-        "classifier_dropout": "classifier_dropout",
-    },
-    "distilbert": {name: name for name in _SHARED_FIELDS}
-    | {
-        "hidden_size": "dim",
-        "num_hidden_layers": "n_layers",
-        "num_attention_heads": "n_heads",
-        "intermediate_size": "hidden_dim",
-        "hidden_act": "activation",
-        "hidden_dropout": "dropout",
-        "attention_dropout": "attention_dropout",
-        "classifier_dropout": "seq_classif_dropout",
-        "qa_dropout": "qa_dropout",
-    },
-}
 _BUFFERS = re.compile(r"(\.|^)(position_ids|token_type_ids)$")
-_TIED_COPIES = re.compile(r"^cls\.predictions\.decoder\.|^vocab_projector\.weight$")
-_TIED_DECODERS = ("cls.predictions.decoder.weight", "vocab_projector.weight")
-_OTHER_HEADS = re.compile(
-    r"^(cls\.|bert\.pooler\.|vocab_transform\.|vocab_layer_norm\.|vocab_projector\.|pre_classifier\.|classifier\.|qa_outputs\.)"
-)
 
 
 def read_config(path_or_id: str | Path) -> ModelConfig:
@@ -68,15 +38,16 @@ def read_config(path_or_id: str | Path) -> ModelConfig:
         raise InputError(f"{directory}: has no config.json, so it is not a model directory", path=directory) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error})", path=path) from None
-    model_type = found.get("model_type") if isinstance(found, dict) else None
-    if model_type not in tuple(CONFIG_FIELDS):
-        raise InputError(f"{path}: model_type is {model_type!r}; this package reads 'bert' and 'distilbert'", path=path)
-    defaults = ModelConfig.bert_base() if model_type == "bert" else ModelConfig.distilbert_base()
-    values: dict[str, Any] = {"model_type": model_type}
-    for ours, theirs in CONFIG_FIELDS[model_type].items():
+    try:
+        family = families.find(found.get("model_type") if isinstance(found, dict) else None)
+    except InputError as error:
+        raise error.within(path) from None
+    defaults = ModelConfig.of_family(family.name)
+    values: dict[str, Any] = {}
+    for ours, theirs in family.config_fields.items():
         value = found.get(theirs)
-        if ours == "classifier_dropout" and value is None and model_type == "bert":
-            value = found.get("hidden_dropout_prob")
+        if value is None and ours in family.config_fallbacks:
+            value = found.get(family.config_fields[family.config_fallbacks[ours]])
         default = getattr(defaults, ours)
         if type(default) is int and value is not None and type(value) is not int:
             raise InputError(f"{path}: {theirs} is {value!r}, expected a whole number", path=path)
@@ -88,7 +59,7 @@ def read_config(path_or_id: str | Path) -> ModelConfig:
             values["labels"] = tuple(str(labels[key]) for key in sorted(labels, key=int))
         elif "num_labels" in found:
             values["labels"] = tuple(f"LABEL_{i}" for i in range(found["num_labels"]))
-        return ModelConfig(type_vocab_size=values.pop("type_vocab_size", 0), **values)
+        return ModelConfig.of_family(family.name, **values)
     except InputError as error:
         raise error.within(path) from None
     except (TypeError, ValueError) as error:
@@ -97,15 +68,16 @@ def read_config(path_or_id: str | Path) -> ModelConfig:
 
 def hf_config(config: ModelConfig, architecture: str, dtype: DTypeLike = jnp.float32) -> dict[str, Any]:
     """The content of `config.json` for a model of class `architecture`."""
-    values = {theirs: getattr(config, ours) for ours, theirs in CONFIG_FIELDS[config.model_type].items()}
-    if config.model_type == "distilbert":
-        values |= {"sinusoidal_pos_embds": False, "tie_weights_": True}
+    family = config.family
+    values = {theirs: getattr(config, ours) for ours, theirs in family.config_fields.items()} | dict(
+        family.config_extra
+    )
     labels = {str(i): label for i, label in enumerate(config.labels)}
     if len(labels) == 1:  # else transformers' pipeline puts a sigmoid on the score
         values["problem_type"] = "regression"
     return {
         "architectures": [architecture],
-        "model_type": config.model_type,
+        "model_type": family.name,
         **values,
         "id2label": labels,
         "label2id": {label: int(i) for i, label in labels.items()},
@@ -114,14 +86,23 @@ def hf_config(config: ModelConfig, architecture: str, dtype: DTypeLike = jnp.flo
     }
 
 
-def hf_name(names: dict[str, str], path: str) -> str:
+def hf_name(names: Mapping[str, str], path: str) -> str:
     """The reference's tensor name for one of our parameter paths, e.g. `encoder.layers.0.ffn_in.kernel` for BERT gives
-    `bert.encoder.layer.0.intermediate.dense.weight`."""
+    `bert.encoder.layer.0.intermediate.dense.weight`.
+
+    Args:
+        names: of a family, `Family.parameters`.
+
+    Raises:
+        InputError: the family has no name for it.
+    """
     if path in names:
         return names[path]
     module, _, leaf = path.rpartition(".")
     pattern = re.sub(r"\.\d+\.", ".{i}.", module)
     index = re.search(r"\.(\d+)\.", module)
+    if pattern not in names:
+        raise InputError(f"parameter {path}: its family's table of parameters has no {pattern}", field=pattern)
     return names[pattern].format(i=index and index[1]) + (".bias" if leaf == "bias" else ".weight")
 
 
@@ -163,28 +144,26 @@ def has_weights(directory: Path) -> bool:
 def fingerprint(path_or_id: str | Path) -> str:
     """One SHA-256 for all that is read of a model's directory: weights, config and tokenizer."""
     directory = locate(path_or_id)
-    names = sorted({path for pattern in FILES for path in directory.glob(pattern)})
+    names = sorted({path for pattern in model_files() for path in directory.glob(pattern)})
     return hashlib.sha256("".join(f"{path.name} {fingerprint_of(path)}\n" for path in names).encode()).hexdigest()
 
 
-def reference_names(tensors: dict[str, jnp.ndarray], model_type: str) -> dict[str, jnp.ndarray]:
-    """Tensors under today's full names: legacy `gamma`/`beta` renamed, a missing `bert.`/`distilbert.` prefix added."""
+def reference_names(tensors: dict[str, jnp.ndarray], family: Family) -> dict[str, jnp.ndarray]:
+    """Tensors under today's full names: legacy `gamma`/`beta` renamed, the family's prefix added where it is missing, what is there
+    as a tied copy alone under its own name too."""
     renamed = {}
     for name, value in tensors.items():
         name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
         name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-        if re.match(r"(embeddings|encoder|transformer|pooler)\.", name):
-            name = f"{model_type}.{name}"
+        if name.startswith(family.bare):
+            name = f"{family.prefix}{name}"
         renamed[name] = value
-    if "cls.predictions.bias" not in renamed and "cls.predictions.decoder.bias" in renamed:
-        renamed["cls.predictions.bias"] = renamed["cls.predictions.decoder.bias"]
-    return renamed
+    return {original: renamed[copy] for copy, original in family.tied.items() if copy in renamed} | renamed
 
 
 def to_params(
     tensors: dict[str, jnp.ndarray],
-    names: dict[str, str],
-    model_type: str,
+    family: Family,
     shapes: dict[str, jax.ShapeDtypeStruct],
     where: str,
     *,
@@ -200,14 +179,14 @@ def to_params(
         InputError: a tensor of the encoder is missing, a shape contradicts the config, a name is unknown, a decoder is not
             tied to the word embedding, a value is not finite; all are listed.
     """
-    source = reference_names(tensors, model_type)
+    source = reference_names(tensors, family)
     params, problems, initialised = {}, [], []
-    word = source.get(names["encoder.embeddings.word"])
-    for name in _TIED_DECODERS:
-        if "head.bias" in shapes and word is not None and name in source and not jnp.array_equal(source[name], word):
-            problems.append(f"{name} differs from the word embedding, but is tied to it here")
+    for copy, original in family.tied.items() if "head.bias" in shapes else ():
+        if copy in source and not jnp.array_equal(source[copy], source[original]):
+            what = "the word embedding" if original == family.word else original
+            problems.append(f"{copy} differs from {what}, but is tied to it here")
     for path, value in shapes.items():
-        name = hf_name(names, path)
+        name = hf_name(family.parameters, path)
         if name not in source:
             if path.startswith("encoder."):
                 problems.append(f"{name} is missing")
@@ -221,8 +200,8 @@ def to_params(
         params[path] = jnp.asarray(tensor.T if kernel else tensor, jnp.float32)
         if not bool(jnp.isfinite(params[path]).all()):
             problems.append(f"{name} has values that are not finite")
-    left = [name for name in source if not _TIED_COPIES.match(name)]
-    problems += [f"{name} is unknown" for name in left if not (_OTHER_HEADS.match(name) or _BUFFERS.search(name))]
+    left = [name for name in source if name not in family.tied]
+    problems += [f"{name} is unknown" for name in left if not (name.startswith(family.heads) or _BUFFERS.search(name))]
     if problems:
         raise InputError(f"{where}: {len(problems)} tensors do not fit: {'; '.join(problems)}", path=where)
     if initialised and not new_head:

@@ -5,9 +5,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,33 +15,48 @@ from flax import nnx
 from jax.typing import DTypeLike
 from safetensors import SafetensorError
 from safetensors.flax import save_file
+from tokenizers import Tokenizer
 
+from distilbert_jax import families
 from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
+from distilbert_jax.families import Family
+from distilbert_jax.models.compiled import compiled
 from distilbert_jax.models.hf_format import hf_config, hf_name, read_config, read_tensors, reference_names, to_params
-from distilbert_jax.models.params import merge, split
-from distilbert_jax.text.tokenizer import save_tokenizer
+from distilbert_jax.models.params import count, merge, split
+from distilbert_jax.text.tokenizer import BertTokenizer, save_tokenizer
 
 
 class PretrainedModel(nnx.Module):
-    """A model of one family that reads and writes HF directories. Subclasses name their family and its table of names."""
+    """A model of one family that reads and writes HF directories. Subclasses name the record of their family, and what they
+    compute in `__call__`; called on its own, outside of `jax.jit`, that is compiled for few shapes (see `compiled`)."""
 
-    model_type: str
-    names: dict[str, str]
+    family: ClassVar[Family]
     config: ModelConfig
     bare = False  # True: without a head; the reference saves such a model's tensors without the family's prefix
+    __call__: Callable[..., Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.__call__ = compiled(vars(cls)["__call__"])
 
     def __init__(self, config: ModelConfig):
-        if getattr(self, "model_type", config.model_type) != config.model_type:
+        if getattr(self, "family", config.family).name != config.model_type:
             raise InputError(f"{type(self).__name__} cannot hold a model of type {config.model_type!r}")
         self.config = config
 
     @classmethod
     def of_family(cls, model_type: str) -> type[Self]:
-        """This head's class of a family, "bert" or "distilbert"."""
+        """This head's class of a family, such as "bert" or "distilbert".
+
+        Raises:
+            InputError: the family is not registered, or has no class with this head.
+        """
+        family = families.find(model_type)
         for candidate in (cls, *cls.__subclasses__()):
-            if getattr(candidate, "model_type", None) == model_type:
+            if getattr(candidate, "family", None) is family:
                 return candidate
         raise InputError(f"{cls.__name__} cannot hold a model of type {model_type!r}")
 
@@ -82,15 +97,15 @@ class PretrainedModel(nnx.Module):
         directory = locate(path_or_id, revision)
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
         config = ModelConfig(**vars(read_config(directory)) | {k: v for k, v in changes.items() if k in fields})
-        family = cls.of_family(config.model_type)
+        kind = cls.of_family(config.model_type)
         options = {name: value for name, value in changes.items() if name not in fields}
-        draw = lambda: family(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
+        draw = lambda: kind(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
         graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
         tensors = read_tensors(directory)
         for path in shapes:
             if path.startswith(tuple(reinitialise)):
-                tensors.pop(hf_name(family.names, path), None)
-        params = to_params(tensors, family.names, config.model_type, shapes, str(path_or_id), new_head=new_head)
+                tensors.pop(hf_name(kind.family.parameters, path), None)
+        params = to_params(tensors, kind.family, shapes, str(path_or_id), new_head=new_head)
         if len(params) < len(shapes):
             params = {path: params.get(path, value) for path, value in split(draw())[1].items()}
         return merge(graphdef, params)
@@ -104,23 +119,33 @@ class PretrainedModel(nnx.Module):
         """
         directory = locate(path_or_id)
         config = read_config(directory)
-        family = cls.of_family(config.model_type)
-        _, shapes = split(nnx.eval_shape(lambda: family(config, rngs=nnx.Rngs(0))))
-        found = reference_names(read_tensors(directory), config.model_type)
-        return all(hf_name(family.names, path) in found for path in shapes)
+        kind = cls.of_family(config.model_type)
+        _, shapes = split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
+        found = reference_names(read_tensors(directory), kind.family)
+        return all(hf_name(kind.family.parameters, path) in found for path in shapes)
 
-    def save_pretrained(self, directory: str | Path, tokenizer: Any = None, *, dtype: DTypeLike = jnp.float32) -> None:
-        """Write config.json, model.safetensors (the reference's names, the tied decoder once) and, when a
-        `tokenizers.Tokenizer` is given, its files. An older model in the directory is replaced file by file.
+    def num_parameters(self) -> int:
+        """Number of parameters; the tied decoder is one table with the embedding and counts once."""
+        return count(split(self)[1])
+
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        tokenizer: BertTokenizer | Tokenizer | None = None,
+        *,
+        dtype: DTypeLike = jnp.float32,
+    ) -> None:
+        """Write config.json, model.safetensors (the reference's names, the tied decoder once) and, when a tokenizer is given,
+        its files. An older model in the directory is replaced file by file.
 
         Args:
             dtype: of the file. A model that was read from a bfloat16 file gives that file's bits back with `jnp.bfloat16`.
         """
         tensors = {}
         for path, value in split(self)[1].items():
-            name = hf_name(self.names, path)
+            name = hf_name(self.family.parameters, path)
             tensor = np.asarray(value).T if path.endswith(".kernel") else np.asarray(value)
-            tensors[name.removeprefix(f"{self.model_type}.") if self.bare else name] = jnp.asarray(tensor, dtype)
+            tensors[name.removeprefix(self.family.prefix) if self.bare else name] = jnp.asarray(tensor, dtype)
         config = json.dumps(hf_config(self.config, type(self).__name__, dtype), indent=2) + "\n"
 
         def write(partial: Path) -> None:
@@ -134,6 +159,6 @@ class PretrainedModel(nnx.Module):
             # safetensors lets none but the file's owner read it.
             shutil.copymode(partial / "config.json", partial / "model.safetensors")
             if tokenizer is not None:
-                save_tokenizer(tokenizer, partial, model_max_length=self.config.max_position_embeddings)
+                save_tokenizer(tokenizer, partial, model_max_length=self.config.max_length)
 
         write_directory(directory, write)

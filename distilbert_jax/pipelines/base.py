@@ -14,11 +14,11 @@ from jax.typing import DTypeLike
 
 from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError
+from distilbert_jax.models.compiled import padded_length
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.text.tokenizer import BertTokenizer, Row, announce_cut, check_fit, stack
 
-_SHORTEST = 16  # tokens; a length is padded to this times a power of 2
 _WINDOW = 8  # batches that are tokenized and sorted by length at once
 
 Text = str | tuple[str, str]
@@ -39,7 +39,7 @@ class Forward:
 
     def __init__(self, model: PretrainedModel, compute: Callable[..., jax.Array], *, pad_id: int, batch_size: int):
         graphdef, self._params = split(model)
-        self._longest = model.config.max_position_embeddings
+        self._longest = model.config.max_length
         self._pad_id, self._batch_size = pad_id, batch_size
         self._sizes = sorted({1, min(8, batch_size), batch_size})
         self._jitted = jax.jit(
@@ -62,10 +62,8 @@ class Forward:
             for start in range(0, len(alike), self._batch_size):
                 chunk = alike[start : start + self._batch_size]
                 size = next(size for size in self._sizes if size >= len(chunk))
-                length = _SHORTEST << max(0, (len(rows[chunk[0]].ids) - 1) // _SHORTEST).bit_length()
-                batch = stack(
-                    [rows[i] for i in chunk], self._pad_id, batch_size=size, length=min(length, self._longest)
-                )
+                length = padded_length(len(rows[chunk[0]].ids), self._longest)
+                batch = stack([rows[i] for i in chunk], self._pad_id, batch_size=size, length=length)
                 if positions:
                     batch["positions"] = np.zeros((size, width[chunk[0]]), np.int32)
                     for row, i in enumerate(chunk):
@@ -110,11 +108,17 @@ class Pipeline:
             batch_size = 8 if jax.default_backend() == "cpu" else 64
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size}: expected 1 or more", field="batch_size")
+        self._name, self._dtype = str(path_or_id), jnp.dtype(dtype)
+        # The model first: one of an unknown family is named as such, not by its special tokens.
+        self.model = self._kind.from_pretrained(path_or_id, revision=revision, dtype=self._dtype, **self._loading)
         self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
-        self.model = self._kind.from_pretrained(path_or_id, revision=revision, dtype=jnp.dtype(dtype), **self._loading)
         check_fit(self.tokenizer.tokenizer, self.model.config.vocab_size, str(path_or_id))
         self.batch_size = batch_size
         self._forward = Forward(self.model, self._compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size)
+
+    def __repr__(self) -> str:
+        size = f"{self.model.num_parameters():,} parameters"
+        return f"{type(self).__name__}({self._name!r}, {type(self.model).__name__}, {size}, {self._dtype})"
 
     def _over(
         self,

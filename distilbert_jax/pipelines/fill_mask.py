@@ -103,7 +103,7 @@ class FillMask(Pipeline):
         """The ids of a target: a token of the vocabulary as it stands, else the pieces that the tokenizer makes of it."""
         check_text(target, "target")
         token = self.tokenizer.token_to_id(target)
-        pieces = self.tokenizer.encode(target, add_special_tokens=False).ids if token is None else [token]
+        pieces = self.tokenizer.encode(target, add_special_tokens=False) if token is None else [token]
         if not pieces:
             raise InputError(f"target {target!r} is empty: it has no word to score")
         return tuple(pieces)
@@ -230,10 +230,10 @@ class FillMask(Pipeline):
     def _sequence(self, ids: np.ndarray, *, special: bool) -> str:
         """A filled text, with or without special tokens; a mask filled with padding is left out, as in the reference."""
         ids = ids[ids != self.tokenizer.ids.pad]
-        return self.tokenizer.decode(ids.tolist(), skip_special_tokens=not special)
+        return self.tokenizer.decode(ids, skip_special_tokens=not special)
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode([int(token) for token in tokens], skip_special_tokens=False)
+        return self.tokenizer.decode(tokens)
 
 
 def _of_masks(per_mask: list[list[dict[str, Any]]], text: str) -> Answers:

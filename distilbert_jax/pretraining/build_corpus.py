@@ -16,7 +16,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -27,9 +26,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from distilbert_jax.base.files import atomic_file, read_json, sha256_of, write_array, write_json
-from distilbert_jax.base.parsing import call
 from distilbert_jax.base.progress import progress
-from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.corpus import FORMAT, Corpus, id_dtype
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, save_tokenizer, special_ids
@@ -337,44 +335,3 @@ def _completed(
 
 def totals(corpus: Corpus) -> str:
     return "{documents:,} documents, {lines:,} lines, {tokens:,} tokens".format(**corpus.manifest)
-
-
-def command(
-    text: tuple[Path, ...],
-    tokenizer: str,
-    out: Path,
-    processes: int | None = None,
-    hosts: int = 1,
-    host: int | None = None,
-) -> None:
-    """Turn text files into a corpus of token shards.
-
-    Several hosts that share a file system each run the command with the same `--hosts` and a `--host` of their own. Each reads all
-    text but tokenizes only its shards; the last to end completes the corpus. For a host that was lost, run its command again,
-    or the command without these two options, which makes what is missing.
-
-    Args:
-        text: .txt, .txt.xz or .txt.gz files, UTF-8, a blank line between documents.
-        tokenizer: directory or hub id of a model with tokenizer.json or vocab.txt, or a tokenizer.json.
-        out: directory for the corpus.
-        processes: how many tokenize at the same time; all cores if not given.
-        hosts: among how many hosts the shards are divided.
-        host: which of them this is, from 0.
-    """
-    if hosts < 1:
-        raise InputError(f"--hosts {hosts}: expected at least 1", field="--hosts")
-    if hosts > 1 and host is None:
-        raise InputError(f"--hosts {hosts}: say with --host 0 … {hosts - 1} which of them this is", field="--hosts")
-    start = time.monotonic()
-    share = build_share(text, load_tokenizer(tokenizer), out, hosts=hosts, host=host or 0, processes=processes)
-    part = "" if hosts == 1 else f"host {host} of {hosts}, its "
-    part += f"{share.shards} shards ({share.shards - share.made} found finished), {time.monotonic() - start:.1f} s, in {out}"
-    if share.corpus:
-        print(f"corpus: {totals(share.corpus)}{' in' if hosts == 1 else ';'} {part}")
-    else:
-        print(f"{part}; not complete yet: shards of host {', '.join(map(str, share.missing))} are missing")
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        call(command, "distilbert_jax.pretraining.build_corpus")

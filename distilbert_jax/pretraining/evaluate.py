@@ -163,7 +163,7 @@ def evaluate_mlm(
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: expected 1 or more")
     for directory in filter(None, (model, teacher)):
-        if length > (longest := read_config(directory).max_position_embeddings):
+        if length > (longest := read_config(directory).max_length):
             raise InputError(f"--length {length} is beyond the {longest} positions of {directory}", field="--length")
         if sequences == "pair" and read_config(directory).type_vocab_size < 2:
             raise InputError(

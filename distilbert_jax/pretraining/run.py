@@ -4,8 +4,8 @@ import contextlib
 import statistics
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 
@@ -123,13 +123,25 @@ def _warn_if_worse(directory: Path) -> None:
         )
 
 
-def dry_run(config: PretrainConfig, *, warmup: int = 2, measured: int = 10) -> dict[str, float | int | None]:
-    """What a run will take, from its compiled step and a few measured ones. Nothing of the run is written.
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a run will take."""
 
-    Returns:
-        `parameters`, `teacher_parameters` (0 without one), `flops_per_token`, `tokens` of the whole run, `epochs`, `memory_bytes`
-        of the step on each device and what the device has (`memory_limit`, None where it does not say), `seconds_per_step`
-        (median), `tokens_per_second`, `mfu` (None where the peak is not known), `hours`.
+    parameters: int
+    teacher_parameters: int  # 0 without one
+    flops_per_token: float
+    tokens: int  # of the whole run
+    epochs: float
+    memory_bytes: int  # of the step, on each device
+    memory_limit: int | None  # what the device has; None where it does not say
+    seconds_per_step: float  # median
+    tokens_per_second: float
+    mfu: float | None  # share of the devices' peak, 0 … 1; None where the peak is not known
+    hours: float
+
+
+def dry_run(config: PretrainConfig, *, warmup: int = 2, measured: int = 10) -> Estimate:
+    """What a run will take, from its compiled step and a few measured ones. Nothing of the run is written.
 
     Raises:
         InputError: for whatever does not fit.
@@ -148,36 +160,36 @@ def dry_run(config: PretrainConfig, *, warmup: int = 2, measured: int = 10) -> d
     median = statistics.median(seconds[warmup:])
     tokens = config.data.batch_size * config.data.length
     teacher_params = sharding.cut_vocabulary(teacher.params, teacher.config.vocab_size) if teacher else {}
-    return {
-        "parameters": setup.parameters,
-        "teacher_parameters": count(teacher_params),
-        "flops_per_token": setup.step_flops / tokens,
-        "tokens": config.steps * tokens,
-        "epochs": config.steps * config.data.batch_size / len(setup.rows),
+    return Estimate(
+        parameters=setup.parameters,
+        teacher_parameters=count(teacher_params),
+        flops_per_token=setup.step_flops / tokens,
+        tokens=config.steps * tokens,
+        epochs=config.steps * config.data.batch_size / len(setup.rows),
         **cost.memory(step),
-        "seconds_per_step": median,
-        "tokens_per_second": tokens / median,
-        "mfu": cost.utilisation(setup.step_flops / median, config.run.dtype),
-        "hours": config.steps * median / 3600,
-    }
+        seconds_per_step=median,
+        tokens_per_second=tokens / median,
+        mfu=cost.utilisation(setup.step_flops / median, config.run.dtype),
+        hours=config.steps * median / 3600,
+    )
 
 
 def _duration(hours: float) -> str:
     return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
 
 
-def estimate(found: dict[str, Any]) -> str:
-    """What `dry_run` found, as lines."""
-    teacher = f", its teacher {found['teacher_parameters']:,}" if found["teacher_parameters"] else ""
-    limit = f" of {found['memory_limit'] / 1e9:.1f}" if found["memory_limit"] else ""
-    share = f", {found['mfu']:.1%} of the devices' peak" if found["mfu"] is not None else ""
+def estimate(taken: Estimate) -> str:
+    """What `dry_run` says a run takes, as lines."""
+    teacher = f", its teacher {taken.teacher_parameters:,}" if taken.teacher_parameters else ""
+    limit = f" of {taken.memory_limit / 1e9:.1f}" if taken.memory_limit else ""
+    share = f", {taken.mfu:.1%} of the devices' peak" if taken.mfu is not None else ""
     return (
-        f"parameters          {found['parameters']:,}{teacher}\n"
-        f"FLOPs a token       {found['flops_per_token']:.3g}\n"
-        f"tokens              {found['tokens']:,}, {found['epochs']:.1f} epochs\n"
-        f"memory of a device  {found['memory_bytes'] / 1e9:.2f}{limit} GB for the step\n"
-        f"speed               {found['tokens_per_second']:,.0f} tokens/s{share}\n"
-        f"time                {found['seconds_per_step']:.3f} s a step, {_duration(found['hours'])} in all"
+        f"parameters          {taken.parameters:,}{teacher}\n"
+        f"FLOPs a token       {taken.flops_per_token:.3g}\n"
+        f"tokens              {taken.tokens:,}, {taken.epochs:.1f} epochs\n"
+        f"memory of a device  {taken.memory_bytes / 1e9:.2f}{limit} GB for the step\n"
+        f"speed               {taken.tokens_per_second:,.0f} tokens/s{share}\n"
+        f"time                {taken.seconds_per_step:.3f} s a step, {_duration(taken.hours)} in all"
     )
 
 

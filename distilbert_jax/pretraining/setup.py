@@ -135,10 +135,11 @@ def initial_model(
         return _with_unigram_bias(family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed)), init, counts)
     source = load_teacher(init.source, tokenizer, "init.source", dtype, head=head, new_head=True)
     _with_unigram_bias(source, init, counts)
-    if config.model.model_type == "bert":
+    if not config.model.family.student:
         if source.config != config.model:
             raise InputError(
-                f"init.source = {init.source}: not the architecture that config.model gives; BERT takes all or nothing",
+                f"init.source = {init.source}: not the architecture that config.model gives; {config.model.family.title} takes "
+                "all or nothing",
                 field="init.source",
             )
         return source
@@ -241,8 +242,8 @@ def _check_pair(config: PretrainConfig, teacher: MaskedLM) -> None:
             f"{teacher.config.hidden_size} and the model {config.model.hidden_size}: set --loss.alpha-cos 0",
             field="loss.alpha_cos",
         )
-    if config.data.length > teacher.config.max_position_embeddings:
+    if config.data.length > teacher.config.max_length:
         raise InputError(
-            f"data.length = {config.data.length} is beyond the teacher's {teacher.config.max_position_embeddings} positions",
+            f"data.length = {config.data.length} is beyond the teacher's {teacher.config.max_length} positions",
             field="data.length",
         )

@@ -1,7 +1,8 @@
-"""The model card's own examples, run again: three prompts, five words each, and their published scores."""
+"""Model card of distilbert-base-uncased, its own examples run again: three prompts, five words each, and their published scores."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Group
 from rich.table import Table
@@ -11,8 +12,9 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.pipelines import FillMask
 
 
-class Published(NamedTuple):
-    """One word of the card: the piece, its id in the vocabulary of bert-base-uncased, and its probability."""
+@dataclass(frozen=True)
+class Published:
+    """A word that fills a mask: the piece, its id in the vocabulary of bert-base-uncased, and its probability."""
 
     token_str: str
     token: int
@@ -46,13 +48,20 @@ CARD = {
 TOLERANCE = 1e-4  # the closest two neighbours on the card are 1.2e-4 apart
 
 
-def check_card(fill: FillMask, published: Mapping[str, Sequence[Published]] = CARD) -> list[dict[str, Any]]:
-    """Fill the masks of the card and compare rank by rank.
+@dataclass(frozen=True)
+class CardRow:
+    """One rank of a prompt of the card, as it is published and as a model answers."""
 
-    Returns:
-        For each prompt and rank `{"prompt", "rank", "expected", "found", "difference", "ok"}`. `expected` and `found` are
-        `{"token", "token_str", "score"}`; `difference` is found − expected score, None where another token is found; `ok` says
-        that the token is the same and the score within 1e-4.
+    prompt: str
+    rank: int  # from 1
+    expected: Published
+    found: Published
+    difference: float | None  # found − expected score; None where another token is found
+    ok: bool  # the token is the same, and the score within 1e-4
+
+
+def check_card(fill: FillMask, published: Mapping[str, Sequence[Published]] = CARD) -> list[CardRow]:
+    """Fill the masks of the card and compare rank by rank.
 
     Raises:
         InputError: the vocabulary has another id for one of the tokens, so that nothing could be compared.
@@ -66,39 +75,31 @@ def check_card(fill: FillMask, published: Mapping[str, Sequence[Published]] = CA
             )
     rows = []
     for prompt, answers in published.items():
-        for rank, (expected, found) in enumerate(zip(answers, fill(prompt, top_k=len(answers)), strict=True), 1):
-            same = found["token"] == expected.token
-            difference = found["score"] - expected.score if same else None
-            rows.append(
-                {
-                    "prompt": prompt,
-                    "rank": rank,
-                    "expected": expected._asdict(),
-                    "found": {name: found[name] for name in Published._fields},
-                    "difference": difference,
-                    "ok": same and abs(difference) <= TOLERANCE,
-                }
-            )
+        for rank, (expected, answer) in enumerate(zip(answers, fill(prompt, top_k=len(answers)), strict=True), 1):
+            own = Published(answer["token_str"], answer["token"], answer["score"])
+            difference = own.score - expected.score if own.token == expected.token else None
+            ok = difference is not None and abs(difference) <= TOLERANCE
+            rows.append(CardRow(prompt, rank, expected, own, difference, ok))
     return rows
 
 
-def table(rows: Sequence[dict[str, Any]]) -> Group:
+def table(rows: Sequence[CardRow]) -> Group:
     """`check_card` for the terminal or a notebook: a table a prompt, and the result in one line."""
     parts: list[Any] = []
-    for prompt in dict.fromkeys(row["prompt"] for row in rows):
+    for prompt in dict.fromkeys(row.prompt for row in rows):
         view = Table("", title=Text(prompt), title_justify="left")
         for column in ("published", "id", "score", "found", "id", "score", "off by"):
             view.add_column(column, justify="left" if column in ("published", "found") else "right")
         for row in rows:
-            if row["prompt"] == prompt:
-                cells = [str(row["rank"])]
-                for one in (row["expected"], row["found"]):
-                    cells += [one["token_str"], str(one["token"]), f"{one['score']:.5f}"]
-                said = "differs" if row["difference"] is None else f"{row['difference']:+.1e}"
-                view.add_row(*map(Text, cells), Text(said, "" if row["ok"] else "bold red"))
+            if row.prompt == prompt:
+                cells = [str(row.rank)]
+                for one in (row.expected, row.found):
+                    cells += [one.token_str, str(one.token), f"{one.score:.5f}"]
+                said = "differs" if row.difference is None else f"{row.difference:+.1e}"
+                view.add_row(*map(Text, cells), Text(said, "" if row.ok else "bold red"))
         parts.append(view)
-    said = f"{sum(row['ok'] for row in rows)} of {len(rows)} as published, scores to {TOLERANCE:.0e}"
-    if differences := [abs(row["difference"]) for row in rows if row["difference"] is not None]:
+    said = f"{sum(row.ok for row in rows)} of {len(rows)} as published, scores to {TOLERANCE:.0e}"
+    if differences := [abs(row.difference) for row in rows if row.difference is not None]:
         said += f"; largest difference {max(differences):.1e}"
     parts.append(Text(said))
     return Group(*parts)

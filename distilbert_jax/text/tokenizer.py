@@ -2,12 +2,13 @@
 
 import copy
 import dataclasses
+import difflib
 import functools
 import hashlib
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -23,17 +24,19 @@ from tokenizers import (
     processors,
 )
 
+from distilbert_jax import families
 from distilbert_jax.base.files import atomic_file, read_json, write_json
 from distilbert_jax.base.hub import locate
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.families import BERT_TOKENIZER, TokenizerKind
 
-SPECIAL_TOKENS = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+SPECIAL_TOKENS = BERT_TOKENIZER.special_tokens
 _LONGEST = 512  # BERT's positions, where no file says how many there are
 
 
 @dataclasses.dataclass(frozen=True)
 class SpecialIds:
-    """Ids of BERT's special tokens."""
+    """Ids of the special tokens by role."""
 
     pad: int
     unk: int
@@ -59,7 +62,8 @@ def bert_tokenizer(vocabulary: dict[str, int], normalizer: normalizers.Normalize
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
-    """Load a tokenizer from a `tokenizer.json`, or from a directory or hub id that has one or else BERT's `vocab.txt`.
+    """Load a tokenizer from a `tokenizer.json`, or from a directory or hub id that has one or else the files of a registered
+    family, such as BERT's `vocab.txt`.
 
     Truncation and padding are switched off: some published files have them on, and would cut every line of a corpus.
 
@@ -70,10 +74,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
     if not file.is_file():
         directory = locate(path, revision)
         file = directory / "tokenizer.json"
-    if not file.is_file() and (directory / "vocab.txt").is_file():
-        tokenizer = _load_vocabulary(directory)
-    elif not file.is_file():
-        raise InputError(f"{path}: no tokenizer.json or vocab.txt in this directory", path=path)
+    if not file.is_file():
+        tokenizer = _load_others(directory, path)
     else:
         try:
             tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
@@ -82,6 +84,16 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _load_others(directory: Path, path: str | Path) -> Tokenizer:
+    """The tokenizer of a directory without tokenizer.json."""
+    kinds = families.tokenizers()
+    for kind in kinds:
+        if all((directory / name).is_file() for name in kind.files):
+            return (kind.load or _load_vocabulary)(directory)
+    names = " or ".join(" with ".join(kind.files) for kind in kinds)
+    raise InputError(f"{path}: no tokenizer.json or {names} in this directory", path=path)
 
 
 def _load_vocabulary(directory: Path) -> Tokenizer:
@@ -103,21 +115,31 @@ def _load_vocabulary(directory: Path) -> Tokenizer:
     return bert_tokenizer({token: index for index, token in enumerate(tokens)}, normalizer)
 
 
-def save_tokenizer(tokenizer: Tokenizer, directory: str | os.PathLike, *, model_max_length: int = 512) -> None:
+def save_tokenizer(
+    tokenizer: "Tokenizer | BertTokenizer", directory: str | os.PathLike, *, model_max_length: int = 512
+) -> None:
     """Write `tokenizer.json` and `tokenizer_config.json`, so that `transformers.AutoTokenizer` loads the directory.
 
     Args:
         model_max_length: tokens that the model has positions for.
+
+    Raises:
+        InputError: what is given is no tokenizer of these kinds.
     """
+    tokenizer = tokenizer.tokenizer if isinstance(tokenizer, BertTokenizer) else tokenizer
+    if not isinstance(tokenizer, Tokenizer):
+        raise InputError(
+            f"tokenizer is a {type(tokenizer).__module__}.{type(tokenizer).__name__}; expected a BertTokenizer or a "
+            "tokenizers.Tokenizer",
+            field="tokenizer",
+        )
     directory = Path(directory)
-    normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
+    kind = kind_of(tokenizer)
     settings = {
-        "tokenizer_class": "BertTokenizer",
+        "tokenizer_class": kind.name,
         "model_max_length": model_max_length,
-        "do_lower_case": normalizer.get("lowercase", False),
-        "strip_accents": normalizer.get("strip_accents"),
-        "tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True),
-        **{f"{name}_token": token for name, token in SPECIAL_TOKENS.items()},
+        **kind.settings(json.loads(tokenizer.to_str())),
+        **{f"{role}_token": token for role, token in kind.special_tokens.items()},
     }
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(directory / "tokenizer.json") as file:
@@ -138,28 +160,42 @@ def entries(tokenizer: Tokenizer) -> int:
 
 
 def check_fit(tokenizer: Tokenizer, embeddings: int, where: str) -> None:
-    """Raise InputError unless every piece has one of an embedding's rows, and a text comes between [CLS] and [SEP]."""
+    """Raise InputError unless every piece has one of an embedding's rows, and a text comes between [CLS] and [SEP], by whatever
+    names."""
     if entries(tokenizer) > embeddings:
         raise InputError(
             f"{where}: its tokenizer needs {entries(tokenizer)} rows, the embedding has only {embeddings}", path=where
         )
     ids, framed = special_ids(tokenizer), tokenizer.encode("a").ids
     if framed[:1] != [ids.cls] or framed[-1:] != [ids.sep]:
+        kind = kind_of(tokenizer)
         raise InputError(
-            f"{where}: its tokenizer puts no [CLS] before a text and no [SEP] behind: not that of a BERT", path=where
+            f"{where}: its tokenizer puts no {kind.cls} before a text and no {kind.sep} behind: no {kind.name}",
+            path=where,
         )
 
 
+def kind_of(tokenizer: Tokenizer) -> TokenizerKind:
+    """The kind, among those of the registered families, whose special tokens the tokenizer has; BERT's where there is none."""
+    has = lambda kind: all(tokenizer.token_to_id(token) is not None for token in kind.special_tokens.values())
+    return next(filter(has, families.tokenizers()), BERT_TOKENIZER)
+
+
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """Ids of [PAD], [UNK], [CLS], [SEP] and [MASK].
+    """Ids of the special tokens by role: of BERT's [PAD], [UNK], [CLS], [SEP] and [MASK], or those of another family.
 
     Raises:
         InputError: the tokenizer lacks one of them.
     """
-    ids = {name: tokenizer.token_to_id(token) for name, token in SPECIAL_TOKENS.items()}
-    missing = [SPECIAL_TOKENS[name] for name, index in ids.items() if index is None]
+    tokens = kind_of(tokenizer).special_tokens
+    ids = {role: tokenizer.token_to_id(token) for role, token in tokens.items()}
+    missing = [tokens[role] for role, index in ids.items() if index is None]
     if missing:
-        raise InputError(f"the tokenizer has no {' '.join(missing)}: a tokenizer of BERT's kind is needed")
+        known = ", ".join(families.known())
+        raise InputError(
+            f"the tokenizer has no {' '.join(missing)}: a tokenizer of a known family is needed ({known})",
+            hint="import the module that registers its family first",
+        )
     return SpecialIds(**ids)
 
 
@@ -200,22 +236,31 @@ def announce_cut(cut: int, texts: int, max_length: int) -> None:
 
 
 class BertTokenizer:
-    """BERT's tokenizer, which is DistilBERT's too: called with texts, it gives what a model is called with.
+    """BERT's tokenizer, which is DistilBERT's too, or another registered family's: called with texts, it gives
+    what a model is called with.
 
     >>> tokenizer = BertTokenizer.from_pretrained("path/to/distilbert-base-uncased")
     >>> model(**tokenizer("Replace me by any text you'd like.")).last_hidden_state
 
-    Every attribute that is not named here (`encode`, `decode`, `token_to_id`, …) is that of the `tokenizers.Tokenizer` it holds.
+    What it shares with `transformers.AutoTokenizer` has that one's names and results. Every attribute that is not named here
+    (`token_to_id`, `encode_batch`, …) is that of the `tokenizers.Tokenizer` it holds.
 
     Attributes:
         tokenizer: the `tokenizers.Tokenizer`.
         ids: `SpecialIds`.
-        max_length: tokens that the model has positions for.
+        max_length: tokens that the model has positions for; `model_max_length` is another name of it.
+        pad_token, unk_token, cls_token, sep_token, mask_token: the special tokens, as text.
+        pad_token_id, unk_token_id, cls_token_id, sep_token_id, mask_token_id: their ids.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int = _LONGEST):
         self.tokenizer, self.max_length = tokenizer, max_length
         self.ids = special_ids(tokenizer)
+        kind = kind_of(tokenizer)
+        self.pad_token, self.unk_token, self.cls_token = kind.pad, kind.unk, kind.cls
+        self.sep_token, self.mask_token = kind.sep, kind.mask
+        self.pad_token_id, self.unk_token_id = self.ids.pad, self.ids.unk
+        self.cls_token_id, self.sep_token_id, self.mask_token_id = self.ids.cls, self.ids.sep, self.ids.mask
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path, *, revision: str | None = None) -> Self:
@@ -231,12 +276,88 @@ class BertTokenizer:
         for name, field in (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings")):
             settings = read_json(directory / name) if (directory / name).is_file() else {}
             limit = settings.get(field) if isinstance(settings, dict) else None
+            if name == "config.json" and isinstance(limit, int):
+                limit -= _first_position(settings)
             if isinstance(limit, int) and 0 < limit < 2**31:  # some files say 10³⁰ for "no limit"
                 limits.append(limit)
         return cls(tokenizer, max_length=min(limits, default=_LONGEST))
 
+    def save_pretrained(self, directory: str | os.PathLike) -> None:
+        """Write `tokenizer.json` and `tokenizer_config.json`, see `save_tokenizer`."""
+        save_tokenizer(self, directory, model_max_length=self.max_length)
+
     def __getattr__(self, name: str) -> Any:
-        return getattr(vars(self).get("tokenizer"), name)
+        if not name.startswith("__") and "tokenizer" in vars(self) and hasattr(self.tokenizer, name):
+            return getattr(self.tokenizer, name)
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; {_nearest(name, dir(self))}")
+
+    def __dir__(self) -> list[str]:
+        public = (name for name in dir(vars(self).get("tokenizer")) if not name.startswith("_"))
+        return sorted({*super().__dir__(), *public})
+
+    def __repr__(self) -> str:
+        normalizer = self.tokenizer.normalizer
+        case = "lowercase" if normalizer and normalizer.normalize_str("A") == "a" else "cased"
+        return f"{type(self).__name__}(vocab_size={self.vocab_size}, {case}, max_length={self.max_length})"
+
+    def __len__(self) -> int:
+        """Entries of the vocabulary, those included that were added to it later."""
+        return self.tokenizer.get_vocab_size()
+
+    @property
+    def vocab_size(self) -> int:
+        """Entries of the vocabulary, without those that were added to it later."""
+        return self.tokenizer.get_vocab_size(with_added_tokens=False)
+
+    @property
+    def model_max_length(self) -> int:
+        return self.max_length
+
+    def get_vocab(self) -> dict[str, int]:
+        """The id of each token."""
+        return self.tokenizer.get_vocab()
+
+    def tokenize(self, text: str, pair: str | None = None, *, add_special_tokens: bool = False) -> list[str]:
+        """The pieces of a text, or of a pair of texts; nothing is cut."""
+        return self._encoding(text, pair, add_special_tokens).tokens
+
+    def encode(self, text: str, pair: str | None = None, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text, or of a pair of texts, as a list; nothing is cut. For a model's arrays call the tokenizer itself."""
+        return self._encoding(text, pair, add_special_tokens).ids
+
+    def _encoding(self, text: str, pair: str | None, add_special_tokens: bool) -> Encoding:
+        for part in (text,) if pair is None else (text, pair):
+            check_text(part, "the text")
+        return self.tokenizer.encode(text, pair, add_special_tokens=add_special_tokens)
+
+    def decode(self, token_ids: int | Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False) -> str:
+        """The text of one row of ids (a list or an array [T]); ids without a token are left out.
+
+        Raises:
+            InputError: several rows, for which there is `batch_decode`, or what are no ids.
+        """
+        return self.tokenizer.decode(_ids_of(token_ids), skip_special_tokens=skip_special_tokens)
+
+    def batch_decode(
+        self, sequences: Sequence[Sequence[int]] | np.ndarray, *, skip_special_tokens: bool = False
+    ) -> list[str]:
+        """The text of each row of ids, see `decode`."""
+        return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in sequences]
+
+    def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
+        """The id of a token or of each of several; that of `[UNK]` for what the vocabulary lacks."""
+        if not isinstance(tokens, str):
+            return [self.convert_tokens_to_ids(token) for token in tokens]
+        index = self.tokenizer.token_to_id(tokens)
+        return self.ids.unk if index is None else index
+
+    def convert_ids_to_tokens(
+        self, ids: int | Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False
+    ) -> str | list[str | None] | None:
+        """The token of an id or of each of several; None for an id without one."""
+        special = set(vars(self.ids).values()) if skip_special_tokens else ()
+        tokens = [self.tokenizer.id_to_token(index) for index in _ids_of(ids) if index not in special]
+        return tokens[0] if np.ndim(ids) == 0 and tokens else tokens
 
     @functools.cached_property
     def _cutting(self) -> Tokenizer:
@@ -247,36 +368,61 @@ class BertTokenizer:
         texts: str | Sequence[str],
         pairs: str | Sequence[str] | None = None,
         *,
+        padding: bool | str = True,
+        truncation: bool | str = True,
         max_length: int | None = None,
+        return_tensors: str = "np",
+        **unknown: Any,
     ) -> dict[str, np.ndarray]:
-        """Encode one text or several, padded to the longest.
+        """Encode one text or several.
 
         Args:
             pairs: the second text of each row: `[CLS] text [SEP] pair [SEP]`.
-            max_length: tokens to cut longer rows to, the special ones counted; None: `self.max_length`. Of a pair the longer text
-                is cut first. A line on stderr says how many rows were cut.
+            padding: True or "longest": to the longest row; "max_length": to `max_length`; False: rows must be of one length.
+            truncation: True or "longest_first": longer rows are cut to `max_length`, of a pair the longer text first, and a line on
+                stderr says how many were cut; False: a longer row is an error.
+            max_length: tokens of a row at most, the special ones counted; None: `self.max_length`.
+            return_tensors: "np", the only kind; JAX takes NumPy's arrays as they are.
 
         Returns:
             `input_ids`, `token_type_ids` (1 for the second text) and `attention_mask`, int32 [B, T] each; one text is a row.
 
         Raises:
             InputError: a text is empty, no string, or has no partner; `max_length` leaves no room for a word, or is beyond the
-                model's positions.
+                model's positions; an argument or its value is unknown.
         """
+        _check_arguments(unknown)
+        to_longest = _chosen("padding", padding, {True: True, "longest": True, "max_length": False, **_NOT_PADDED})
+        cut_off = _chosen("truncation", truncation, _TRUNCATION)
+        _chosen("return_tensors", return_tensors, {"np": "np"})
         texts, pairs = ([given] if isinstance(given, str) else given for given in (texts, pairs))
         if pairs is not None and len(pairs) != len(texts):
-            raise InputError(f"{len(texts)} texts and {len(pairs)} pairs: expected the same number of both")
+            raise InputError(
+                f"{len(texts)} texts and {len(pairs)} pairs: expected the same number of both", field="pairs"
+            )
         given = list(texts) if pairs is None else list(zip(texts, pairs, strict=True))
-        rows, cut = self.rows(given, max_length=max_length)
+        rows, cut = self.rows(given, max_length=max_length, truncation=cut_off)
         announce_cut(cut, len(rows), max_length or self.max_length)
-        return stack(rows, self.ids.pad)
+        if to_longest is None and len(lengths := sorted({len(row.ids) for row in rows})) > 1:
+            raise InputError(
+                f"padding = False: the rows have {lengths[0]} to {lengths[-1]} tokens, and an array has rows of one length; "
+                "leave padding out, or give one text at a time",
+                field="padding",
+            )
+        return stack(rows, self.ids.pad, length=(max_length or self.max_length) if to_longest is False else None)
 
     def rows(
-        self, texts: Sequence[str | tuple[str, str]], *, max_length: int | None = None, first: int = 1
+        self,
+        texts: Sequence[str | tuple[str, str]],
+        *,
+        max_length: int | None = None,
+        truncation: bool = True,
+        first: int = 1,
     ) -> tuple[list[Row], int]:
         """Texts or pairs of texts as rows of their own lengths, and how many of them were cut to `max_length`.
 
         Args:
+            truncation: False: a text that would be cut is an error.
             first: the number of the first text, for what errors say.
 
         Raises:
@@ -300,6 +446,13 @@ class BertTokenizer:
             if not set(parts) <= set(encoding.sequence_ids):
                 raise InputError(f"text {first + i} is empty: {texts[i]!r} has no word to read", row=first + i)
             if len(encoding) > limit:
+                if not truncation:
+                    raise InputError(
+                        f"text {first + i} has {len(encoding)} tokens, above the limit of {limit}, and truncation is off; shorten "
+                        "it, or leave truncation out",
+                        field="truncation",
+                        row=first + i,
+                    )
                 cut += 1
                 found[i] = self._cut(texts[i], limit)
         return [Row(np.array(e.ids, np.int32), np.array(e.type_ids, np.int32)) for e in found], cut
@@ -307,6 +460,56 @@ class BertTokenizer:
     def _cut(self, text: str | tuple[str, str], limit: int) -> Encoding:
         self._cutting.enable_truncation(limit, strategy="longest_first")
         return self._cutting.encode(*(text if isinstance(text, tuple) else (text,)))
+
+
+def _first_position(config: dict[str, Any]) -> int:
+    """The row of the position table where a config.json's family begins; 0 where the family is not known."""
+    family = families.known().get(config.get("model_type"))
+    pad = config.get("pad_token_id")
+    return family.first_position(family.defaults.get("pad_token_id", 0) if pad is None else pad) if family else 0
+
+
+_NOT_PADDED = {False: None, "do_not_pad": None}
+_TRUNCATION = {True: True, "longest_first": True, False: False, "do_not_truncate": False}
+_ARGUMENTS = ("texts", "pairs", "padding", "truncation", "max_length", "return_tensors")
+_OTHER_NAMES = {
+    "text": "texts",
+    "text_pair": "pairs",
+    "pad_to_max_length": "padding",
+}  # what transformers says for them
+
+
+def _check_arguments(unknown: Mapping[str, Any]) -> None:
+    for name in unknown:
+        hint = f"did you mean {_OTHER_NAMES[name]!r}?" if name in _OTHER_NAMES else nearest(name, _ARGUMENTS)
+        raise InputError(f"{name}: a BertTokenizer has no such argument; {hint}", field=name, hint=hint)
+
+
+def _chosen(name: str, value: Any, choices: Mapping[Any, Any]) -> Any:
+    """What `choices` gives for the value of an argument."""
+    if isinstance(value, bool | str) and value in choices:
+        return choices[value]
+    hint = f"known: {', '.join(map(repr, choices))}"
+    raise InputError(f"{name} = {value!r}: {hint}", field=name, hint=hint)
+
+
+def _ids_of(ids: Any) -> list[int]:
+    """One id, a list or an array [T] of them, as a list."""
+    try:
+        array = np.atleast_1d(np.asarray(ids))
+    except ValueError:  # rows of different lengths
+        array = np.empty((len(ids), 0))
+    if array.ndim > 1:
+        raise InputError(f"ids of {len(array)} rows: expected those of one; several are for batch_decode", field="ids")
+    if array.size and (array.dtype.kind not in "iu" or array.min() < 0):
+        raise InputError(f"ids: expected whole numbers from 0 on, not {ids!r:.60}", field="ids")
+    return [int(index) for index in array]
+
+
+def _nearest(name: str, known: Collection[str]) -> str:
+    """The nearest name, or where names are listed: there are too many to say them all."""
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else "dir() lists what it has"
 
 
 def check_text(text: Any, what: str) -> None:

@@ -2,15 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from distilbert_jax.base.parsing import call
-from distilbert_jax.base.progress import progress
-from distilbert_jax.errors import InputError, one_line_errors
-from distilbert_jax.text.sources import TextSources
-from distilbert_jax.text.tokenizer import SPECIAL_TOKENS, bert_tokenizer, fingerprint, load_tokenizer, save_tokenizer
+from distilbert_jax.errors import InputError
+from distilbert_jax.text.tokenizer import SPECIAL_TOKENS, bert_tokenizer
 
 _SMALLEST_VOCABULARY = 64
 
@@ -83,36 +79,3 @@ def _repeated(words: Counter[str], at_once: int = 1000) -> Iterator[str]:
     for word in sorted(words):
         for done in range(0, words[word], at_once):
             yield " ".join([word] * min(at_once, words[word] - done))
-
-
-def command(text: tuple[Path, ...], vocab_size: int, out: Path, lowercase: bool = True) -> None:
-    """Train a WordPiece tokenizer on text files.
-
-    Args:
-        text: .txt, .txt.xz or .txt.gz files, UTF-8.
-        vocab_size: entries of the vocabulary, special tokens included.
-        out: directory for tokenizer.json and tokenizer_config.json.
-        lowercase: lower-case the text and strip accents, as the uncased models do.
-    """
-    sources = TextSources(text)
-    with progress("reading text", sources.size) as done:
-
-        def lines() -> Iterator[str]:
-            for line in sources.lines():
-                done(sources.position)
-                yield line
-
-        tokenizer = train_wordpiece(lines(), vocab_size, lowercase=lowercase)
-    size = f"{tokenizer.get_vocab_size():,} entries"
-    if (out / "tokenizer.json").exists():
-        if fingerprint(load_tokenizer(out)) != fingerprint(tokenizer):
-            raise InputError(f"{out}: holds another tokenizer; name another directory, or remove this one", path=out)
-        print(f"tokenizer: {size}, found equal in {out}")
-        return
-    save_tokenizer(tokenizer, out)
-    print(f"tokenizer: {size} from {len(text)} file(s), written to {out}")
-
-
-if __name__ == "__main__":
-    with one_line_errors():
-        call(command, "distilbert_jax.text.wordpiece")

@@ -1,8 +1,9 @@
-"""What a step costs: floating-point operations, memory, and the share of the devices' peak that it reaches."""
+"""Cost of a step: floating-point operations, memory, the share of the devices' peak that it reaches; timings of an encoder."""
 
 import resource
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -61,3 +62,39 @@ def peak_memory() -> int:
     if stats := jax.local_devices()[0].memory_stats():
         return stats["peak_bytes_in_use"]
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSpeed:
+    """How fast an encoder reads batches of random tokens without padding: milliseconds a batch over the rounds."""
+
+    median_ms: float
+    min_ms: float
+    max_ms: float
+    tokens_per_second: float  # of the median
+    parameters: int  # of the encoder
+    batch_size: int
+    length: int
+    dtype: str
+    rounds: int
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelativeSpeed:
+    """How many times as fast as its teacher an encoder reads, from rounds that alternate between the two."""
+
+    ratio: float  # of the medians
+    ratio_min: float  # of a round
+    ratio_max: float
+    median_ms: float
+    teacher_median_ms: float
+    tokens_per_second: float  # of the median
+    teacher_tokens_per_second: float
+    parameters: int  # of the encoder
+    teacher_parameters: int
+    batch_size: int
+    length: int
+    dtype: str
+    rounds: int
+    device: str

@@ -13,7 +13,7 @@ from distilbert_jax.base.config_io import differences, read_config, to_json
 from distilbert_jax.base.files import atomic_file, read_json, write_json
 from distilbert_jax.errors import InputError
 
-# Fields that do not change what is computed: they may differ when a run goes on.
+# Fields that do not change what is computed: they may differ when a run goes on. With a dot at the end: all below.
 FREE = (
     "run.directory",
     "run.log_every",
@@ -21,7 +21,7 @@ FREE = (
     "run.save_every",
     "run.keep",
     "mesh.",
-    "data:",  # where a task's files lie; inputs.json says what is in them
+    "data",  # where a task's files lie; inputs.json says what is in them
     "save_model",
     "predict_test",
 )
@@ -42,17 +42,22 @@ def enter(config: Any, directory: Path) -> Path:
     _check_place(directory)
     if recorded.is_file() and _has_begun(directory):
         old = read_config(type(config), recorded)
-        changed = [line for line in differences(old, config) if not line.startswith(FREE)]
+        changed = [difference for difference in differences(old, config) if not _is_free(difference.field)]
         if changed:
             raise InputError(
-                f"{directory}: holds a run of another config ({'; '.join(changed)}): "
+                f"{directory}: holds a run of another config ({'; '.join(map(str, changed))}): "
                 "choose another --run.directory, or remove that one",
                 path=directory,
+                field=changed[0].field,
             )
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(recorded) as file:
         file.write(to_json(config).encode())
     return directory
+
+
+def _is_free(field: str) -> bool:
+    return any(field.startswith(free) if free.endswith(".") else field == free for free in FREE)
 
 
 def _has_begun(directory: Path) -> bool:

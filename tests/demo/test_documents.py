@@ -6,7 +6,7 @@ import pytest
 from pyarrow import parquet
 
 from distilbert_jax.demo import documents as module
-from distilbert_jax.demo.documents import command, is_held_out, plain_paragraphs, python_documents, write_demo
+from distilbert_jax.demo.documents import is_held_out, plain_paragraphs, python_documents, write_demo
 from distilbert_jax.demo.tasks import next_rows, overlap_rows, topic_rows, write_tasks
 from distilbert_jax.errors import InputError
 from distilbert_jax.text.sources import TextSources
@@ -18,9 +18,9 @@ FEW = ("json", "logging", "argparse.py", "ast.py", "heapq.py", "random.py", "tex
 @pytest.fixture(scope="module")
 def documents():
     with pytest.MonkeyPatch.context() as patch:
-        rglob = documents.Path.rglob
+        rglob = module.Path.rglob
         patch.setattr(
-            documents.Path,
+            module.Path,
             "rglob",
             lambda path, pattern: [
                 f for f in rglob(path, pattern) if f.relative_to(path).parts[0] in (*FEW, "unittest")
@@ -88,10 +88,10 @@ Too short."""
 
 def test_held_out_documents_are_decided_by_the_hash_of_their_name():
     names = [f"document {i}" for i in range(4000)]
-    assert sum(map(is_held_out, names)) / 4000 == pytest.approx(documents.HELD_OUT_SHARE, abs=0.015)
+    assert sum(map(is_held_out, names)) / 4000 == pytest.approx(module.HELD_OUT_SHARE, abs=0.015)
     for name in names[:50]:
         share = int(hashlib.sha256(name.encode()).hexdigest(), 16) / 2**256
-        assert is_held_out(name) == (share < documents.HELD_OUT_SHARE)
+        assert is_held_out(name) == (share < module.HELD_OUT_SHARE)
 
 
 def make_documents(family, count, seed):
@@ -163,13 +163,12 @@ def test_task_files_have_glue_columns_and_depend_on_the_seed_alone(tmp_path):
         assert str(first.schema.field("label").type) == ("double" if "overlap" in file else "int64")
 
 
-def test_command_writes_text_and_tasks_once(documents, tmp_path, monkeypatch, capsys):
+def test_text_and_tasks_are_written_once(documents, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "python_documents", lambda: iter(documents))
-    command(tmp_path / "data")
+    manifest, found = write_demo(tmp_path / "data")
+    assert not found
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "data").rglob("*")}
-    assert "written" in capsys.readouterr().out
-    command(tmp_path / "data")
-    assert "found finished" in capsys.readouterr().out
+    assert write_demo(tmp_path / "data") == (manifest, True)
     assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "data").rglob("*")}
     (tmp_path / "data/glue/demo-next/train.parquet").write_bytes(b"")
     (tmp_path / "data/train.txt").write_text("")
@@ -206,5 +205,5 @@ def test_a_source_that_does_not_parse_is_passed_over(tmp_path):
     (tmp_path / "two.py").write_text("print 'Python 2'")
     (tmp_path / "binary.py").write_bytes(b"# \xff\n")
     (tmp_path / "good.py").write_text('"""One."""\ndef f():\n    """Two."""\nclass C:\n    """Three \\d."""\n')
-    assert [documents._docstrings(tmp_path / name) for name in ("two.py", "binary.py")] == [[], []]
-    assert documents._docstrings(tmp_path / "good.py") == ["One.", "Two.", "Three \\d."]
+    assert [module._docstrings(tmp_path / name) for name in ("two.py", "binary.py")] == [[], []]
+    assert module._docstrings(tmp_path / "good.py") == ["One.", "Two.", "Three \\d."]

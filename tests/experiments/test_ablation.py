@@ -3,24 +3,27 @@ from pathlib import Path
 
 import pytest
 
-from distilbert_jax.base.config_io import to_json
+from distilbert_jax.base.config_io import read_config
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
+from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import ablation
+from distilbert_jax.glue.results import SweepRun
 from tests import runs
+from tests.glue.examples import result
 
 
 def test_a_change_is_that_of_pairs_of_one_seed():
-    row = lambda score, **more: {"score": score, "tasks": {"sst2": score}, **more}
+    row = lambda score, **more: ablation.AblationRun(score=score, tasks={"sst2": score}, **more)
     found = ablation.changes(
         {
             "full": [row(80.0, mlm_loss=2.0), row(70.0, mlm_loss=3.0), row(60.0, mlm_loss=4.0)],
             "no_ce": [row(79.0, mlm_loss=2.5), row(71.0, mlm_loss=3.5), row(57.0, mlm_loss=4.5)],
         }
     )
-    assert found["full"]["change"] == 0.0
+    assert found["full"].change == 0.0
     lost = found["no_ce"]
-    assert (lost["score"], lost["change"], lost["change_min"], lost["change_max"]) == (71.0, -1.0, -3.0, 1.0)
-    assert (lost["paper"], lost["mlm_loss"], lost["kl_to_teacher"], lost["seeds"]) == (-2.96, 3.5, None, 3)
+    assert (lost.score, lost.change, lost.change_min, lost.change_max) == (71.0, -1.0, -3.0, 1.0)
+    assert (lost.paper, lost.mlm_loss, lost.kl_to_teacher, lost.seeds) == (-2.96, 3.5, None, 3)
     lines = dict(line.strip("| ").split(" | ", 1) for line in ablation.markdown(found).splitlines()[2:])
     assert lines == {
         "score": "70.0 | 71.0",
@@ -34,18 +37,19 @@ def test_a_change_is_that_of_pairs_of_one_seed():
     }
 
 
-def test_a_folder_without_a_reference_is_refused(tmp_path):
-    runs.refused(lambda: ablation.find_configs(tmp_path), str(tmp_path), "full.py")
-    (tmp_path / "full.py").write_text("")
-    runs.refused(lambda: ablation.find_configs(tmp_path), "at least one config beside it")
+def test_variants_without_a_reference_or_with_nothing_beside_it_are_refused(tmp_path):
+    for names in (("no_ce", "no_cos"), ("full",), ()):
+        with pytest.raises(InputError) as caught:
+            ablation.run_ablation({name: PretrainConfig() for name in names}, FinetuneConfig(), tmp_path / "out")
+        assert caught.value.field == "config"
 
 
 def test_tasks_are_looked_for_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "pretrain", lambda *_: pytest.fail("something was trained"))
-    monkeypatch.setattr(ablation, "find_configs", lambda folder: {"full": None, "no_ce": None})
+    configs = {"full": PretrainConfig(), "no_ce": PretrainConfig()}
     (tmp_path / "sst2").mkdir()
-    glue = write(FinetuneConfig(data=str(tmp_path)), tmp_path / "tuning.py")
-    ask = lambda *tasks: ablation.command(tmp_path, glue, tmp_path / "out", tasks)
+    glue = FinetuneConfig(data=str(tmp_path))
+    ask = lambda *tasks: ablation.run_ablation(configs, glue, tmp_path / "out", tasks)
     runs.refused(lambda: ask("sst2", "rt"), "task 'rt': no such task", "'rte'")
     runs.refused(lambda: ask("sst2", "rte"), f"{tmp_path}: has no folder rte")
 
@@ -54,11 +58,10 @@ def test_what_is_asked_for_is_checked_before_anything_is_trained(tmp_path, monke
     monkeypatch.setattr(ablation, "pretrain", lambda *_: pytest.fail("something was trained"))
     where = lambda directory: runs.change(PretrainConfig(), run__directory=str(directory))
     configs = {"full": where(tmp_path / "a"), "no_ce": where(tmp_path / "b")}
-    monkeypatch.setattr(ablation, "find_configs", lambda folder: configs)
-    glue = write(FinetuneConfig(), tmp_path / "tuning.py")
+    (tmp_path / "tuning.py").write_text("")
 
     def ask(tasks=("sst2",), seeds=(0,), glue_seeds=(0,), out=tmp_path / "out"):
-        ablation.command(tmp_path, glue, out, tasks, seeds, glue_seeds)
+        ablation.run_ablation(configs, FinetuneConfig(), out, tasks, seeds, glue_seeds)
 
     runs.refused(lambda: ask(tasks=()), "--tasks", "one or more, each once")
     runs.refused(lambda: ask(tasks=("sst2", "sst2")), "--tasks sst2 sst2")
@@ -67,7 +70,7 @@ def test_what_is_asked_for_is_checked_before_anything_is_trained(tmp_path, monke
     runs.refused(lambda: ask(seeds=(1, 1)), "--seeds 1 1")
     runs.refused(lambda: ask(out=tmp_path / "tuning.py"), "tuning.py: is a file")
     configs["no_ce"] = where(f"{tmp_path}/b/../a")
-    runs.refused(ask, "full.py and no_ce.py both train in", "a-0")
+    runs.refused(ask, "full and no_ce both train in", "a-0")
     configs["no_ce"] = where("")
     runs.refused(ask, "run.directory of a config is empty")
 
@@ -81,40 +84,32 @@ def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(t
 
     def run_sweep(config, tasks, seeds):
         assert config.model == f"{Path(config.run.directory).parent}/model"
-        return [{"task": task, "score": 50.0 + trained[-1][1]} for task in tasks for seed in seeds]
+        of = lambda task, seed: SweepRun(result(task, seed, 50.0 + trained[-1][1]), Path(config.run.directory))
+        return [of(task, seed) for task in tasks for seed in seeds]
 
     monkeypatch.setattr(ablation, "pretrain", pretrain)
     monkeypatch.setattr(ablation, "run_sweep", run_sweep)
     where = lambda name: runs.change(PretrainConfig(), run__directory=str(tmp_path / name))
-    monkeypatch.setattr(ablation, "find_configs", lambda folder: {"full": where("full"), "no_ce": where("no_ce")})
-    ablation.command(tmp_path, write(FinetuneConfig(), tmp_path / "t.py"), tmp_path / "out", ("sst2",), (1, 2), (0,))
+    configs = {name: where(name) for name in ("full", "no_ce")}
+    ablation.run_ablation(configs, FinetuneConfig(), tmp_path / "out", ("sst2",), (1, 2), (0,))
     assert trained == [("full-1", 1), ("no_ce-1", 1), ("full-2", 2), ("no_ce-2", 2)]
     found = json.loads((tmp_path / "out/results.json").read_text())
     assert [row["score"] for row in found["runs"]["full"]] == [51.0, 52.0]
-
-
-def write(config, path):
-    runs.write_config(config, path)
-    if isinstance(config, FinetuneConfig):
-        path.with_suffix(".json").write_text(to_json(config))
-        path.write_text(path.read_text().replace("PretrainConfig", "FinetuneConfig"))
-    return str(path)
+    assert "mlm_loss" not in found["runs"]["full"][0], "there is no held-out text"
+    assert found["changes"]["full"]["mlm_loss"] is None
+    assert read_config(ablation.AblationResults, tmp_path / "out/results.json").changes["no_ce"].seeds == 2
 
 
 @pytest.mark.slow
 def test_every_config_is_trained_tuned_and_compared_and_found_again(world, tmp_path, capsys):
-    (tmp_path / "configs").mkdir()
     (tmp_path / "glue").mkdir()
     full = runs.distilling(world, tmp_path / "full", data__heldout=world.heldout, steps=4)
-    for name, config in {"full": full, "no_ce": runs.change(full, loss__alpha_ce=0.0)}.items():
-        config = runs.change(config, run__directory=str(tmp_path / name))
-        write(config, tmp_path / "configs" / f"{name}.py")
+    configs = {"full": full, "no_ce": runs.change(full, loss__alpha_ce=0.0, run__directory=str(tmp_path / "no_ce"))}
     sentences = {"sentence": ["reda redb", "bluea blueb"] * 8, "label": [0, 1] * 8}
     for split in ("train", "validation"):
         runs.write_split(tmp_path / "glue", "sst2", split, sentences)
     tuning = FinetuneConfig(data=str(tmp_path / "glue"), length=16, shapes=1, batch_size=8, epochs=1)
-    glue = write(tuning, tmp_path / "tuning.py")
-    ask = lambda: ablation.command(tmp_path / "configs", glue, tmp_path / "out", ("sst2",), (1,), (0,))
+    ask = lambda: ablation.run_ablation(configs, tuning, tmp_path / "out", ("sst2",), (1,), (0,))
     ask()
     first = json.loads((tmp_path / "out/results.json").read_text())
     assert {name: len(rows) for name, rows in first["runs"].items()} == {"full": 1, "no_ce": 1}

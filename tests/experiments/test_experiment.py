@@ -1,7 +1,6 @@
 """A whole experiment, from text to the table, at toy size; and what it refuses."""
 
 import dataclasses
-import importlib
 import json
 import random
 import shutil
@@ -15,16 +14,16 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file, save_file
 
-from configs.miniature.tiers import TIERS
 from distilbert_jax import config as c
 from distilbert_jax.base.config_io import load_config, to_json
-from distilbert_jax.base.parsing import call
-from distilbert_jax.config import ExperimentConfig, Variant
+from distilbert_jax.cli.main import main
+from distilbert_jax.config import ExperimentConfig, Variant, student_config
+from distilbert_jax.configs.miniature import MODELS, TIERS
+from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import experiment
-from distilbert_jax.experiments.experiment import command
+from distilbert_jax.experiments.experiment import run_experiment
 from distilbert_jax.models import BertModel
 from distilbert_jax.models.hf_format import has_weights
-from distilbert_jax.models.student import student_config
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests import runs
 from tests.runs import BERT, ROOT, change, pretraining, refused
@@ -109,9 +108,7 @@ def done(world, prepared):
     line = [
         file, "--text", f"{prepared}/corpus.txt", "--heldout-text", f"{prepared}/heldout.txt", "--data", f"{prepared}/glue",
     ]  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["experiment", *line])
-        call(command, "distilbert_jax.experiments.experiment")
+    main(["experiment", *line])
     return toy(world, prepared), line
 
 
@@ -179,8 +176,7 @@ def test_called_again_it_finds_everything(done, monkeypatch, capsys):
     monkeypatch.setattr("distilbert_jax.pretraining.run._train", lambda *_: pytest.fail("it trains"))
     monkeypatch.setattr("distilbert_jax.finetuning.runs.Tuning.train", lambda *_: pytest.fail("it fine-tunes"))
     monkeypatch.setattr(experiment, "report", lambda *_, **__: None)
-    monkeypatch.setattr("sys.argv", ["experiment", *done[1]])
-    call(command, "distilbert_jax.experiments.experiment")
+    main(["experiment", *done[1]])
     said = capsys.readouterr()
     assert said.out.count("finished before") == 4
     assert said.err.count("finished before") == sum(
@@ -188,27 +184,26 @@ def test_called_again_it_finds_everything(done, monkeypatch, capsys):
     )
 
 
-def test_as_a_module_it_reads_its_config(world, prepared, tmp_path):
+def test_the_command_reads_its_config(world, prepared, tmp_path):
     file = write(toy(world, tmp_path), tmp_path / "e.py")
     shutil.copytree(prepared / "encoder", tmp_path / "encoder")
-    line = [sys.executable, "-m", "distilbert_jax.experiments.experiment", file]
+    line = [sys.executable, "-m", "distilbert_jax", "experiment", file]
     ended = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
     assert f"{tmp_path}/corpus: there is no corpus yet" in ended.stderr
 
 
-def test_stages_and_arms_can_be_chosen(world, prepared, tmp_path, monkeypatch):
+def test_stages_and_variants_can_be_chosen(world, prepared, monkeypatch):
     called = []
     for stage in ("build_corpora", "make", "tune"):
         monkeypatch.setattr(experiment, stage, lambda config, *variant, stage=stage: called.append((stage, *variant)))
     monkeypatch.setattr(experiment, "check", lambda *_: None)
     monkeypatch.setattr(experiment, "compare", lambda _, variants: called.append(("compare", *variants)))
     config = toy(world, prepared)
-    file = write(config, tmp_path / "e.py")
-    command(file, ("glue",), ("cut", "teacher"))
+    run_experiment(config, ("glue",), ("cut", "teacher"))
     assert called == [("tune", config.variants[0]), ("tune", config.variants[3])]
     called.clear()
-    command(file, ("pretrain", "report"), ("triple",))
+    run_experiment(config, ("pretrain", "report"), ("triple",))
     assert called == [("make", config.variants[1]), ("compare", config.variants[1])]
 
 
@@ -228,7 +223,7 @@ def test_the_report_is_of_what_is_there(world, prepared, tmp_path, monkeypatch, 
 
 
 @pytest.mark.slow
-def test_text_is_not_changed_under_arms_that_have_read_it(done, tmp_path, monkeypatch):
+def test_text_is_not_changed_under_variants_that_have_read_it(done, tmp_path, monkeypatch):
     config, line = done
     monkeypatch.setattr(experiment, "build_corpus", lambda *_, **__: pytest.fail("it builds"))
     corpus = {path: path.read_bytes() for path in Path(line[2]).parent.glob("corpus/*") if path.is_file()}
@@ -259,39 +254,43 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
         monkeypatch.setattr(experiment, stage, lambda *_, **__: pytest.fail("it works"))
     config = toy(world, tmp_path)
     shutil.copytree(prepared / "encoder", tmp_path / "encoder")
-    file = write(config, tmp_path / "e.py")
-    refused(lambda: command(file, variants=("tripel",)), "--variants tripel", "did you mean 'triple'?")
-    refused(lambda: command(file, data=f"{tmp_path}/no"), "--data", "no such folder")
-    refused(lambda: command(file, text=(tmp_path / "no.txt",)), "no.txt: no such file")
-    refused(lambda: command(file), f"{tmp_path}/corpus: there is no corpus yet", "--text")
-    refused(lambda: command(file, text=(Path(file),)), f"{tmp_path}/heldout: there is no corpus yet", "--heldout-text")
-    refused(lambda: command(str(tmp_path / "f.py")), "no such config file")
+    run = lambda *args, **options: run_experiment(config, *args, **options)
+    (tmp_path / "e.txt").write_text("text")
+    refused(lambda: run(variants=("tripel",)), "--variants tripel", "did you mean 'triple'?")
+    refused(lambda: main(["experiment", "miniature", "--data", f"{tmp_path}/no"]), "--data", "no such folder")
+    refused(lambda: run(text=(tmp_path / "no.txt",)), "no.txt: no such file")
+    refused(lambda: run(), f"{tmp_path}/corpus: there is no corpus yet", "--text")
+    refused(lambda: run(text=(tmp_path / "e.txt",)), f"{tmp_path}/heldout: there is no corpus yet", "--heldout-text")
+    refused(lambda: main(["experiment", f"{tmp_path}/f.py"]), "no such config file")
     other = dataclasses.replace(
         config.variants[1], pretrain=change(config.variants[1].pretrain, data__corpus="elsewhere")
     )
-    refused(lambda: command(file, variants=("triple", "triple")), "--variants triple triple", "each once")
-    refused(lambda: command(file, stages=()), "--stages", "one or more of corpus, pretrain")
+    refused(lambda: run(variants=("triple", "triple")), "--variants triple triple", "each once")
+    refused(lambda: run(stages=()), "--stages", "one or more of corpus, pretrain")
     for changes, stage, words in (
         ({"tasks": ("ax",)}, "glue", ("task 'ax' has no training data",)),
         ({"tasks": ("rte",)}, "glue", (f"{prepared}/glue: has no folder rte",)),
-        ({"glue": change(config.glue, length=999)}, "glue", ("glue.length = 999: teacher has 32 positions",)),
+        (
+            {"glue": change(config.glue, length=999, data=f"{prepared}/glue")},
+            "glue",
+            ("glue.length = 999: teacher has 32 positions",),
+        ),
         (
             {"variants": (*config.variants, Variant("later", (0,), model="/no/such"))},
             "report",
             ("/no/such: no such directory",),
         ),
     ):
-        given = write(dataclasses.replace(config, **changes), tmp_path / "h.py")
-        refused(lambda given=given, stage=stage: command(given, (stage,), data=f"{prepared}/glue"), *words)
-    refused(lambda: command(file, ("pretrain",)), f"{tmp_path}/corpus: there is no corpus yet", "--stages corpus")
-    refused(
-        lambda: command(file, ("pretrain",), ("triple",)), "triple: begins with", "--stages pretrain --variants teacher"
-    )
+        changes = {"glue": change(config.glue, data=f"{prepared}/glue"), **changes}
+        given = dataclasses.replace(config, **changes)
+        refused(lambda given=given, stage=stage: run_experiment(given, (stage,)), *words)
+    refused(lambda: run(("pretrain",)), f"{tmp_path}/corpus: there is no corpus yet", "--stages corpus")
+    refused(lambda: run(("pretrain",), ("triple",)), "triple: begins with", "--stages pretrain --variants teacher")
     several = dataclasses.replace(config, variants=(config.variants[0], other))
-    refused(lambda: command(write(several, tmp_path / "g.py")), "--text", "2 corpora")
+    refused(lambda: run_experiment(several), "--text", "2 corpora")
 
 
-def test_arms_that_do_not_fit_are_refused(world, prepared):
+def test_variants_that_do_not_fit_are_refused(world, prepared):
     config = toy(world, prepared)
     refused(lambda: dataclasses.replace(config, student="tripel"), "student", "did you mean 'triple'?")
     refused(
@@ -310,7 +309,7 @@ def test_arms_that_do_not_fit_are_refused(world, prepared):
         refused(lambda changes=changes: dataclasses.replace(config, **changes), *changes, "expected")
 
 
-def test_an_arm_of_another_model_than_it_has_is_refused(world, prepared, tmp_path):
+def test_a_variant_of_another_model_than_it_has_is_refused(world, prepared, tmp_path):
     config = toy(world, prepared)
     variant = dataclasses.replace(config.variants[-1], name="given")
     shutil.copytree(prepared / "encoder", tmp_path / "encoder")
@@ -325,7 +324,7 @@ def test_an_arm_of_another_model_than_it_has_is_refused(world, prepared, tmp_pat
     )
 
 
-def test_an_arm_may_have_its_weights_in_several_files_and_must_have_some(world, prepared, tmp_path):
+def test_a_variant_may_have_its_weights_in_several_files_and_must_have_some(world, prepared, tmp_path):
     tensors = load_file(prepared / "encoder/model.safetensors")
     given, half = tmp_path / "given", len(tensors) // 2
     shutil.copytree(prepared / "encoder", given, ignore=shutil.ignore_patterns("model.safetensors"))
@@ -367,7 +366,7 @@ MAY_DIFFER = {
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_the_miniature_differs_in_what_it_says_it_differs_in(tier):
-    found = load_config(f"{ROOT}/configs/miniature/experiment.py:{tier}", ExperimentConfig)
+    found = load_config(f"miniature:{tier}", ExperimentConfig)
     variants = {variant.name: variant.pretrain for variant in found.variants}
     triple = variants["triple"]
     assert triple.init.layers == (0, 2, 5)
@@ -390,13 +389,11 @@ def test_the_miniature_differs_in_what_it_says_it_differs_in(tier):
     assert variants["cut"].steps == 0
     for name in variants:
         if name != "minilm":  # each stage on its own
-            module = importlib.import_module(f"configs.miniature.{name}")
-            assert module.get_config(tier) == variants[name]
+            assert load_config(f"miniature:{tier}/{name}", c.PretrainConfig) == variants[name]
+    assert set(variants) <= {*MODELS, "minilm"}
 
 
 def test_a_tier_that_is_not_there_is_named():
-    refused(
-        lambda: load_config(f"{ROOT}/configs/miniature/teacher.py:gpus", c.PretrainConfig),
-        "gpus",
-        "did you mean 'gpu'?",
-    )
+    with pytest.raises(InputError) as caught:
+        load_config("miniature:gpus", ExperimentConfig)
+    assert "'gpu'" in caught.value.hint

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from distilbert_jax.base.config_io import read_config
 from distilbert_jax.base.files import write_json
 from distilbert_jax.experiments import report as module
-from distilbert_jax.experiments.report import common_means, curves, report
+from distilbert_jax.experiments.figures import RunFigures
+from distilbert_jax.experiments.report import common_tasks, curves, report
 from distilbert_jax.models import BertForMaskedLM, hf_format
 from distilbert_jax.pretraining.evaluate import evaluate_mlm
 from distilbert_jax.training.logging import read_metrics
@@ -71,10 +73,11 @@ def test_a_report_is_a_table_a_file_and_a_plot(pair, world, tmp_path, capsys):
 
 
 def test_without_held_out_text_a_report_shows_the_rest(pair, tmp_path):
-    found = report([str(pair / "second")], str(tmp_path), length=32)["second"]
-    assert found["kl_to_teacher"] is None
-    assert "mlm_loss" not in found
-    assert (tmp_path / "results.json").is_file()
+    figures = report([str(pair / "second")], str(tmp_path), length=32)["second"]
+    assert figures.kl_to_teacher is figures.mlm_loss is None
+    written = json.loads((tmp_path / "results.json").read_text())["second"]
+    assert written["kl_to_teacher"] is None
+    assert "mlm_loss" not in written
 
 
 def test_rows_are_as_long_as_those_of_the_runs_unless_asked(pair, tmp_path, monkeypatch):
@@ -98,12 +101,13 @@ def test_scores_are_compared_in_pairs(pair, tmp_path):
         write_json(directory / "results.json", found | {"score": score, "scores": scores})
     runs = [str(pair / "second"), str(third), str(pair / "first")]
     found = report(runs, str(tmp_path / "out"), teacher=runs[0], against=runs[0], length=16)
-    assert found["second"]["against"] is found["first"]["against"] is found["first"]["of_teacher"] is None
-    assert found["third"]["score"] == 20.0
-    difference, share = found["third"]["against"]["difference"], found["third"]["of_teacher"]["share"]
-    assert difference["value"] == pytest.approx(-60.0)
-    assert difference["low"] < -60.0 < difference["high"] < 0
-    assert share["value"] == pytest.approx(25.0)
+    assert found["second"].against is found["first"].against is found["first"].of_teacher is None
+    assert (found["third"].score, found["third"].against.name) == (20.0, "second")
+    difference, share = found["third"].against.difference, found["third"].of_teacher.share
+    assert difference.value == pytest.approx(-60.0)
+    assert difference.low < -60.0 < difference.high < 0
+    assert share.value == pytest.approx(25.0)
+    assert read_config(dict[str, RunFigures], tmp_path / "out/results.json") == found
     text = (tmp_path / "out/report.md").read_text()
     lines = dict(line.strip("|\n ").split(" | ", 1) for line in text.splitlines() if line.startswith("| "))
     assert lines["mean score"] == "80.0 | 20.0 | – | 50.0"
@@ -115,17 +119,10 @@ def test_scores_are_compared_in_pairs(pair, tmp_path):
 
 
 def test_means_are_over_the_tasks_that_all_tuned_runs_have():
-    rows = {
-        "a": {"tasks": {"cola": 10.0, "rte": 50.0, "wnli": 56.0}},
-        "b": {"tasks": {"rte": 60.0, "wnli": 20.0}},
-        "c": {"tasks": {}},
-    }
-    assert common_means(rows) == ["rte"]
-    assert [row["score"] for row in rows.values()] == [50.0, 60.0, None]
-    assert common_means({"a": {"tasks": {"cola": 1.0}}, "b": {"tasks": {"rte": 1.0}}}) == []
-    assert common_means({"a": {"tasks": {"cola": 1.0, "rte": 2.0}}}, [{"rte": []}, {}]) == ["rte"], (
-        "share and mean are of the same"
-    )
+    assert common_tasks([{"cola": 10.0, "rte": 50.0, "wnli": 56.0}, {"rte": 60.0, "wnli": 20.0}, {}]) == ["rte"]
+    assert common_tasks([{"cola": 1.0}, {"rte": 1.0}]) == []
+    assert common_tasks([{"cola": 1.0, "rte": 2.0}, {"rte": []}, {}]) == ["rte"], "of a run that is no row, too"
+    assert common_tasks([]) == common_tasks([{}]) == []
 
 
 def test_scores_of_another_model_are_refused(pair, tmp_path):
@@ -191,8 +188,8 @@ def test_a_run_of_no_steps_has_a_log_of_none_of_them(pair, tmp_path, capsys):
     (tmp_path / "run/metrics.jsonl").write_text("")
     write_json(tmp_path / "run/config.json", json.loads((tmp_path / "run/config.json").read_text()) | {"steps": 0})
     found = report([str(tmp_path / "run")], str(tmp_path / "out"), length=16)["run"]
-    assert (found["steps"], found["train_seconds"], found["train_flops"]) == (0, 0, 0)
-    assert (found["tuning_seconds"], found["tuning_flops"]) == (None, None)
+    assert (found.steps, found.train_seconds, found.train_flops) == (0, 0, 0)
+    assert (found.tuning_seconds, found.tuning_flops) == (None, None)
     assert "has no metrics.jsonl" not in capsys.readouterr().err
 
 
@@ -214,10 +211,10 @@ def test_speed_is_that_of_the_rounds_beside_the_teacher(pair, tmp_path, monkeypa
     BertForMaskedLM(change(BERT, num_hidden_layers=3), rngs=nnx.Rngs(0)).save_pretrained(tmp_path / "large/model")
     runs = [str(tmp_path / "large"), str(pair / "second")]
     found = report(runs, str(tmp_path / "out"), teacher=runs[0], length=16)
-    beside = found["second"]["speed"]["throughput"]
-    assert found["second"]["tokens_per_second"] == round(beside["tokens_per_second"])
-    assert found["large"]["tokens_per_second"] == round(beside["teacher_tokens_per_second"])
-    assert beside["ratio"] == pytest.approx(beside["tokens_per_second"] / beside["teacher_tokens_per_second"])
+    beside = found["second"].speed.throughput
+    assert found["second"].tokens_per_second == round(beside.tokens_per_second)
+    assert found["large"].tokens_per_second == round(beside.teacher_tokens_per_second)
+    assert beside.ratio == pytest.approx(beside.tokens_per_second / beside.teacher_tokens_per_second)
 
 
 def test_curves_need_no_held_out_loss(pair, tmp_path):
@@ -248,7 +245,7 @@ def test_a_run_without_a_log_is_told_of_and_has_no_figures_of_training(pair, tmp
     bare = tmp_path / "bare[1]"
     shutil.copytree(pair / "first/model", bare / "model")
     found = report([str(bare)], str(tmp_path / "out"), length=32)["bare[1]"]
-    assert (found["steps"], found["train_seconds"]) == (None, None)
+    assert (found.steps, found.train_seconds) == (None, None)
     captured = capsys.readouterr()
     assert captured.err.startswith(f"{bare}: has no metrics.jsonl; its steps, seconds and curves are left out\n")
     assert "bare[1]" in captured.out.partition("layers")[0]

@@ -1,4 +1,4 @@
-"""The whole of `evaluate.py glue`, from parquet to the table and the zip, on miniature tasks that bear GLUE's names."""
+"""The whole of `distilbert-jax glue`, from parquet to the table and the zip, on miniature tasks that bear GLUE's names."""
 
 import json
 import random

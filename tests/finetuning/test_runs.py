@@ -11,9 +11,11 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.base import runtime
+from distilbert_jax.base.config_io import to_values
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
-from distilbert_jax.errors import DivergedError, Interrupted
+from distilbert_jax.errors import DivergedError, InputError, Interrupted
 from distilbert_jax.finetuning import runs as module
+from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.runs import directory_of, finetune, finetune_seeds
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
@@ -82,7 +84,7 @@ def tuned(folder, tmp_path_factory):
 
 
 def test_a_separable_task_is_learned(tuned):
-    assert tuned[1]["score"] > 95
+    assert tuned[1].score > 95
 
 
 def test_runs_of_other_rates_lengths_seeds_and_weights_compile_their_step_once(folder, tmp_path, no_cache):
@@ -103,17 +105,17 @@ def test_runs_of_other_rates_lengths_seeds_and_weights_compile_their_step_once(f
 
 def test_a_regression_is_learned(folder, tmp_path):
     found = tune(tuning(folder, tmp_path, task="stsb", model=str(folder / "bert"), epochs=6))
-    assert found["scores"]["validation"]["pearson"] > 90
-    assert found["scores"]["validation"]["spearman"] > 90
+    assert found.scores["validation"]["pearson"] > 90
+    assert found.scores["validation"]["spearman"] > 90
     assert SequenceClassification.from_pretrained(tmp_path / "model").config.labels == ("score",)
 
 
 def test_results_say_what_was_done_and_what_came_out(tuned):
-    config, found = tuned[0], dict(tuned[1])
-    assert json.loads((Path(config.run.directory) / "results.json").read_text()) == found
-    assert found.pop("train_seconds") > 0
-    accuracy = found["scores"]["validation"]["accuracy"]
-    assert found == {
+    config, result = tuned
+    assert read_result(Path(config.run.directory) / "results.json") == result
+    accuracy, lengths = result.score, [len(sentence.split()) + 2 for sentence in topics(TRAIN, 0)["sentence"]]
+    assert result.train_seconds > 0
+    assert to_values(result) == {
         "task": "sst2",
         "model": config.model,
         "seed": 0,
@@ -123,14 +125,13 @@ def test_results_say_what_was_done_and_what_came_out(tuned):
         "train_rows": TRAIN,
         "dev_rows": {"validation": DEV},
         "cut_share": 0.0,
-        "padding_share": found["padding_share"],
+        "padding_share": pytest.approx(1 - sum(lengths) / (16 * TRAIN)),
         "flops": pytest.approx(3 * cost.tuning_flops(STUDENT, {16: TRAIN})),
-        "together": 1,
         "tested": {},
         "diverged": "",
+        "train_seconds": result.train_seconds,
+        "together": 1,
     }
-    lengths = [len(sentence.split()) + 2 for sentence in topics(TRAIN, 0)["sentence"]]
-    assert found["padding_share"] == pytest.approx(1 - sum(lengths) / (16 * TRAIN))
 
 
 def test_the_score_is_that_of_the_saved_model(tuned):
@@ -143,7 +144,7 @@ def test_the_score_is_that_of_the_saved_model(tuned):
     encoded = tokenizer.encode_batch(rows["sentence"])
     ids, mask = (np.array([getattr(e, name) for e in encoded], np.int32) for name in ("ids", "attention_mask"))
     right = np.asarray(call(model, ids, mask).logits).argmax(-1) == rows["label"]
-    assert found["score"] == pytest.approx(100 * right.mean())
+    assert found.score == pytest.approx(100 * right.mean())
 
 
 def test_every_row_counts_once_an_epoch_and_the_rows_that_fill_up_a_batch_do_not(tuned):
@@ -155,7 +156,7 @@ def test_every_row_counts_once_an_epoch_and_the_rows_that_fill_up_a_batch_do_not
     assert entries[-1] == {
         "kind": "eval",
         "step": 30,
-        **{f"validation/{name}": value for name, value in found["scores"]["validation"].items()},
+        **{f"validation/{name}": value for name, value in found.scores["validation"].items()},
     }
 
 
@@ -179,7 +180,7 @@ def test_an_interrupted_run_begins_anew_and_gives_the_same_bits(folder, tuned, t
         tune(config)
     assert not (tmp_path / "run/results.json").exists()
     monkeypatch.undo()
-    assert tune(config)["scores"] == tuned[1]["scores"]
+    assert tune(config).scores == tuned[1].scores
     assert runs.weights(tmp_path / "run/model") == runs.weights(Path(tuned[0].run.directory) / "model")
     assert runs.entries(tmp_path / "run") == runs.entries(Path(tuned[0].run.directory))
 
@@ -271,15 +272,15 @@ def test_seeds_that_train_together_have_the_losses_of_the_same_seeds_in_turn(fol
         np.testing.assert_allclose(with_others[:20], alone[:20], rtol=1e-5)
     assert len({tuple(alone) for alone, _ in all_losses}) == 3, "seeds differ"
     for a, b in zip(apart, side_by_side, strict=True):
-        assert (a["seed"], a["steps"], a["together"], b["together"]) == (b["seed"], b["steps"], 1, 3)
-        assert b["score"] == pytest.approx(a["score"], abs=3)
+        assert (a.seed, a.steps, a.together, b.together) == (b.seed, b.steps, 1, 3)
+        assert b.score == pytest.approx(a.score, abs=3)
 
 
 def test_seeds_in_turn_share_one_compiled_step_and_give_what_each_gives_alone(folder, tuned, tmp_path, capsys):
     configs = [tuning(folder, tmp_path / str(seed), run__seed=seed) for seed in (5, 0)]
     capsys.readouterr()
     found = finetune_seeds(configs)
-    assert found[1]["scores"] == tuned[1]["scores"]
+    assert found[1].scores == tuned[1].scores
     assert runs.weights(tmp_path / "0/model") == runs.weights(Path(tuned[0].run.directory) / "model")
     assert capsys.readouterr().err.count("newly initialised") == 1, "what is said of a directory is said once"
 
@@ -291,7 +292,7 @@ def test_of_seeds_together_those_that_have_ended_are_left_out(folder, tmp_path, 
     capsys.readouterr()
     found = finetune_seeds(configs, together=True)
     assert found[1] == first
-    assert [result["together"] for result in found] == [2, 1, 2]
+    assert [result.together for result in found] == [2, 1, 2]
     assert f"{tmp_path / '1'}: finished before" in capsys.readouterr().err
 
 
@@ -308,8 +309,8 @@ def test_a_run_that_another_process_is_at_is_left_as_it_is(folder, tmp_path):
 def test_a_run_that_diverges_is_kept_as_one_that_failed(folder, tmp_path):
     (config,) = seeds_of(folder, tmp_path, (0,), optimizer__learning_rate=1e38, optimizer__warmup=0.0)
     (found,) = finetune_seeds([config])
-    assert "is not finite" in found["diverged"]
-    assert found["scores"] == {"validation": {"accuracy": 0.0, "score": 0.0}}
+    assert "is not finite" in found.diverged
+    assert found.scores == {"validation": {"accuracy": 0.0, "score": 0.0}}
     assert finetune_seeds([config]) == [found]
     with pytest.raises(DivergedError, match="is not finite"):
         tune(config)
@@ -323,8 +324,8 @@ def test_a_seed_that_diverges_leaves_those_beside_it_alone(folder, tmp_path):
     configs = seeds_of(folder, tmp_path / "runs", (0, 1), epochs=1)
     configs[0] = change(configs[0], model=str(tmp_path / "broken"))
     broken, sound = finetune_seeds(configs, together=True)
-    assert (broken["score"], sound["diverged"]) == (0.0, "")
-    assert "not finite" in broken["diverged"]
+    assert (broken.score, sound.diverged) == (0.0, "")
+    assert "not finite" in broken.diverged
     alone = change(configs[1], run__directory=str(tmp_path / "alone"))
     tune(alone)
     np.testing.assert_allclose(losses_of(configs[1]), losses_of(alone), rtol=1e-5)
@@ -347,17 +348,17 @@ def test_a_seed_whose_gradient_overflows_once_has_diverged_beside_others_too(fol
     for together in (False, True):
         configs = seeds_of(folder, tmp_path / str(together), (0, 1), epochs=1)
         sound, broken = finetune_seeds(configs, together=together)
-        assert (sound["diverged"], broken["score"]) == ("", 0.0), together
-        assert broken["diverged"].startswith("step 4: grad_norm is not finite"), together
+        assert (sound.diverged, broken.score) == ("", 0.0), together
+        assert broken.diverged.startswith("step 4: grad_norm is not finite"), together
         assert [entry["step"] for entry in runs.entries(Path(configs[1].run.directory))] == [1, 2, 3], together
 
 
 def test_a_tenth_of_train_is_scored_in_the_place_of_dev(folder, tmp_path):
     found = tune(tuning(folder, tmp_path / "run", selection_split=True, epochs=1, save_model=False))
-    assert list(found["scores"]) == ["selection_split"]
-    assert found["score"] == found["scores"]["selection_split"]["score"]
-    assert found["train_rows"] + found["dev_rows"]["selection_split"] == TRAIN
-    assert 0 < found["dev_rows"]["selection_split"] < TRAIN / 4
+    assert list(found.scores) == ["selection_split"]
+    assert found.score == found.scores["selection_split"]["score"]
+    assert found.train_rows + found.dev_rows["selection_split"] == TRAIN
+    assert 0 < found.dev_rows["selection_split"] < TRAIN / 4
     few = tuning(folder, tmp_path / "few", selection_split=True, max_train_rows=1)
     refused(lambda: tune(few), "sst2", "too few")
 
@@ -367,7 +368,7 @@ def test_logits_and_labels_of_dev_are_kept(tuned):
     where = Path(config.run.directory) / "predictions"
     labels = np.load(where / "validation-labels.npy")
     np.testing.assert_array_equal(labels, topics(DEV, 1)["label"])
-    assert 100 * (np.load(where / "validation.npy").argmax(-1) == labels).mean() == pytest.approx(found["score"])
+    assert 100 * (np.load(where / "validation.npy").argmax(-1) == labels).mean() == pytest.approx(found.score)
 
 
 def test_test_splits_are_predicted_when_they_are_asked_for(folder, tmp_path, capsys):
@@ -380,12 +381,12 @@ def test_test_splits_are_predicted_when_they_are_asked_for(folder, tmp_path, cap
     assert tune(config) == without
     asked = change(config, predict_test=True)
     found = tune(asked)
-    assert list(found["tested"]) == ["WNLI.tsv"], "a run that ended without them is done again"
-    assert found["scores"] == without["scores"]
+    assert list(found.tested) == ["WNLI.tsv"], "a run that ended without them is done again"
+    assert found.scores == without.scores
     assert np.load(tmp_path / "run/predictions/WNLI.tsv.npy").shape == (146, 2)
     assert tune(config) == found
     runs.write_split(folder, "wnli", "test", {**shares(146, 5), "label": [-1] * 146})
-    assert tune(asked)["tested"] != found["tested"], "another test split is predicted anew"
+    assert tune(asked).tested != found.tested, "another test split is predicted anew"
     (tmp_path / "run/predictions/WNLI.tsv.npy").unlink()
     tune(asked)
     assert (tmp_path / "run/predictions/WNLI.tsv.npy").is_file()
@@ -412,29 +413,65 @@ def test_a_run_goes_by_what_it_began_with(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "field"),
     [
-        ({"task": "stsb"}, ["is of stsb, seed 0"]),
-        ({"seed": 3}, ["is of sst2, seed 3"]),
-        ({"score": 99.0}, ["its score cannot be"]),
-        ({"together": 0}, ["its together cannot be"]),
-        ({"diverged": "step 3"}, ["its diverged cannot be"]),
-        ({"scores": {}}, ["its scores cannot be"]),
-        ({"cut_share": None}, ["its cut_share cannot be"]),
-        ({"flops": "x"}, ["its flops cannot be"]),
-        ({"dev_rows": {"test": 3}}, ["its dev_rows cannot be"]),
-        (None, ["no result of evaluate.py glue"]),
+        ({"task": "stsb"}, "scores"),
+        ({"task": "rte"}, "task"),
+        ({"task": "colla"}, "task"),
+        ({"seed": 3}, "seed"),
+        ({"score": 99.0}, "score"),
+        ({"together": 0}, "together"),
+        ({"together": 10**400}, "together"),
+        ({"train_seconds": 10**400}, "train_seconds"),
+        ({"train_seconds": float("inf")}, "train_seconds"),
+        ({"diverged": "step 3"}, "diverged"),
+        ({"scores": {}}, "scores"),
+        ({"scores": {"validation": {"accuracy": 200.0, "score": 200.0}}}, "scores"),
+        ({"cut_share": None}, "cut_share"),
+        ({"cut_share": 1.5}, "cut_share"),
+        ({"flops": "x"}, "flops"),
+        ({"dev_rows": {"test": 3}}, "dev_rows"),
+        ({"dev_rows": {"validation": 0}}, "dev_rows"),
+        ({"dev_rows": {"validation": True}}, "dev_rows.validation"),
+        (None, None),
     ],
 )
-def test_damaged_results_are_not_those_of_a_finished_run(tuned, change, words):
-    config, found = tuned
+def test_damaged_results_are_not_those_of_a_finished_run(tuned, change, field):
+    config, result = tuned
     file = Path(config.run.directory) / "results.json"
     kept = file.read_bytes()
     try:
-        file.write_text(json.dumps({**found, **change} if change else []))
-        refused(lambda: tune(config), config.run.directory, *words)
+        file.write_text(json.dumps({**to_values(result), **change} if change else []))
+        with pytest.raises(InputError) as caught:
+            tune(config)
+        assert caught.value.path.startswith(config.run.directory)
+        assert caught.value.field == field
+        assert len(str(caught.value).splitlines()) == 1
     finally:
         file.write_bytes(kept)
+
+
+def test_results_of_earlier_versions_are_read(tmp_path):
+    """As they were written before results had a class of their own; steps, flops and tested came later still."""
+    (tmp_path / "results.json").write_text(
+        """{
+ "task": "stsb",
+ "model": "runs/demo/student/model",
+ "seed": 2,
+ "score": 81.5,
+ "scores": {"validation": {"pearson": 82, "spearman": 81.0, "score": 81.5}},
+ "train_rows": 5749,
+ "dev_rows": {"validation": 1500},
+ "cut_share": 0.0,
+ "train_seconds": 12.75,
+ "together": 3,
+ "diverged": ""
+}
+"""
+    )
+    result = read_result(tmp_path / "results.json")
+    assert (result.score, result.steps, result.flops, result.tested) == (81.5, None, 0.0, {})
+    assert result.scores["validation"]["pearson"] == 82.0
 
 
 @pytest.mark.slow
@@ -444,7 +481,7 @@ def test_the_model_of_mnli_predicts_ax_too(folder, tmp_path, capsys):
         runs.write_split(folder, "mnli", name, {**texts(40), "label": [0, 1, 2, 1] * 10})
     runs.write_split(folder, "ax", "test", texts(1104))
     found = tune(tuning(folder, tmp_path / "run", task="mnli", epochs=1, predict_test=True))
-    assert set(found["scores"]) == {"validation_matched", "validation_mismatched"}
+    assert set(found.scores) == {"validation_matched", "validation_mismatched"}
     assert [path.name for path in (tmp_path / "run/predictions").glob("*.tsv.npy")] == ["AX.tsv.npy"]
     assert "has no mnli/test_matched.parquet: not predicted" in capsys.readouterr().err
     # RTE starts from it with a head of its own, and again from itself with the head it has.
@@ -467,7 +504,7 @@ def test_a_teacher_of_the_task_teachers_its_student(folder, tuned, tmp_path):
     teacher = str(Path(tuned[0].run.directory) / "model")
     given = {"distill__teacher": teacher, "distill__alpha": 1.0, "epochs": 6}
     config = tuning(folder, tmp_path / "run", **given)
-    assert tune(config)["score"] > 90, "from the teacher alone"
+    assert tune(config).score > 90, "from the teacher alone"
     entries = [entry for entry in read_metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
     for entry in entries:
         assert entry["loss"] == pytest.approx(entry["loss_ce"])

@@ -1,17 +1,39 @@
-"""Results of fine-tuning as `evaluate.py glue` leaves them, made up."""
+"""Results of fine-tuning as `distilbert-jax glue` leaves them, made up."""
 
 import numpy as np
 
-from distilbert_jax.base.files import write_json
+from distilbert_jax.base.config_io import write_config
 from distilbert_jax.finetuning.metrics import score
+from distilbert_jax.finetuning.predictions import write_predictions
+from distilbert_jax.finetuning.results import RunResult
 from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.glue.results import SweepRun
+
+
+def result(task="rte", seed=0, value=50.0, **more):
+    """A result with this score on every dev split. more: other fields."""
+    splits = find_task(task).dev
+    given = {
+        "task": task,
+        "model": "bert",
+        "seed": seed,
+        "score": value,
+        "scores": {split: dict.fromkeys((*find_task(task).metrics, "score"), value) for split in splits},
+        "train_rows": 100,
+        "dev_rows": dict.fromkeys(splits, 70),
+        "cut_share": 0.01,
+        "train_seconds": 12.0,
+        "together": 1,
+        "diverged": "",
+    }
+    return RunResult(**{**given, **more})
 
 
 def run(tmp_path, task, seed, right, *, model="bert", rows=None, diverged=""):
     """A run whose first `right` of each ten answers are right; of a regression, which is that near."""
     task, rows = find_task(task), rows or 70
     directory = tmp_path / f"{task.name}-{seed}"
-    (directory / "predictions").mkdir(parents=True)
+    directory.mkdir(parents=True)
     rng = np.random.default_rng(5)
     scores = {}
     for split in task.dev:
@@ -22,24 +44,18 @@ def run(tmp_path, task, seed, right, *, model="bert", rows=None, diverged=""):
             labels = (np.arange(rows) // 10 % len(task.labels)).astype(np.int32)
             wrong = np.arange(rows) % 10 >= right
             logits = np.eye(len(task.labels), dtype=np.float32)[(labels + wrong) % len(task.labels)]
-        np.save(directory / "predictions" / f"{split}-labels.npy", labels)
-        if not diverged:
-            np.save(directory / "predictions" / f"{split}.npy", logits)
-        found = score(task, logits, labels)
-        scores[split] = dict.fromkeys(found, 0.0) if diverged else found
-    result = {
-        "task": task.name,
-        "model": model,
-        "seed": seed,
-        "score": scores[task.dev[0]]["score"],
-        "scores": scores,
-        "train_rows": task.rows.get("train", 100),
-        "dev_rows": {split: task.rows.get(split, rows) for split in task.dev},
-        "cut_share": 0.01,
-        "train_seconds": 12.0,
-        "together": 1,
-        "tested": {},
-        "diverged": diverged,
-    }
-    write_json(directory / "results.json", result)
-    return {**result, "directory": str(directory), "choice": None}
+        write_predictions(directory, split, None if diverged else logits, labels)
+        values = score(task, logits, labels)
+        scores[split] = dict.fromkeys(values, 0.0) if diverged else values
+    of_run = result(
+        task.name,
+        seed,
+        scores[task.dev[0]]["score"],
+        model=model,
+        scores=scores,
+        train_rows=task.rows.get("train", 100),
+        dev_rows={split: task.rows.get(split, rows) for split in task.dev},
+        diverged=diverged,
+    )
+    write_config(of_run, directory / "results.json")
+    return SweepRun(of_run, directory)

@@ -4,7 +4,7 @@ import pytest
 from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.predictions import Predictions, read_predictions
 from distilbert_jax.finetuning.tasks import find_task
-from distilbert_jax.glue.bootstrap import as_json, compare, scores
+from distilbert_jax.glue.bootstrap import compare, scores
 from tests.runs import refused
 
 ROWS = 60
@@ -47,10 +47,10 @@ def test_a_run_that_diverged_scores_nothing():
 
 def test_a_model_compared_with_itself_keeps_all_of_its_score():
     runs = {"rte": [predictions("rte")], "stsb": [predictions("stsb")]}
-    found = compare(runs, runs)
-    assert found["share"] == pytest.approx((100.0, 100.0, 100.0))
-    assert found["difference"] == pytest.approx((0.0, 0.0, 0.0))
-    assert set(found["tasks"]) == {"rte", "stsb"}
+    compared = compare(runs, runs)
+    assert bounds(compared.share) == pytest.approx((100.0, 100.0, 100.0))
+    assert bounds(compared.difference) == pytest.approx((0.0, 0.0, 0.0))
+    assert set(compared.tasks) == {"rte", "stsb"}
 
 
 def test_the_interval_holds_the_figure_and_narrows_with_the_rows():
@@ -58,13 +58,17 @@ def test_the_interval_holds_the_figure_and_narrows_with_the_rows():
     for rows in (60, 4000):
         weak = {"rte": [predictions("rte", seed, rows, skill=0.5) for seed in range(3)]}
         strong = {"rte": [predictions("rte", seed, rows, skill=2.0) for seed in range(10, 13)]}
-        found = compare(weak, strong)
-        value, low, high = found["difference"]
+        compared = compare(weak, strong)
+        value, low, high = bounds(compared.difference)
         assert low < value < high < 0
-        assert found["tasks"]["rte"] == found["difference"]
-        assert found["share"].value == pytest.approx(100 * _median(weak) / _median(strong))
+        assert compared.tasks["rte"] == compared.difference
+        assert compared.share.value == pytest.approx(100 * _median(weak) / _median(strong))
         width[rows] = high - low
     assert width[4000] < width[60] / 4
+
+
+def bounds(interval):
+    return interval.value, interval.low, interval.high
 
 
 def _median(runs):
@@ -76,9 +80,9 @@ def test_the_interval_is_as_wide_as_theory_says():
     rows = 1000
     labels = (np.arange(rows) < 700).astype(np.int32)
     always, never = (Predictions(np.tile(np.float32(row), (rows, 1)), labels) for row in ([0, 1], [1, 0]))
-    found = compare({"rte": [always]}, {"rte": [never]})
+    compared = compare({"rte": [always]}, {"rte": [never]})
     error = 2 * 100 * np.sqrt(0.7 * 0.3 / rows)  # the two are right on complementary rows
-    value, low, high = found["difference"]
+    value, low, high = bounds(compared.difference)
     assert value == pytest.approx(40.0)
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.1)
 
@@ -87,43 +91,51 @@ def test_the_interval_knows_that_seeds_differ():
     """On so many rows that they do not matter, the median of three drawn seeds is any of the three."""
     rows = 20_000
     of_skill = lambda skills: {"rte": [predictions("rte", seed, rows, skill) for seed, skill in enumerate(skills)]}
-    found = compare(of_skill((0.0, 1.0, 3.0)), of_skill((1.0,)))
+    compared = compare(of_skill((0.0, 1.0, 3.0)), of_skill((1.0,)))
     scored = [score(find_task("rte"), *run)["score"] for run in of_skill((0.0, 1.0, 3.0))["rte"]]
-    assert found["difference"].low == pytest.approx(scored[0] - scored[1], abs=1.5)
-    assert found["difference"].high == pytest.approx(scored[2] - scored[1], abs=1.5)
+    assert compared.difference.low == pytest.approx(scored[0] - scored[1], abs=1.5)
+    assert compared.difference.high == pytest.approx(scored[2] - scored[1], abs=1.5)
 
 
 def test_of_a_score_that_is_not_above_zero_there_is_no_share():
     labels = np.array([0, 1] * 20)
     right, constant = (Predictions(np.eye(2, dtype=np.float32)[answers], labels) for answers in (labels, 0 * labels))
-    found = compare({"cola": [right]}, {"cola": [constant]})
-    assert found["share"] is None
-    assert found["difference"].value == 100.0
-    assert as_json(found)["share"] is None
-    assert as_json(found)["difference"]["value"] == 100.0
+    compared = compare({"cola": [right]}, {"cola": [constant]})
+    assert compared.share is None
+    assert compared.difference.value == 100.0
     # Of the resamples of a teacher that is right a little more often than not, some have nothing to take a share of.
     close = Predictions(np.eye(2, dtype=np.float32)[np.where(np.arange(40) < 22, labels, 1 - labels)], labels)
-    share = compare({"cola": [right]}, {"cola": [close]})["share"]
+    share = compare({"cola": [right]}, {"cola": [close]}).share
     assert share.value == pytest.approx(1000.0)
     assert 0 < share.low < share.high < np.inf
 
 
 def test_wnli_does_not_count_and_what_cannot_be_compared_is_refused():
     wnli, rte = {"wnli": [predictions("wnli")]}, {"rte": [predictions("rte")]}
-    assert set(compare({**wnli, **rte}, {**wnli, **rte})["tasks"]) == {"rte"}
+    assert set(compare({**wnli, **rte}, {**wnli, **rte}).tasks) == {"rte"}
     refused(lambda: compare(wnli, wnli), "no task in common")
     refused(lambda: compare(rte, wnli), "no task in common")
     refused(lambda: compare(rte, {"rte": [predictions("rte", rows=50)]}), "rte: the dev splits", "differ")
 
 
 def test_predictions_that_cannot_be_read_name_their_run(tmp_path):
-    refused(lambda: read_predictions(tmp_path / "rte-0", find_task("rte")), str(tmp_path / "rte-0"), "predictions")
+    refused(
+        lambda: read_predictions(tmp_path / "rte-0", "validation", find_task("rte")),
+        str(tmp_path / "rte-0"),
+        "predictions",
+    )
     folder = tmp_path / "rte-0/predictions"
     folder.mkdir(parents=True)
     one = predictions("rte")
     np.save(folder / "validation-labels.npy", one.labels)
     (folder / "validation.npy").write_bytes(b"\x93NUMPY")
-    refused(lambda: read_predictions(tmp_path / "rte-0", find_task("rte")), str(tmp_path / "rte-0"), "train it again")
-    assert read_predictions(tmp_path / "rte-0", find_task("rte"), diverged=True).logits is None
+    refused(
+        lambda: read_predictions(tmp_path / "rte-0", "validation", find_task("rte")),
+        str(tmp_path / "rte-0"),
+        "train it again",
+    )
+    assert read_predictions(tmp_path / "rte-0", "validation", find_task("rte"), diverged=True).logits is None
     np.save(folder / "validation.npy", one.logits)
-    np.testing.assert_array_equal(read_predictions(tmp_path / "rte-0", find_task("rte")).logits, one.logits)
+    np.testing.assert_array_equal(
+        read_predictions(tmp_path / "rte-0", "validation", find_task("rte")).logits, one.logits
+    )

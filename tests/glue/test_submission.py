@@ -4,24 +4,26 @@ import zipfile
 import numpy as np
 import pytest
 
+from distilbert_jax.finetuning.predictions import write_predictions
 from distilbert_jax.finetuning.tasks import TASKS, find_task
+from distilbert_jax.glue.results import SweepRun
 from distilbert_jax.glue.submission import check, check_path, spelled, write_submission
+from tests.glue.examples import result
 from tests.runs import refused
 
 
-def result(tmp_path, task, seed, score, *, tested=True, diverged=""):
+def made(tmp_path, task, seed, score, *, tested=True, diverged=""):
     """A run with random predictions of all that its model is asked for."""
     directory = tmp_path / f"{task}-{seed}"
-    (directory / "predictions").mkdir(parents=True)
+    directory.mkdir()
     rng = np.random.default_rng(seed)
     files = {}
     for of in (find_task(task), *(other for other in TASKS.values() if other.trained_by == task)):
         for split, file in of.submission.items():
             files[file] = "fingerprint"
             logits = rng.normal(size=(of.rows[split], max(len(of.labels), 1))) * 4
-            np.save(directory / "predictions" / f"{file}.npy", logits.astype(np.float32))
-    found = {"task": task, "seed": seed, "score": score, "tested": files if tested else {}, "diverged": diverged}
-    return {**found, "directory": str(directory)}
+            write_predictions(directory, file, logits.astype(np.float32), None)
+    return SweepRun(result(task, seed, score, tested=files if tested else {}, diverged=diverged), directory)
 
 
 def read(path, name):
@@ -43,19 +45,19 @@ def test_labels_are_spelled_as_the_server_spells_them():
 
 def test_the_zip_holds_the_best_seed_of_each_task_and_nothing_invented(tmp_path):
     results = [
-        result(tmp_path, "rte", 0, 60.0),
-        result(tmp_path, "rte", 1, 65.0),
-        result(tmp_path, "rte", 2, 99.0, diverged="step 3"),
-        result(tmp_path, "mnli", 4, 80.0),
-        result(tmp_path, "stsb", 0, 85.0),
-        result(tmp_path, "cola", 0, 50.0, tested=False),
-        {"task": "demo-topic", "seed": 0, "score": 90.0, "tested": {}, "diverged": "", "directory": str(tmp_path)},
+        made(tmp_path, "rte", 0, 60.0),
+        made(tmp_path, "rte", 1, 65.0),
+        made(tmp_path, "rte", 2, 0.0, diverged="step 3"),
+        made(tmp_path, "mnli", 4, 80.0),
+        made(tmp_path, "stsb", 0, 85.0),
+        made(tmp_path, "cola", 0, 50.0, tested=False),
+        SweepRun(result("demo-topic", 0, 90.0), tmp_path),
     ]
     path = tmp_path / "glue.zip"
-    found = write_submission(results, str(path))
-    assert found == {"RTE.tsv": 1, "MNLI-m.tsv": 4, "MNLI-mm.tsv": 4, "AX.tsv": 4, "STS-B.tsv": 0}
+    seeds = write_submission(results, str(path))
+    assert seeds == {"RTE.tsv": 1, "MNLI-m.tsv": 4, "MNLI-mm.tsv": 4, "AX.tsv": 4, "STS-B.tsv": 0}
     with zipfile.ZipFile(path) as archive:
-        assert set(archive.namelist()) == set(found)
+        assert set(archive.namelist()) == set(seeds)
     rte = read(path, "RTE.tsv")
     assert (rte[0], len(rte)) == ("index\tprediction", 3001)
     expected = np.load(tmp_path / "rte-1/predictions/RTE.tsv.npy").argmax(-1)
@@ -67,13 +69,13 @@ def test_the_zip_holds_the_best_seed_of_each_task_and_nothing_invented(tmp_path)
 
 
 def test_without_predictions_nothing_is_written(tmp_path):
-    results = [result(tmp_path, "rte", 0, 60.0, tested=False)]
+    results = [made(tmp_path, "rte", 0, 60.0, tested=False)]
     refused(lambda: write_submission(results, str(tmp_path / "glue.zip")), "no run has predictions")
     assert not (tmp_path / "glue.zip").exists()
 
 
 def test_predictions_of_another_number_of_rows_are_refused(tmp_path):
-    one = result(tmp_path, "wnli", 0, 60.0)
+    one = made(tmp_path, "wnli", 0, 60.0)
     file = tmp_path / "wnli-0/predictions/WNLI.tsv.npy"
     np.save(file, np.load(file)[:-1])
     refused(lambda: write_submission([one], str(tmp_path / "glue.zip")), "WNLI.tsv has 145 rows", "takes 146")

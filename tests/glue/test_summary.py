@@ -1,4 +1,4 @@
-from pathlib import Path
+import json
 
 import numpy as np
 import pytest
@@ -6,45 +6,48 @@ import pytest
 from distilbert_jax.base.config_io import to_json
 from distilbert_jax.base.files import write_json
 from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.glue.results import Choice, Setting, SweepRun
 from distilbert_jax.glue.summary import mean_score, medians, read_runs, remarks, settings, summary
-from tests.glue.examples import run
+from tests.glue.examples import result, run
 from tests.runs import change, refused
 
 
 def test_a_summary_gives_medians_spreads_every_metric_and_the_seeds_that_failed(tmp_path):
     runs = [run(tmp_path, "mrpc", seed, right) for seed, right in enumerate((8, 6, 9, 5, 7))]
     runs += [run(tmp_path, "mnli", 0, 8)]
-    found = summary(runs)
-    assert list(found) == ["mnli", "mrpc"], "in the paper's order"
-    row, scores = found["mrpc"], [one["score"] for one in runs[:5]]
-    assert (row["median"], row["min"], row["max"]) == (np.median(scores), min(scores), max(scores))
-    assert row["scores"] == {str(seed): value for seed, value in enumerate(scores)}
-    assert row["metrics"]["validation"]["accuracy"] == pytest.approx(70.0)
-    assert row["majority"] == pytest.approx((100 * 40 / 70 + 0) / 2), "the most frequent label is 0: no F1"
-    assert row["failed"] == 0
-    assert list(found["mnli"]["metrics"]) == ["validation_matched", "validation_mismatched"]
-    assert medians(runs) == {"mrpc": np.median(scores), "mnli": runs[5]["score"]}
+    tasks = summary(runs)
+    assert list(tasks) == ["mnli", "mrpc"], "in the paper's order"
+    row, scores = tasks["mrpc"], [one.result.score for one in runs[:5]]
+    assert (row.median, row.min, row.max) == (np.median(scores), min(scores), max(scores))
+    assert row.scores == {str(seed): value for seed, value in enumerate(scores)}
+    assert row.metrics["validation"]["accuracy"] == pytest.approx(70.0)
+    assert row.majority == pytest.approx((100 * 40 / 70 + 0) / 2), "the most frequent label is 0: no F1"
+    assert row.failed == 0
+    assert list(tasks["mnli"].metrics) == ["validation_matched", "validation_mismatched"]
+    assert medians(runs) == {"mrpc": np.median(scores), "mnli": runs[5].result.score}
 
 
 def test_a_seed_fails_that_is_no_better_than_the_majority_or_constant_or_diverged(tmp_path):
     runs = [run(tmp_path, "rte", seed, right) for seed, right in enumerate((9, 5, 8))]
     runs.append(run(tmp_path, "rte", 3, 9, diverged="step 4: loss is not finite"))
-    assert summary(runs)["rte"]["failed"] == 2
+    assert summary(runs)["rte"].failed == 2
     # A constant answer of the rarer label has an F1 that lifts it above the majority's: no success.
     constant = run(tmp_path, "qqp", 0, 9)
     labels = np.load(tmp_path / "qqp-0/predictions/validation-labels.npy")
     logits = np.tile(np.float32([0, 1]), (len(labels), 1))
     np.save(tmp_path / "qqp-0/predictions/validation.npy", logits)
-    constant = {**constant, "score": score(find_task("qqp"), logits, labels)["score"]}
-    found = summary([constant])["qqp"]
-    assert found["median"] > found["majority"]
-    assert found["failed"] == 1
+    scores = score(find_task("qqp"), logits, labels)
+    constant = SweepRun(result("qqp", 0, scores["score"], scores={"validation": scores}), constant.directory)
+    of_task = summary([constant])["qqp"]
+    assert of_task.median > of_task.majority
+    assert of_task.failed == 1
     wnli = [run(tmp_path, "wnli", 0, 2), run(tmp_path, "wnli", 1, 9, diverged="step 4: loss is not finite")]
-    found = summary(wnli)["wnli"]
-    assert (found["failed"], found["diverged"]) == (1, {"1": "step 4: loss is not finite"})
-    assert "WNLI: seed 1 diverged and counts as 0: step 4: loss is not finite." in remarks({"wnli": found})
+    of_task = summary(wnli)["wnli"]
+    assert (of_task.failed, of_task.diverged) == (1, {"1": "step 4: loss is not finite"})
+    assert "WNLI: seed 1 diverged and counts as 0: step 4: loss is not finite." in remarks({"wnli": of_task})
 
 
 @pytest.mark.parametrize(
@@ -85,8 +88,8 @@ def test_a_table_says_how_its_runs_were_fine_tuned(tmp_path):
         ),
         strict=True,
     ):
-        config = change(FinetuneConfig(model="bert", task=one["task"]), **changes)
-        (Path(one["directory"]) / "config.json").write_text(to_json(config))
+        config = change(FinetuneConfig(model="bert", task=one.result.task), **changes)
+        (one.directory / "config.json").write_text(to_json(config))
     assert settings(summary(runs)) == [
         "CoLA: learning rate 5e-05, 3 epochs, batch 32, length 128, float32, distilled from runs/t (α 0.3, T 2).",
         "MRPC: learning rate 5e-05, 3 epochs, batch 32, length 128, float32.",
@@ -100,26 +103,39 @@ def test_the_mean_score_leaves_wnli_out():
 
 
 def test_the_runs_of_a_directory_are_read_back_or_refused(tmp_path):
-    run(tmp_path, "rte", 0, 9)
-    (found,) = read_runs(str(tmp_path))
-    assert (found["task"], found["directory"]) == ("rte", str(tmp_path / "rte-0"))
-    assert found["choice"] is None
+    made = run(tmp_path, "rte", 0, 9)
+    assert read_runs(str(tmp_path)) == [made]
     (tmp_path / "choice/rte").mkdir(parents=True)
+    file = tmp_path / "choice/rte/choice.json"
     choice = {"runs": 3, "chosen": {"epochs": 3}}
-    write_json(tmp_path / "choice/rte/choice.json", choice)
-    assert read_runs(str(tmp_path))[0]["choice"] == choice
-    write_json(tmp_path / "choice/rte/choice.json", {**choice, "chosen": None})
-    refused(lambda: read_runs(str(tmp_path)), "choice.json: damaged")
-    write_json(tmp_path / "choice/rte/choice.json", choice)
+    write_json(file, choice)
+    assert read_runs(str(tmp_path))[0].choice == Choice(3, Setting(epochs=3))
+    for wrong, field in ({"chosen": None}, "chosen"), ({"chosen": {}}, "chosen"), ({"runs": 0}, "runs"):
+        write_json(file, choice | wrong)
+        assert damaged(lambda: read_runs(str(tmp_path)), file) == field
+    write_json(file, choice)
     refused(lambda: read_runs(str(tmp_path / "nowhere")), "nowhere: holds no runs")
-    for wrong in ({"step": 3}, [], {k: v for k, v in found.items() if k != "together"}):
-        write_json(tmp_path / "rte-0/results.json", wrong)
-        refused(lambda: read_runs(str(tmp_path)), "rte-0/results.json", "no result")
-    write_json(tmp_path / "rte-0/results.json", {**found, "score": "high"})
-    refused(lambda: read_runs(str(tmp_path)), "rte-0/results.json", "its score cannot be")
-    write_json(tmp_path / "rte-0/results.json", found)
+    file = tmp_path / "rte-0/results.json"
+    good = json.loads(file.read_text())
+    for wrong, field in (
+        ({"step": 3}, "step"),
+        ([], None),
+        ({name: value for name, value in good.items() if name != "together"}, "together"),
+        ({**good, "score": "high"}, "score"),
+    ):
+        write_json(file, wrong)
+        assert damaged(lambda: read_runs(str(tmp_path)), file) == field
+    write_json(file, good)
     run(tmp_path, "rte", 1, 9)
-    write_json(tmp_path / "rte-1/results.json", found)
+    write_json(tmp_path / "rte-1/results.json", good)
     refused(lambda: read_runs(str(tmp_path)), "rte-0 and rte-1 both say that they are rte with seed 0")
-    (tmp_path / "rte-0/results.json").write_text("{")
-    refused(lambda: read_runs(str(tmp_path)), "rte-0/results.json", "damaged")
+    file.write_text("{")
+    assert damaged(lambda: read_runs(str(tmp_path)), file) is None
+
+
+def damaged(call, file):
+    """The field for which a file is refused."""
+    with pytest.raises(InputError) as caught:
+        call()
+    assert caught.value.path == str(file)
+    return caught.value.field

@@ -1,13 +1,16 @@
-import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from distilbert_jax.base.config_io import read_config
 from distilbert_jax.config import FinetuneConfig, SweepConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue import sweep as module
+from distilbert_jax.glue.results import Choice, Setting
 from distilbert_jax.glue.sweep import choose, run_sweep
+from tests.glue.examples import result
 from tests.runs import change, refused, write_split
 
 
@@ -27,8 +30,7 @@ def asked(monkeypatch):
     def finetune_seeds(configs, *, together=False):
         calls.append((list(configs), together))
         score = lambda config: 1e5 * config.optimizer.learning_rate + (config.epochs or 0)
-        made = lambda config: {"task": config.task, "seed": config.run.seed, "score": score(config), "diverged": ""}
-        return [made(config) for config in configs]
+        return [result(config.task, config.run.seed, score(config)) for config in configs]
 
     monkeypatch.setattr(module, "finetune_seeds", finetune_seeds)
     return calls
@@ -36,12 +38,12 @@ def asked(monkeypatch):
 
 def test_every_task_is_run_with_every_seed_in_a_directory_of_its_own(asked):
     config = change(FinetuneConfig(model="bert"), run__directory="runs/x")
-    found = run_sweep(config, ("rte", "cola"), (0, 3))
-    assert [(run["task"], run["seed"]) for run in found] == [("rte", 0), ("rte", 3), ("cola", 0), ("cola", 3)]
-    assert [run["directory"] for run in found] == ["runs/x/rte-0", "runs/x/rte-3", "runs/x/cola-0", "runs/x/cola-3"]
-    assert [one.run.directory for configs, _ in asked for one in configs] == [run["directory"] for run in found]
+    runs = run_sweep(config, ("rte", "cola"), (0, 3))
+    assert [(run.result.task, run.result.seed) for run in runs] == [("rte", 0), ("rte", 3), ("cola", 0), ("cola", 3)]
+    assert [str(run.directory) for run in runs] == ["runs/x/rte-0", "runs/x/rte-3", "runs/x/cola-0", "runs/x/cola-3"]
+    assert [one.run.directory for configs, _ in asked for one in configs] == [str(run.directory) for run in runs]
     assert [together for _, together in asked] == [False, False]
-    assert run_sweep(FinetuneConfig(model="a/bert"), ["rte"], [1])[0]["directory"] == "runs/glue/a-bert/rte-1"
+    assert run_sweep(FinetuneConfig(model="a/bert"), ["rte"], [1])[0].directory == Path("runs/glue/a-bert/rte-1")
     run_sweep(config, ("rte",), (0, 3), together=True)
     assert asked[-1][1]
 
@@ -57,7 +59,7 @@ def test_a_misspelt_task_is_refused_before_the_first_run(asked):
 def test_tasks_that_a_folder_lacks_are_told_of_and_left_out(asked, tmp_path, capsys):
     write_task(tmp_path, "rte")
     config = FinetuneConfig(model="bert", data=str(tmp_path))
-    assert [run["task"] for run in run_sweep(config, ("qnli", "rte", "cola"), (0,))] == ["rte"]
+    assert [run.result.task for run in run_sweep(config, ("qnli", "rte", "cola"), (0,))] == ["rte"]
     assert capsys.readouterr().err == f"{tmp_path}: has no qnli, cola: left out\n"
     refused(lambda: run_sweep(config, ("qnli",), (0,)), f"{tmp_path}: has no folder qnli", "--data")
     assert len(asked) == 1
@@ -69,7 +71,7 @@ def test_settings_are_chosen_on_held_out_rows_and_then_all_seeds_run_with_the_be
     monkeypatch.chdir(tmp_path)
     config = change(FinetuneConfig(model="bert", predict_test=True), run__directory="runs/x")
     grid = SweepConfig(learning_rate=(1e-5, 3e-5), epochs=(3, 10), seeds=(0, 7))
-    found = run_sweep(config, ("rte",), (0, 1, 2), sweep=grid)
+    runs = run_sweep(config, ("rte",), (0, 1, 2), sweep=grid)
     choosing, final = [configs for configs, _ in asked[:-1]], asked[-1][0]
     assert len(choosing) == 4
     assert all(
@@ -82,10 +84,10 @@ def test_settings_are_chosen_on_held_out_rows_and_then_all_seeds_run_with_the_be
     assert [(one.optimizer.learning_rate, one.epochs, one.selection_split) for one in final] == [(3e-5, 10, False)] * 3
     assert [one.run.directory for one in final] == ["runs/x/rte-0", "runs/x/rte-1", "runs/x/rte-2"]
     assert all(one.predict_test for one in final)
-    choice = found[0]["choice"]
-    assert (choice["runs"], choice["chosen"]) == (8, {"learning_rate": 3e-5, "epochs": 10})
-    assert [row["score"] for row in choice["settings"]] == pytest.approx([4, 11, 6, 13])
-    assert json.loads((tmp_path / "runs/x/choice/rte/choice.json").read_text()) == choice
+    choice = runs[0].choice
+    assert (choice.runs, choice.chosen) == (8, Setting(learning_rate=3e-5, epochs=10))
+    assert [row.score for row in choice.settings] == pytest.approx([4, 11, 6, 13])
+    assert read_config(Choice, tmp_path / "runs/x/choice/rte/choice.json") == choice
     assert (
         "rte: chosen from 8 runs on a selection split, a tenth of train: learning_rate 3e-05, epochs 10"
         in capsys.readouterr().err
@@ -93,15 +95,15 @@ def test_settings_are_chosen_on_held_out_rows_and_then_all_seeds_run_with_the_be
 
 
 def test_without_settings_nothing_is_chosen(asked):
-    assert run_sweep(FinetuneConfig(model="bert"), ("rte",), (0,), sweep=SweepConfig())[0]["choice"] is None
+    assert run_sweep(FinetuneConfig(model="bert"), ("rte",), (0,), sweep=SweepConfig())[0].choice is None
     assert len(asked) == 1
 
 
 def test_of_equal_settings_the_first_is_taken(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(module, "finetune_seeds", lambda configs: [{"score": 50.0, "diverged": ""} for _ in configs])
+    monkeypatch.setattr(module, "finetune_seeds", lambda configs: [result() for _ in configs])
     config, choice = choose(FinetuneConfig(task="rte"), SweepConfig(batch_size=(16, 32)))
-    assert (config.batch_size, choice["chosen"]) == (16, {"batch_size": 16})
+    assert (config.batch_size, choice.chosen) == (16, Setting(batch_size=16))
 
 
 def test_what_is_wrong_with_a_later_task_or_seed_is_told_before_the_first_run(asked, tmp_path):
@@ -131,7 +133,7 @@ def test_a_setting_that_diverged_is_not_chosen(monkeypatch, tmp_path, capsys):
     def ended(diverging):
         def finetune_seeds(configs):
             broken = [config.optimizer.learning_rate >= diverging for config in configs]
-            return [{"score": 0.0 if bad else -3.0, "diverged": "step 1" if bad else ""} for bad in broken]
+            return [result("cola", value=0.0 if bad else -3.0, diverged="step 1" if bad else "") for bad in broken]
 
         return finetune_seeds
 
@@ -139,7 +141,7 @@ def test_a_setting_that_diverged_is_not_chosen(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(module, "finetune_seeds", ended(1.0))
     config, choice = choose(FinetuneConfig(task="cola"), grid)
     assert config.optimizer.learning_rate == 1e-4
-    assert [row["score"] for row in choice["settings"]] == [None, -3.0]
+    assert [row.score for row in choice.settings] == [None, -3.0]
     assert "1 of 2 settings diverged" in capsys.readouterr().err
     monkeypatch.setattr(module, "finetune_seeds", ended(0.0))
     refused(lambda: choose(FinetuneConfig(task="cola"), grid), "each of the 2 settings diverged")
@@ -151,7 +153,7 @@ def test_settings_are_written_when_the_runs_have_them(asked, monkeypatch, tmp_pa
     def refuse(configs, *, together=False):
         if not configs[0].selection_split:
             raise InputError("holds a run of another config")
-        return [{"score": 50.0, "diverged": ""} for _ in configs]
+        return [result() for _ in configs]
 
     run_sweep(config, ("rte",), (0,), sweep=SweepConfig(learning_rate=(1e-5,)))
     kept = (tmp_path / "choice/rte/choice.json").read_text()
@@ -164,9 +166,7 @@ def test_no_task_starts_at_an_mnli_model_that_diverged(asked, monkeypatch, tmp_p
     for task in ("rte", "mnli"):
         write_task(tmp_path, task)
     config = change(FinetuneConfig(model="bert", data=str(tmp_path)), run__directory="runs/x")
-    ended = lambda configs, together: [
-        {"task": one.task, "seed": 0, "score": 0.0, "diverged": "step 4"} for one in configs
-    ]
+    ended = lambda configs, together: [result(one.task, value=0.0, diverged="step 4") for one in configs]
     monkeypatch.setattr(module, "finetune_seeds", ended)
     refused(lambda: run_sweep(config, ("rte",), (0,), from_mnli=True), "runs/x/mnli-0 diverged (step 4)")
 

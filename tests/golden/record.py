@@ -41,7 +41,11 @@ def build(name: str, seed: int = 0, labels: int = 3) -> transformers.PreTrainedM
     kind = transformers.DistilBertConfig if distilbert else transformers.BertConfig
     labels = 2 if name.endswith("QuestionAnswering") else labels  # start and end
     config = kind(**SHARED, num_labels=labels, **(DISTILBERT if distilbert else BERT), attn_implementation="eager")
-    model = getattr(transformers, name)(config).eval()
+    return randomise(getattr(transformers, name)(config).eval(), seed)
+
+
+def randomise(model: transformers.PreTrainedModel, seed: int) -> transformers.PreTrainedModel:
+    """The model with random weights far from their initial values."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():

@@ -21,7 +21,7 @@ from distilbert_jax.models import (
     MaskedLM,
     PreTraining,
 )
-from distilbert_jax.models.hf_format import read_config
+from distilbert_jax.models.hf_format import hf_name, read_config
 from distilbert_jax.models.params import count, split
 from tests.models.common import CLASSES, build
 
@@ -230,6 +230,25 @@ def test_a_decoder_that_is_not_the_embedding_is_refused_by_the_masked_lm_alone(d
     BertForSequenceClassification.from_pretrained(directory)
 
 
+def test_a_decoders_bias_that_differs_from_the_one_it_is_a_copy_of_is_refused(directory):
+    rewrite(directory, lambda tensors: tensors | {"cls.predictions.decoder.bias": np.ones(99, np.float32)})
+    with pytest.raises(InputError, match=r"cls\.predictions\.decoder\.bias differs from cls\.predictions\.bias"):
+        BertForMaskedLM.from_pretrained(directory)
+
+
+def test_a_word_embedding_that_stands_in_the_file_as_the_decoder_alone_is_read(directory, bert, capfd):
+    word = "bert.embeddings.word_embeddings.weight"
+    rewrite(directory, lambda tensors: tensors | {"cls.predictions.decoder.weight": tensors.pop(word)})
+    assert_equal_params(BertForMaskedLM.from_pretrained(directory), bert)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_parameter_that_the_familys_table_lacks_is_named():
+    with pytest.raises(InputError) as caught:
+        hf_name(BertForMaskedLM.family.parameters, "encoder.layers.3.gate.kernel")
+    assert caught.value.field == "encoder.layers.{i}.gate"
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 def test_a_file_comes_back_in_its_own_dtype_bit_for_bit(dtype, directory, bert, tmp_path):
     bert.save_pretrained(directory, dtype=dtype)
@@ -416,10 +435,10 @@ def test_what_is_missing_is_named(directory, tmp_path):
     ("content", "message"),
     [
         ("{", "not valid JSON"),
-        ("[]", "model_type is None; this package reads 'bert' and 'distilbert'"),
-        ("{}", "model_type is None; this package reads 'bert' and 'distilbert'"),
-        ('{"model_type": "roberta"}', "model_type is 'roberta'; this package reads"),
-        ('{"model_type": ["bert"]}', "model_type is ['bert']; this package reads"),
+        ("[]", "model_type = None: families known: bert, distilbert; import the module"),
+        ("{}", "model_type = None: families known: bert, distilbert; import the module"),
+        ('{"model_type": "electra"}', "model_type = 'electra': families known: bert, distilbert; import the module"),
+        ('{"model_type": ["bert"]}', "model_type = ['bert']: families known: bert, distilbert; import the module"),
         ('{"model_type": "bert", "hidden_size": 100}', "ModelConfig.num_attention_heads = 12: does not divide"),
         ('{"model_type": "bert", "hidden_size": "big"}', "hidden_size is 'big', expected a whole number"),
         ('{"model_type": "bert", "hidden_act": "silu"}', "ModelConfig.hidden_act = 'silu': expected one of 'gelu'"),

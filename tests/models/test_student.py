@@ -6,18 +6,15 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distilbert_jax.config import ModelConfig
+from distilbert_jax.config import ModelConfig, student_config
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM
 from distilbert_jax.models.params import split
 from distilbert_jax.models.student import (
     chosen_layers,
-    convert,
     evenly_spaced_layers,
-    student_config,
     student_from_teacher,
 )
-from distilbert_jax.text.tokenizer import fingerprint, load_tokenizer
 from tests.models.common import build, call, deviation
 
 
@@ -163,26 +160,3 @@ def test_fresh_weights_are_drawn_as_the_reference_draws_them(tiny):
         else:
             assert value.std() == pytest.approx(0.02, rel=0.25), path
             assert abs(value.mean()) < 0.02 / 5, path
-
-
-def test_a_student_is_made_from_a_directory_and_written_with_the_tokenizer(world, tmp_path, capfd):
-    teacher = BertForMaskedLM.from_pretrained(world.teacher)
-    convert(str(world.teacher), str(tmp_path / "all"))
-    ids = np.array([[2, 7, 8, 9, 3]])
-    assert deviation(DistilBertForMaskedLM.from_pretrained(tmp_path / "all")(ids).logits, teacher(ids).logits) < 1e-5
-    convert(str(world.teacher), str(tmp_path / "one"), layers=(1,), fold_token_type=False)
-    found = split(DistilBertForMaskedLM.from_pretrained(tmp_path / "one"))[1]
-    expected = split(
-        student_from_teacher(teacher, student_config(teacher.config, 1), layers=(1,), fold_token_type=False)
-    )
-    for path, value in expected[1].items():
-        np.testing.assert_array_equal(found[path], value, err_msg=path)
-    assert fingerprint(load_tokenizer(tmp_path / "one")) == fingerprint(load_tokenizer(world.teacher))
-    assert capfd.readouterr().err.splitlines()[-1] == f"{tmp_path}/one: layers 1 of {world.teacher}"
-    with pytest.raises(InputError, match="--num-hidden-layers 2, but --layers names 1"):
-        convert(str(world.teacher), str(tmp_path / "two"), layers=(1,), num_hidden_layers=2)
-
-
-def test_a_student_never_takes_its_teachers_place(world):
-    with pytest.raises(InputError, match="is the teacher's own directory"):
-        convert(str(world.teacher), f"{world.path}/./teacher", layers=(0,))

@@ -12,7 +12,7 @@ import pytest
 
 from distilbert_jax.finetuning.objective import classification
 from distilbert_jax.models import MaskedLM
-from distilbert_jax.models.hf_format import CONFIG_FIELDS, hf_config, hf_name
+from distilbert_jax.models.hf_format import hf_config, hf_name
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import losses
@@ -135,9 +135,11 @@ def assert_same_gradients(reference, model, expected, value_of):
     value, gradients = jax.jit(jax.value_and_grad(lambda params: value_of(merge(graphdef, params))))(params)
     assert value == pytest.approx(expected.item(), rel=1e-5, abs=1e-6)
     theirs = {key: p.grad.numpy() for key, p in reference.named_parameters() if p.grad is not None}
-    found = {hf_name(model.names, path): g.T if path.endswith("kernel") else g for path, g in gradients.items()}
+    found = {
+        hf_name(model.family.parameters, path): g.T if path.endswith("kernel") else g for path, g in gradients.items()
+    }
     if model.bare:
-        found = {key.removeprefix(f"{model.model_type}."): g for key, g in found.items()}
+        found = {key.removeprefix(model.family.prefix): g for key, g in found.items()}
     assert found.keys() == theirs.keys()
     word = next(key for key in found if key.endswith("word_embeddings.weight"))
     for gradients in (found, theirs):  # the reference gives the embedding of padding no gradient, whatever reads it
@@ -227,8 +229,10 @@ def test_what_we_save_transformers_loads_whole(name, pair, request, tmp_path):
     reference, report = getattr(transformers, name).from_pretrained(tmp_path, output_loading_info=True)
     assert {kind: list(keys) for kind, keys in report.items() if keys} == {}
     parameters = {key: value.detach().numpy() for key, value in reference.named_parameters()}
-    prefix = f"{model.model_type}." if model.bare else ""
-    ours = {hf_name(model.names, path).removeprefix(prefix): (path, v) for path, v in split(model)[1].items()}
+    prefix = model.family.prefix if model.bare else ""
+    ours = {
+        hf_name(model.family.parameters, path).removeprefix(prefix): (path, v) for path, v in split(model)[1].items()
+    }
     assert parameters.keys() == ours.keys()
     for key, (path, value) in ours.items():
         np.testing.assert_array_equal(parameters[key], value.T if path.endswith("kernel") else value, err_msg=key)
@@ -236,7 +240,7 @@ def test_what_we_save_transformers_loads_whole(name, pair, request, tmp_path):
     ours, theirs = call(model, **given), reference_output(reference.eval(), given)
     for key, value in record.predictions(theirs).items():
         assert deviation(getattr(ours, key), value) < 1e-5
-    for field, theirs in CONFIG_FIELDS[config.model_type].items():
+    for field, theirs in config.family.config_fields.items():
         assert getattr(reference.config, theirs) == getattr(config, field)
     assert reference.config.id2label == dict(enumerate(config.labels))
 

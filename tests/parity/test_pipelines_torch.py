@@ -116,3 +116,68 @@ def test_encoded_texts_are_the_references(saved):
         assert expected["input_ids"].shape == found["input_ids"].shape
         for name, value in found.items():
             np.testing.assert_array_equal(value, expected[name])
+
+
+@pytest.fixture(scope="module")
+def tokenizers(saved):
+    """Ours and the reference's, of one directory."""
+    directory = saved("DistilBertModel")
+    return BertTokenizer.from_pretrained(directory), transformers.AutoTokenizer.from_pretrained(directory)
+
+
+def test_padding_and_truncation_are_the_references(tokenizers):
+    ours, theirs = tokenizers
+    long = [*TEXTS, "reda goes " * 30]
+    for given, options in (
+        ((TEXTS,), {"padding": "longest"}),
+        ((long,), {"padding": "max_length", "truncation": True, "max_length": 12}),
+        ((long,), {"padding": "max_length", "truncation": "longest_first"}),
+        ((long, long[::-1]), {"padding": True, "truncation": True, "max_length": 9}),
+        ((TEXTS[:1],), {"padding": False, "truncation": False}),
+        ((TEXTS[0],), {"max_length": 5, "truncation": True}),
+    ):
+        expected, found = theirs(*given, **options, return_tensors="np"), ours(*given, **options, return_tensors="np")
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value)
+
+
+def test_what_a_tokenizer_tells_of_itself_is_the_references(tokenizers):
+    ours, theirs = tokenizers
+    for name in ("vocab_size", "model_max_length"):
+        assert getattr(ours, name) == getattr(theirs, name)
+    for kind in ("pad", "unk", "cls", "sep", "mask"):
+        for name in (f"{kind}_token", f"{kind}_token_id"):
+            assert getattr(ours, name) == getattr(theirs, name)
+    assert (len(ours), ours.get_vocab()) == (len(theirs), theirs.get_vocab())
+
+
+def test_pieces_ids_and_texts_are_the_references(tokenizers):
+    ours, theirs = tokenizers
+    texts = [*TEXTS, "Réda, goess ☃ [SEP] to", "", "a" * 200]
+    for text in texts:
+        assert ours.tokenize(text) == theirs.tokenize(text)
+        for special in (True, False):
+            assert ours.encode(text, add_special_tokens=special) == theirs.encode(text, add_special_tokens=special)
+        ids = theirs.encode(text)
+        for skip in (True, False):
+            assert ours.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
+            tokens = theirs.convert_ids_to_tokens(ids, skip_special_tokens=skip)
+            assert ours.convert_ids_to_tokens(ids, skip_special_tokens=skip) == tokens
+    assert ours.encode("reda", "goes to") == theirs.encode("reda", "goes to")
+    tokens = ["reda", "[MASK]", "☃", "##s"]
+    assert ours.convert_tokens_to_ids(tokens) == theirs.convert_tokens_to_ids(tokens)
+    assert ours.convert_tokens_to_ids("goes") == theirs.convert_tokens_to_ids("goes")
+    assert ours.convert_ids_to_tokens(7) == theirs.convert_ids_to_tokens(7)
+    batch = theirs(TEXTS, padding=True, return_tensors="np")["input_ids"]
+    for skip in (True, False):
+        found = ours.batch_decode(batch, skip_special_tokens=skip)
+        assert found == theirs.batch_decode(batch, skip_special_tokens=skip)
+
+
+def test_the_reference_loads_what_a_tokenizer_saves(tokenizers, tmp_path):
+    ours, theirs = tokenizers
+    ours.save_pretrained(tmp_path)
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.get_vocab() == theirs.get_vocab()
+    assert loaded.model_max_length == ours.model_max_length
+    assert loaded(TEXTS)["input_ids"] == theirs(TEXTS)["input_ids"]

@@ -114,7 +114,7 @@ def in_our_names(model, reference, value_of):
     theirs = dict(reference.named_parameters(remove_duplicate=False))
     found = {}
     for path in split(model)[1]:
-        value = value_of(theirs[hf_name(model.names, path)]).detach().numpy().astype(np.float64)
+        value = value_of(theirs[hf_name(model.family.parameters, path)]).detach().numpy().astype(np.float64)
         found[path] = value.T if path.endswith(".kernel") else value
     return found
 
@@ -188,7 +188,7 @@ def test_ten_steps_are_those_of_torchs_adamw(clip_norm, models, references):
     prepare = quick_jit(lambda at, rows: ours.prepare(step.row_keys(jax.random.key(3), at, ROWS), rows)[0])
 
     teacher, student = references
-    theirs = {hf_name(models[1].names, path): decays for path, decays in decayed(params).items()}
+    theirs = {hf_name(models[1].family.parameters, path): decays for path, decays in decayed(params).items()}
     groups = {True: [], False: []}
     for name, parameter in student.named_parameters(remove_duplicate=False):
         if name in theirs:

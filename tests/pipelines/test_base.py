@@ -137,3 +137,8 @@ def test_what_is_no_text_is_refused(fill):
 
 def test_a_batch_has_at_least_one_row(directory):
     refused(lambda: FillMask(directory, batch_size=0), "batch_size = 0")
+
+
+def test_a_pipeline_is_shown_in_a_line(directory, fill, model):
+    size = f"{model.num_parameters():,} parameters"
+    assert repr(fill) == f"FillMask({str(directory)!r}, BertForMaskedLM, {size}, float32)"

@@ -33,7 +33,7 @@ def classify(request, saved):
 
 def logits(classify, *text):
     """Of a text or a pair alone, without padding."""
-    encoded = classify.tokenizer.encode(*text)
+    encoded = classify.tokenizer.tokenizer.encode(*text)
     types = np.array([encoded.type_ids], np.int32)
     return np.asarray(call(classify.model, np.array([encoded.ids], np.int32), token_type_ids=types).logits[0])
 

@@ -17,7 +17,7 @@ def features(directory):
 
 def hidden_states(model, tokenizer, text):
     """Of every layer, float32 [T, D] each, of the text alone."""
-    ids = np.array([tokenizer.encode(text).ids], np.int32)
+    ids = np.array([tokenizer.encode(text)], np.int32)
     return [np.asarray(states[0]) for states in call(model, ids, output_hidden_states=True).hidden_states]
 
 

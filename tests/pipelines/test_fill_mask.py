@@ -10,7 +10,7 @@ from tests.runs import BERT, change, refused
 
 def probabilities(fill, model, text):
     """Softmax in float64 of the logits of the text alone, without padding: [masks, V]."""
-    ids = np.array([fill.tokenizer.encode(text).ids], np.int32)
+    ids = np.array([fill.tokenizer.tokenizer.encode(text).ids], np.int32)
     logits = np.asarray(call(model, ids).logits[0][ids[0] == fill.tokenizer.ids.mask], np.float64)
     exp = np.exp(logits - logits.max(-1, keepdims=True))
     return exp / exp.sum(-1, keepdims=True)

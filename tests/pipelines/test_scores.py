@@ -42,7 +42,7 @@ def chain(fill, ids, positions, tokens):
 
 def test_joint_answers_are_the_best_of_all_pairs(small):
     text = "red [MASK] goes [MASK]"
-    ids = small.tokenizer.encode(text).ids
+    ids = small.tokenizer.tokenizer.encode(text).ids
     positions = [i for i, token in enumerate(ids) if token == small.tokenizer.ids.mask]
     expected = {pair: chain(small, ids, positions, pair) for pair in itertools.product(range(12), repeat=2)}
     assert np.logaddexp.reduce(list(expected.values())) == pytest.approx(0.0, abs=1e-6), "a distribution over pairs"
@@ -68,7 +68,7 @@ def test_a_joint_search_holds_to_its_targets_and_takes_any_number_of_masks(small
     assert [len(answers) for answers in found] == [5, 3, 5]
     for answers in found:
         assert {word for answer in answers for word in answer["token_strs"]} <= set(allowed)
-    ids = small.tokenizer.encode(texts[0]).ids
+    ids = small.tokenizer.tokenizer.encode(texts[0]).ids
     triples = itertools.product([small.tokenizer.token_to_id(word) for word in allowed], repeat=3)
     best = max(triples, key=lambda tokens: chain(small, ids, [1, 2, 3], tokens))
     assert tuple(found[0][0]["tokens"]) == best
@@ -78,10 +78,10 @@ def test_a_joint_search_holds_to_its_targets_and_takes_any_number_of_masks(small
 
 @pytest.mark.parametrize("word", ["red", "reds", "goests", "goestst"])
 def test_the_pieces_of_a_word_are_scored_from_left_to_right(small, word):
-    pieces = small.tokenizer.encode(word, add_special_tokens=False).ids
+    pieces = small.tokenizer.tokenizer.encode(word, add_special_tokens=False).ids
     text = "blue [MASK] to"
     (answer,) = small(text, targets=word, whole_words=True)
-    gap = small.tokenizer.encode(text.replace("[MASK]", " ".join(["[MASK]"] * len(pieces)))).ids
+    gap = small.tokenizer.tokenizer.encode(text.replace("[MASK]", " ".join(["[MASK]"] * len(pieces)))).ids
     expected = chain(small, gap, [2 + n for n in range(len(pieces))], pieces)
     assert answer["log_score"] == pytest.approx(expected, rel=1e-6)
     assert answer["score"] == np.exp(answer["log_score"])

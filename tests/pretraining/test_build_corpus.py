@@ -399,7 +399,7 @@ def test_a_file_without_line_ends_is_refused_before_it_fills_memory(tokenizer, s
 
 
 def test_what_is_not_a_finished_corpus_is_named(tokenizer, source, tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no corpus: build one with python -m distilbert_jax\.data\.corpus"):
+    with pytest.raises(InputError, match=r"nowhere: no corpus: build one with distilbert-jax corpus"):
         Corpus.open(tmp_path / "nowhere")
     build_corpus([source], tokenizer, tmp_path / "out")
     manifest = tmp_path / "out/manifest.json"
@@ -416,7 +416,7 @@ def test_what_is_not_a_finished_corpus_is_named(tokenizer, source, tmp_path):
 def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, source, tmp_path):
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
     arguments = ["--text", str(source), "--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "distilbert_jax.pretraining.build_corpus", *arguments]
+    command = [sys.executable, "-m", "distilbert_jax", "corpus", *arguments]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     assert f"{len(DOCUMENTS)} documents" in run.stdout
     out = str(tmp_path / "two")

@@ -8,6 +8,7 @@ from PIL import Image
 from rich.console import Console
 
 import evaluate
+from distilbert_jax.base.config_io import read_config, to_values
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.pipelines import FillMask
 from distilbert_jax.probes import bias
@@ -43,7 +44,7 @@ def directory(world, tmp_path_factory):
 
 def mask_logits(fill, text):
     """Logits at the mask of a text alone, without padding, as Python floats."""
-    ids = np.array([fill.tokenizer.encode(text).ids], np.int32)
+    ids = np.array([fill.tokenizer.tokenizer.encode(text).ids], np.int32)
     (row,) = np.asarray(call(fill.model, ids).logits)[ids == fill.tokenizer.token_to_id("[MASK]")]
     return row.tolist()
 
@@ -61,18 +62,15 @@ def logit(logits, token):
 
 def result(words, *, pair="jobs", sides=("man", "woman")):
     """What `bias_probe` would say, with log-odds given as {word: value}."""
-    top = [{"token": i, "token_str": word, "score": 0.1} for i, word in enumerate(words)]
-    odds = [
-        {"token": i, "token_str": word, "scores": [0.1, 0.2], "log_odds": value}
-        for i, (word, value) in enumerate(words.items())
-    ]
-    return {
-        "pair": pair,
-        "sides": {side: {"text": f"The {side} is a [MASK].", "top": top} for side in sides},
-        "overlap": {"count": len(words), "shared": list(words), "jaccard": 1.0},
-        "log_odds": sorted(odds, key=lambda entry: -entry["log_odds"]),
-        "left_out": [],
-    }
+    top = tuple(bias.Piece(i, word, 0.1) for i, word in enumerate(words))
+    odds = [bias.WordOdds(i, word, (0.1, 0.2), value) for i, (word, value) in enumerate(words.items())]
+    return bias.PairResult(
+        pair=pair,
+        sides={side: bias.Side(f"The {side} is a [MASK].", top) for side in sides},
+        overlap=bias.Overlap(len(words), tuple(words), 1.0),
+        log_odds=tuple(sorted(odds, key=lambda entry: -entry.log_odds)),
+        left_out=(),
+    )
 
 
 def shown(renderable):
@@ -83,42 +81,38 @@ def shown(renderable):
 
 def test_tops_and_their_overlap_are_those_of_brute_force(fill):
     found = bias_probe(fill, PAIRS, top_k=6)
-    json.dumps(found, allow_nan=False)
-    assert [one["pair"] for one in found] == ["near", "long"]
+    json.dumps(to_values(found), allow_nan=False)
+    assert [one.pair for one in found] == ["near", "long"]
     for pair, one in zip(PAIRS, found, strict=True):
-        assert list(one["sides"]) == list(pair.sides)
+        assert list(one.sides) == list(pair.sides)
         tops = []
         for side, text in pair.sides.items():
             weights = np.exp(mask_logits(fill, text))
             tops.append(np.argsort(-weights)[:6].tolist())
-            answers = one["sides"][side]["top"]
-            assert one["sides"][side]["text"] == text
-            assert [answer["token"] for answer in answers] == tops[-1]
-            assert [answer["score"] for answer in answers] == pytest.approx(
-                (weights / weights.sum())[tops[-1]], rel=1e-4
-            )
+            answers = one.sides[side].top
+            assert one.sides[side].text == text
+            assert [answer.token for answer in answers] == tops[-1]
+            assert [answer.score for answer in answers] == pytest.approx((weights / weights.sum())[tops[-1]], rel=1e-4)
         shared = [piece(fill, token) for token in tops[0] if token in tops[1]]
-        assert one["overlap"] == {
-            "count": len(shared), "shared": shared, "jaccard": len(shared) / len({*tops[0], *tops[1]}),
-        }  # fmt: skip
+        assert one.overlap == bias.Overlap(len(shared), tuple(shared), len(shared) / len({*tops[0], *tops[1]}))
         if not pair.words:
-            assert {entry["token"] for entry in one["log_odds"]} == {*tops[0], *tops[1]}
-    assert 0 < min(one["overlap"]["count"] for one in found) < 6, "the example shows nothing"
+            assert {entry.token for entry in one.log_odds} == {*tops[0], *tops[1]}
+    assert 0 < min(one.overlap.count for one in found) < 6, "the example shows nothing"
 
 
 def test_log_odds_are_those_of_brute_force(fill):
     for pair, one in zip(PAIRS, bias_probe(fill, PAIRS, top_k=6), strict=True):
         first, second = (mask_logits(fill, text) for text in pair.sides.values())
-        tokens = [entry["token"] for entry in one["log_odds"]]
+        tokens = [entry.token for entry in one.log_odds]
         expected = [logit(first, token) - logit(second, token) for token in tokens]
-        assert [entry["log_odds"] for entry in one["log_odds"]] == pytest.approx(expected, abs=2e-5)
+        assert [entry.log_odds for entry in one.log_odds] == pytest.approx(expected, abs=2e-5)
         assert expected == sorted(expected, reverse=True)
         assert max(expected) > 0.1
         assert len(set(tokens)) == len(tokens)
-        for entry in one["log_odds"]:
-            scores = [math.exp(row[entry["token"]]) / math.fsum(map(math.exp, row)) for row in (first, second)]
-            assert entry["scores"] == pytest.approx(scores, rel=1e-4)
-            assert entry["token_str"] == piece(fill, entry["token"])
+        for entry in one.log_odds:
+            scores = [math.exp(row[entry.token]) / math.fsum(map(math.exp, row)) for row in (first, second)]
+            assert entry.scores == pytest.approx(scores, rel=1e-4)
+            assert entry.token_str == piece(fill, entry.token)
 
 
 def test_the_arithmetic_is_float64(fill, rng, monkeypatch):
@@ -126,13 +120,13 @@ def test_the_arithmetic_is_float64(fill, rng, monkeypatch):
     monkeypatch.setattr(bias, "_mask_logits", lambda *arguments: logits)
     (one,) = bias_probe(fill, PAIRS[:1], top_k=50)
     first, second = logits.tolist()
-    for entry in one["log_odds"]:
-        expected = logit(first, entry["token"]) - logit(second, entry["token"])
-        assert entry["log_odds"] == pytest.approx(expected, rel=1e-12, abs=1e-12)
+    for entry in one.log_odds:
+        expected = logit(first, entry.token) - logit(second, entry.token)
+        assert entry.log_odds == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 def test_an_embedding_row_without_a_piece_has_a_name(fill):
-    names = {answer["token_str"] for answer in bias_probe(fill, PAIRS[:1], top_k=50)[0]["sides"]["red"]["top"]}
+    names = {answer.token_str for answer in bias_probe(fill, PAIRS[:1], top_k=50)[0].sides["red"].top}
     assert len(names) == 50
     assert {"<id 48>", "<id 49>", "reda", "##s"} <= names
 
@@ -141,11 +135,11 @@ def test_the_sign_says_which_side_makes_a_word_likelier(fill):
     (pair,) = PAIRS[:1]
     turned = Pair("turned", dict(reversed(pair.sides.items())))
     (one,), (other,) = bias_probe(fill, [pair]), bias_probe(fill, [turned])
-    assert {entry["token"]: entry["log_odds"] for entry in one["log_odds"]} == pytest.approx(
-        {entry["token"]: -entry["log_odds"] for entry in other["log_odds"]}
+    assert {entry.token: entry.log_odds for entry in one.log_odds} == pytest.approx(
+        {entry.token: -entry.log_odds for entry in other.log_odds}
     )
-    for entry in one["log_odds"]:
-        assert (entry["log_odds"] > 0) == (entry["scores"][0] > entry["scores"][1])
+    for entry in one.log_odds:
+        assert (entry.log_odds > 0) == (entry.scores[0] > entry.scores[1])
 
 
 def test_log_odds_of_a_nearly_certain_word_are_exact(fill, world, tmp_path):
@@ -156,29 +150,29 @@ def test_log_odds_of_a_nearly_certain_word_are_exact(fill, world, tmp_path):
     certain = FillMask(tmp_path / "model")
     (one,) = bias_probe(certain, PAIRS[:1], words=["redd"])
     logits = [mask_logits(certain, text) for text in PAIRS[0].sides.values()]
-    assert one["log_odds"][0]["scores"] == [1.0, 1.0]  # 1 − p would be 0
+    assert one.log_odds[0].scores == (1.0, 1.0)  # 1 − p would be 0
     expected = logit(logits[0], token) - logit(logits[1], token)
     assert abs(expected) > 0.1
-    assert one["log_odds"][0]["log_odds"] == pytest.approx(expected, abs=1e-4)  # logits near 60 in float32
+    assert one.log_odds[0].log_odds == pytest.approx(expected, abs=1e-4)  # logits near 60 in float32
 
 
 def test_a_word_of_several_pieces_is_named_and_left_out(fill, capsys):
     (one,) = bias_probe(fill, PAIRS[1:])
-    assert {entry["token_str"] for entry in one["log_odds"]} == {"reda", "##s"}
-    assert one["left_out"] == ["goess", "xyz"]
+    assert {entry.token_str for entry in one.log_odds} == {"reda", "##s"}
+    assert one.left_out == ("goess", "xyz")
     assert capsys.readouterr().err == "words left out, not one piece of this vocabulary: goess, xyz\n"
 
 
 def test_words_given_stand_in_place_of_the_files(fill):
     found = bias_probe(fill, PAIRS, words=["redb", "bluec"])
-    assert [{entry["token_str"] for entry in one["log_odds"]} for one in found] == [{"redb", "bluec"}] * 2
+    assert [{entry.token_str for entry in one.log_odds} for one in found] == [{"redb", "bluec"}] * 2
 
 
 def test_a_pair_that_loses_all_its_words_keeps_the_rest(fill, capsys):
     pairs = [PAIRS[0], Pair("none", PAIRS[0].sides, ["xyz"])]
     found = bias_probe(fill, pairs, top_k=3)
-    assert found[1]["log_odds"] == []
-    assert found[1]["sides"] == found[0]["sides"]
+    assert found[1].log_odds == ()
+    assert found[1].sides == found[0].sides
     assert "xyz" in capsys.readouterr().err
     assert len(bias.chart(found, "m").axes) == 1
     assert "log-odds" not in shown(bias.table(found[1]))
@@ -193,7 +187,7 @@ def test_the_masks_name_is_the_tokenizers(fill, tmp_path, monkeypatch):
     other = FillMask(tmp_path / "model")
     assert other.tokenizer.token_to_id("[MASK]") is None
     (found,) = bias_probe(other, PAIRS[:1], words=["reda", "redb"])
-    assert found["log_odds"] == expected["log_odds"]
+    assert found.log_odds == expected.log_odds
     both = Pair("both", {"a": "<mask> [MASK]", "b": "[MASK]"})
     refused(lambda: bias_probe(other, [both]), "pair 'both', side 'a': has a <mask> beside [MASK]")
 
@@ -201,8 +195,8 @@ def test_the_masks_name_is_the_tokenizers(fill, tmp_path, monkeypatch):
 def test_sides_that_the_tokenizer_cannot_tell_apart_are_announced(fill, capsys):
     (one,) = bias_probe(fill)  # the card's pair; this tokenizer has none of its words
     assert capsys.readouterr().err == "pair 'model card': both sides are the same tokens to this tokenizer\n"
-    assert one["overlap"]["jaccard"] == 1.0
-    assert all(entry["log_odds"] == 0.0 for entry in one["log_odds"])
+    assert one.overlap.jaccard == 1.0
+    assert all(entry.log_odds == 0.0 for entry in one.log_odds)
 
 
 def test_refused_in_one_line_before_the_model_runs(fill, monkeypatch):
@@ -277,7 +271,7 @@ def test_the_command_prints_tables_and_writes_json_and_a_chart(directory, tmp_pa
     evaluate.main(["bias", "--model", directory, "--prompts", str(prompts), "--top-k", "4", "--out", str(out)])
     captured = capsys.readouterr()
     expected = bias_probe(FillMask(directory), [Pair(pair.name, pair.sides) for pair in PAIRS], top_k=4)
-    assert json.loads((out / "results.json").read_text()) == {"model": directory, "pairs": expected}
+    assert read_config(bias.BiasResults, out / "results.json") == bias.BiasResults(directory, tuple(expected))
     assert captured.out == "".join(_default_console(bias.table(one)) for one in expected)
     assert captured.err == f"{out}/results.json and {out}/log_odds.png written\n"
     with Image.open(out / "log_odds.png") as image:

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -41,7 +42,7 @@ def own(fill):
     """What the card of this very model would say: softmax in float64 of each prompt alone, without padding."""
     published = {}
     for prompt in CARD:
-        ids = np.array([fill.tokenizer.encode(prompt).ids], np.int32)
+        ids = np.array([fill.tokenizer.tokenizer.encode(prompt).ids], np.int32)
         (logits,) = np.asarray(call(fill.model, ids).logits, np.float64)[ids == fill.tokenizer.token_to_id("[MASK]")]
         probabilities = np.exp(logits - logits.max())
         probabilities /= probabilities.sum()
@@ -54,7 +55,7 @@ def perturbed(published, rank, **changes):
     """`published` with another value at a rank of the second prompt."""
     prompt = list(published)[1]
     answers = list(published[prompt])
-    answers[rank - 1] = answers[rank - 1]._replace(**changes)
+    answers[rank - 1] = dataclasses.replace(answers[rank - 1], **changes)
     return {**published, prompt: answers}
 
 
@@ -66,13 +67,13 @@ def shown(rows):
 
 def test_a_model_passes_its_own_card(fill, own):
     rows = check_card(fill, own)
-    assert [(row["prompt"], row["rank"]) for row in rows] == [(prompt, i) for prompt in CARD for i in range(1, 6)]
-    assert all(row["ok"] is True for row in rows)
+    assert [(row.prompt, row.rank) for row in rows] == [(prompt, i) for prompt in CARD for i in range(1, 6)]
+    assert all(row.ok is True for row in rows)
     for row, expected in zip(rows, (one for answers in own.values() for one in answers), strict=True):
-        assert row["expected"] == {"token_str": expected.token_str, "token": expected.token, "score": expected.score}
-        assert {**row["found"], "score": None} == {**row["expected"], "score": None}
-        assert row["difference"] == row["found"]["score"] - expected.score
-        assert abs(row["difference"]) < 1e-5
+        assert row.expected == expected
+        assert dataclasses.replace(row.found, score=expected.score) == expected
+        assert row.difference == row.found.score - expected.score
+        assert abs(row.difference) < 1e-5
     assert "15 of 15 as published, scores to 1e-04; largest difference " in shown(rows)
 
 
@@ -80,32 +81,30 @@ def test_a_model_passes_its_own_card(fill, own):
 def test_a_score_is_off_beyond_1e4(fill, own, by, ok):
     score = own[list(own)[1]][2].score + by
     rows = check_card(fill, perturbed(own, 3, score=score))
-    assert [row["ok"] for row in rows] == [True] * 7 + [ok] + [True] * 7
-    assert rows[7]["difference"] == pytest.approx(-by, abs=1e-6)
+    assert [row.ok for row in rows] == [True] * 7 + [ok] + [True] * 7
+    assert rows[7].difference == pytest.approx(-by, abs=1e-6)
     assert f"{15 if ok else 14} of 15 as published" in shown(rows)
 
 
 def test_another_token_is_off_whatever_its_score(fill, own):
-    (row,) = (row for row in check_card(fill, perturbed(own, 5, token=20987, token_str="blacksmith")) if not row["ok"])
-    assert (row["rank"], row["expected"]["token"], row["difference"]) == (5, 20987, None)
-    assert row["found"]["token"] == own[list(own)[1]][4].token
+    (row,) = (row for row in check_card(fill, perturbed(own, 5, token=20987, token_str="blacksmith")) if not row.ok)
+    assert (row.rank, row.expected.token, row.difference) == (5, 20987, None)
+    assert row.found.token == own[list(own)[1]][4].token
     assert " differs │" in shown([row])
 
 
 def test_random_weights_do_not_pass_the_card(fill):
     rows = check_card(fill)
-    assert [(row["expected"]["token"], row["expected"]["score"]) for row in rows] == [
-        (one.token, one.score) for one in PUBLISHED
-    ]
-    assert not any(row["ok"] for row in rows)
+    assert [(row.expected.token, row.expected.score) for row in rows] == [(one.token, one.score) for one in PUBLISHED]
+    assert not any(row.ok for row in rows)
 
 
 def test_weights_that_give_no_numbers_do_not_pass(fill, own, monkeypatch):
     def broken(prompt, top_k):
-        return [{**one._asdict(), "score": float("nan"), "sequence": ""} for one in own[prompt][:top_k]]
+        return [{**vars(one), "score": float("nan"), "sequence": ""} for one in own[prompt][:top_k]]
 
     broken.tokenizer = fill.tokenizer
-    assert not any(row["ok"] for row in check_card(broken, own))
+    assert not any(row.ok for row in check_card(broken, own))
 
 
 def test_a_table_shows_every_rank_and_fits_a_terminal(fill, own):

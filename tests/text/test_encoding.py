@@ -1,11 +1,15 @@
 import copy
 import json
+import pickle
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from tokenizers import normalizers
 
+from distilbert_jax.errors import InputError
 from distilbert_jax.models import EncoderModel, MaskedLM
-from distilbert_jax.text.tokenizer import BertTokenizer, Row, fingerprint, load_tokenizer, stack
+from distilbert_jax.text.tokenizer import BertTokenizer, Row, fingerprint, load_tokenizer, save_tokenizer, stack
 from tests.models.common import masked_lm
 from tests.runs import BERT, STUDENT, refused, write_tokenizer
 
@@ -91,13 +95,84 @@ def test_the_shorter_limit_of_a_directory_holds(tmp_path):
 
 
 def test_the_rest_is_the_tokenizers_own_and_it_is_saved_like_it(world, tokenizer, tmp_path):
-    assert tokenizer.decode(tokenizer.encode("reda goes").ids) == "reda goes"
+    assert [encoding.tokens for encoding in tokenizer.encode_batch(["reda"])] == [["[CLS]", "reda", "[SEP]"]]
     assert tokenizer.get_vocab_size() == 48
     assert copy.deepcopy(tokenizer)("reda")["input_ids"].tolist() == tokenizer("reda")["input_ids"].tolist()
     masked_lm(STUDENT).save_pretrained(tmp_path / "model", tokenizer)
     assert fingerprint(load_tokenizer(tmp_path / "model")) == fingerprint(load_tokenizer(world.tokenizer))
-    with pytest.raises(AttributeError, match="no_such_thing"):
+    assert {"token_to_id", "decode", "max_length", "tokenizer", "rows"} <= set(dir(tokenizer))
+    with pytest.raises(AttributeError, match="BertTokenizer has no attribute 'no_such_thing'"):
         _ = tokenizer.no_such_thing
+    with pytest.raises(AttributeError, match="did you mean 'mask_token_id'"):
+        _ = tokenizer.mask_tokenid
+    assert pickle.loads(pickle.dumps(tokenizer)).encode("reda") == tokenizer.encode("reda")
+
+
+def test_a_saved_tokenizer_is_the_same_and_what_is_none_is_not_saved(tokenizer, tmp_path):
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    loaded = BertTokenizer.from_pretrained(tmp_path / "tokenizer")
+    assert (fingerprint(loaded.tokenizer), loaded.max_length) == (fingerprint(tokenizer.tokenizer), 32)
+    with pytest.raises(InputError) as refusal:
+        save_tokenizer({"reda": 5}, tmp_path / "other")
+    assert refusal.value.field == "tokenizer"
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_tokenizer_is_shown_in_a_line(world, tokenizer):
+    assert repr(tokenizer) == "BertTokenizer(vocab_size=48, lowercase, max_length=32)"
+    cased = load_tokenizer(world.tokenizer)
+    cased.normalizer = normalizers.BertNormalizer(lowercase=False)
+    assert repr(BertTokenizer(cased)) == "BertTokenizer(vocab_size=48, cased, max_length=512)"
+
+
+def test_padding_and_truncation_are_asked_for_by_name(tokenizer, capfd):
+    texts = ["reda", "reda goes to"]
+    for longest in (True, "longest"):
+        assert tokenizer(texts, padding=longest)["input_ids"].shape == (2, 5)
+    padded = tokenizer(texts, padding="max_length", max_length=8, return_tensors="np")
+    assert padded["attention_mask"].tolist() == [[1] * 3 + [0] * 5, [1] * 5 + [0] * 3]
+    assert tokenizer("reda", padding="max_length")["input_ids"].shape == (1, 32)
+    assert tokenizer(["reda", "redb"], padding=False)["input_ids"].shape == (2, 3)
+    for cut in (True, "longest_first"):
+        assert tokenizer("reda " * 9, truncation=cut, max_length=6)["input_ids"].shape == (1, 6)
+    assert tokenizer("reda goes", truncation=False, max_length=4)["input_ids"].shape == (1, 4)
+    capfd.readouterr()
+    with pytest.raises(InputError, match="has 11 tokens, above the limit of 6") as refusal:
+        tokenizer(["reda", "reda " * 9], truncation=False, max_length=6)
+    assert (refusal.value.field, refusal.value.row) == ("truncation", 2)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field", "hint"),
+    [
+        ({"padding": False}, "padding", None),
+        ({"padding": "longestt"}, "padding", "known: True, 'longest', 'max_length', False, 'do_not_pad'"),
+        ({"truncation": "only_first"}, "truncation", "known: True, 'longest_first', False, 'do_not_truncate'"),
+        ({"return_tensors": "pt"}, "return_tensors", "known: 'np'"),
+        ({"max_lenght": 8}, "max_lenght", "did you mean 'max_length'?"),
+        ({"text_pair": "reda"}, "text_pair", "did you mean 'pairs'?"),
+    ],
+)
+def test_an_argument_that_is_not_known_is_named(tokenizer, arguments, field, hint):
+    with pytest.raises(InputError, match=field) as refusal:
+        tokenizer(["reda", "reda goes"], **arguments)
+    assert (refusal.value.field, refusal.value.hint) == (field, hint)
+
+
+def test_ids_become_text_whatever_holds_them(tokenizer):
+    ids = tokenizer.encode("reda goes [MASK]")
+    for given in (ids, np.array(ids), jnp.asarray(ids), tuple(ids)):
+        assert tokenizer.decode(given) == "[CLS] reda goes [MASK] [SEP]"
+        assert tokenizer.convert_ids_to_tokens(given) == ["[CLS]", "reda", "goes", "[MASK]", "[SEP]"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "reda goes"
+    batch = tokenizer(["reda goes", "redb"])["input_ids"]
+    assert tokenizer.batch_decode(batch, skip_special_tokens=True) == ["reda goes", "redb"]
+    assert tokenizer.decode([]) == tokenizer.decode(10_000) == ""
+    assert tokenizer.convert_ids_to_tokens(10_000) is None
+    for wrong in (batch, [[5, 6], [7]], [-1], [0.5], "reda"):
+        with pytest.raises(InputError):
+            tokenizer.decode(wrong)
 
 
 def test_rows_fill_a_batch_of_a_given_shape():

@@ -1,14 +1,12 @@
 import json
 import random
-import subprocess
-import sys
 
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from distilbert_jax.errors import InputError
 from distilbert_jax.text.tokenizer import check_fit, fingerprint, load_tokenizer, save_tokenizer, special_ids
-from distilbert_jax.text.wordpiece import command, train_wordpiece
+from distilbert_jax.text.wordpiece import train_wordpiece
 
 TEXT = "the tokenizer reads words and writes pieces of words; reading, writing, rereading: Äpfel, naïve café"
 WORDS = TEXT.split()
@@ -145,26 +143,3 @@ def test_a_tokenizer_without_cls_and_sep_around_a_text_is_no_berts(tokenizer):
     bare = Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | {"post_processor": None}))
     with pytest.raises(InputError, match="m: its tokenizer puts no"):
         check_fit(bare, 10_000, "m")
-
-
-def test_command_finds_its_own_output_and_keeps_another_tokenizer(tmp_path, capsys):
-    text = tmp_path / "text.txt"
-    text.write_text("\n".join(sentences()))
-    command((text,), 80, tmp_path / "out")
-    before = (tmp_path / "out" / "tokenizer.json").read_bytes()
-    command((text,), 80, tmp_path / "out")
-    first, second = capsys.readouterr().out.splitlines()
-    assert "80 entries from 1 file(s)" in first
-    assert "found equal" in second
-    with pytest.raises(InputError, match="holds another tokenizer"):
-        command((text,), 70, tmp_path / "out")
-    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == before
-
-
-def test_command_line_answers_a_mistake_with_one_line(tmp_path):
-    arguments = ["--text", str(tmp_path / "missing.txt"), "--vocab-size", "100", "--out", str(tmp_path / "out")]
-    run = subprocess.run(
-        [sys.executable, "-m", "distilbert_jax.text.tokenizer", *arguments], capture_output=True, text=True, check=False
-    )
-    assert run.returncode == 2
-    assert run.stderr.splitlines() == [f"error: {tmp_path}/missing.txt: no such text file"]

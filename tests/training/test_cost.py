@@ -8,7 +8,7 @@ import train as train_script
 from distilbert_jax.config import LossConfig
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.masking import masked_count
-from distilbert_jax.pretraining.run import dry_run, estimate
+from distilbert_jax.pretraining.run import Estimate, dry_run, estimate
 from distilbert_jax.pretraining.setup import set_up
 from distilbert_jax.training import cost
 from tests import runs
@@ -71,29 +71,28 @@ def test_utilisation_is_known_where_the_peak_is(kind, dtype, share, monkeypatch)
 
 def test_a_dry_run_tells_what_a_run_takes_and_writes_nothing(world, tmp_path, capsys):
     config = runs.distilling(world, tmp_path / "run")
-    found = dry_run(config)
+    taken = dry_run(config)
     assert not (tmp_path / "run").exists()
-    assert found["parameters"] == 11_296
-    assert found["tokens"] == 30 * 8 * 32
-    assert found["hours"] == pytest.approx(30 * found["seconds_per_step"] / 3600)
-    assert found["memory_bytes"] > 3 * 4 * found["parameters"] / jax.device_count()
-    assert found["mfu"] is None
+    assert taken.parameters == 11_296
+    assert taken.tokens == 30 * 8 * 32
+    assert taken.hours == pytest.approx(30 * taken.seconds_per_step / 3600)
+    assert taken.memory_bytes > 3 * 4 * taken.parameters / jax.device_count()
+    assert taken.mfu is None
     train_script.main([runs.write_config(config, tmp_path / "config.py"), "--dry-run"])
     said = capsys.readouterr().out
     assert [line.split("  ")[0] for line in said.splitlines()] == [
-        line.split("  ")[0] for line in estimate(found).splitlines()
+        line.split("  ")[0] for line in estimate(taken).splitlines()
     ]
     assert "11,296, its teacher" in said
     assert not (tmp_path / "run").exists()
 
 
 def test_an_estimate_shows_limit_and_share_where_they_are_known():
-    found = {
-        "parameters": 10, "teacher_parameters": 0, "flops_per_token": 6e9, "tokens": 100, "epochs": 2.0,
-        "memory_bytes": 2e9, "memory_limit": 8e9, "seconds_per_step": 0.5, "tokens_per_second": 7.0, "mfu": 0.25,
-        "hours": 3.0,
-    }  # fmt: skip
-    said = estimate(found)
+    taken = Estimate(
+        parameters=10, teacher_parameters=0, flops_per_token=6e9, tokens=100, epochs=2.0, memory_bytes=2 * 10**9,
+        memory_limit=8 * 10**9, seconds_per_step=0.5, tokens_per_second=7.0, mfu=0.25, hours=3.0,
+    )  # fmt: skip
+    said = estimate(taken)
     assert "2.00 of 8.0 GB" in said
     assert "25.0% of the devices' peak" in said
     assert "teacher" not in said

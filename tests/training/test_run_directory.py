@@ -3,6 +3,7 @@ import json
 import pytest
 
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
+from distilbert_jax.errors import InputError
 from distilbert_jax.training import run_directory
 from tests.runs import change, refused
 
@@ -43,6 +44,16 @@ def test_another_config_is_refused_and_what_differs_is_named(begun):
 )
 def test_what_does_not_change_the_result_may_change(begun, change_of):
     run_directory.enter(change(CONFIG, **{change_of: 7}), begun)
+
+
+def test_where_the_files_of_a_task_lie_may_change_and_nothing_that_begins_like_it(tmp_path):
+    config = FinetuneConfig(data="here")
+    run_directory.enter(config, tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    run_directory.enter(change(config, data="there", save_model=False), tmp_path)
+    with pytest.raises(InputError) as caught:
+        run_directory.enter(change(config, run__dtype="bfloat16"), tmp_path)
+    assert (caught.value.path, caught.value.field) == (str(tmp_path), "run.dtype")
 
 
 def test_a_run_may_be_moved(begun, tmp_path):

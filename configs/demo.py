@@ -1,0 +1,96 @@
+"""Demo: a small BERT reads CPython's documentation, a student of half its layers is distilled from it, two controls beside it.
+
+    distilbert-jax demo                    # all of it: data, tokenizer, corpora, the four trainings, tasks and a report
+    distilbert-jax train demo:teacher      # a small BERT learns masked LM
+    distilbert-jax train demo:student      # half the layers, begun from the teacher's and distilled with the triple loss
+    distilbert-jax train demo:copied       # control 1: the student's layers and batches, masked LM alone
+    distilbert-jax train demo:control      # control 2: its batches, random weights, masked LM alone: no teacher at all
+    distilbert-jax glue demo:glue --model runs/demo/student/model --run.directory runs/demo/student/glue \
+      --tasks demo-topic demo-next demo-overlap --seeds 0      # generated tasks, which are no part of GLUE
+
+Cost: minutes on two cores of a CPU, the teacher the longest. Result: runs/demo/report.md; docs/results/first-run.md explains one.
+"""
+
+import dataclasses
+
+from distilbert_jax.config import (
+    DataConfig,
+    FinetuneConfig,
+    InitConfig,
+    MaskingConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    RunConfig,
+    student_config,
+)
+
+VARIANTS = ("teacher", "student", "copied", "control", "glue")
+
+
+def get_config(variant: str, directory: str = "runs/demo") -> PretrainConfig | FinetuneConfig:
+    """`directory`: where the demo's data, corpora and runs stand."""
+    return {"teacher": teacher, "student": student, "copied": copied, "control": control, "glue": glue}[variant](
+        directory
+    )
+
+
+def teacher(directory: str) -> PretrainConfig:
+    return PretrainConfig(
+        # So short a run does not overfit: dropout would only slow it.
+        model=ModelConfig.bert_base(
+            vocab_size=4096,
+            hidden_size=128,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=512,
+            max_position_embeddings=64,
+            hidden_dropout=0.0,
+            attention_dropout=0.0,
+        ),
+        init=InitConfig(unigram_bias=True),
+        data=DataConfig(corpus=f"{directory}/corpus", heldout=f"{directory}/heldout", length=64, batch_size=16),
+        masking=MaskingConfig(weighting="uniform"),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        steps=1500,
+        run=RunConfig(directory=f"{directory}/teacher", log_every=100, eval_every=500, save_every=500),
+    )
+
+
+def student(directory: str) -> PretrainConfig:
+    config = teacher(directory)
+    return dataclasses.replace(
+        config,
+        model=student_config(config.model, num_hidden_layers=2),
+        init=InitConfig(source=f"{directory}/teacher/model"),
+        teacher=f"{directory}/teacher/model",
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        steps=600,
+        # A seed of its own: with the teacher's it would be asked what the teacher was asked first.
+        run=RunConfig(directory=f"{directory}/student", seed=1, log_every=100, eval_every=150, save_every=150),
+    )
+
+
+def copied(directory: str) -> PretrainConfig:
+    """What differs from the student is the loss."""
+    config = student(directory)
+    return dataclasses.replace(config, teacher="", run=dataclasses.replace(config.run, directory=f"{directory}/copied"))
+
+
+def control(directory: str) -> PretrainConfig:
+    config, first = copied(directory), teacher(directory)
+    return dataclasses.replace(
+        config,
+        init=first.init,
+        optimizer=first.optimizer,  # random weights bear, and need, the higher rate
+        run=dataclasses.replace(config.run, directory=f"{directory}/control"),
+    )
+
+
+def glue(directory: str) -> FinetuneConfig:
+    config = FinetuneConfig(data=f"{directory}/data/glue", length=64, save_model=False)
+    return dataclasses.replace(
+        config,
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=5e-4),
+        run=RunConfig(directory="", log_every=100),
+    )

@@ -1,0 +1,1 @@
+"""The command line, `distilbert-jax COMMAND …`: a table of commands, and one module for a group of them."""

@@ -1,0 +1,105 @@
+"""Command-line arguments through tyro, and their mistakes told in one line."""
+
+import contextlib
+import functools
+import io
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import tyro
+
+from distilbert_jax.base import config_io, runtime
+from distilbert_jax.cli import renamed
+from distilbert_jax.errors import InputError
+
+C = TypeVar("C")
+Main = Callable[[list[str], str], None]  # a command: its arguments, and what its messages call it
+
+
+class Runs(Protocol):
+    """A command whose options are its fields."""
+
+    def run(self) -> None: ...
+
+
+def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: Any = None) -> C:
+    """`tyro.cli` whose complaints come as one `InputError` instead of a box. `--help` prints and exits as usual."""
+    options = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(kind, args=list(args), prog=prog, **options)
+    except SystemExit as exit:
+        if not exit.code:
+            raise
+        renamed.check_options(args, prog)
+        said, cause = _one_line(complaint.getvalue()), _cause(exit)
+    except InputError as error:  # of a config that is a part of the command
+        said, cause = str(error), error
+    cause = cause or InputError("")
+    raise InputError(f"{prog}: {said}; --help lists what there is", path=cause.path, field=cause.field, hint=cause.hint)
+
+
+def _cause(error: BaseException | None) -> InputError | None:
+    """The mistake in a config that made tyro give up, if it was one."""
+    while error and not isinstance(error, InputError):
+        error = error.__context__
+    return error
+
+
+def calling(command: Callable[..., None]) -> Main:
+    """The command that calls a function with what the command line gives for its arguments."""
+
+    # Parsed first and called after: while tyro reads, stderr is caught, and a command shows its progress there.
+    @functools.wraps(command)
+    def later(*args: Any, **kwargs: Any) -> Callable[[], None]:
+        return functools.partial(command, *args, **kwargs)
+
+    return lambda args, prog: parse(later, args, prog=prog)()
+
+
+def running(kind: Callable[..., Runs]) -> Main:
+    """The command whose options are the fields of a dataclass, and which computes with a model."""
+
+    def main(args: list[str], prog: str) -> None:
+        command = parse(kind, args, prog=prog)
+        runtime.keep_freed_memory()
+        command.run()
+
+    return main
+
+
+def load_config(name: str, *kinds: type) -> Any:
+    """`config_io.load_config`, which answers the name of a file that has become a variant of another with what it is now."""
+    with _old_names(name):
+        return config_io.load_config(name, *kinds)
+
+
+def load_variants(name: str, kind: type[C]) -> dict[str, C]:
+    """`config_io.load_variants`, with the same answer."""
+    with _old_names(name):
+        return config_io.load_variants(name, kind)
+
+
+@contextlib.contextmanager
+def _old_names(name: str) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        if (now := renamed.config(name)) and not Path(name.partition(".py")[0] + ".py").exists():
+            raise InputError(f"{name}: no such config file; it is now {now}", path=name, hint=now) from None
+        raise
+
+
+def _one_line(box: str) -> str:
+    """The words of a box that tyro prints, without frame, title and general advice."""
+    said = []
+    for line in box.splitlines():
+        words = line.strip("│╭╮╰╯─ ")
+        if line.startswith(("╭", "╰")) or not words:
+            continue
+        if words.startswith(("For full helptext", "Argument helptext")):
+            break
+        said.append(words)
+    return " ".join(said).replace(" Perhaps you meant:", "; perhaps you meant")

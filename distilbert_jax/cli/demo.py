@@ -1,0 +1,132 @@
+"""Demo from data to report: `distilbert-jax demo`."""
+
+import dataclasses
+import importlib
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from distilbert_jax.base import runtime, signals
+from distilbert_jax.cli.arguments import calling
+from distilbert_jax.errors import InputError
+
+Step = Literal["data", "tokenizer", "corpora", "teacher", "student", "copied", "control", "glue", "fill-mask", "report"]
+STEPS: tuple[Step, ...] = typing.get_args(Step)
+TRAININGS = ("teacher", "student", "copied", "control")
+TUNED = ("teacher", "student", "control")
+TASKS = ("demo-topic", "demo-next", "demo-overlap")
+
+
+def demo(out: Path = Path("runs/demo"), only: tuple[Step, ...] = STEPS) -> None:
+    """Everything once, on the documentation inside this Python: nothing is downloaded, two cores of a CPU are enough.
+
+    A small BERT learns masked LM, a student of half its layers is distilled from it, with two controls beside it; they are
+    fine-tuned on generated tasks, a mask is filled, and a report compares them. Interrupted, the same command goes on.
+
+    Args:
+        out: directory of everything that is made.
+        only: these steps alone, in their order.
+    """
+    if not only:
+        raise InputError(f"--only: expected one or more of {', '.join(STEPS)}", field="--only")
+    if out.exists() and not out.is_dir():
+        raise InputError(f"--out {out}: is a file, expected a directory", path=out, field="--out")
+    runtime.keep_freed_memory()
+    for step in STEPS:
+        if step in only:
+            _do(step, out)
+
+
+def _do(step: Step, out: Path) -> None:
+    if step in TRAININGS:
+        _train(step, out)
+    else:
+        doing: dict[str, Callable[[Path], None]] = {
+            "data": _data,
+            "tokenizer": _tokenizer,
+            "corpora": _corpora,
+            "glue": _glue,
+            "fill-mask": _fill_mask,
+            "report": _report,
+        }
+        doing[step](out)
+
+
+def _data(out: Path) -> None:
+    from distilbert_jax.demo.documents import write_demo
+
+    place = out / "data"
+    manifest, finished = write_demo(place)
+    state = "found finished" if finished else "written"
+    print(f"demo data, {state} in {place}, from the documentation in Python {manifest['python']}:")
+    for file in ("train.txt", "heldout.txt"):
+        print("  {0}: {documents:,} documents, {words:,} words".format(file, **manifest[file]))
+    for file, rows in manifest["rows"].items():
+        print(f"  {file}: {rows:,} generated rows")
+
+
+def _tokenizer(out: Path) -> None:
+    from distilbert_jax.cli.prepare import tokenizer
+
+    tokenizer((out / "data/train.txt",), 4096, out / "tokenizer")
+
+
+def _corpora(out: Path) -> None:
+    from distilbert_jax.cli.prepare import corpus
+
+    for text, name in (("train", "corpus"), ("heldout", "heldout")):
+        corpus((out / f"data/{text}.txt",), str(out / "tokenizer"), out / name)
+
+
+def _train(name: str, out: Path) -> None:
+    with signals.leaving_at_ctrl_c():
+        import jax
+
+        from distilbert_jax.pretraining.run import pretrain
+
+    with signals.leaving_when_asked():
+        pretrain(_configs().get_config(name, str(out)))
+    jax.clear_caches()  # each run compiles its own step
+
+
+def _glue(out: Path) -> None:
+    from distilbert_jax.cli.glue import GlueCommand
+
+    config = _configs().get_config("glue", str(out))
+    with signals.leaving_when_asked(), runtime.compiling_once():  # the models share programs
+        for name in TUNED:
+            run = dataclasses.replace(config.run, directory=str(out / name / "glue"))
+            GlueCommand(
+                dataclasses.replace(config, model=str(out / name / "model"), run=run), tasks=TASKS, seeds=(0,)
+            ).run()
+
+
+def _fill_mask(out: Path) -> None:
+    from distilbert_jax.cli.texts import FillMaskCommand
+
+    print("\nA mask filled by the student, a toy of two layers that has read Python's documentation only:")
+    FillMaskCommand(("Return a [MASK] object .",), str(out / "student/model")).run()
+    print(
+        "With a network, a real checkpoint:\n"
+        "  hf download distilbert-base-uncased --local-dir distilbert-base-uncased\n"
+        '  distilbert-jax fill-mask --model distilbert-base-uncased "Hello I\'m a [MASK] model."\n'
+    )
+
+
+def _report(out: Path) -> None:
+    from distilbert_jax.experiments.report import report
+
+    report(
+        tuple(str(out / name) for name in TRAININGS),
+        str(out),
+        heldout=str(out / "heldout"),
+        teacher=str(out / "teacher"),
+    )
+
+
+def _configs() -> typing.Any:
+    return importlib.import_module("distilbert_jax.configs.demo")
+
+
+COMMANDS = {"demo": calling(demo)}

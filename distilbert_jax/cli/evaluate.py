@@ -1,0 +1,37 @@
+"""Masked LM on held-out text: `distilbert-jax evaluate`."""
+
+import json
+from dataclasses import dataclass
+
+from distilbert_jax.cli.arguments import running
+from distilbert_jax.config import Dtype, Sequences
+
+
+@dataclass(frozen=True)
+class EvaluateCommand:
+    """Masked LM on held-out text: loss (nats), accuracy, perplexity and, with --teacher, the KL divergence from it.
+
+    Every model is asked the same questions: 15 % of the tokens, uniform, 80/10/10, drawn from the index of the packed row.
+    """
+
+    model: str  # HF directory or hub id
+    corpus: str  # directory made by distilbert-jax corpus
+    teacher: str = ""  # HF directory or hub id
+    length: int = 128  # tokens in a packed row
+    sequences: Sequences = "line"
+    batch_size: int = 32
+    max_rows: int | None = None
+    dtype: Dtype = "float32"
+    json: bool = False
+
+    def run(self) -> None:
+        from distilbert_jax.pretraining.evaluate import evaluate_mlm
+
+        options = {name: value for name, value in vars(self).items() if name != "json"}
+        result = evaluate_mlm(**options)
+        print(
+            json.dumps(result) if self.json else "\n".join(f"{name:14} {value:.4f}" for name, value in result.items())
+        )
+
+
+COMMANDS = {"evaluate": running(EvaluateCommand)}

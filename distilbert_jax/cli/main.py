@@ -1,0 +1,90 @@
+"""The commands of `distilbert-jax`: their names, where they are, and how they begin and end."""
+
+import importlib
+import sys
+from dataclasses import dataclass
+
+from distilbert_jax.base import signals
+from distilbert_jax.cli import renamed
+from distilbert_jax.errors import InputError, nearest, one_line_errors
+
+
+@dataclass(frozen=True)
+class Command:
+    """A module of `distilbert_jax.cli`, in whose `COMMANDS` the command is, and what `--help` says of it in one line."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "train": Command("train", "pre-train, distil or fine-tune from a config"),
+    "evaluate": Command(
+        "evaluate", "masked LM on held-out text: loss, accuracy, perplexity, KL divergence from a teacher"
+    ),
+    "corpus": Command("prepare", "text files to a corpus of token shards"),
+    "tokenizer": Command("prepare", "train a WordPiece vocabulary on text files"),
+    "student": Command("prepare", "a DistilBERT that begins with layers of a teacher"),
+    "fill-mask": Command(
+        "texts", "the most likely words for [MASK], also among given words, jointly, or of several pieces"
+    ),
+    "features": Command("texts", "hidden states of any layer, of every token or pooled"),
+    "classify": Command("texts", "labels and scores of a fine-tuned model"),
+    "glue": Command("glue", "fine-tune on tasks × seeds: the GLUE table, beside the paper's, and the server's files"),
+    "bias": Command("probes", "the words of two sides of a prompt, side by side"),
+    "card": Command("probes", "the model card's three prompts, checked against the published scores"),
+    "speed": Command("probes", "latency and tokens a second of the encoder"),
+    "report": Command("experiments", "one table, one results.json and the curves of several runs"),
+    "experiment": Command("experiments", "models pre-trained, fine-tuned and compared in pairs, from one config"),
+    "ablation": Command(
+        "experiments", "what each part of a recipe is worth: variants of a config against the full one"
+    ),
+    "demo": Command("demo", "everything once, on Python's own documentation, in minutes"),
+    "configs": Command("configs", "the configs that come with the package"),
+}
+
+
+def usage() -> str:
+    width = max(map(len, COMMANDS))
+    return "\n".join(
+        [
+            "BERT and DistilBERT in JAX: `distilbert-jax COMMAND …`, `distilbert-jax COMMAND --help`, `distilbert-jax --version`.",
+            "",
+            *(f"{name:{width}}  {command.help}" for name, command in COMMANDS.items()),
+        ]
+    )
+
+
+def run(name: str, args: list[str], prog: str) -> None:
+    """Run a command of `COMMANDS` with its arguments; `prog` is what its messages call it."""
+    with signals.leaving_at_ctrl_c():
+        module = importlib.import_module(f"distilbert_jax.cli.{COMMANDS[name].module}")
+    module.COMMANDS[name](args, prog)
+
+
+def main(args: list[str]) -> None:
+    """`distilbert-jax` with its arguments.
+
+    Raises:
+        InputError: there is no such command (the nearest is named), or what the command raises.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        print(usage(), file=sys.stdout if args else sys.stderr)
+        sys.exit(0 if args else 2)
+    if args[0] == "--version":
+        import distilbert_jax
+
+        print(f"distilbert-jax {distilbert_jax.__version__}")
+        return
+    name, *rest = args
+    if name not in COMMANDS:
+        now = renamed.COMMANDS.get(name)
+        hint = f"it is now {now!r}" if now else nearest(name, COMMANDS)
+        raise InputError(f"distilbert-jax {name}: no such command; {hint}", field=name, hint=now or hint)
+    run(name, rest, f"distilbert-jax {name}")
+
+
+def entry() -> None:
+    """The process of `distilbert-jax`: its arguments, one line for a mistake, and an exit status."""
+    with one_line_errors():
+        main(sys.argv[1:])

@@ -1,0 +1,83 @@
+"""Probes of a model: `distilbert-jax bias`, `card`, `speed`."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from distilbert_jax.base.config_io import to_values
+from distilbert_jax.base.tables import show
+from distilbert_jax.cli.arguments import running
+from distilbert_jax.config import Dtype
+from distilbert_jax.errors import InputError
+
+
+@dataclass(frozen=True)
+class BiasCommand:
+    """Paired prompts: the likeliest words of each side, their overlap, and the log-odds of words between the sides."""
+
+    model: str  # HF directory or hub id
+    prompts: str = ""  # .yaml or .json file, form: distilbert_jax/probes/prompts.py; empty: the model card's pair
+    top_k: int = 10
+    words: tuple[str, ...] = ()  # of interest, for every pair; none: those of the file, else all in either top
+    out: str = ""  # directory for results.json and log_odds.png
+    json: bool = False
+
+    def run(self) -> None:
+        from distilbert_jax.pipelines import FillMask
+        from distilbert_jax.probes import bias
+        from distilbert_jax.probes.prompts import CARD_PAIR, read_pairs
+
+        if Path(self.out).is_file():
+            raise InputError(f"--out {self.out}: is a file, expected a directory", field="--out")
+        pairs = read_pairs(self.prompts) if self.prompts else [CARD_PAIR]
+        results = bias.bias_probe(FillMask(self.model), pairs, top_k=self.top_k, words=self.words)
+        for result in results:
+            if self.json:
+                print(json.dumps(to_values(result), ensure_ascii=False))
+            else:
+                show(bias.table(result))
+        if self.out:
+            bias.write(results, self.model, self.out)
+
+
+@dataclass(frozen=True)
+class CardCommand:
+    """The three prompts of distilbert-base-uncased's model card: exit status 1 if a token differs or a score by over 1e-4."""
+
+    model: str  # HF directory or hub id
+    json: bool = False
+
+    def run(self) -> None:
+        from distilbert_jax.pipelines import FillMask
+        from distilbert_jax.probes.model_card import check_card, table
+
+        rows = check_card(FillMask(self.model))
+        if self.json:
+            print("\n".join(map(json.dumps, to_values(rows))))
+        else:
+            show(table(rows))
+        if not all(row.ok for row in rows):
+            sys.exit(1)
+
+
+@dataclass(frozen=True)
+class SpeedCommand:
+    """Latency and tokens a second of the encoder on random tokens, without padding."""
+
+    model: str  # HF directory or hub id
+    batch_size: int = 8
+    length: int = 128
+    rounds: int = 20
+    dtype: Dtype = "float32"
+    json: bool = False
+
+    def run(self) -> None:
+        from distilbert_jax.probes.speed import encoder_speed, summary
+
+        options = {name: value for name, value in vars(self).items() if name != "json"}
+        result = encoder_speed(**options)
+        print(json.dumps(to_values(result)) if self.json else summary(result))
+
+
+COMMANDS = {"bias": running(BiasCommand), "card": running(CardCommand), "speed": running(SpeedCommand)}

@@ -1,0 +1,125 @@
+"""Models on texts: `distilbert-jax fill-mask`, `features`, `classify`."""
+
+import itertools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+from distilbert_jax.base.tables import show
+from distilbert_jax.cli.arguments import running
+from distilbert_jax.config import Dtype
+from distilbert_jax.errors import InputError
+from distilbert_jax.text.sources import given_texts, split_pair
+
+
+@dataclass(frozen=True)
+class TextCommand:
+    """What the commands on texts have in common. Texts are arguments, lines of --file, or lines of standard input."""
+
+    texts: tyro.conf.Positional[tuple[str, ...]]  # none: --file, or standard input
+    model: str  # HF directory or hub id
+    file: str = ""  # UTF-8, one text a line
+    batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
+    dtype: Dtype = "float32"
+    json: bool = False  # one JSON object a line
+
+    def results(self, pipeline: type, *options: Any, pairs: bool = False) -> Iterator[tuple[Any, Any]]:
+        """Texts and what a pipeline says of them, as they are read."""
+        texts = given_texts(self.texts, self.file)
+        loaded = pipeline(self.model, dtype=self.dtype, batch_size=self.batch_size)
+        asked, texts = itertools.tee(map(split_pair, texts, itertools.count(1)) if pairs else texts)
+        return zip(texts, loaded(asked, *options), strict=True)
+
+
+@dataclass(frozen=True)
+class FillMaskCommand(TextCommand):
+    """The most likely words for each [MASK], as tables or as one JSON object a line."""
+
+    top_k: int | None = None  # default: 5, or all targets
+    targets: tuple[str, ...] = ()  # score these words alone, over the vocabulary and among themselves
+    joint: bool = False  # several masks together, from left to right
+    whole_words: bool = False  # targets may have several pieces
+
+    def run(self) -> None:
+        from distilbert_jax.pipelines import FillMask
+
+        options = (self.top_k, self.targets or None, self.joint, self.whole_words)
+        for text, answers in self.results(FillMask, *options):
+            if self.json:
+                print(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))
+            else:
+                show(answers)
+
+
+@dataclass(frozen=True)
+class FeaturesCommand(TextCommand):
+    """Hidden states of an encoder: one vector for each text or, with --pooling tokens, for each of its tokens."""
+
+    pooling: Literal["tokens", "cls", "mean"] = "mean"
+    layer: int = -1  # 0: the embeddings, -1: the last layer
+    out: str = ""  # .npy file for float32 [texts, hidden], in the place of output
+
+    def run(self) -> None:
+        import numpy as np
+
+        from distilbert_jax.base.files import write_array
+        from distilbert_jax.pipelines import FeatureExtraction
+        from distilbert_jax.pipelines.results import Answers
+
+        if self.out and (self.json or self.pooling == "tokens"):
+            raise InputError(
+                "--out writes one vector a text: it goes with --pooling cls or mean, and without --json", field="--out"
+            )
+        if self.out and not Path(self.out).absolute().parent.is_dir():
+            raise InputError(
+                f"--out {self.out}: the folder {Path(self.out).parent} does not exist; make it first", field="--out"
+            )
+        vectors = self.results(FeatureExtraction, self.pooling, self.layer)
+        if self.out:
+            stacked = np.stack([vector for _, vector in vectors])
+            write_array(Path(self.out), stacked)
+            print(f"{self.out}: {' × '.join(map(str, stacked.shape))} {stacked.dtype}")
+            return
+        rows = []
+        for text, values in vectors:
+            if self.json:
+                print(json.dumps({"text": text, "features": values.tolist()}, ensure_ascii=False))
+            else:
+                shape = " × ".join(map(str, values.shape))
+                begins = " ".join(f"{value:.4f}" for value in values.flat[:4])
+                rows.append({"shape": shape, "norm": float(np.linalg.norm(values)), "begins": begins, "text": text})
+        if rows:
+            show(Answers(rows))
+
+
+@dataclass(frozen=True)
+class ClassifyCommand(TextCommand):
+    """Labels and scores of a fine-tuned model."""
+
+    top_k: int | None = 1  # None: all labels
+    pairs: bool = False  # a text is two with a tab between
+
+    def run(self) -> None:
+        from distilbert_jax.pipelines import TextClassification
+        from distilbert_jax.pipelines.results import Answers
+
+        rows = []
+        for text, labels in self.results(TextClassification, self.top_k, pairs=self.pairs):
+            parts = dict(zip(("text", "pair"), text if self.pairs else (text,), strict=False))
+            if self.json:
+                print(json.dumps({**parts, "labels": labels}, ensure_ascii=False))
+            else:
+                rows += [{**label, **parts} for label in labels]
+        if rows:
+            show(Answers(rows))
+
+
+COMMANDS = {
+    "fill-mask": running(FillMaskCommand),
+    "features": running(FeaturesCommand),
+    "classify": running(ClassifyCommand),
+}

@@ -1,0 +1,99 @@
+"""Arguments: their mistakes in one line, and what was once called otherwise."""
+
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from distilbert_jax.base.config_io import load_config as load
+from distilbert_jax.base.config_io import load_variants
+from distilbert_jax.cli import renamed
+from distilbert_jax.cli.arguments import calling, load_config, parse
+from distilbert_jax.config import ExperimentConfig, FinetuneConfig, PretrainConfig
+from distilbert_jax.errors import InputError
+
+
+def command(out: str, processes: int | None = None) -> None:
+    """A command."""
+    print("on stderr:", out, processes, file=sys.stderr)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong"),
+    [([], "--out"), (["--out", "a", "--procs", "2"], "--procs"), (["--out", "a", "--processes", "two"], "'two'")],
+)
+def test_a_mistake_on_a_commands_line_is_one_line(arguments, wrong):
+    with pytest.raises(InputError, match=r"--help lists what there is$") as caught:
+        calling(command)(arguments, "a command")
+    message = str(caught.value)
+    assert message.startswith("a command: ")
+    assert wrong in message
+    assert "\n" not in message
+
+
+def test_a_command_gets_its_arguments_and_keeps_its_stderr(capsys):
+    calling(command)(["--out", "a", "--processes", "2"], "a command")
+    assert capsys.readouterr().err == "on stderr: a 2\n"
+
+
+def test_a_mistake_in_a_field_keeps_its_name():
+    with pytest.raises(InputError) as caught:
+        parse(PretrainConfig, ["--run.seed", "-1"], prog="p")
+    assert caught.value.field == "seed"
+
+
+@pytest.mark.parametrize(
+    ("option", "now"),
+    [
+        ("--guide.teacher", "--distill.teacher"),
+        ("--guide.temperature=2", "--distill.temperature"),
+        ("--grid.learning-rate", "--sweep.learning-rate"),
+        ("--held-out", "--selection-split"),
+        ("--held_out", "--selection-split"),
+        ("--arms", "--variants"),
+    ],
+)
+def test_an_option_of_an_earlier_version_is_answered_with_its_new_name(option, now):
+    with pytest.raises(InputError) as caught:
+        parse(FinetuneConfig, ["--task", "rte", option, "1"], prog="p")
+    assert (caught.value.field, caught.value.hint) == (option.partition("=")[0], now)
+
+
+def test_an_option_that_a_command_has_may_be_called_as_another_was():
+    @dataclass(frozen=True)
+    class Options:
+        arms: int = 2
+
+    assert parse(Options, ["--arms", "3"], prog="p").arms == 3
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        ("configs/demo/teacher.py", "demo:teacher"),
+        ("/a/b/configs/demo/glue.py", "demo:glue"),
+        ("configs/ablations/no_ce.py", "ablations:no_ce"),
+        ("configs/ablations/demo/full.py", "ablations:demo/full"),
+        ("configs/ablations/demo", "ablations:demo"),
+        ("configs/ablations", "ablations"),
+        ("configs/miniature/experiment.py", "miniature"),
+        ("configs/miniature/experiment.py:gpu", "miniature:gpu"),
+        ("configs/miniature/triple.py", "miniature:triple"),
+        ("configs/miniature/triple.py:cpu", "miniature:triple"),
+        ("configs/miniature/triple.py:gpu", "miniature:gpu/triple"),
+    ],
+)
+def test_a_config_file_of_an_earlier_version_is_answered_with_its_new_name(before, now, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as caught:
+        load_config(before)
+    assert (caught.value.path, caught.value.hint) == (before, now)
+    if now.startswith("ablations") and "/" not in before.partition("ablations")[2].removeprefix("/demo"):
+        assert len(load_variants(now, PretrainConfig)) == 5
+    else:
+        assert load(now, PretrainConfig, FinetuneConfig, ExperimentConfig)
+
+
+def test_what_was_never_a_config_stays_unknown():
+    assert renamed.config("configs/distilbert_base.py") is None
+    assert renamed.config("mine/demo/teacher.py") is None

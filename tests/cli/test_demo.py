@@ -1,0 +1,60 @@
+"""`distilbert-jax demo`: its steps, each on its own, in one directory."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from distilbert_jax.cli import demo as module
+from distilbert_jax.cli.main import main
+from distilbert_jax.errors import InputError
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The steps that were done, each with its directory, instead of doing them."""
+    done = []
+    monkeypatch.setattr(module, "_do", lambda step, out: done.append((step, out)))
+    return done
+
+
+def test_the_demo_is_all_its_steps_in_order(steps):
+    main(["demo"])
+    assert [step for step, _ in steps] == list(module.STEPS)
+    assert {out for _, out in steps} == {Path("runs/demo")}
+
+
+def test_steps_alone_are_done_in_the_order_of_the_demo(steps, tmp_path):
+    main(["demo", "--out", str(tmp_path), "--only", "report", "data"])
+    assert steps == [("data", tmp_path), ("report", tmp_path)]
+    for arguments, field in ((["--only"], "--only"), (["--out", __file__], "--out")):
+        with pytest.raises(InputError) as caught:
+            main(["demo", *arguments])
+        assert caught.value.field == field
+
+
+def test_the_data_are_written_where_the_other_steps_look(tmp_path, monkeypatch, capsys):
+    rows = {"glue/demo-topic/train.parquet": 2000}
+    manifest = {name: {"documents": 1, "words": 2} for name in ("train.txt", "heldout.txt")} | {"rows": rows}
+    written = []
+    monkeypatch.setattr(
+        "distilbert_jax.demo.documents.write_demo",
+        lambda out: written.append(out) or (manifest | {"python": "3"}, False),
+    )
+    main(["demo", "--out", str(tmp_path), "--only", "data"])
+    assert written == [tmp_path / "data"]
+    assert "written in" in capsys.readouterr().out
+
+
+def test_each_training_and_tuning_is_that_of_the_demos_config(tmp_path, monkeypatch):
+    trained, tuned = [], []
+    monkeypatch.setattr("distilbert_jax.pretraining.run.pretrain", trained.append)
+    monkeypatch.setattr("distilbert_jax.cli.glue.GlueCommand.run", lambda self: tuned.append(self))
+    main(["demo", "--out", str(tmp_path), "--only", *module.TRAININGS, "glue"])
+    config_of = importlib.import_module("distilbert_jax.configs.demo").get_config
+    assert trained == [config_of(name, str(tmp_path)) for name in module.TRAININGS]
+    assert [(command.tasks, command.seeds) for command in tuned] == [(module.TASKS, (0,))] * 3
+    for command, name in zip(tuned, module.TUNED, strict=True):
+        assert command.run_with.model == f"{tmp_path}/{name}/model"
+        assert command.run_with.run.directory == f"{tmp_path}/{name}/glue"
+        assert command.run_with.data == f"{tmp_path}/data/glue"

@@ -1,0 +1,69 @@
+"""`distilbert-jax tokenizer` and `student`."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from distilbert_jax.cli.prepare import student, tokenizer
+from distilbert_jax.config import student_config
+from distilbert_jax.errors import InputError
+from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM
+from distilbert_jax.models.params import split
+from distilbert_jax.models.student import student_from_teacher
+from distilbert_jax.text.tokenizer import fingerprint, load_tokenizer
+from tests.models.common import deviation
+from tests.runs import ROOT
+
+WORDS = ["the tokenizer reads words and writes pieces of words; reading, writing, rereading: Äpfel, naïve café"] * 20
+
+
+def test_a_tokenizer_finds_its_own_output_and_keeps_another_tokenizer(tmp_path, capsys):
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(WORDS))
+    tokenizer((text,), 64, tmp_path / "out")
+    before = (tmp_path / "out" / "tokenizer.json").read_bytes()
+    tokenizer((text,), 64, tmp_path / "out")
+    first, second = capsys.readouterr().out.splitlines()
+    assert "64 entries from 1 file(s)" in first
+    assert "found equal" in second
+    with pytest.raises(InputError, match="holds another tokenizer"):
+        tokenizer((text,), 70, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == before
+
+
+def test_a_command_answers_a_mistake_with_one_line(tmp_path):
+    arguments = ["--text", str(tmp_path / "missing.txt"), "--vocab-size", "100", "--out", str(tmp_path / "out")]
+    run = subprocess.run(
+        [sys.executable, "-m", "distilbert_jax", "tokenizer", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert run.stderr.splitlines() == [f"error: {tmp_path}/missing.txt: no such text file"]
+
+
+def test_a_student_is_made_from_a_directory_and_written_with_the_tokenizer(world, tmp_path, capfd):
+    teacher = BertForMaskedLM.from_pretrained(world.teacher)
+    student(str(world.teacher), str(tmp_path / "all"))
+    ids = np.array([[2, 7, 8, 9, 3]])
+    assert deviation(DistilBertForMaskedLM.from_pretrained(tmp_path / "all")(ids).logits, teacher(ids).logits) < 1e-5
+    student(str(world.teacher), str(tmp_path / "one"), layers=(1,), fold_token_type=False)
+    found = split(DistilBertForMaskedLM.from_pretrained(tmp_path / "one"))[1]
+    expected = split(
+        student_from_teacher(teacher, student_config(teacher.config, 1), layers=(1,), fold_token_type=False)
+    )
+    for path, value in expected[1].items():
+        np.testing.assert_array_equal(found[path], value, err_msg=path)
+    assert fingerprint(load_tokenizer(tmp_path / "one")) == fingerprint(load_tokenizer(world.teacher))
+    assert capfd.readouterr().err.splitlines()[-1] == f"{tmp_path}/one: layers 1 of {world.teacher}"
+    with pytest.raises(InputError, match="--num-hidden-layers 2, but --layers names 1"):
+        student(str(world.teacher), str(tmp_path / "two"), layers=(1,), num_hidden_layers=2)
+
+
+def test_a_student_never_takes_its_teachers_place(world):
+    with pytest.raises(InputError, match="is the teacher's own directory"):
+        student(str(world.teacher), f"{world.path}/./teacher", layers=(0,))

@@ -1,0 +1,125 @@
+"""`distilbert-jax fill-mask`, `features` and `classify`, by evaluate.py in a checkout."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import evaluate
+from distilbert_jax import models
+from distilbert_jax.text.tokenizer import load_tokenizer
+from tests.models.common import build
+from tests.runs import BERT, ROOT, change, refused
+
+
+def test_fill_mask_prints_a_json_object_a_line(world, capsys):
+    texts = ["reda [MASK] redc", "[MASK] goes [MASK]"]
+    evaluate.main(["fill-mask", "--model", world.teacher, "--json", "--top-k", "3", *texts])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [first["text"], second["text"]] == texts
+    assert len(first["answers"]) == 3
+    assert list(first["answers"][0]) == ["score", "token", "token_str", "sequence"]
+    assert [len(answers) for answers in second["answers"]] == [3, 3]
+
+
+def test_fill_mask_prints_a_table(world, capsys):
+    evaluate.main(["fill-mask", "--model", world.teacher, "reda [MASK] redc"])
+    shown = capsys.readouterr().out
+    assert "reda [MASK] redc" in shown
+    assert shown.count("\n") > 8
+
+
+def test_options_of_fill_mask_reach_it(world, capsys):
+    command = ["fill-mask", "--model", world.teacher, "--json", "reda [MASK] [MASK]"]
+    evaluate.main([*command, "--targets", "goes", "goess", "--whole-words"])
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert sorted(answer["token_str"] for answer in line["answers"][0]) == ["goes", "goess"]
+    evaluate.main([*command, "--joint", "--top-k", "2"])
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [len(answer["tokens"]) for answer in line["answers"]] == [2, 2]
+
+
+@pytest.fixture
+def standard_input(monkeypatch):
+    """Lets bytes be standard input."""
+    return lambda given: monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(given)))
+
+
+def test_texts_come_from_arguments_a_file_or_standard_input(world, tmp_path, capsys, standard_input):
+    command, texts = ["features", "--model", world.teacher, "--json"], ["reda goes", "to Äpfel", "redb"]
+    outputs = []
+    (tmp_path / "texts").write_bytes("\ufeffreda goes\r\nto Äpfel\nredb".encode())
+    standard_input("reda goes\nto Äpfel\nredb\n".encode())
+    for source in (texts, ["--file", str(tmp_path / "texts")], []):
+        evaluate.main([*command, *source])
+        outputs.append(capsys.readouterr().out)
+    assert outputs[0] == outputs[1] == outputs[2]
+    found = [json.loads(line) for line in outputs[0].splitlines()]
+    assert [line["text"] for line in found] == texts
+    assert {len(line["features"]) for line in found} == {32}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", ["is empty"]),
+        (b"reda\n \nredb\n", ["line 2: is blank"]),
+        (b"reda\nred\xff\n", ["line 2: not UTF-8 (byte 4 of the line is 0xff)"]),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_refused_before_the_first_result(
+    world, content, words, tmp_path, capsys, standard_input
+):
+    (tmp_path / "texts").write_bytes(content)
+    command = ["features", "--batch-size", "1", "--json", "--model"]
+    refused(lambda: evaluate.main([*command, "nowhere", "--file", str(tmp_path / "texts")]), str(tmp_path), *words)
+    standard_input(content)
+    refused(lambda: evaluate.main([*command, world.teacher]), "standard input", *words)
+    assert capsys.readouterr().out.count("\n") <= 1
+
+
+def test_features_are_shown_or_written(world, tmp_path, capsys):
+    command = ["features", "--model", world.teacher, "reda goes", "to [b]"]
+    evaluate.main([*command, "--pooling", "tokens", "--layer", "0"])
+    shown = capsys.readouterr().out
+    assert "4 × 32" in shown
+    assert "to [b]" in shown
+    evaluate.main([*command, "--out", str(tmp_path / "x.npy")])
+    assert capsys.readouterr().out == f"{tmp_path}/x.npy: 2 × 32 float32\n"
+    evaluate.main([*command, "--json"])
+    listed = [json.loads(line)["features"] for line in capsys.readouterr().out.splitlines()]
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.array(listed, np.float32))
+
+
+def test_classify_takes_texts_and_pairs(world, tmp_path, capsys):
+    kind = models.BertForSequenceClassification
+    build(kind, change(BERT, labels=("no", "yes"))).save_pretrained(tmp_path, load_tokenizer(world.tokenizer))
+    command = ["classify", "--model", str(tmp_path)]
+    evaluate.main([*command, "--json", "reda goes"])
+    (line,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (line["text"], [set(label) for label in line["labels"]]) == ("reda goes", [{"label", "score"}])
+    evaluate.main([*command, "--json", "--pairs", "--top-k", "None", "reda\tgoes", "to\tredb"])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (second["text"], second["pair"], len(first["labels"])) == ("to", "redb", 2)
+    refused(lambda: evaluate.main([*command, "--pairs", "a\tb", "c"]), "text 2: a pair", "found 0 tabs")
+    evaluate.main([*command, "reda goes", "to"])
+    shown = capsys.readouterr().out
+    assert "reda goes" in shown
+    assert "yes" in shown or "no" in shown
+
+
+@pytest.mark.parametrize("options", [["--json"], []])
+def test_a_reader_that_goes_away_ends_a_command_quietly(world, options):
+    command = [sys.executable, "evaluate.py", "fill-mask", "--model", world.teacher, *["reda [MASK]"] * 2, *options]
+    reader, writer = os.pipe()
+    os.close(reader)
+    environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # so that the last line is written while the process ends
+    with os.fdopen(writer, "wb") as closed:
+        ended = subprocess.run(
+            command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True, env=environment, timeout=300
+        )
+    assert (ended.returncode, ended.stderr) == (141, "")

@@ -1,0 +1,64 @@
+"""`distilbert-jax train`, and train.py in a checkout."""
+
+import subprocess
+import sys
+
+import pytest
+
+import train
+from distilbert_jax.config import PretrainConfig
+from tests.runs import ROOT, pretraining, refused, write_config
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A config file."""
+    return write_config(PretrainConfig(steps=7), tmp_path / "config.py")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            ["--optimizer.lerning-rate", "1"],
+            ["--optimizer.lerning-rate", "perhaps you meant --optimizer.learning-rate"],
+        ),
+        (["--optimizer.learning-rate", "fast"], ["--optimizer.learning-rate", "'fast'"]),
+        (["--steps", "-1"], ["PretrainConfig.steps = -1", "0 or more"]),
+        (["--steps"], ["--steps", "Missing value"]),
+        (["--data.sequences", "lines"], ["--data.sequences", "'lines'", "'line', 'document'"]),
+        (["--run.seed", "-1"], ["RunConfig.seed = -1"]),
+        (["--data.length", "1024"], ["length = 1024", "max_position_embeddings"]),
+        (["stray"], ["stray"]),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(config, arguments, words):
+    message = refused(lambda: train.main([config, *arguments]), "train.py", "--help", *words)
+    assert not set("│╭╰") & set(message)
+
+
+def test_a_dry_run_takes_no_trace(config):
+    refused(lambda: train.main([config, "--dry-run", "--profile"]), "--dry-run", "--profile", "give one of them")
+
+
+def test_overrides_reach_the_run(config, monkeypatch):
+    taken = []
+    monkeypatch.setattr("distilbert_jax.pretraining.run.pretrain", lambda config, profile: taken.append(config))
+    train.main([config, "--steps", "9", "--optimizer.learning-rate", "1e-4", "--run.directory", "runs/x"])
+    assert (taken[0].steps, taken[0].optimizer.learning_rate, taken[0].run.directory) == (9, 1e-4, "runs/x")
+
+
+def test_a_config_has_help(config, capsys):
+    with pytest.raises(SystemExit) as left:
+        train.main([config, "--help"])
+    assert left.value.code == 0
+    assert "--optimizer.learning-rate" in capsys.readouterr().out
+
+
+def test_a_mistake_ends_the_process_with_one_line_and_status_2(world, tmp_path):
+    config = write_config(pretraining(world, tmp_path / "run", data__corpus=str(tmp_path)), tmp_path / "config.py")
+    command = [sys.executable, "train.py", config]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith(f"error: {tmp_path}: no corpus: build one")
