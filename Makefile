@@ -4,12 +4,14 @@ PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
 BASE := $(shell command -v "$(PYTHON)")
-PYTEST_ARGS ?= -n 2
+# worksteal: a worker takes whole runs of tests, so that what a module prepares is prepared once.
+PYTEST_ARGS ?= -n 2 --dist worksteal
 # The commands below are what a user types, with this environment's python first on the path.
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export PYTHONUNBUFFERED := 1
 ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
-PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+# Python compiles what is imported; to compile all that is installed takes longer than to install it.
+PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
 
 .PHONY: help venv demo test quick parity lint format bench bench-corpus ablations miniature clean

@@ -5,14 +5,16 @@ import os
 import shutil
 import tempfile
 
+from tests import compiling
+
 # Before jax is imported. NPROC: on two cores jax 0.10.2 aborts when a collective stands inside a scan, because its thread
 # pool is smaller than the number of devices that wait for one another.
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiling.DEVICES}"
 os.environ["NPROC"] = "16"
 # What one test has compiled, the next need not: a train step takes ten times as long to compile as to run a test with.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # child processes and xdist's workers inherit it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="distilbert-jax-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 from collections.abc import Iterator
@@ -36,6 +38,11 @@ _TINY = {
     "intermediate_size": 48,
     "max_position_embeddings": 40,
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr != "parity":  # which compares what users run
+        os.environ["XLA_FLAGS"] += f" {compiling.quick_flags()}"
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -21,7 +21,7 @@ import pytest
 from distilbert_jax.errors import InputError
 from distilbert_jax.training import distributed
 from distilbert_jax.training import distributed as module
-from tests import runs
+from tests import compiling, runs
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def started(
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     common = {**os.environ, "JAX_COORDINATOR_ADDRESS": coordinator, "JAX_NUM_PROCESSES": str(count)}
-    common |= {"XLA_FLAGS": "", "NPROC": "16", "JAX_NUM_CPU_DEVICES": "1"}
+    common |= {"XLA_FLAGS": compiling.quick_flags(), "NPROC": "16", "JAX_NUM_CPU_DEVICES": "1"}
     processes = [
         subprocess.Popen(
             [sys.executable, "train.py", *commands[min(index, len(commands) - 1)]],
