@@ -1,4 +1,4 @@
-"""What a user is told, above all when something is wrong: one line that names it, and an exit code that is not zero."""
+"""Errors that a user can mend: one line that names what is wrong, its fields for programs, and the exit status."""
 
 import contextlib
 import difflib

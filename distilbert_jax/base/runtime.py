@@ -1,4 +1,4 @@
-"""What a process asks of its machine and of JAX's own caches."""
+"""Runtime of a process: what it asks of its machine's memory, of the GPU's determinism and of JAX's compilation cache."""
 
 import contextlib
 import ctypes

@@ -1,4 +1,4 @@
-"""A table of strings, its first line the head and its first column the titles, for the terminal and as Markdown."""
+"""Tables of strings, the first line the head and the first column the titles, for the terminal and as Markdown."""
 
 from collections.abc import Sequence
 
