@@ -1,4 +1,4 @@
-"""Token shards to rows of one length: sequences side by side, told apart by segment ids and positions of their own, or one
+"""Packing of token shards into rows of one length: sequences side by side, told apart by segment ids and positions, or one
 pair of texts in each row (`pairs`).
 
 <corpus>/packed-<length>-<sequences>/manifest.json   written last: options, files, totals

@@ -1,4 +1,4 @@
-"""The terms of the triple loss (paper, section 3; the original distiller.py) and the losses of the heads, as weighted *sums*.
+"""Losses as weighted *sums*: the terms of distillation, the triple loss (paper, section 3; distiller.py), and those of heads.
 
 Sums, because the caller divides by counts over the whole global batch: the value then depends on neither the mesh nor the
 micro-batches. `question_answering`, which no training loop here uses, is a mean. All arithmetic is float32.

@@ -1,4 +1,4 @@
-"""AdamW with linear warm-up, linear decay and gradient clipping (defaults: the original train.py)."""
+"""Optimizer and learning-rate schedule: AdamW, linear warm-up and decay, clipping (defaults: the original train.py)."""
 
 import math
 from collections.abc import Collection
