@@ -1,4 +1,4 @@
-"""Sums over the tokens of rows, a piece of the length at a time: what is as wide as the vocabulary is never held for all tokens."""
+"""Chunked logits: sums over tokens, a piece of the length at a time: what is as wide as the vocabulary never stands whole."""
 
 import functools
 from collections.abc import Callable

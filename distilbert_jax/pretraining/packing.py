@@ -1,5 +1,5 @@
 """Packing of token shards into rows of one length: sequences side by side, told apart by segment ids and positions, or one
-pair of texts in each row (`pairs`).
+pair of texts in each row (`sentence_pairs`).
 
 <corpus>/packed-<length>-<sequences>/manifest.json   written last: options, files, totals
                                      00000.npy       rows of one shard; 00000.json says what they were made of
