@@ -1,7 +1,6 @@
 """What a process asks of its machine."""
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +11,6 @@ import numpy as np
 import pytest
 
 from distilbert_jax.base.runtime import compiling_once
-from distilbert_jax.base.signals import leaving_at_ctrl_c
 
 FAULTS = """
 import ctypes, resource, threading
@@ -75,29 +73,6 @@ def test_a_users_own_malloc_settings_stay():
     assert measure(called=True, MALLOC_ARENA_MAX="4")[0] == 0
 
 
-@pytest.mark.parametrize(("before", "status"), [("signal.default_int_handler", -signal.SIGINT), ("signal.SIG_IGN", 0)])
-def test_ctrl_c_ends_imports_without_a_word(before, status):
-    """Said for both: a process that a script starts in the background is born with Ctrl-C ignored."""
-    script = (
-        f"import os, signal; from distilbert_jax.base.runtime import leaving_at_ctrl_c; signal.signal(signal.SIGINT, {before})\n"
-        "with leaving_at_ctrl_c():\n"
-        "    try: os.kill(os.getpid(), signal.SIGINT)\n"
-        "    except BaseException: pass"
-    )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (ended.returncode, ended.stderr) == (status, "")
-
-
-def test_after_imports_ctrl_c_is_an_exception_again():
-    found = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with leaving_at_ctrl_c():
-            assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    finally:
-        signal.signal(signal.SIGINT, found)
-
-
 def test_equal_programs_compile_once_in_a_folder_that_goes_with_the_block(no_cache):
     call = lambda: jax.jit(lambda x: jnp.sin(x) @ x + 1)(jnp.ones((3, 3)))
     events = []
@@ -128,8 +103,8 @@ def test_a_users_own_cache_stays(tmp_path, no_cache):
 
 def test_what_was_compiled_goes_also_when_the_process_is_asked_to_leave():
     script = (
-        "import os, signal; from distilbert_jax import runtime\n"
-        "with runtime.leaving_when_asked(), runtime.compiling_once() as folder:\n"
+        "import os, signal; from distilbert_jax.base import runtime, signals as leaving\n"
+        "with leaving.leaving_when_asked(), runtime.compiling_once() as folder:\n"
         "    print(folder, folder.exists()); os.kill(os.getpid(), signal.SIGTERM)"
     )
     theirs = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}

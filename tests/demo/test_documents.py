@@ -18,9 +18,9 @@ FEW = ("json", "logging", "argparse.py", "ast.py", "heapq.py", "random.py", "tex
 @pytest.fixture(scope="module")
 def documents():
     with pytest.MonkeyPatch.context() as patch:
-        rglob = documents.Path.rglob
+        rglob = module.Path.rglob
         patch.setattr(
-            documents.Path,
+            module.Path,
             "rglob",
             lambda path, pattern: [
                 f for f in rglob(path, pattern) if f.relative_to(path).parts[0] in (*FEW, "unittest")
@@ -88,10 +88,10 @@ Too short."""
 
 def test_held_out_documents_are_decided_by_the_hash_of_their_name():
     names = [f"document {i}" for i in range(4000)]
-    assert sum(map(is_held_out, names)) / 4000 == pytest.approx(documents.HELD_OUT_SHARE, abs=0.015)
+    assert sum(map(is_held_out, names)) / 4000 == pytest.approx(module.HELD_OUT_SHARE, abs=0.015)
     for name in names[:50]:
         share = int(hashlib.sha256(name.encode()).hexdigest(), 16) / 2**256
-        assert is_held_out(name) == (share < documents.HELD_OUT_SHARE)
+        assert is_held_out(name) == (share < module.HELD_OUT_SHARE)
 
 
 def make_documents(family, count, seed):
@@ -206,5 +206,5 @@ def test_a_source_that_does_not_parse_is_passed_over(tmp_path):
     (tmp_path / "two.py").write_text("print 'Python 2'")
     (tmp_path / "binary.py").write_bytes(b"# \xff\n")
     (tmp_path / "good.py").write_text('"""One."""\ndef f():\n    """Two."""\nclass C:\n    """Three \\d."""\n')
-    assert [documents._docstrings(tmp_path / name) for name in ("two.py", "binary.py")] == [[], []]
-    assert documents._docstrings(tmp_path / "good.py") == ["One.", "Two.", "Three \\d."]
+    assert [module._docstrings(tmp_path / name) for name in ("two.py", "binary.py")] == [[], []]
+    assert module._docstrings(tmp_path / "good.py") == ["One.", "Two.", "Three \\d."]

@@ -399,7 +399,7 @@ def test_a_file_without_line_ends_is_refused_before_it_fills_memory(tokenizer, s
 
 
 def test_what_is_not_a_finished_corpus_is_named(tokenizer, source, tmp_path):
-    with pytest.raises(InputError, match=r"nowhere: no corpus: build one with python -m distilbert_jax\.data\.corpus"):
+    with pytest.raises(InputError, match=r"nowhere: no corpus: build one with distilbert-jax corpus"):
         Corpus.open(tmp_path / "nowhere")
     build_corpus([source], tokenizer, tmp_path / "out")
     manifest = tmp_path / "out/manifest.json"
