@@ -29,7 +29,7 @@ def in_chunks(term: Term, tokens: int, params: Params, hidden: Array, beside: An
     Returns:
         The sums of `term`'s value and parts, scalars of its dtypes.
     """
-    return _over_pieces(lambda *piece: (term(params, *piece, whole), None), tokens, (hidden, beside))[0]
+    return _over_pieces(lambda *piece: (term(params, piece[0], piece[1], whole), None), tokens, (hidden, beside))[0]
 
 
 def _forward(

@@ -33,7 +33,8 @@ def question_answering(start_logits: Array, end_logits: Array, starts: Array, en
     counts as 0 ([CLS]: no answer).
     """
     terms = (labelled(logits, jnp.maximum(at, 0)) for logits, at in ((start_logits, starts), (end_logits, ends)))
-    return sum(total / jnp.maximum(count, 1) for total, count in terms) / 2
+    start, end = (total / jnp.maximum(count, 1) for total, count in terms)
+    return (start + end) / 2
 
 
 def distillation(student: Array, teacher: Array, weights: Array, temperature: float) -> Array:
