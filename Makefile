@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · test · venv · parity · lint · bench · ablations · miniature     PYTHON=python3.12 make test: another interpreter
+#   make demo · test · venv · parity · lint · types · bench · ablations · miniature     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -14,7 +14,7 @@ ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
 
-.PHONY: help venv demo test quick parity lint format bench bench-corpus ablations miniature clean
+.PHONY: help venv demo test quick parity lint types format bench bench-corpus ablations miniature clean
 .DELETE_ON_ERROR:
 
 help:
@@ -32,6 +32,10 @@ $(VENV)/.core: pyproject.toml setup.py constraints.txt
 
 $(VENV)/.test: $(VENV)/.core
 	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test
+	@$(PIP) -e '.[test,lint]'
 	@touch $@
 
 $(VENV)/.parity: $(VENV)/.test
@@ -57,6 +61,9 @@ parity: $(VENV)/.parity
 lint: $(VENV)/.test
 	ruff check .
 	ruff format --check .
+
+types: $(VENV)/.lint
+	basedpyright
 
 format: $(VENV)/.test
 	ruff check --fix .

@@ -1,5 +1,6 @@
 """The work that is timed, with this project's own pieces: the jitted distillation step and the jitted encoder."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distilbert_jax.config import LossConfig, MaskingConfig, MeshConfig, ModelConfig, OptimizerConfig, student_config
+from distilbert_jax.config import (
+    LossConfig,
+    MaskingConfig,
+    MeshConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PretrainConfig,
+    student_config,
+)
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, MaskedLM
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.student import student_from_teacher
@@ -57,10 +66,9 @@ class Distillation:
     ):
         teacher_graphdef, self.frozen = split(BertForMaskedLM.from_pretrained(teacher, dtype=dtype))
         graphdef, params = split(DistilBertForMaskedLM.from_pretrained(student, dtype=dtype))
-        given = objectives.distillation(
-            graphdef, teacher_graphdef, np.zeros(1, np.float32), MASK_ID, MaskingConfig(), loss
-        )
-        self.objective = given._replace(prepare=self._prepare)
+        run = PretrainConfig(objective="distillation", loss=loss)
+        given = objectives.Given(graphdef, teacher_graphdef, np.zeros(1, np.float32), MASK_ID, run)
+        self.objective = dataclasses.replace(objectives.distillation(given), prepare=self._prepare)
         mesh, update = sharding.make_mesh(MeshConfig()), adamw(optimizer, 1000)
         rows = len(batch["input_ids"])
         self.batch = sharding.place({name: batch[name] for name in batch if name != "attention_mask"}, rows, mesh)

@@ -71,12 +71,12 @@ class Distillation:
             with torch.no_grad():
                 t = self.teacher(**self.inputs, output_hidden_states=True)
             s = self.student(**self.inputs, output_hidden_states=True)
-        T, V = self.config.temperature, s.logits.shape[-1]
+        T, V = self.config.kl.temperature, s.logits.shape[-1]
         s_logits, t_logits = s.logits.float().view(-1, V), t.logits.float().view(-1, V)
         ce = F.kl_div(F.log_softmax(s_logits / T, -1), F.softmax(t_logits / T, -1), reduction="batchmean") * T**2
         mlm = F.cross_entropy(s_logits[self.masked_at], self.labels)
         cos = 1 - F.cosine_similarity(s.hidden_states[-1].float(), t.hidden_states[-1].float(), dim=-1).mean()
-        return self.config.alpha_ce * ce + self.config.alpha_mlm * mlm + self.config.alpha_cos * cos
+        return self.config.kl.weight * ce + self.config.mlm.weight * mlm + self.config.cos.weight * cos
 
     def loss_without_dropout(self) -> float:
         """The loss, for comparison with the other side's."""

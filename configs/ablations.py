@@ -22,15 +22,19 @@ from distilbert_jax.configs.demo import get_config as demo
 from distilbert_jax.configs.distilbert_base import get_config as distilbert_base
 
 
-def _without(**weights: float) -> Callable[[PretrainConfig], PretrainConfig]:
-    return lambda config: dataclasses.replace(config, loss=dataclasses.replace(config.loss, **weights))
+def _without(term: str) -> Callable[[PretrainConfig], PretrainConfig]:
+    def change(config: PretrainConfig) -> PretrainConfig:
+        off = dataclasses.replace(getattr(config.loss, term), weight=0.0)
+        return dataclasses.replace(config, loss=dataclasses.replace(config.loss, **{term: off}))
+
+    return change
 
 
 CHANGES: dict[str, Callable[[PretrainConfig], PretrainConfig]] = {
     "full": lambda config: config,
-    "no_ce": _without(alpha_ce=0.0),
-    "no_cos": _without(alpha_cos=0.0),
-    "no_mlm": _without(alpha_mlm=0.0),
+    "no_ce": _without("kl"),
+    "no_cos": _without("cos"),
+    "no_mlm": _without("mlm"),
     "random_init": lambda config: dataclasses.replace(config, init=dataclasses.replace(config.init, source="")),
 }
 VARIANTS = (*CHANGES, *(f"demo/{name}" for name in CHANGES))

@@ -29,6 +29,7 @@ def get_config(variant: str = "short") -> PretrainConfig:
     return PretrainConfig(
         model=ModelConfig.bert_base(),
         init=InitConfig(source=f"{SHORT}/model" if long else ""),
+        objective="masked_lm_nsp",
         data=DataConfig(sequences="pair", length=512 if long else 128, batch_size=256),
         masking=MaskingConfig(weighting="uniform"),
         optimizer=OptimizerConfig(

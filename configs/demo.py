@@ -63,6 +63,7 @@ def student(directory: str) -> PretrainConfig:
         config,
         model=student_config(config.model, num_hidden_layers=2),
         init=InitConfig(source=f"{directory}/teacher/model"),
+        objective="distillation",
         teacher=f"{directory}/teacher/model",
         optimizer=OptimizerConfig(learning_rate=1e-3),
         steps=600,
@@ -74,7 +75,8 @@ def student(directory: str) -> PretrainConfig:
 def copied(directory: str) -> PretrainConfig:
     """What differs from the student is the loss."""
     config = student(directory)
-    return dataclasses.replace(config, teacher="", run=dataclasses.replace(config.run, directory=f"{directory}/copied"))
+    run = dataclasses.replace(config.run, directory=f"{directory}/copied")
+    return dataclasses.replace(config, objective="masked_lm", teacher="", run=run)
 
 
 def control(directory: str) -> PretrainConfig:

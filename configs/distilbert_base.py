@@ -15,6 +15,7 @@ def get_config() -> PretrainConfig:
     return PretrainConfig(
         model=ModelConfig.distilbert_base(),
         init=InitConfig(fold_token_type=False, copy_transform=False),
+        objective="distillation",
         data=DataConfig(length=512, batch_size=2000),
         masking=MaskingConfig(weighting="frequency"),
         steps=12_000,

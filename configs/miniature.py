@@ -28,6 +28,7 @@ from distilbert_jax.config import (
     ExperimentConfig,
     FinetuneConfig,
     InitConfig,
+    KLConfig,
     LossConfig,
     MaskingConfig,
     ModelConfig,
@@ -161,8 +162,9 @@ def triple(tier: str) -> PretrainConfig:
         config,
         model=student_config(config.model, num_hidden_layers=3),
         init=InitConfig(source=model, layers=(0, 2, 5)),
+        objective="distillation",
         teacher=model,
-        loss=LossConfig(ce_tokens=budget.ce_tokens),
+        loss=LossConfig(kl=KLConfig(tokens=budget.ce_tokens)),
         optimizer=OptimizerConfig(learning_rate=5e-4),
         steps=budget.steps(budget.student_tokens),
         # A seed of its own, the same for every student: equal batches and masks, but not those that the teacher began with.
@@ -176,7 +178,7 @@ def triple(tier: str) -> PretrainConfig:
 
 
 def mlm(tier: str) -> PretrainConfig:
-    return dataclasses.replace(triple(tier), teacher="")
+    return dataclasses.replace(triple(tier), objective="masked_lm", teacher="")
 
 
 def random_triple(tier: str) -> PretrainConfig:
@@ -187,13 +189,14 @@ def random_triple(tier: str) -> PretrainConfig:
 
 
 def random_mlm(tier: str) -> PretrainConfig:
-    return dataclasses.replace(random_triple(tier), teacher="")
+    return dataclasses.replace(random_triple(tier), objective="masked_lm", teacher="")
 
 
-def without(**weights: float) -> Callable[[str], PretrainConfig]:
+def without(term: str) -> Callable[[str], PretrainConfig]:
     def student(tier: str) -> PretrainConfig:
         config = triple(tier)
-        return dataclasses.replace(config, loss=dataclasses.replace(config.loss, **weights))
+        off = dataclasses.replace(getattr(config.loss, term), weight=0.0)
+        return dataclasses.replace(config, loss=dataclasses.replace(config.loss, **{term: off}))
 
     return student
 
@@ -210,9 +213,9 @@ MODELS: dict[str, Callable[[str], PretrainConfig]] = {
     "mlm": mlm,
     "random_triple": random_triple,
     "random_mlm": random_mlm,
-    "no_ce": without(alpha_ce=0.0),
-    "no_mlm": without(alpha_mlm=0.0),
-    "no_cos": without(alpha_cos=0.0),
+    "no_ce": without("kl"),
+    "no_mlm": without("mlm"),
+    "no_cos": without("cos"),
     "cut": cut,
 }
 VARIANTS = ("experiment", *TIERS, *MODELS, *(f"{tier}/{name}" for tier in TIERS for name in MODELS))

@@ -15,12 +15,16 @@ __version__ = "0.2.0"  # the only place; packaging reads it from here
 _NAMES = {
     "base.config_io": ("load_config",),
     "config": (
+        "CosConfig",
         "DataConfig",
         "DistillConfig",
         "ExperimentConfig",
         "FinetuneConfig",
         "InitConfig",
+        "KLConfig",
         "LossConfig",
+        "MLMConfig",
+        "MSEConfig",
         "MaskingConfig",
         "MeshConfig",
         "ModelConfig",
@@ -43,6 +47,7 @@ _NAMES = {
     "finetuning.tasks": (
         "Task",
         "find_task",
+        "register_task",
     ),
     "glue.sweep": ("run_sweep",),
     "models": (
@@ -78,32 +83,50 @@ _NAMES = {
     "pretraining.build_corpus": ("build_corpus",),
     "pretraining.corpus": ("Corpus",),
     "pretraining.evaluate": ("evaluate_mlm",),
+    "pretraining.objective_table": ("register_objective",),
     "pretraining.packing": (
         "PackedRows",
         "pack",
     ),
     "pretraining.run": ("pretrain",),
+    "pretraining.terms": (
+        "Tokens",
+        "View",
+        "register_term",
+    ),
     "probes.bias": ("bias_probe",),
     "text.tokenizer": (
         "BertTokenizer",
         "load_tokenizer",
     ),
     "text.wordpiece": ("train_wordpiece",),
+    "training.callbacks": (
+        "Moment",
+        "register_callback",
+    ),
+    "training.objective": (
+        "Objective",
+        "Part",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = ["__version__", *_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:  # the same names for editors and type checkers; a test compares the two
     from distilbert_jax.base.config_io import load_config as load_config
+    from distilbert_jax.config import CosConfig as CosConfig
     from distilbert_jax.config import DataConfig as DataConfig
     from distilbert_jax.config import DistillConfig as DistillConfig
     from distilbert_jax.config import ExperimentConfig as ExperimentConfig
     from distilbert_jax.config import FinetuneConfig as FinetuneConfig
     from distilbert_jax.config import InitConfig as InitConfig
+    from distilbert_jax.config import KLConfig as KLConfig
     from distilbert_jax.config import LossConfig as LossConfig
     from distilbert_jax.config import MaskingConfig as MaskingConfig
     from distilbert_jax.config import MeshConfig as MeshConfig
+    from distilbert_jax.config import MLMConfig as MLMConfig
     from distilbert_jax.config import ModelConfig as ModelConfig
+    from distilbert_jax.config import MSEConfig as MSEConfig
     from distilbert_jax.config import OptimizerConfig as OptimizerConfig
     from distilbert_jax.config import PretrainConfig as PretrainConfig
     from distilbert_jax.config import RunConfig as RunConfig
@@ -117,6 +140,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.finetuning.runs import finetune_seeds as finetune_seeds
     from distilbert_jax.finetuning.tasks import Task as Task
     from distilbert_jax.finetuning.tasks import find_task as find_task
+    from distilbert_jax.finetuning.tasks import register_task as register_task
     from distilbert_jax.glue.sweep import run_sweep as run_sweep
     from distilbert_jax.models import BertForMaskedLM as BertForMaskedLM
     from distilbert_jax.models import BertForMultipleChoice as BertForMultipleChoice
@@ -147,13 +171,21 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.pretraining.build_corpus import build_corpus as build_corpus
     from distilbert_jax.pretraining.corpus import Corpus as Corpus
     from distilbert_jax.pretraining.evaluate import evaluate_mlm as evaluate_mlm
+    from distilbert_jax.pretraining.objective_table import register_objective as register_objective
     from distilbert_jax.pretraining.packing import PackedRows as PackedRows
     from distilbert_jax.pretraining.packing import pack as pack
     from distilbert_jax.pretraining.run import pretrain as pretrain
+    from distilbert_jax.pretraining.terms import Tokens as Tokens
+    from distilbert_jax.pretraining.terms import View as View
+    from distilbert_jax.pretraining.terms import register_term as register_term
     from distilbert_jax.probes.bias import bias_probe as bias_probe
     from distilbert_jax.text.tokenizer import BertTokenizer as BertTokenizer
     from distilbert_jax.text.tokenizer import load_tokenizer as load_tokenizer
     from distilbert_jax.text.wordpiece import train_wordpiece as train_wordpiece
+    from distilbert_jax.training.callbacks import Moment as Moment
+    from distilbert_jax.training.callbacks import register_callback as register_callback
+    from distilbert_jax.training.objective import Objective as Objective
+    from distilbert_jax.training.objective import Part as Part
 
 
 def __getattr__(name: str) -> Any:

@@ -57,6 +57,7 @@ def require_choices(owner: object) -> None:
 
 Dtype = Literal["float32", "bfloat16"]
 Sequences = Literal["line", "document", "pair"]
+TermTokens = Literal["all", "masked"]
 
 
 @dataclass(frozen=True)
@@ -198,32 +199,106 @@ class MaskingConfig:
 
 
 @dataclass(frozen=True)
-class LossConfig:
-    """The triple loss (paper, section 3): α_ce·L_ce + α_mlm·L_mlm + α_cos·L_cos (+ α_mse·L_mse).
+class KLConfig:
+    """L_ce, T² · KL(teacher ‖ student) of the vocabulary's probabilities at temperature T (Hinton et al. 2015)."""
 
-    Defaults are the original code's; an often-copied 0.33 each gives poor results.
-    """
-
-    alpha_ce: float = 5.0
-    alpha_mlm: float = 2.0
-    alpha_cos: float = 1.0
-    alpha_mse: float = 0.0
-    temperature: float = 2.0
-    ce_tokens: Literal["all", "masked"] = "all"  # where L_ce and L_mse are taken
-    chunk: int = 0  # where logits are of all tokens: those of so many of each row are held at a time, slower; 0: of all
+    weight: float = 5.0  # 0: the term is not computed
+    temperature: float = 2.0  # T
+    tokens: TermTokens = "all"  # where it is taken
 
     def __post_init__(self) -> None:
         require_choices(self)
+        require_weight(self, "weight")
         require_temperature(self, "temperature")
-        require_weight(self, "alpha_ce", "alpha_mlm", "alpha_cos", "alpha_mse")
-        require(self.chunk >= 0, self, "chunk", "expected 0 (all) or a number of tokens")
-        total = self.alpha_ce + self.alpha_mlm + self.alpha_cos + self.alpha_mse
-        require(total > 0.0, self, "alpha_ce", "every weight is 0, nothing would be learned")
 
-    @property
-    def takes_all_logits(self) -> bool:
-        """Whether distillation needs the logits of all tokens, not of the masked ones alone."""
-        return self.ce_tokens == "all" and bool(self.alpha_ce or self.alpha_mse)
+
+@dataclass(frozen=True)
+class MLMConfig:
+    """L_mlm, the cross-entropy of the true tokens, at the masked ones."""
+
+    weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+
+
+@dataclass(frozen=True)
+class CosConfig:
+    """L_cos, 1 − cosine of the last hidden states, of all tokens."""
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+
+
+@dataclass(frozen=True)
+class MSEConfig:
+    """L_mse, the squared difference of the logits, summed over the vocabulary."""
+
+    weight: float = 0.0
+    tokens: TermTokens = "all"  # where it is taken
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        require_weight(self, "weight")
+
+
+# Command-line options of earlier versions, and what they are now.
+OLD_FLAGS = {
+    "--loss.alpha-ce": "--loss.kl.weight",
+    "--loss.alpha-mlm": "--loss.mlm.weight",
+    "--loss.alpha-cos": "--loss.cos.weight",
+    "--loss.alpha-mse": "--loss.mse.weight",
+    "--loss.temperature": "--loss.kl.temperature",
+    "--loss.ce-tokens": "--loss.kl.tokens",
+}
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The loss of distillation, Σ weight · term: the triple loss (paper, section 3) is L_ce, L_mlm and L_cos.
+
+    A field that has a weight is a term of the same name in `pretraining.terms`. Defaults are the original code's; an often-copied
+    0.33 each gives poor results.
+    """
+
+    kl: KLConfig = field(default_factory=KLConfig)
+    mlm: MLMConfig = field(default_factory=MLMConfig)
+    cos: CosConfig = field(default_factory=CosConfig)
+    mse: MSEConfig = field(default_factory=MSEConfig)
+    own: dict[str, float] = field(default_factory=dict)  # weights of the terms that the config file registers
+    chunk: int = 0  # where logits are of all tokens: those of so many of each row are held at a time, slower; 0: of all
+
+    def __post_init__(self) -> None:
+        require(self.chunk >= 0, self, "chunk", "expected 0 (all) or a number of tokens")
+        for name, weight in self.own.items():
+            if not 0.0 <= weight <= LARGEST:
+                raise InputError(
+                    f"LossConfig.own[{name!r}] = {weight!r}: expected a finite value of 0 or more",
+                    field=f"loss.own.{name}",
+                )
+        if not any((self.kl.weight, self.mlm.weight, self.cos.weight, self.mse.weight, *self.own.values())):
+            raise InputError("LossConfig: every weight is 0, nothing would be learned", field="loss.kl.weight")
+
+    @classmethod
+    def migrated(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """JSON of a version that had `alpha_*`, `temperature` and `ce_tokens` here, as it is now."""
+        old = {
+            "alpha_ce": ("kl", "weight"),
+            "temperature": ("kl", "temperature"),
+            "alpha_mlm": ("mlm", "weight"),
+            "alpha_cos": ("cos", "weight"),
+            "alpha_mse": ("mse", "weight"),
+        }
+        new: dict[str, Any] = {name: value for name, value in values.items() if name not in (*old, "ce_tokens")}
+        places = {name: [place] for name, place in old.items()}
+        # Of a term that was not computed nothing is kept that would make it another run now.
+        places["ce_tokens"] = [("kl", "tokens"), *([("mse", "tokens")] if values.get("alpha_mse") else [])]
+        for name, value in values.items():
+            for term, option in places.get(name, ()):
+                new[term] = {**new.get(term, {}), option: value}
+        return new
 
 
 @dataclass(frozen=True)
@@ -289,6 +364,8 @@ class RunConfig:
     save_every: int = 500  # steps
     keep: int = 2  # checkpoints kept
     deterministic: bool = False  # on a GPU: same bits at every run, at some cost (XLA's flag)
+    callbacks: tuple[str, ...] = ()  # names of those that the config file registers
+    wandb: str = ""  # project of Weights & Biases to log to as well; empty: none
 
     def __post_init__(self) -> None:
         require_choices(self)
@@ -299,11 +376,12 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """One pre-training run: masked LM, or the triple loss when `teacher` is given."""
+    """One pre-training run: masked LM, masked LM with next-sentence prediction, or the distillation of a teacher."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
-    teacher: str = ""  # HF directory or hub id to distil from; empty: masked LM alone
+    objective: str = "masked_lm"  # or masked_lm_nsp, distillation, or one that the config file registers
+    teacher: str = ""  # HF directory or hub id to distil from; empty: none
     steps: int = 1000  # 0: the model as it begins
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
@@ -321,18 +399,42 @@ class PretrainConfig:
             "length",
             f"beyond the position table of {self.model.max_length} (model.max_position_embeddings)",
         )
-        if self.data.sequences == "pair":
-            what = "pairs are for BERT's next-sentence prediction, which "
-            family = self.model.family
-            require(family.has_next_sentence, self.data, "sequences", what + f"a {family.title} has no head for")
-            require(self.model.type_vocab_size > 1, self.model, "type_vocab_size", what + "needs two token types")
-            require(not self.teacher, self.data, "sequences", what + "is not distilled: leave the teacher out")
+        self._check_objective()
         require(
             self.data.batch_size % self.optimizer.accumulate == 0,
             self.optimizer,
             "accumulate",
             f"does not divide data.batch_size = {self.data.batch_size}",
         )
+
+    def _check_objective(self) -> None:
+        pair, nsp = self.data.sequences == "pair", self.objective == "masked_lm_nsp"
+        if self.objective in ("masked_lm", "masked_lm_nsp") and self.teacher:
+            self._refuse("teacher", f"objective {self.objective!r} takes none", "--objective distillation")
+        if nsp and not pair:
+            self._refuse("objective", "next sentences are predicted on pairs", "--data.sequences pair")
+        if pair:
+            what = "pairs are for BERT's next-sentence prediction, which "
+            family = self.model.family
+            require(family.has_next_sentence, self.data, "sequences", what + f"a {family.title} has no head for")
+            require(self.model.type_vocab_size > 1, self.model, "type_vocab_size", what + "needs two token types")
+            if self.objective in ("masked_lm", "distillation"):
+                self._refuse("objective", "its rows are no pairs", "--objective masked_lm_nsp")
+
+    def _refuse(self, name: str, what: str, hint: str) -> typing.NoReturn:
+        raise InputError(
+            f"PretrainConfig.{name} = {getattr(self, name)!r}: {what}; did you mean {hint}?", field=name, hint=hint
+        )
+
+    @classmethod
+    def migrated(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """JSON of a version in which the objective followed from the teacher and the rows, with the objective."""
+        if "objective" in values:
+            return values
+        data = values.get("data")
+        pair = isinstance(data, dict) and data.get("sequences") == "pair"
+        objective = "distillation" if values.get("teacher") else "masked_lm_nsp" if pair else "masked_lm"
+        return {**values, "objective": objective}
 
 
 @dataclass(frozen=True)
@@ -354,7 +456,7 @@ class FinetuneConfig:
     """Fine-tuning of an encoder on one GLUE task with one seed; its length is in epochs, its last step is what is reported."""
 
     model: str = ""  # HF directory or hub id of a BERT or DistilBERT
-    task: str = "sst2"  # a task of data/tasks.py
+    task: str = "sst2"  # of GLUE, or one that the config file registers
     data: str = ""  # folder with <task>/{train,validation}.parquet; empty: GLUE from the hub
     length: int = 128  # tokens; what is longer is cut, and the share is printed
     shapes: int = 4  # batches are padded to at most so many lengths, chosen for the least padding; each compiles once

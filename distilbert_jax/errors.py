@@ -1,4 +1,4 @@
-"""What a user is told, above all when something is wrong: one line that names it, and an exit code that is not zero."""
+"""Errors that a user can mend: one line that names what is wrong, its fields for programs, and the exit status."""
 
 import contextlib
 import difflib
@@ -99,7 +99,8 @@ def one_line_errors() -> Iterator[None]:
         )
     except BrokenPipeError:
         # The interpreter flushes stdout once more while it exits, into the same closed pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""

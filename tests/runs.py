@@ -15,7 +15,7 @@ import threading
 import types
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow
 import pytest
@@ -114,16 +114,43 @@ def pretraining(world: World, directory: Path, **changes: Any) -> c.PretrainConf
 
 def distilling(world: World, directory: Path, **changes: Any) -> c.PretrainConfig:
     """The triple loss, with a student that begins with the teacher's first layer."""
-    given = {"teacher": world.teacher, "init__source": world.teacher, "data__heldout": ""}
+    given = {"objective": "distillation", "teacher": world.teacher, "init__source": world.teacher, "data__heldout": ""}
     return pretraining(world, directory, **{**given, **changes})
 
 
 def change(config: Any, **changes: Any) -> Any:
+    """All changes at once: what goes together is never checked in part."""
+    within: dict[str, dict[str, Any]] = {}
     for name, value in changes.items():
         field, _, rest = name.partition("__")
-        value = change(getattr(config, field), **{rest: value}) if rest else value
-        config = dataclasses.replace(config, **{field: value})
-    return config
+        within.setdefault(field, {})[rest] = value
+    new = {
+        field: values[""] if "" in values else change(getattr(config, field), **values)
+        for field, values in within.items()
+    }
+    return dataclasses.replace(config, **new)
+
+
+def loss(
+    kl: float = 5.0,
+    mlm: float = 2.0,
+    cos: float = 1.0,
+    mse: float = 0.0,
+    *,
+    temperature: float = 2.0,
+    tokens: Literal["all", "masked"] = "all",
+    chunk: int = 0,
+    own: dict[str, float] | None = None,
+) -> c.LossConfig:
+    """The package's own terms by their weights; `tokens`: of both terms on logits."""
+    return c.LossConfig(
+        c.KLConfig(kl, temperature, tokens),
+        c.MLMConfig(mlm),
+        c.CosConfig(cos),
+        c.MSEConfig(mse, tokens),
+        own or {},
+        chunk,
+    )
 
 
 def train(config: c.PretrainConfig) -> c.PretrainConfig:

@@ -15,15 +15,20 @@ from distilbert_jax.base.config_io import (
     variants_of,
 )
 from distilbert_jax.config import (
+    OLD_FLAGS,
+    CosConfig,
     DataConfig,
     DistillConfig,
     ExperimentConfig,
     FinetuneConfig,
     InitConfig,
+    KLConfig,
     LossConfig,
     MaskingConfig,
     MeshConfig,
+    MLMConfig,
     ModelConfig,
+    MSEConfig,
     OptimizerConfig,
     PretrainConfig,
     RunConfig,
@@ -32,22 +37,24 @@ from distilbert_jax.config import (
 )
 from distilbert_jax.configs import shipped
 from distilbert_jax.errors import InputError
+from tests import runs
 
 MODEL = ModelConfig(
     "distilbert", 99, 32, 3, 4, 48, 40, 0, "relu", 1e-12, 0.03, 0.2, 0.3, 0.4, 0.5, 7, ("no", "yes", "ähm")
 )
 DATA = DataConfig("corpus", "heldout", "document", 16, 24)
 MASKING = MaskingConfig(0.2, 0.7, 0.2, True, "uniform", 0.5, "batch")
-LOSS = LossConfig(1.0, 3.0, 2.0, 0.5, 4.0, "masked", 7)
+KL, MLM, COS, MSE = KLConfig(1.0, 4.0, "masked"), MLMConfig(3.0), CosConfig(2.0), MSEConfig(0.5, "masked")
+LOSS = LossConfig(KL, MLM, COS, MSE, {"norm": 0.25}, 7)
 INIT = InitConfig("bert", (0, 2, 5), False, False, True, "frozen")
 OPTIMIZER = OptimizerConfig(1e-4, 0.1, 0.8, 0.99, 1e-8, 0.01, 1.0, 4)
 MESH = MeshConfig(2, 2, 4)
-RUN = RunConfig("runs/a", 2**32 - 1, "bfloat16", 1, 0, 5, 1, True)
-PRETRAIN = PretrainConfig(MODEL, INIT, "teacher", 10, DATA, MASKING, LOSS, OPTIMIZER, MESH, RUN)
+RUN = RunConfig("runs/a", 2**32 - 1, "bfloat16", 1, 0, 5, 1, True, ("norms",), "project")
+PRETRAIN = PretrainConfig(MODEL, INIT, "distillation", "teacher", 10, DATA, MASKING, LOSS, OPTIMIZER, MESH, RUN)
 GUIDE = DistillConfig("teacher/{task}", 0.3, 4.0)
 FINETUNE = FinetuneConfig("bert", "rte", "glue", 64, 2, 16, 5, 100, True, True, False, GUIDE, OPTIMIZER, MESH, RUN)
 GRID = SweepConfig((1e-4, 2e-4), (8, 16), (3,), (1, 2))
-ALL = [MODEL, DATA, MASKING, LOSS, INIT, OPTIMIZER, MESH, RUN, PRETRAIN, GUIDE, FINETUNE, GRID]
+ALL = [MODEL, DATA, MASKING, KL, MLM, COS, MSE, LOSS, INIT, OPTIMIZER, MESH, RUN, PRETRAIN, GUIDE, FINETUNE, GRID]
 each = pytest.mark.parametrize("config", ALL, ids=lambda config: type(config).__name__)
 
 
@@ -69,9 +76,11 @@ def test_json_gives_an_equal_config_back(config):
 
 
 def test_json_may_leave_fields_out_and_write_floats_as_integers():
-    config = from_json(PretrainConfig, '{"loss": {"temperature": 3}, "init": {"layers": null}, "data": {"length": 64}}')
-    assert config == PretrainConfig(loss=LossConfig(temperature=3.0), data=DataConfig(length=64))
-    assert type(config.loss.temperature) is float
+    config = from_json(
+        PretrainConfig, '{"loss": {"kl": {"temperature": 3}}, "init": {"layers": null}, "data": {"length": 64}}'
+    )
+    assert config == PretrainConfig(loss=LossConfig(kl=KLConfig(temperature=3.0)), data=DataConfig(length=64))
+    assert type(config.loss.kl.temperature) is float
 
 
 @pytest.mark.parametrize(
@@ -84,7 +93,8 @@ def test_json_may_leave_fields_out_and_write_floats_as_integers():
         ('{"run": {"keep": 5.0}}', "run.json.run.keep: expected int, got 5.0"),
         ('{"steps": true}', "run.json.steps: expected int, got True"),
         ('{"run": {"deterministic": 1}}', "run.json.run.deterministic: expected bool, got 1"),
-        ('{"loss": {"alpha_ce": "high"}}', "run.json.loss.alpha_ce: expected float, got 'high'"),
+        ('{"loss": {"kl": {"weight": "high"}}}', "run.json.loss.kl.weight: expected float, got 'high'"),
+        ('{"loss": {"own": {"norm": "high"}}}', "run.json.loss.own.norm: expected float, got 'high'"),
         ('{"run": {"dtype": "bf16"}}', "run.json.run.dtype: expected one of 'float32', 'bfloat16', got 'bf16'"),
         ('{"init": {"layers": 3}}', "run.json.init.layers: expected a list, got 3"),
         ('{"init": {"layers": [0, "2"]}}', "run.json.init.layers[1]: expected int, got '2'"),
@@ -128,12 +138,10 @@ REFUSED = [
     (MaskingConfig, "weighting", ("loss",)),
     (MaskingConfig, "per", ("token",)),
     (MaskingConfig, "smoothing", WEIGHT),
-    (LossConfig, "temperature", (*REAL, 0.001, 1000.0)),
-    (LossConfig, "alpha_ce", WEIGHT),
-    (LossConfig, "alpha_mlm", WEIGHT),
-    (LossConfig, "alpha_cos", WEIGHT),
-    (LossConfig, "alpha_mse", WEIGHT),
-    (LossConfig, "ce_tokens", ("some",)),
+    (KLConfig, "temperature", (*REAL, 0.001, 1000.0)),
+    *((kind, "weight", WEIGHT) for kind in (KLConfig, MLMConfig, CosConfig, MSEConfig)),
+    (KLConfig, "tokens", ("some",)),
+    (MSEConfig, "tokens", ("some",)),
     (LossConfig, "chunk", (-1,)),
     (OptimizerConfig, "learning_rate", REAL),
     (OptimizerConfig, "warmup", (-0.1, 1.1)),
@@ -187,7 +195,7 @@ def test_a_value_out_of_range_is_refused_by_its_name(kind, name, value):
     [
         (lambda: ModelConfig.distilbert_base(type_vocab_size=2), "ModelConfig.type_vocab_size = 2: DistilBERT"),
         (lambda: ModelConfig.distilbert_base(layer_norm_eps=1e-5), "ModelConfig.layer_norm_eps = 1e-05: DistilBERT"),
-        (lambda: LossConfig(0.0, 0.0, 0.0, 0.0), "LossConfig.alpha_ce = 0.0: every weight is 0"),
+        (lambda: runs.loss(0.0, 0.0, 0.0, 0.0), "LossConfig: every weight is 0"),
         (
             lambda: PretrainConfig(data=DataConfig(length=513)),
             "DataConfig.length = 513: beyond the position table of 512",
@@ -204,26 +212,84 @@ def test_fields_that_contradict_each_other_are_refused(make, start):
     assert str(caught.value).startswith(start)
 
 
+def pairs(**changes):
+    return PretrainConfig(**{"data": DataConfig(sequences="pair"), "objective": "masked_lm_nsp", **changes})
+
+
+@pytest.mark.parametrize(
+    ("make", "field", "hint"),
+    [
+        (lambda: PretrainConfig(teacher="bert"), "teacher", "--objective distillation"),
+        (lambda: pairs(teacher="bert"), "teacher", "--objective distillation"),
+        (lambda: pairs(objective="masked_lm"), "objective", "--objective masked_lm_nsp"),
+        (lambda: pairs(objective="distillation", teacher="bert"), "objective", "--objective masked_lm_nsp"),
+        (lambda: PretrainConfig(objective="masked_lm_nsp"), "objective", "--data.sequences pair"),
+    ],
+)
+def test_an_objective_that_contradicts_teacher_or_rows_is_refused_with_what_would_do(make, field, hint):
+    with pytest.raises(InputError) as caught:
+        make()
+    assert (caught.value.field, caught.value.hint) == (field, hint)
+
+
+def test_a_weight_of_ones_own_term_is_held_to_what_weights_are():
+    for weight in WEIGHT:
+        with pytest.raises(InputError) as caught:
+            LossConfig(own={"norm": weight})
+        assert caught.value.field == "loss.own.norm"
+
+
+OLD = {
+    "objective": '{"teacher": "bert"}',
+    "pairs": '{"data": {"sequences": "pair"}}',
+    "loss": '{"loss": {"alpha_ce": 1.0, "alpha_mlm": 3.0, "alpha_cos": 0.5, "alpha_mse": 0.25, "temperature": 4.0, '
+    '"ce_tokens": "masked", "chunk": 3}}',
+    "mse of weight 0": '{"loss": {"alpha_mse": 0.0, "ce_tokens": "masked"}}',
+}
+NOW = {
+    "objective": PretrainConfig(objective="distillation", teacher="bert"),
+    "pairs": pairs(),
+    "loss": PretrainConfig(loss=runs.loss(1.0, 3.0, 0.5, 0.25, temperature=4.0, tokens="masked", chunk=3)),
+    "mse of weight 0": PretrainConfig(loss=LossConfig(kl=KLConfig(tokens="masked"))),
+}
+
+
+@pytest.mark.parametrize("what", OLD)
+def test_the_config_of_an_earlier_version_is_read_as_what_it_is_now(what):
+    assert from_json(PretrainConfig, OLD[what]) == NOW[what]
+
+
+def test_every_old_flag_leads_to_a_field():
+    for new in OLD_FLAGS.values():
+        place = PretrainConfig()
+        for name in new.removeprefix("--").split("."):
+            place = getattr(place, name.replace("-", "_"))
+
+
 def test_limits_themselves_are_allowed():
     ModelConfig(hidden_dropout=0.0, pad_token_id=30521, num_attention_heads=768, labels=("score",))
     MaskingConfig(mask=0.9, random=0.1, smoothing=0.0)
     MaskingConfig(mask=0.0, random=0.0)
     MaskingConfig(probability=1e-4)
-    LossConfig(temperature=0.01)
+    KLConfig(temperature=0.01)
     DataConfig(batch_size=2**20)
     PretrainConfig(steps=2**31 - 1)
     PretrainConfig(steps=0)
-    LossConfig(alpha_ce=0.0, alpha_mlm=0.0, alpha_cos=0.0, alpha_mse=1.0)
+    runs.loss(0.0, 0.0, 0.0, 1.0)
+    dataclasses.replace(LOSS, kl=KLConfig(0.0), mlm=MLMConfig(0.0), cos=CosConfig(0.0), mse=MSEConfig(0.0))
     OptimizerConfig(warmup=1.0, beta1=0.0)
     PretrainConfig(data=DataConfig(length=512), optimizer=OptimizerConfig(accumulate=32))
 
 
 def test_differences_name_the_fields_that_changed_and_no_other():
     old = PretrainConfig()
-    new = dataclasses.replace(old, run=RunConfig(seed=3), teacher="bert", init=InitConfig(layers=(0, 1)), steps=5)
+    new = dataclasses.replace(
+        old, run=RunConfig(seed=3), objective="distillation", teacher="bert", init=InitConfig(layers=(0, 1)), steps=5
+    )
     assert differences(old, old) == []
     assert differences(old, new) == [
         Difference("init.layers", None, (0, 1)),
+        Difference("objective", "masked_lm", "distillation"),
         Difference("teacher", "", "bert"),
         Difference("steps", 1000, 5),
         Difference("run.seed", 0, 3),
@@ -269,9 +335,9 @@ def test_each_ablation_changes_one_thing(group):
     full, *others = load_variants(group, PretrainConfig).items()
     assert full[0] == "full"
     changes = {
-        "no_ce": Difference("loss.alpha_ce", 5.0, 0.0),
-        "no_cos": Difference("loss.alpha_cos", 1.0, 0.0),
-        "no_mlm": Difference("loss.alpha_mlm", 2.0, 0.0),
+        "no_ce": Difference("loss.kl.weight", 5.0, 0.0),
+        "no_cos": Difference("loss.cos.weight", 1.0, 0.0),
+        "no_mlm": Difference("loss.mlm.weight", 2.0, 0.0),
         "random_init": Difference("init.source", full[1].init.source, ""),
     }
     for name, config in others:

@@ -1,4 +1,4 @@
-"""Files that are there in full or not at all, and their checksums."""
+"""Files, JSON and arrays written atomically, there in full or not at all, and their checksums."""
 
 import contextlib
 import functools

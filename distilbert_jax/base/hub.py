@@ -1,4 +1,4 @@
-"""The directory of a model (config.json, model.safetensors, tokenizer.json): found by its path or its hub id, written whole."""
+"""Hub ids and model directories (config.json, model.safetensors, tokenizer.json): found by path or id, written whole."""
 
 import functools
 import re

@@ -1,4 +1,4 @@
-"""What a process asks of its machine and of JAX's own caches."""
+"""Runtime of a process: what it asks of its machine's memory, of the GPU's determinism and of JAX's compilation cache."""
 
 import contextlib
 import ctypes
@@ -25,7 +25,8 @@ def compiling_once() -> Iterator[Path | None]:
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 
-    if jax.config.jax_compilation_cache_dir or not jax.config.jax_enable_compilation_cache:
+    settings = jax.config.values
+    if settings["jax_compilation_cache_dir"] or not settings["jax_enable_compilation_cache"]:
         yield None
         return
     with tempfile.TemporaryDirectory(prefix="distilbert_jax-", ignore_cleanup_errors=True) as folder:

@@ -1,4 +1,4 @@
-"""How a process leaves when it is asked to: Ctrl-C and SIGTERM outside of the training loop."""
+"""Signals: how a process leaves at Ctrl-C and SIGTERM outside of the training loop."""
 
 import contextlib
 import os

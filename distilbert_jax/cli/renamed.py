@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from distilbert_jax.config import OLD_FLAGS
 from distilbert_jax.errors import InputError
 
 COMMANDS = {"mlm": "evaluate"}
@@ -14,6 +15,7 @@ OPTIONS = {
     "--arms": "--variants",
     "--held-out": "--selection-split",
     "--no-held-out": "--no-selection-split",
+    **OLD_FLAGS,
     "--configs": "the name of a config, as in `distilbert-jax ablation ablations:demo`",
 }
 
@@ -36,8 +38,9 @@ def check_options(args: Sequence[str], prog: str) -> None:
         given = argument.partition("=")[0]
         head, dot, rest = given.replace("_", "-").partition(".")
         for old, new in OPTIONS.items():
-            if given.replace("_", "-") == old or (head == old and dot):
-                now = new + dot + rest
+            whole = given.replace("_", "-") == old
+            if whole or (head == old and dot):
+                now = new if whole else new + dot + rest
                 raise InputError(f"{prog}: {given} is now {now}", field=given, hint=now)
 
 

@@ -1,4 +1,4 @@
-"""Text of the demo: the English documentation inside every CPython, as plain paragraphs. Nothing is downloaded."""
+"""Demo text: the English documentation inside every CPython, as plain paragraphs. Nothing is downloaded."""
 
 import ast
 import contextlib

@@ -1,4 +1,4 @@
-"""Miniature tasks in GLUE's file layout, generated from the demo's documents. They measure nothing but the demo.
+"""Demo tasks, generated from the demo's documents in GLUE's file layout. They measure nothing but the demo.
 
 | task | columns | label |
 | --- | --- | --- |

@@ -1,1 +1,1 @@
-"""Models compared: experiments, ablations, reports."""
+"""Experiments, ablations, reports: models compared."""

@@ -34,6 +34,8 @@ class RunFigures:
     loss_mlm: float | None = field(default=None, metadata=LEFT_OUT)
     loss_nsp: float | None = field(default=None, metadata=LEFT_OUT)
     nsp_accuracy: float | None = field(default=None, metadata=LEFT_OUT)
+    # {loss_<term>: its value} on the run's own held-out text after the last step, but for what any model has.
+    heldout_parts: Mapping[str, float] = field(default_factory=dict)
     # Of all runs of fine-tuning, those that settings were chosen from included; None without any.
     tuning_seconds: float | None
     tuning_flops: float | None

@@ -68,6 +68,7 @@ def measure(
         loss_nsp=held.get("loss_nsp"),
         nsp_accuracy=held.get("nsp_accuracy"),
         perplexity=held.get("perplexity"),
+        heldout_parts=_heldout_parts(run),
         heldout_tokens=int(held["tokens"]) if held else None,
         tuning_seconds=round(sum(one.train_seconds / one.together for one in every), 1) if every else None,
         tuning_flops=sum(one.flops for one in every) if every else None,
@@ -94,6 +95,13 @@ def _training(run: Path) -> tuple[int | None, float | None, float | None]:
             field="seconds",
         )
     return steps[-1]["step"] if steps else 0, round(sum(seconds), 1), _train_flops(run)
+
+
+def _heldout_parts(run: Path) -> dict[str, float]:
+    """The parts of a run's loss, `loss_<term>`, on its own held-out text after the last step, but for those that any model has."""
+    held = [entry for entry in read_metrics(run / "metrics.jsonl") if entry["kind"] == "eval"]
+    parts = [name for name in (held[-1] if held else ()) if name.startswith("loss_")]
+    return {name: held[-1][name] for name in parts if name not in ("loss_mlm", "loss_nsp")}
 
 
 def _tuned(run: Path) -> list[SweepRun]:
@@ -148,10 +156,14 @@ def _data(runs: Sequence[Path]) -> list[DataConfig]:
 
 
 def _train_flops(run: Path) -> float | None:
-    """Of all steps that a run's config asks for."""
+    """Of all steps that a run's config asks for; None where a part of its loss is not known here."""
     if not (config := _config(run)):
         return None
-    return config.steps * step_flops(config, read_config(locate(config.teacher)) if config.teacher else None)
+    teacher = read_config(locate(config.teacher)) if config.teacher else None
+    try:
+        return config.steps * step_flops(config, teacher)
+    except InputError:  # a term or an objective of a file that is not at hand
+        return None
 
 
 def compared(run: Path, other: Path, tasks: Collection[str]) -> Comparison | None:

@@ -57,6 +57,9 @@ def _lines(rows: Mapping[str, RunFigures]) -> list[list[str]]:
         (_MEAN, "score", "{:.1f}", 1),
     ):
         line(title, [getattr(row, name) for row in runs], lambda value, form=form, by=scale: form.format(value * by))
+    for name in dict.fromkeys(name for row in runs for name in row.heldout_parts):
+        title = f"{name.removeprefix('loss_')}, held out in the run"
+        line(title, [row.heldout_parts.get(name) for row in runs], "{:.4g}".format)
     for task in dict.fromkeys(task for row in runs for task in row.tasks):
         line(_title(task), [f"{row.tasks[task]:.1f}" if task in row.tasks else None for row in runs], str)
     against = next((row.against.name for row in runs if row.against), "")

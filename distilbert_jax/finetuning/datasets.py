@@ -73,6 +73,12 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
             raise InputError(
                 f"task {task.name!r} is generated: name its folder with --data (distilbert-jax demo --only data)"
             )
+        if file := TASKS.file(task.name):
+            raise InputError(
+                f"task {task.name!r} is of {file}: name the folder that holds {task.name}/{split}.parquet with --data",
+                field="data",
+                hint="--data",
+            )
         client = logging.getLogger("huggingface_hub")
         level = client.level
         client.setLevel(logging.CRITICAL)  # what it says between its attempts is summed up below

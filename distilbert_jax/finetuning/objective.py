@@ -1,5 +1,6 @@
 """Fine-tuning objective: classification or regression, alone or beside a teacher."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from distilbert_jax.config import DistillConfig
 from distilbert_jax.models.layers import fold_rows
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import losses
-from distilbert_jax.training.objective import DROPOUT, Batch, Metrics, Objective
+from distilbert_jax.training.objective import DROPOUT, Batch, Metrics, Objective, Part
 
 
 def classification(
@@ -26,25 +27,25 @@ def classification(
     def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
         return {**batch, "rngs": fold_rows(rngs, DROPOUT)}, {"examples": jnp.maximum(batch["weights"].sum(), 1.0)}
 
-    def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
-        logits, weights = classify(merge(graphdef, params), batch, batch["rngs"]), batch["weights"]
-        if num_labels == 1:
-            value = jnp.sum(weights * jnp.square(logits[:, 0] - batch["labels"])) / totals["examples"]
-        else:
-            value = losses.cross_entropy(logits, batch["labels"], weights) / totals["examples"]
-        if teacher is None or config is None:
-            return value, {}
-        taught = classify(merge(teacher, frozen), batch, None)
-        if num_labels == 1:
-            distance = {"loss_mse": losses.logit_mse(logits, taught, weights) / totals["examples"]}
-        else:
-            distance = {
-                "loss_ce": losses.distillation(logits, taught, weights, config.temperature) / totals["examples"]
-            }
-        total = (1.0 - config.alpha) * value + config.alpha * sum(distance.values())
-        return total, {"loss_labels": value, **distance}
+    regression = num_labels == 1
+    parts, to_labels, to_teacher = {"loss": Part("examples", 1.0)}, "loss", ""
+    if teacher is not None and config is not None:
+        to_labels, to_teacher = "loss_labels", "loss_mse" if regression else "loss_ce"
+        parts = {to_labels: Part("examples", 1.0 - config.alpha), to_teacher: Part("examples", config.alpha)}
 
-    return Objective(prepare, loss, dict.fromkeys(("loss_labels", "loss_ce", "loss_mse"), "examples"))
+    def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Metrics:
+        logits, weights = classify(merge(graphdef, params), batch, batch["rngs"]), batch["weights"]
+        if regression:
+            found = {to_labels: jnp.sum(weights * jnp.square(logits[:, 0] - batch["labels"]))}
+        else:
+            found = {to_labels: losses.cross_entropy(logits, batch["labels"], weights)}
+        if teacher is not None and config is not None:
+            theirs = classify(merge(teacher, frozen), batch, None)
+            distance = functools.partial(losses.distillation, temperature=config.temperature)
+            found[to_teacher] = (losses.logit_mse if regression else distance)(logits, theirs, weights)
+        return found
+
+    return Objective(prepare, sums, parts)
 
 
 def classify(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:

@@ -23,12 +23,13 @@ from distilbert_jax.finetuning.batches import LengthBucketedBatches, bucket_leng
 from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.predictions import has_predictions, predictor, write_predictions
 from distilbert_jax.finetuning.results import RunResult, read_result
-from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.finetuning.tasks import find_task, sources
 from distilbert_jax.models import SequenceClassification, hf_format
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
 from distilbert_jax.training import cost, run_directory, sharding
+from distilbert_jax.training.callbacks import callbacks_of, check_callbacks
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit
 from distilbert_jax.training.optimizer import adamw, schedule
@@ -77,6 +78,7 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
         InputError: also when model, data or teacher are not those that a run began with.
     """
     configs = [dataclasses.replace(config, epochs=config.epochs or find_task(config.task).epochs) for config in configs]
+    check_callbacks(configs[0].run)
     directories = [directory_of(config) for config in configs]
     results: dict[int, RunResult] = {}
     tuning = functools.cache(lambda: Tuning(configs[0]))
@@ -106,7 +108,7 @@ def _inputs(config: FinetuneConfig) -> dict[str, str]:
         raise InputError("model is not set: name an HF directory with --model")
     task = find_task(config.task)
     splits = ("train",) if config.selection_split else ("train", *task.dev)
-    inputs = {"model": hf_format.fingerprint(config.model)}
+    inputs = {"model": hf_format.fingerprint(config.model), **sources(task)}
     if not task.trained_by:
         inputs |= {f"data ({split})": datasets.fingerprint(task, split, config.data) for split in splits}
     if config.distill.teacher:
@@ -268,7 +270,10 @@ class Tuning:
         self._announce(configs, directories)
         every, begun, why = self.config.run.log_every, time.perf_counter(), {}
         with contextlib.ExitStack() as stack:
-            logs = [stack.enter_context(contextlib.closing(RunLog(path, 0, every))) for path in directories]
+            logs = [
+                stack.enter_context(contextlib.closing(RunLog(path, 0, every, callbacks_of(self.config.run, path, 0))))
+                for path in directories
+            ]
             try:
                 trained = self._fit(configs, *teacher, logs, why)
             except DivergedError:  # each of them has its reason in `why`

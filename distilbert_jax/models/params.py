@@ -1,4 +1,4 @@
-"""A module's parameters as a flat dictionary `{"encoder.layers.0.ffn_in.kernel": array}`: what sharding rules, checkpoints,
+"""Parameters of a module as a flat dictionary `{"encoder.layers.0.ffn_in.kernel": array}`: what sharding rules, checkpoints,
 the optimiser and Hugging Face names all go by."""
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What people use in notebooks: a model and its tokenizer behind one call on texts."""
+"""Pipelines for notebooks: a model and its tokenizer behind one call on texts."""
 
 from distilbert_jax.pipelines.classification import TextClassification
 from distilbert_jax.pipelines.features import FeatureExtraction

@@ -1,4 +1,4 @@
-"""Labels of texts, from a fine-tuned directory."""
+"""Classification: labels of texts, from a fine-tuned directory."""
 
 from collections.abc import Sequence
 from pathlib import Path

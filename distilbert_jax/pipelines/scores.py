@@ -1,4 +1,4 @@
-"""How likely several tokens are together: for the masks of a text, and for the pieces of one word.
+"""Scores of several tokens together: of the masks of a text, and of the pieces of one word.
 
 A masked LM gives the probability of one token in the place of one mask. Both scores here are products of such probabilities by
 the chain rule, from left to right.

@@ -132,7 +132,8 @@ def _start_worker(*setup: Any) -> None:
     _worker = ShardMaker(*setup)
 
     def end_with_parent() -> None:
-        multiprocessing.parent_process().join()
+        if parent := multiprocessing.parent_process():
+            parent.join()
         os._exit(1)
 
     # A parent that was killed cannot tell its workers to end.
@@ -181,7 +182,9 @@ def build_corpus(
         InputError: a source cannot be read, has no documents, `out` holds a corpus of another tokenizer or of other files, or
             `processes` < 1.
     """
-    return build_share(sources, tokenizer, out, hosts=1, host=0, shard_bytes=shard_bytes, processes=processes).corpus
+    share = build_share(sources, tokenizer, out, hosts=1, host=0, shard_bytes=shard_bytes, processes=processes)
+    assert share.corpus is not None  # of a single host nothing is missing
+    return share.corpus
 
 
 def build_share(
@@ -234,17 +237,19 @@ def build_share(
     (out / "manifest.json").unlink(missing_ok=True)
     save_tokenizer(tokenizer, out / "tokenizer")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = max(1, min(processes or cores, math.ceil(text.size / shard_bytes / hosts)))
+    workers = max(1, min(processes or cores or 1, math.ceil(text.size / shard_bytes / hosts)))
     maker = ShardMaker(tokenizer.to_str(), tokenizer_id, out)
     digests, shards, made = _make_shards(text, maker, shard_bytes, workers, range(host, sys.maxsize, hosts))
     if not digests:
         raise _blank(text)
     own = len(shards)
+    entries: list[dict[str, Any] | None] = []
     for check in (maker.recorded, maker.finished):  # checksums of what others made cost time: only when all is there
-        found = {index: shards.get(index) or check(index, digest) for index, digest in enumerate(digests)}
-        if missing := {index % hosts for index, entry in found.items() if not entry}:
+        entries = [shards.get(index) or check(index, digest) for index, digest in enumerate(digests)]
+        if missing := {index % hosts for index, entry in enumerate(entries) if not entry}:
             return Share(None, own, made, tuple(sorted(missing)))
-    return Share(_completed(out, origin, specials, maker.vocab_size, list(found.values()), made), own, made)
+    complete = [entry for entry in entries if entry]
+    return Share(_completed(out, origin, specials, maker.vocab_size, complete, made), own, made)
 
 
 def describe(sources: Sequence[Path]) -> list[dict[str, Any]]:
@@ -326,8 +331,10 @@ def _completed(
         "shards": shards,
     }
     corpus = Corpus(out, manifest, made)
-    counts = sum(np.bincount(shard.tokens, minlength=vocab_size) for shard in corpus)
-    write_array(out / "token_counts.npy", counts.astype(np.int64))
+    counts = np.zeros(vocab_size, np.int64)
+    for shard in corpus:
+        counts += np.bincount(shard.tokens, minlength=vocab_size)
+    write_array(out / "token_counts.npy", counts)
     manifest["token_counts"] = sha256_of(out / "token_counts.npy")
     write_json(out / "manifest.json", manifest)
     return corpus

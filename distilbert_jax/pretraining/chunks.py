@@ -1,4 +1,4 @@
-"""Sums over the tokens of rows, a piece of the length at a time: what is as wide as the vocabulary is never held for all tokens."""
+"""Chunked logits: sums over tokens, a piece of the length at a time: what is as wide as the vocabulary never stands whole."""
 
 import functools
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def in_chunks(term: Term, tokens: int, params: Params, hidden: Array, beside: An
     Returns:
         The sums of `term`'s value and parts, scalars of its dtypes.
     """
-    return _over_pieces(lambda *piece: (term(params, *piece, whole), None), tokens, (hidden, beside))[0]
+    return _over_pieces(lambda *piece: (term(params, piece[0], piece[1], whole), None), tokens, (hidden, beside))[0]
 
 
 def _forward(

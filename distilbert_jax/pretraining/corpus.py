@@ -1,4 +1,4 @@
-"""Token shards on disk: the corpus that `corpus.build_corpus` has made."""
+"""Corpus on disk: token shards and their manifest, as `build_corpus` has made them."""
 
 import dataclasses
 import hashlib

@@ -15,21 +15,22 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from distilbert_jax.base.progress import progress
-from distilbert_jax.config import MaskingConfig, MeshConfig
+from distilbert_jax.config import DataConfig, MaskingConfig, MeshConfig, PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.pretraining.masking import corrupt, log_weights
-from distilbert_jax.pretraining.objectives import encode, pretraining
+from distilbert_jax.pretraining.objective_table import OBJECTIVES
+from distilbert_jax.pretraining.objectives import Given, encode, masked_lm_nsp
 from distilbert_jax.pretraining.packing import PackedRows
 from distilbert_jax.pretraining.setup import Setup, corpus_rows, load_teacher
 from distilbert_jax.text.tokenizer import SpecialIds
 from distilbert_jax.training import sharding
 from distilbert_jax.training.loop import Evaluate
 from distilbert_jax.training.losses import cross_entropy
-from distilbert_jax.training.objective import Objective
+from distilbert_jax.training.objective import Batch, Metrics, Objective, Sums
 
 MASKING = MaskingConfig(weighting="uniform")
 SEED = 0
@@ -44,6 +45,7 @@ def mlm_evaluation(
     *,
     teacher: tuple[nnx.GraphDef, Params] | None = None,
     objective: Objective | None = None,
+    prepares: bool = False,
     max_rows: int | None = None,
     show_progress: bool = False,
 ) -> Evaluate:
@@ -54,6 +56,7 @@ def mlm_evaluation(
     Args:
         graphdef: of a `MaskedLM`, or of a `PreTraining`.
         objective: what the model is trained on, together with its teacher.
+        prepares: the objective prepares its batches itself; else it is asked about the masked tokens that `mlm_loss` is of.
         max_rows: take so many rows only, evenly spaced: the first of each shard are the long sequences, alone in their rows.
     """
     number = min(len(rows), max_rows or len(rows))
@@ -63,7 +66,7 @@ def mlm_evaluation(
     weights = log_weights(rows.corpus.token_counts, tuple(vars(specials).values()), MASKING)
     teacher_graphdef, frozen = teacher or (None, {})
 
-    def sums(params: Params, frozen: Params, batch: dict[str, jax.Array]) -> dict[str, jax.Array]:
+    def sums(params: Params, frozen: Params, batch: Batch) -> Metrics:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(SEED), batch["row"])
         ids, segments = batch["input_ids"], batch["segment_ids"]
         masked = corrupt(keys, ids, segments > 0, jnp.asarray(weights), specials.mask, MASKING)
@@ -87,9 +90,12 @@ def mlm_evaluation(
             found["kl_to_teacher"] = jnp.sum(masked_weights * jnp.maximum(divergence, 0.0))
         if objective is not None:  # what it has in common with the above is computed once
             real = segments * batch["counts"][:, None].astype(jnp.int32)
-            given = {**batch, **masked._asdict(), "segment_ids": real, "masked_weights": masked_weights, "rngs": None}
-            found |= objective.loss(params, frozen, given, {"tokens": 1.0, "masked": 1.0, "rows": 1.0})[1]
-            found |= {"all_tokens": jnp.sum(real > 0), "rows": batch["counts"].sum()}
+            given = {**batch, **masked._asdict(), "segment_ids": real, "masked_weights": masked_weights}
+            counts = {"masked": found["tokens"], "tokens": jnp.sum(real > 0), "rows": batch["counts"].sum()}
+            if prepares:
+                given, counts = objective.prepare(keys, {**batch, "segment_ids": real})
+            found |= _sums(objective, params, frozen, {**given, "rngs": None})
+            found |= {_COUNT + name: value for name, value in counts.items()}
         return found
 
     jitted = jax.jit(sums)
@@ -110,18 +116,27 @@ def mlm_evaluation(
                 for name, value in jax.device_get(jitted(params, frozen, sharded)).items():
                     totals[name] = totals.get(name, 0.0) + float(value)
                 done(start + batch_size)
-        counts = {"masked": totals.pop("tokens")}
-        counts |= {"tokens": totals.pop("all_tokens", 0.0), "rows": totals.pop("rows", 0.0)}
-        tokens, over = counts["masked"], objective.over if objective else {}
-        means = {name: value / max(counts[over.get(name, "masked")], 1.0) for name, value in totals.items()}
+        tokens, parts = totals.pop("tokens"), objective.parts if objective else {}
+        counts = {name: totals.pop(name) for name in list(totals) if name.startswith(_COUNT)}
+        count = lambda name: counts[_COUNT + parts[name].over] if name in parts else tokens
+        means = {name: value / max(count(name), 1.0) for name, value in totals.items()}
         return {**means, "perplexity": math.exp(min(means["mlm_loss"], 700.0)), "tokens": tokens}
 
     return evaluate
 
 
+_COUNT = "count of "  # before the name of a count, beside the sums
+
+
+def _sums(objective: Objective, params: Params, frozen: Params, batch: Batch) -> Metrics:
+    ones = dict.fromkeys((part.over for part in objective.parts.values()), jnp.float32(1.0))
+    found = objective.sums(params, frozen, batch, ones)
+    return found.parts if isinstance(found, Sums) else found
+
+
 def heldout(setup: Setup) -> Evaluate:
     """The evaluation that a pre-training run makes of itself: 512 rows of `data.heldout`, evenly spaced. With a teacher it has
-    `kl_to_teacher` and the parts of the loss, on pairs loss and accuracy of next-sentence prediction.
+    `kl_to_teacher`; of every objective but masked LM the parts of its loss.
 
     Raises:
         InputError: the held-out corpus was made with another tokenizer than `data.corpus`.
@@ -133,11 +148,16 @@ def heldout(setup: Setup) -> Evaluate:
             f"data.heldout = {config.data.heldout}: made with another tokenizer than {config.data.corpus}",
             field="data.heldout",
         )
-    given_teacher = (teacher.graphdef, teacher.params) if teacher else None
-    objective = setup.objective if teacher or config.data.sequences == "pair" else None
-    specials, batch_size = rows.corpus.specials, config.data.batch_size
     return mlm_evaluation(
-        setup.graphdef, rows, specials, batch_size, setup.mesh, teacher=given_teacher, objective=objective, max_rows=512
+        setup.graphdef,
+        rows,
+        rows.corpus.specials,
+        config.data.batch_size,
+        setup.mesh,
+        teacher=(teacher.graphdef, teacher.params) if teacher else None,
+        objective=None if config.objective == "masked_lm" else setup.objective,
+        prepares=bool(OBJECTIVES.file(config.objective)),
+        max_rows=512,
     )
 
 
@@ -178,7 +198,8 @@ def evaluate_mlm(
     specials, objective = rows.corpus.specials, None
     if head is PreTraining:
         weights = log_weights(rows.corpus.token_counts, tuple(vars(specials).values()), MASKING)
-        objective = pretraining(graphdef, weights, specials.mask, MASKING)
+        pairs = PretrainConfig(objective="masked_lm_nsp", data=DataConfig(sequences="pair"), masking=MASKING)
+        objective = masked_lm_nsp(Given(graphdef, None, weights, specials.mask, pairs))
     evaluate: Callable[[Params], dict[str, float]] = mlm_evaluation(
         graphdef,
         rows,

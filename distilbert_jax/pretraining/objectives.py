@@ -1,7 +1,8 @@
-"""Pre-training objectives: masked LM, masked LM with next-sentence prediction, distillation with the triple loss."""
+"""Pre-training objectives: masked LM, masked LM with next-sentence prediction, distillation from the terms that have a weight."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -9,21 +10,48 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from distilbert_jax.config import LossConfig, MaskingConfig
+from distilbert_jax.base.registry import file_of, told
+from distilbert_jax.config import PretrainConfig
+from distilbert_jax.errors import InputError
+from distilbert_jax.models.encoder import EncoderOutput
 from distilbert_jax.models.layers import at_positions, fold_rows
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.pretraining.chunks import in_chunks
 from distilbert_jax.pretraining.masking import corrupt
+from distilbert_jax.pretraining.objective_table import OBJECTIVES, check_objective, function_of
+from distilbert_jax.pretraining.terms import Tokens, View, Weighted, weighted_terms
 from distilbert_jax.training import losses
-from distilbert_jax.training.objective import DROPOUT, MASKING, Batch, Metrics, Objective
+from distilbert_jax.training.objective import DROPOUT, MASKING, Batch, Metrics, Objective, Part, Sums
 
 
-def _prepare_packed(
-    weights: np.ndarray, mask_id: int, masking: MaskingConfig
-) -> Callable[[jax.Array, Batch], tuple[Batch, Metrics]]:
-    def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
+@dataclass(frozen=True)
+class Given:
+    """What an objective is made from.
+
+    student, teacher: graphs (`models.params.merge` gives the model); teacher None of an objective without one.
+    weights: float32 [V] from `masking.log_weights`. mask_id: of [MASK].
+    """
+
+    student: nnx.GraphDef
+    teacher: nnx.GraphDef | None
+    weights: np.ndarray
+    mask_id: int
+    config: PretrainConfig
+
+    def prepare(self, rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
+        """Masked-LM corruption of packed rows; counts: `tokens`, `masked` and `rows`.
+
+        Adds to the batch positions, labels and masked_weights [B, M] (see `masking.Masked`) and rngs [B], for dropout.
+        """
         is_token = batch["segment_ids"] > 0
-        masked = corrupt(fold_rows(rngs, MASKING), batch["input_ids"], is_token, jnp.asarray(weights), mask_id, masking)
+        masked = corrupt(
+            fold_rows(rngs, MASKING),
+            batch["input_ids"],
+            is_token,
+            jnp.asarray(self.weights),
+            self.mask_id,
+            self.config.masking,
+        )
         prepared = {
             **batch,
             "input_ids": masked.input_ids,
@@ -32,134 +60,248 @@ def _prepare_packed(
             "masked_weights": masked.weights,
             "rngs": fold_rows(rngs, DROPOUT),
         }
-        totals = {
+        counts = {
             "tokens": is_token.sum().astype(jnp.float32),
             # A batch without a single masked token (all of it special) has a loss of 0, not 0/0.
             "masked": jnp.maximum(masked.weights.sum(), 1.0),
+            "rows": jnp.float32(len(is_token)),
         }
-        if "next_sentence_label" in batch:
-            totals["rows"] = jnp.float32(len(is_token))
-        return prepared, totals
+        return prepared, counts
+
+
+def _counting(given: Given, *counted: str) -> Callable[[jax.Array, Batch], tuple[Batch, Metrics]]:
+    """`given.prepare` with these counts alone: what it counts is logged."""
+
+    def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
+        prepared, counts = given.prepare(rngs, batch)
+        return prepared, {name: counts[name] for name in counted}
 
     return prepare
 
 
+def encoded(model: Any, batch: Batch, rngs: jax.Array | None, **outputs: bool) -> EncoderOutput:
+    """The encoder's output of packed rows; `outputs` as `Encoder.__call__` takes them."""
+    inputs = {name: batch[name] for name in ("position_ids", "segment_ids", "token_type_ids") if name in batch}
+    return model.encoder(batch["input_ids"], **inputs, rngs=rngs, **outputs)
+
+
 def encode(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
     """The last hidden states [B, T, D] of packed rows."""
-    inputs = {name: batch[name] for name in ("position_ids", "segment_ids", "token_type_ids") if name in batch}
-    return model.encoder(batch["input_ids"], **inputs, rngs=rngs).last_hidden_state
+    return encoded(model, batch, rngs).last_hidden_state
 
 
-def masked_lm(graphdef: nnx.GraphDef, weights: np.ndarray, mask_id: int, masking: MaskingConfig) -> Objective:
-    """Cross-entropy at the masked positions; logits are computed there only.
+def masked_lm(given: Given) -> Objective:
+    """Cross-entropy at the masked positions of a `MaskedLM`; logits are computed there only."""
 
-    Args:
-        graphdef: of a `MaskedLM`.
-        weights: float32 [V] from `masking.log_weights`.
-    """
-
-    def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
-        model = merge(graphdef, params)
+    def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Metrics:
+        model = merge(given.student, params)
         hidden = at_positions(encode(model, batch, batch["rngs"]), batch["positions"])
-        value = losses.cross_entropy(model.logits(hidden), batch["labels"], batch["masked_weights"]) / totals["masked"]
-        return value, {"loss_mlm": value}
+        return {"loss_mlm": losses.cross_entropy(model.logits(hidden), batch["labels"], batch["masked_weights"])}
 
-    return Objective(_prepare_packed(weights, mask_id, masking), loss, {"loss_mlm": "masked"})
+    return Objective(_counting(given, "tokens", "masked"), sums, {"loss_mlm": Part("masked", 1.0)})
 
 
-def pretraining(graphdef: nnx.GraphDef, weights: np.ndarray, mask_id: int, masking: MaskingConfig) -> Objective:
+def masked_lm_nsp(given: Given) -> Objective:
     """Masked LM and next-sentence prediction of a `PreTraining`, the sum of two means (Devlin et al. 2019), on rows of pairs.
 
     `nsp_accuracy` is reported beside the parts.
     """
 
-    def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
-        model = merge(graphdef, params)
+    def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Metrics:
+        model = merge(given.student, params)
         hidden = encode(model, batch, batch["rngs"])
         masked = model.logits(at_positions(hidden, batch["positions"]))
-        mlm = losses.cross_entropy(masked, batch["labels"], batch["masked_weights"]) / totals["masked"]
         logits, label = model.next_sentence(hidden), batch["next_sentence_label"]
         there = jnp.any(batch["segment_ids"] > 0, axis=1).astype(jnp.float32)
-        nsp = losses.cross_entropy(logits, label, there) / totals["rows"]
-        right = jnp.sum(there * (logits.argmax(-1) == label)) / totals["rows"]
-        return mlm + nsp, {"loss_mlm": mlm, "loss_nsp": nsp, "nsp_accuracy": right}
+        return {
+            "loss_mlm": losses.cross_entropy(masked, batch["labels"], batch["masked_weights"]),
+            "loss_nsp": losses.cross_entropy(logits, label, there),
+            "nsp_accuracy": jnp.sum(there * (logits.argmax(-1) == label)),
+        }
 
-    over = {"loss_mlm": "masked", "loss_nsp": "rows", "nsp_accuracy": "rows"}
-    return Objective(_prepare_packed(weights, mask_id, masking), loss, over)
+    parts = {"loss_mlm": Part("masked", 1.0), "loss_nsp": Part("rows", 1.0), "nsp_accuracy": Part("rows")}
+    return Objective(_counting(given, "tokens", "masked", "rows"), sums, parts)
 
 
-def distillation(
-    student: nnx.GraphDef,
-    teacher: nnx.GraphDef,
-    weights: np.ndarray,
-    mask_id: int,
-    masking: MaskingConfig,
-    config: LossConfig,
-) -> Objective:
-    """The triple loss: student and teacher see the same corrupted ids, the teacher without dropout.
+def distillation(given: Given) -> Objective:
+    """Σ weight · term over the terms that `config.loss` gives a weight to (see `terms`); what none of them needs is not computed.
 
-    L = α_ce·L_ce + α_mlm·L_mlm + α_cos·L_cos + α_mse·L_mse, where L_ce and L_mse are means over all tokens of the global
-    batch or over the masked ones (`ce_tokens`), L_mlm over the masked ones, L_cos over all. A term of weight 0 is not computed.
-    With `chunk`, the logits of all tokens are never held at once; L_mlm then computes those of the masked ones a second time.
+    Student and teacher see the same corrupted ids, the teacher without dropout. With `loss.chunk`, the logits of all tokens are
+    never held at once; those of the masked ones, where a term takes them, are then computed a second time.
     """
-
-    everywhere_or_masked = "tokens" if config.ce_tokens == "all" else "masked"
-    over = {
-        "loss_ce": everywhere_or_masked,
-        "loss_mlm": "masked",
-        "loss_cos": "tokens",
-        "loss_mse": everywhere_or_masked,
+    asked, chunk = weighted_terms(given.config.loss), given.config.loss.chunk
+    in_pieces = [one for one in asked if chunk and one.needs_logits and one.over != "masked"]
+    whole = [one for one in asked if one not in in_pieces]
+    outputs = {
+        f"output_{name}": True
+        for name in ("hidden_states", "attentions")
+        if any(name in one.term.needs for one in whole)
     }
+    parts = {one.term.metric: Part(one.over, one.weight) for one in asked}
 
-    def weighted(parts: Metrics, total: jax.Array | float = 0.0) -> jax.Array | float:
-        for name, value in parts.items():
-            total = total + getattr(config, name.replace("loss", "alpha")) * value
-        return total
+    def piece(decoder: Params, s_hidden: jax.Array, beside: Any, rest: Any) -> tuple[jax.Array | float, Metrics]:
+        (t_hidden, weights, segment_ids), (params, frozen, counts) = beside, rest
+        student = _Pass(merge(given.student, {**params, **decoder}), EncoderOutput(s_hidden), in_pieces)
+        teacher = _Pass(merge(given.teacher, frozen), EncoderOutput(t_hidden), in_pieces, is_teacher=True)
+        at = Tokens(weights, None, segment_ids)
+        sums = {one.term.metric: _value(one, student.view(one), teacher.view(one), at) for one in in_pieces}
+        return _weighted(sums, parts, counts), sums
 
-    def between(s_logits: jax.Array, t_logits: jax.Array, at: jax.Array, totals: Metrics) -> Metrics:
-        parts: Metrics = {}
-        if config.alpha_ce:
-            parts["loss_ce"] = losses.distillation(s_logits, t_logits, at, config.temperature)
-        if config.alpha_mse:
-            parts["loss_mse"] = losses.logit_mse(s_logits, t_logits, at)
-        return {name: value / totals[over[name]] for name, value in parts.items()}
-
-    def piece(decoder: Params, s_hidden: jax.Array, beside: Any, whole: Any) -> tuple[jax.Array, Metrics]:
-        (t_hidden, at), (params, frozen, totals) = beside, whole
-        s_logits, t_logits = (
-            merge(student, {**params, **decoder}).logits(s_hidden),
-            merge(teacher, frozen).logits(t_hidden),
-        )
-        parts = between(s_logits, t_logits, at, totals)
-        return weighted(parts), parts
-
-    def loss(params: Params, frozen: Params, batch: Batch, totals: Metrics) -> tuple[jax.Array, Metrics]:
-        model, taught_by = merge(student, params), merge(teacher, frozen)
-        s_hidden = encode(model, batch, batch["rngs"])
-        t_hidden = jax.lax.stop_gradient(encode(taught_by, batch, None))
-        everywhere = (batch["segment_ids"] > 0).astype(jnp.float32)
-        at_masked = functools.partial(at_positions, positions=batch["positions"])
-        if not config.takes_all_logits:
-            s_masked = model.logits(at_masked(s_hidden))
-            parts = between(s_masked, taught_by.logits(at_masked(t_hidden)), batch["masked_weights"], totals)
-            value = weighted(parts)
-        elif config.chunk:
-            s_masked = model.logits(at_masked(s_hidden)) if config.alpha_mlm else None
+    def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Sums:
+        model, taught_by = merge(given.student, params), merge(given.teacher, frozen)
+        ours = encoded(model, batch, batch["rngs"], **outputs)
+        theirs = jax.lax.stop_gradient(encoded(taught_by, batch, None, **outputs))
+        segment_ids = batch["segment_ids"]
+        everywhere = (segment_ids > 0).astype(jnp.float32)
+        found, value = {}, 0.0
+        if in_pieces:
             decoder = {name: array for name, array in params.items() if name.startswith(model.DECODER)}
-            value, parts = in_chunks(
-                piece, config.chunk, decoder, s_hidden, (t_hidden, everywhere), (params, frozen, totals)
-            )
-        else:
-            s_logits = model.logits(s_hidden)
-            s_masked = at_masked(s_logits) if config.alpha_mlm else None
-            parts = between(s_logits, taught_by.logits(t_hidden), everywhere, totals)
-            value = weighted(parts)
-        rest: Metrics = {}
-        if config.alpha_mlm:
-            rest["loss_mlm"] = losses.cross_entropy(s_masked, batch["labels"], batch["masked_weights"])
-        if config.alpha_cos:
-            rest["loss_cos"] = losses.cosine_distance(s_hidden, t_hidden, everywhere)
-        rest = {name: part / totals[over[name]] for name, part in rest.items()}
-        return weighted(rest, value), {**parts, **rest}
+            beside = (theirs.last_hidden_state, everywhere, segment_ids)
+            value, found = in_chunks(piece, chunk, decoder, ours.last_hidden_state, beside, (params, frozen, counts))
+        student = _Pass(model, ours, whole, batch["positions"])
+        teacher = _Pass(taught_by, theirs, whole, batch["positions"], is_teacher=True)
+        for one in whole:
+            weights, labels = (batch["masked_weights"], batch["labels"]) if one.over == "masked" else (everywhere, None)
+            at = Tokens(weights, labels, segment_ids)
+            found[one.term.metric] = _value(one, student.view(one), teacher.view(one), at)
+        return Sums(found, value, tuple(one.term.metric for one in in_pieces))
 
-    return Objective(_prepare_packed(weights, mask_id, masking), loss, over)
+    counted = ("tokens", "masked", *(["rows"] if any(one.over == "rows" for one in asked) else []))
+    return Objective(_counting(given, *counted), sums, parts)
+
+
+def _weighted(sums: Metrics, parts: Mapping[str, Part], counts: Metrics) -> jax.Array | float:
+    value: jax.Array | float = 0.0
+    for name, total in sums.items():
+        value = value + parts[name].weight * (total / counts[parts[name].over])
+    return value
+
+
+class _Pass:
+    """What a model gave for a batch; logits are computed at the tokens where one of the terms takes them, once."""
+
+    def __init__(
+        self,
+        model: Any,
+        output: EncoderOutput,
+        terms: Sequence[Weighted],
+        positions: jax.Array | None = None,
+        *,
+        is_teacher: bool = False,
+    ):
+        self._model, self._output, self._positions = model, output, positions
+        self._kinds = ("logits",) if is_teacher else ("logits", "student_logits")
+        self._take_all = any(one.over != "masked" and self._takes_logits(one) for one in terms)
+        self._is_teacher = is_teacher
+
+    def _takes_logits(self, one: Weighted) -> bool:
+        return any(kind in one.term.needs for kind in self._kinds)
+
+    def _at_masked(self, values: jax.Array) -> jax.Array:
+        return at_positions(values, self._positions)
+
+    @functools.cached_property
+    def _all_logits(self) -> jax.Array:
+        logits = self._model.logits(self._output.last_hidden_state)
+        return jax.lax.stop_gradient(logits) if self._is_teacher else logits
+
+    @functools.cached_property
+    def _masked_logits(self) -> jax.Array:
+        if self._take_all:
+            return self._at_masked(self._all_logits)
+        logits = self._model.logits(self._at_masked(self._output.last_hidden_state))
+        return jax.lax.stop_gradient(logits) if self._is_teacher else logits
+
+    def view(self, one: Weighted) -> View:
+        """What a term is shown."""
+        needs, masked, output = one.term.needs, one.over == "masked", self._output
+        place = self._at_masked if masked else lambda values: values
+        logits = None
+        if self._takes_logits(one):
+            logits = self._masked_logits if masked else self._all_logits
+        return View(
+            logits,
+            place(output.last_hidden_state) if "last_hidden_state" in needs else None,
+            tuple(map(place, output.hidden_states)) if "hidden_states" in needs else None,
+            output.attentions if "attentions" in needs else None,
+        )
+
+
+def _value(one: Weighted, student: View, teacher: View, at: Tokens) -> jax.Array:
+    """A term's sum. What a user's function does wrong is told with its file."""
+    if not one.file:
+        return one.function(student, teacher, at, **one.options)
+    what, file = f"term {one.term.name!r}", file_of(one.function)
+    try:
+        value = one.function(student, teacher, at)
+    except Exception as error:
+        raise told(what, error, file) from error
+    return _scalar(value, what, file)
+
+
+def _scalar(value: Any, what: str, file: str) -> jax.Array:
+    """The float32 scalar that a user's function has promised."""
+    if not isinstance(value, jax.Array):
+        raise InputError(f"{file}: {what}: returned {value!r:.80}, expected a float32 scalar", path=file, field=what)
+    if value.shape or value.dtype != jnp.float32:
+        raise InputError(
+            f"{file}: {what}: returned {value.dtype} {list(value.shape)}, expected a float32 scalar, the sum over the tokens",
+            path=file,
+            field=what,
+        )
+    return value
+
+
+def objective_of(given: Given) -> Objective:
+    """The objective that the config names.
+
+    Raises:
+        InputError: it is unknown, or a user's function returns something else.
+    """
+    row = check_objective(given.config)
+    if not OBJECTIVES.file(row.name):
+        return function_of(row)(given)
+    return _guarded(function_of(row), given, f"objective {row.name!r}")
+
+
+def _guarded(build: Callable[[Given], Objective], given: Given, what: str) -> Objective:
+    """A user's objective, whose functions are held to what they promise."""
+    file = file_of(build)
+
+    def wrong(said: str) -> InputError:
+        return InputError(f"{file}: {what}: {said}", path=file, field=what)
+
+    def call(function: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except Exception as error:
+            raise told(what, error, file) from error
+
+    objective = call(build, given)
+    if not isinstance(objective, Objective):
+        raise wrong(f"returned a {type(objective).__name__}, expected an Objective")
+    if not any(part.weight for part in objective.parts.values()):
+        raise wrong("no part has a weight, nothing would be learned")
+
+    def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
+        prepared, counts = call(objective.prepare, rngs, batch)
+        if "tokens" not in counts:
+            raise wrong("prepare counts no 'tokens', which the throughput is measured in")
+        for name, part in objective.parts.items():
+            if name in (*counts, "loss", "grad_norm"):
+                raise wrong(f"part {name!r}: the log has something else of this name; call it loss_…")
+            if part.over not in counts:
+                raise wrong(f"part {name!r} is over {part.over!r}, which prepare does not count: {', '.join(counts)}")
+        return prepared, {name: _scalar(value, f"{what}: count {name!r}", file) for name, value in counts.items()}
+
+    def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Sums | Metrics:
+        result = call(objective.sums, params, frozen, batch, counts)
+        found = result.parts if isinstance(result, Sums) else result
+        if not isinstance(found, dict) or found.keys() != objective.parts.keys():
+            given = ", ".join(found) if isinstance(found, dict) else f"{found!r:.80}"
+            raise wrong(f"sums returned {given}; expected sums of {', '.join(objective.parts)}")
+        for name, value in found.items():
+            _scalar(value, f"{what}: part {name!r}", file)
+        return result
+
+    return Objective(prepare, sums, objective.parts)

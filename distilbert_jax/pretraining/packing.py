@@ -1,5 +1,5 @@
-"""Token shards to rows of one length: sequences side by side, told apart by segment ids and positions of their own, or one
-pair of texts in each row (`pairs`).
+"""Packing of token shards into rows of one length: sequences side by side, told apart by segment ids and positions, or one
+pair of texts in each row (`sentence_pairs`).
 
 <corpus>/packed-<length>-<sequences>/manifest.json   written last: options, files, totals
                                      00000.npy       rows of one shard; 00000.json says what they were made of
@@ -158,7 +158,7 @@ class PackedRows:
 
 
 def pack(
-    corpus: Path,
+    directory: Path,
     length: int,
     *,
     sequences: Sequences = "line",
@@ -168,10 +168,10 @@ def pack(
     """Pack a corpus into rows of `length` tokens by best fit, each shard by itself; what is finished is found again.
 
     A sequence is `[CLS] ids [SEP]`. One longer than a row is cut, and its pieces are wrapped again (the original's
-    lm_seqs_dataset.py:63-124, which drops short and unknown ones by the same two limits). A pair is a row, see `pairs`.
+    lm_seqs_dataset.py:63-124, which drops short and unknown ones by the same two limits). A pair is a row, see `sentence_pairs`.
 
     Args:
-        corpus: directory of the corpus; the rows go to `packed-<length>-<sequences>` inside.
+        directory: that of the corpus; the rows go to `packed-<length>-<sequences>` inside.
         length: T, tokens per row.
         sequences: a line is a sequence, or all lines of a document joined; or rows are pairs of texts.
         min_tokens: sequences with fewer tokens, [CLS] and [SEP] included, are dropped.
@@ -186,7 +186,7 @@ def pack(
         )
     if sequences not in get_args(Sequences):
         raise InputError(f"sequences = {sequences!r}: expected 'line', 'document' or 'pair'", field="sequences")
-    corpus = Corpus.open(corpus)
+    corpus = Corpus.open(directory)
     options = {"length": length, "sequences": sequences, "min_tokens": min_tokens, "max_unk": max_unk}
     out = corpus.path / f"packed-{length}-{sequences}"
     if length < min_tokens:
@@ -317,4 +317,5 @@ def best_fit(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray
         if left := room - size:
             with_room[left].append(row)
             rooms |= 1 << left
-    return tuple(placed)
+    row, column, segment = placed
+    return row, column, segment

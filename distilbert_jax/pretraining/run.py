@@ -15,9 +15,10 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import count, digest, merge
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.evaluate import heldout
+from distilbert_jax.pretraining.objective_table import check_objective
 from distilbert_jax.pretraining.setup import Setup, head_of, set_up
 from distilbert_jax.text.tokenizer import load_tokenizer
-from distilbert_jax.training import cost, distributed, run_directory, sharding
+from distilbert_jax.training import callbacks, cost, distributed, run_directory, sharding
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, read_metrics
 from distilbert_jax.training.loop import fit
@@ -37,6 +38,8 @@ def pretrain(config: PretrainConfig, *, profile: bool = False) -> Path:
     if not config.run.directory:
         raise InputError("run.directory is empty: name a directory for the run with --run.directory")
     directory = Path(config.run.directory)
+    check_objective(config)
+    callbacks.check_callbacks(config.run, several=distributed.several())
     distributed.check_same("the config", to_json(config))
     with contextlib.ExitStack() as stack:
         # First the lock: what is refused must not write its config into another process' run.
@@ -73,7 +76,10 @@ def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
     restored = checkpoints.restore(setup.state)
     state = restored or setup.state
     logs: list[RunLog] = []  # none in the other processes
-    distributed.on_main_process(lambda: logs.append(RunLog(directory, int(state.step), run.log_every)))
+    begun = int(state.step)
+    distributed.on_main_process(
+        lambda: logs.append(RunLog(directory, begun, run.log_every, callbacks.callbacks_of(run, directory, begun)))
+    )
     tokens = config.steps * config.data.batch_size * config.data.length
     _say(
         f"{directory}: {config.model.model_type}, {config.model.num_hidden_layers} layers, {setup.parameters:,} parameters; "
@@ -96,6 +102,7 @@ def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
             checkpoints=checkpoints,
             evaluate=evaluate,
             profile=profile,
+            origins=setup.origins,
         )
     finally:
         checkpoints.close()

@@ -17,16 +17,18 @@ from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, split
 from distilbert_jax.models.student import student_from_teacher
-from distilbert_jax.pretraining import cost, objectives
+from distilbert_jax.pretraining import cost, objective_table, terms
 from distilbert_jax.pretraining.batches import PackedBatches
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.masking import log_weights
+from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import PackedRows, pack
 from distilbert_jax.text.tokenizer import check_fit, fingerprint, load_tokenizer, special_ids
-from distilbert_jax.training import distributed, objective, sharding
+from distilbert_jax.training import distributed, sharding
 from distilbert_jax.training.batches import prefetch
+from distilbert_jax.training.objective import Objective
 from distilbert_jax.training.optimizer import adamw
-from distilbert_jax.training.step import TrainState, init_state, make_train_step
+from distilbert_jax.training.step import TrainState, gradients, init_state, make_train_step
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Setup:
     graphdef: nnx.GraphDef
     parameters: int
     teacher: Teacher | None
-    objective: objective.Objective
+    objective: Objective
     state: TrainState
     train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     fingerprints: dict[str, str]
@@ -65,6 +67,11 @@ class Setup:
     @property
     def frozen(self) -> Params:
         return self.teacher.params if self.teacher else {}
+
+    @property
+    def origins(self) -> dict[str, str]:
+        """Of the parts of the loss that users' files bring: {part: file and name}."""
+        return objective_table.origins(self.config, self.objective.parts)
 
     @property
     def step_flops(self) -> float:
@@ -170,6 +177,7 @@ def set_up(config: PretrainConfig) -> Setup:
         InputError: for whatever does not fit.
     """
     data = config.data
+    objective_table.check_objective(config)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(data.batch_size, config.optimizer.accumulate, mesh)
     sharding.check_heads(config.model.num_attention_heads, mesh)
@@ -201,12 +209,14 @@ def set_up(config: PretrainConfig) -> Setup:
         model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
     graphdef, params = split(model)
     fingerprints = {"data.corpus": rows.corpus.fingerprint, **heldout, "initial weights": digest(params)}
+    fingerprints |= objective_table.sources(config)
 
     ids = special_ids(tokenizer)
     weights = log_weights(counts, (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask), config.masking)
     teacher = None
-    if config.loss.chunk and not (teacher_model and config.loss.takes_all_logits):
-        warn_once(f"loss.chunk = {config.loss.chunk} changes nothing here: logits are of the masked tokens only")
+    distills = config.objective == "distillation"
+    if config.loss.chunk and not (distills and terms.takes_all_logits(terms.weighted_terms(config.loss))):
+        warn_once(f"loss.chunk = {config.loss.chunk} changes nothing here: no logits are of all tokens")
     if teacher_model:
         teacher_graphdef, frozen = split(teacher_model)
         fingerprints["teacher"] = digest(frozen)
@@ -214,10 +224,9 @@ def set_up(config: PretrainConfig) -> Setup:
         teacher = Teacher(
             teacher_graphdef, jax.device_put(frozen, sharding.shardings(frozen, mesh)), teacher_model.config
         )
-        objective = objectives.distillation(graphdef, teacher_graphdef, weights, ids.mask, config.masking, config.loss)
-    else:
-        kind = objectives.pretraining if data.sequences == "pair" else objectives.masked_lm
-        objective = kind(graphdef, weights, ids.mask, config.masking)
+    objective = objective_of(Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config))
+    if objective_table.origins(config, objective.parts):
+        _try(objective, params, teacher.params if teacher else {}, rows)
     held = () if config.init.positions == "learned" else ("encoder.embeddings.position",)
     optimizer = adamw(config.optimizer, config.steps, held)
     state = init_state(sharding.pad_vocabulary(params), optimizer, config.run.seed, mesh)
@@ -229,6 +238,13 @@ def set_up(config: PretrainConfig) -> Setup:
     )
 
 
+def _try(objective: Objective, params: Params, frozen: Params, rows: PackedRows) -> None:
+    """Raise InputError where a user's function does not give what it promises: the shapes of a step on one row are worked out."""
+    batch, keys = rows.batch(np.zeros(1, np.int64)), jax.random.split(jax.random.key(0), 1)
+    step = lambda params, *given: gradients(objective, sharding.pad_vocabulary(params), *given, keys)
+    jax.eval_shape(step, params, frozen, batch)
+
+
 def _check_pair(config: PretrainConfig, teacher: MaskedLM) -> None:
     if teacher.config.vocab_size != config.model.vocab_size:
         raise InputError(
@@ -236,12 +252,8 @@ def _check_pair(config: PretrainConfig, teacher: MaskedLM) -> None:
             f"model.vocab_size is {config.model.vocab_size}",
             field="teacher",
         )
-    if config.loss.alpha_cos and teacher.config.hidden_size != config.model.hidden_size:
-        raise InputError(
-            f"loss.alpha_cos = {config.loss.alpha_cos} compares hidden states, but the teacher has hidden_size "
-            f"{teacher.config.hidden_size} and the model {config.model.hidden_size}: set --loss.alpha-cos 0",
-            field="loss.alpha_cos",
-        )
+    if config.objective == "distillation":
+        terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher.config)
     if config.data.length > teacher.config.max_length:
         raise InputError(
             f"data.length = {config.data.length} is beyond the teacher's {teacher.config.max_length} positions",

@@ -1,1 +1,1 @@
-"""Questions to a trained model: bias, the model card's prompts, speed."""
+"""Probes of a trained model: bias, the model card's prompts, speed."""

@@ -1,1 +1,1 @@
-"""How weights change: losses, objectives, optimiser, sharded step, checkpoints, the loop and its logs."""
+"""Training, what every run shares: losses, objectives, optimizer, sharded step, checkpoints, the loop and its logs."""

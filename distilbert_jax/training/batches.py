@@ -1,4 +1,4 @@
-"""Batches by number, read ahead: what pre-training and fine-tuning share."""
+"""Batches by number, prefetched: what pre-training and fine-tuning share."""
 
 import functools
 import threading

@@ -110,7 +110,7 @@ class Checkpoints:
             problem = self._problem(step)
             if problem is None:
                 self._check_shapes(step, abstract)
-                state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+                state: Any = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
                 for later in damaged:
                     self._manager.delete(later)
                 return state

@@ -1,4 +1,4 @@
-"""Several processes, one on each host, that train one model: what the first of them does alone, and what all agree on."""
+"""Distributed training, a process on each host: what the first of them does alone, and what all agree on."""
 
 import errno
 import hashlib

@@ -12,8 +12,9 @@ import socket
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -22,19 +23,22 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
 from distilbert_jax.errors import InputError
+from distilbert_jax.training.callbacks import Callback, Moment
 from distilbert_jax.training.distributed import is_main_process
+
+if TYPE_CHECKING:
+    from distilbert_jax.training.step import TrainState
+
+Kind = Literal["train", "eval"]
 
 # What a step took: the only values that differ between two runs of the same config.
 MEASURED = ("seconds", "tokens_per_second", "examples_per_second", "mfu", "memory_bytes")
-SHORT = {
-    "loss": "loss",
-    "loss_labels": "labels",
-    "loss_ce": "ce",
-    "loss_mlm": "mlm",
-    "loss_nsp": "nsp",
-    "loss_cos": "cos",
-    "loss_mse": "mse",
-}
+
+
+def short_names(metrics: Iterable[str]) -> dict[str, str]:
+    """The loss and its parts among the metrics, as the terminal calls them: `loss`, then `loss_ce` as `ce`, …"""
+    parts = (name for name in metrics if name.startswith("loss_"))
+    return {"loss": "loss", **{name: name.removeprefix("loss_") for name in parts}}
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -60,11 +64,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """The logs of one run from `step` on. Entries: {"kind": "train" | "eval", "step": n, name: value, …}."""
+    """The logs of one run from `step` on. Entries: {"kind": "train" | "eval", "step": n, name: value, …}.
 
-    def __init__(self, directory: Path, step: int, every: int):
-        self.path = directory / "metrics.jsonl"
-        self._every = every
+    Args:
+        every: steps from one that TensorBoard shows to the next.
+        callbacks: told of each entry that is due for them, after it is written; closed with the log.
+    """
+
+    def __init__(self, directory: Path, step: int, every: int, callbacks: Sequence[Callback] = ()):
+        self.path, self._directory = directory / "metrics.jsonl", directory
         kept = [entry for entry in read_metrics(self.path) if entry["step"] <= step]
         taken = Counter(entry["step"] for entry in kept if entry["kind"] == "train")
         wrong = ""
@@ -80,27 +88,65 @@ class RunLog:
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
         partial.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8", buffering=1)
-        shutil.rmtree(directory / "tensorboard", ignore_errors=True)
-        self._events = _Events(directory / "tensorboard")
+        self._callbacks = [tensorboard(directory / "tensorboard", every), *callbacks]
         for entry in kept:
-            self._show(entry)
+            values = {name: value for name, value in entry.items() if name not in ("kind", "step")}
+            self._tell([one for one in self._callbacks if one.replay], entry["kind"], entry["step"], values)
 
-    def write(self, kind: str, step: int, values: dict[str, float]) -> None:
-        """Record one entry; it has reached the operating system when this returns."""
-        entry = {"kind": kind, "step": step, **values}
-        self._file.write(json.dumps(entry) + "\n")
-        self._show(entry)
+    def wants_state(self, step: int, *, last: bool) -> bool:
+        """Whether a callback asks for the state after this step."""
+        return any(one.state and one.due("train", step, last=last) for one in self._callbacks)
 
-    def _show(self, entry: dict[str, Any]) -> None:
-        if entry["kind"] == "eval" or entry["step"] % self._every == 0:
-            values = {f"{entry['kind']}/{name}": entry[name] for name in entry if name not in ("kind", "step")}
-            self._events.write(entry["step"], values)
+    def write(
+        self,
+        kind: Kind,
+        step: int,
+        values: dict[str, float],
+        *,
+        last: bool = False,
+        state: "Callable[[], TrainState] | None" = None,
+    ) -> None:
+        """Record one entry, which has reached the operating system when this returns, and tell the callbacks.
+
+        Args:
+            last: the run's last step.
+            state: gives the state after the step, to callbacks that ask for it.
+        """
+        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
+        self._tell(self._callbacks, kind, step, values, last=last, state=state)
+
+    def _tell(
+        self,
+        callbacks: Sequence[Callback],
+        kind: Kind,
+        step: int,
+        values: dict[str, float],
+        *,
+        last: bool = False,
+        state: "Callable[[], TrainState] | None" = None,
+    ) -> None:
+        for one in callbacks:
+            if one.due(kind, step, last=last) and (state or not one.state):
+                given = state() if one.state and state else None
+                one.function(Moment(kind, step, values, last, self._directory, given))
 
     def close(self) -> None:
-        """Close the files. An error here follows one that `write` raised, or concerns events that are written anew."""
-        for file in (self._file, self._events):
+        """Close the files and the callbacks. An error here follows one of `write`, or concerns events that are written anew."""
+        for one in (self._file, *self._callbacks):
             with contextlib.suppress(OSError):
-                file.close()
+                one.close()
+
+
+def tensorboard(directory: Path, every: int) -> Callback:
+    """Event files for TensorBoard, begun anew: every so many steps, and every evaluation."""
+    shutil.rmtree(directory, ignore_errors=True)
+    events = _Events(directory)
+
+    def show(moment: Moment) -> None:
+        if moment.kind == "eval" or moment.step % every == 0:
+            events.write(moment.step, {f"{moment.kind}/{name}": value for name, value in moment.values.items()})
+
+    return Callback("tensorboard", every, show, replay=True, close=events.close)
 
 
 class _Events:
@@ -163,7 +209,7 @@ class StepProgress:
         else:
             self._done, self._seconds = self._done + done, self._seconds + seconds
         if step % self._every == 0 or step == self._steps:
-            parts = "  ".join(f"{SHORT[name]} {metrics[name]:.3f}" for name in SHORT if name in metrics)
+            parts = "  ".join(f"{short} {metrics[name]:.3f}" for name, short in short_names(metrics).items())
             # The first step alone, which compiles, says nothing of the speed.
             text = parts + (f"  {self._done / self._seconds:,.0f} {self._unit}/s" if self._seconds else "")
             self._done = self._seconds = 0.0

@@ -1,13 +1,14 @@
 """The loop that every training run goes through: steps, logs, held-out evaluation, checkpoints, and a clean way out."""
 
 import contextlib
+import functools
 import math
 import os
 import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,16 @@ def _stop_requests() -> Iterator[StopAsked]:
             signal.signal(number, handler)
 
 
+def _blamed(broken: Sequence[str], origins: Mapping[str, str]) -> str:
+    """Why the first step is not finite, in the loss of which users' functions have a part."""
+    named = [f"{origins[name]}: its value is not finite at the first step" for name in broken if name in origins]
+    # The square root of 0 and the like: finite, but without a gradient.
+    return "; ".join(named) or (
+        f"step 1: {', '.join(broken)} is not finite, the values of these are; look at their gradients: "
+        f"{'; '.join(origins.values())}"
+    )
+
+
 def fit(
     state: TrainState,
     train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
@@ -80,6 +91,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     evaluate: Evaluate | None = None,
     diverged: dict[int, str] | None = None,
+    origins: Mapping[str, str] | None = None,
 ) -> TrainState:
     """Train from `state.step` to `steps`.
 
@@ -94,6 +106,8 @@ def fit(
             runs that need none.
         diverged: takes {place: why} of the stacked seeds that diverge, by the measure of one alone: a loss or gradient of theirs
             was once not finite, whatever came after.
+        origins: {part of the loss: the user's file and function that it comes from}, named where it is not finite at the
+            first step.
 
     Raises:
         DivergedError: the loss or a gradient is not finite (of stacked seeds: when the last one diverges); the last checkpoint is
@@ -107,8 +121,11 @@ def fit(
     pending: tuple[int, dict[str, jax.Array]] | None = None
     since = time.perf_counter()  # when the last step was done, or the work between two steps
 
-    def settle(progress: StepProgress) -> None:
-        """Write the metrics of the step taken last."""
+    def state_of(place: int) -> TrainState:
+        return state if state.step.ndim == 0 else jax.tree.map(lambda leaves: leaves[place], state)
+
+    def settle(progress: StepProgress, *, with_state: bool = False) -> None:
+        """Write the metrics of the step taken last; with_state: while its state is still there."""
         nonlocal pending, since
         if pending is None:
             return
@@ -122,7 +139,7 @@ def fit(
                     f"step {step}: {', '.join(broken)} is not finite ({values}); batch {step - 1} of the data order; "
                     "the last checkpoint is kept: try a lower learning rate"
                 )
-                failed.setdefault(place, why)
+                failed.setdefault(place, _blamed(broken, origins or {}) if step == 1 and origins else why)
         if len(failed) == len(seeds):
             raise DivergedError(next(iter(failed.values())))
         sound = {place: values for place, values in enumerate(seeds) if place not in failed}
@@ -133,7 +150,11 @@ def fit(
             if flops and (share := cost.utilisation(flops / max(seconds, 1e-9), run.dtype)) is not None:
                 measured["mfu"] = share
             logs[place].write(
-                "train", step, {**values, "learning_rate": rate, **measured, "memory_bytes": cost.peak_memory()}
+                "train",
+                step,
+                {**values, "learning_rate": rate, **measured, "memory_bytes": cost.peak_memory()},
+                last=step == steps,
+                state=functools.partial(state_of, place) if with_state else None,
             )
         means = {name: statistics.fmean(values[name] for values in sound.values()) for name in columns}
         progress.advance(step, means, float(columns[unit].sum()), seconds)
@@ -159,11 +180,14 @@ def fit(
                 )
             pending = (step, metrics)
             last = step == steps
+            if any(log.wants_state(step, last=last) for log in logs):
+                settle(progress, with_state=True)
+                since = time.perf_counter()
             if evaluate and (last or (run.eval_every and step % run.eval_every == 0)):
                 settle(progress)
                 values = evaluate(state.params)
-                for log in logs:
-                    log.write("eval", step, values)
+                for place, log in enumerate(logs):
+                    log.write("eval", step, values, last=last, state=functools.partial(state_of, place))
                 since = time.perf_counter()
                 progress.say(f"{title} held out at {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
             if last or step % run.save_every == 0:

@@ -1,4 +1,4 @@
-"""The terms of the triple loss (paper, section 3; the original distiller.py) and the losses of the heads, as weighted *sums*.
+"""Losses as weighted *sums*: the terms of distillation, the triple loss (paper, section 3; distiller.py), and those of heads.
 
 Sums, because the caller divides by counts over the whole global batch: the value then depends on neither the mesh nor the
 micro-batches. `question_answering`, which no training loop here uses, is a mean. All arithmetic is float32.
@@ -33,7 +33,8 @@ def question_answering(start_logits: Array, end_logits: Array, starts: Array, en
     counts as 0 ([CLS]: no answer).
     """
     terms = (labelled(logits, jnp.maximum(at, 0)) for logits, at in ((start_logits, starts), (end_logits, ends)))
-    return sum(total / jnp.maximum(count, 1) for total, count in terms) / 2
+    start, end = (total / jnp.maximum(count, 1) for total, count in terms)
+    return (start + end) / 2
 
 
 def distillation(student: Array, teacher: Array, weights: Array, temperature: float) -> Array:

@@ -1,6 +1,7 @@
-"""What an objective is: the loss of a step, as sums over a micro-batch that are divided by counts over the global batch."""
+"""What an objective is: sums over a micro-batch, and the counts over the global batch that they are divided by."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -12,15 +13,50 @@ Metrics = dict[str, jax.Array]
 MASKING, DROPOUT = 0, 1  # what a row's key is folded with
 
 
-class Objective(NamedTuple):
-    """prepare(rngs [B], batch) → (batch, totals); loss(params, frozen params, micro-batch, totals) → (loss, its parts).
+@dataclass(frozen=True)
+class Part:
+    """A part of the loss, or of what is reported beside it.
 
-    `over` names for each part the total that it is divided by.
+    over: the count that its sum is divided by. weight: of the mean in the loss; 0: reported only.
+    """
+
+    over: str
+    weight: float = 0.0
+
+
+class Sums(NamedTuple):
+    """The sums of an objective's parts, float32 scalars; a dict of them alone does as well.
+
+    loss: weighted and divided already, of the parts that `within` names: their gradient was taken where they were computed.
+    """
+
+    parts: Metrics
+    loss: jax.Array | float = 0.0
+    within: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a run minimises: Σ weight · sum / count over its parts, added up in their order.
+
+    prepare(rngs [B], batch) → (batch, counts): of the global batch, before it is cut into micro-batches; counts are float32
+    scalars and never 0. sums(params, frozen params, micro-batch, counts) → `Sums` or {part: sum}: their sum over micro-batches and
+    devices is the sum over the batch, so that no count may be taken in it.
     """
 
     prepare: Callable[[jax.Array, Batch], tuple[Batch, Metrics]]
-    loss: Callable[[Params, Params, Batch, Metrics], tuple[jax.Array, Metrics]]
-    over: Mapping[str, str]
+    sums: Callable[[Params, Params, Batch, Metrics], Sums | Metrics]
+    parts: Mapping[str, Part]
+
+    def loss(self, params: Params, frozen: Params, batch: Batch, counts: Metrics) -> tuple[jax.Array, Metrics]:
+        """A micro-batch's share of the loss, and of its parts."""
+        found = self.sums(params, frozen, batch, counts)
+        sums, value, within = found if isinstance(found, Sums) else Sums(found)
+        means = {name: total / counts[self.parts[name].over] for name, total in sums.items()}
+        for name, mean in means.items():
+            if name not in within and (weight := self.parts[name].weight):
+                value = value + weight * mean
+        return value, means
 
 
 def fold_rows(rngs: jax.Array, site: int) -> jax.Array:

@@ -1,21 +1,26 @@
-"""AdamW with linear warm-up, linear decay and gradient clipping (defaults: the original train.py)."""
+"""Optimizer and learning-rate schedule: AdamW, linear warm-up and decay, clipping (defaults: the original train.py)."""
 
 import math
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from distilbert_jax.config import OptimizerConfig
-from distilbert_jax.models.params import Params
+
+Scalar = jax.Array | float
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Learning rate of step 0, 1, …: from 0 up over ceil(warmup · steps) steps, then straight down to 0 at `steps`."""
-    return lambda step: _rate(step, *_slopes(config, steps))
+    slopes = _slopes(config, steps)
+
+    def rate(step: Any) -> Scalar:
+        return _rate(step, *slopes)
+
+    return rate
 
 
 def _slopes(config: OptimizerConfig, steps: int) -> tuple[float, int, int]:
@@ -24,7 +29,7 @@ def _slopes(config: OptimizerConfig, steps: int) -> tuple[float, int, int]:
     return config.learning_rate, warmup, max(steps - warmup, 1)
 
 
-def _rate(step: ArrayLike, peak: ArrayLike, up: ArrayLike, down: ArrayLike) -> jax.Array:
+def _rate(step: Scalar, peak: Scalar, up: Scalar, down: Scalar) -> Scalar:
     rising, falling = step / jnp.maximum(up, 1), (up + down - step) / down
     return peak * jnp.where(step < up, rising, jnp.clip(falling, 0, 1))
 
@@ -42,21 +47,23 @@ def _scale_by_schedule(config: OptimizerConfig, steps: int) -> optax.GradientTra
     """Minus the learning rate times the update. The schedule is data of the state, not part of the program, so that one
     compiled step serves every rate and number of steps."""
 
-    def init(params: Params) -> _ScheduleState:
+    def init(params: optax.Params) -> _ScheduleState:
         peak, up, down = _slopes(config, steps)
         return _ScheduleState(
             jnp.zeros((), jnp.int32), jnp.float32(peak), jnp.asarray(up, jnp.int32), jnp.asarray(down, jnp.int32)
         )
 
-    def update(updates: Params, state: _ScheduleState, params: Params | None = None) -> tuple[Params, _ScheduleState]:
+    def update(
+        updates: optax.Updates, state: Any, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, _ScheduleState]:
         rate = _rate(*state)
         return jax.tree.map(lambda update: -rate * update, updates), state._replace(count=state.count + 1)
 
     return optax.GradientTransformation(init, update)
 
 
-def decayed(params: Params) -> dict[str, bool]:
-    """Which parameters weight decay applies to: all but biases and LayerNorms."""
+def decayed(params: Collection[str]) -> dict[str, bool]:
+    """Which parameters, by name, weight decay applies to: all but biases and LayerNorms."""
     return {name: not name.endswith((".bias", ".scale")) for name in params}
 
 
@@ -67,13 +74,14 @@ def adamw(config: OptimizerConfig, steps: int, frozen: Collection[str] = ()) -> 
         frozen: parameters that stay as they are, to the bit; their gradients do not count in the norm.
     """
     held = lambda params: {name: name in frozen for name in params}
+
+    def shrinking(params: Any) -> dict[str, bool]:
+        return {name: decays and name not in frozen for name, decays in decayed(params).items()}
+
     return optax.chain(
         *([optax.masked(optax.set_to_zero(), held)] if frozen else []),
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(config.beta1, config.beta2, config.eps),
-        optax.add_decayed_weights(
-            config.weight_decay,
-            lambda params: {name: decays and name not in frozen for name, decays in decayed(params).items()},
-        ),
+        optax.add_decayed_weights(config.weight_decay, shrinking),
         _scale_by_schedule(config, steps),
     )

@@ -1,4 +1,4 @@
-"""A run's directory: its config, and whether the command that is given again goes on, has ended, or is another run.
+"""Run directory: its config, and whether the command that is given again goes on, has ended, or is another run.
 
 config.json · inputs.json · metrics.jsonl · tensorboard/ · checkpoints/ · model/ (the HF directory, written last).
 """
@@ -20,6 +20,8 @@ FREE = (
     "run.eval_every",
     "run.save_every",
     "run.keep",
+    "run.callbacks",
+    "run.wandb",
     "mesh.",
     "data",  # where a task's files lie; inputs.json says what is in them
     "save_model",

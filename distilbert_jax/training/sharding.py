@@ -1,4 +1,4 @@
-"""Meshes, and where each parameter and each batch row lives: one table of path rules, no annotation in model code."""
+"""Sharding over a mesh: where each parameter and each batch row lives, from one table of path rules; none in model code."""
 
 import re
 from collections.abc import Mapping

@@ -52,15 +52,15 @@ def row_keys(key: jax.Array, step: jax.Array, rows: int) -> jax.Array:
 def gradients(
     objective: Objective, params: Params, frozen: Params, batch: Batch, rngs: jax.Array, accumulate: int = 1
 ) -> tuple[Params, Metrics]:
-    """Gradients of the global loss and its parts (with `loss`, the sum), over `accumulate` micro-batches.
+    """Gradients of the global loss and its parts (with `loss`, their weighted sum), over `accumulate` micro-batches.
 
     Micro-batch a takes rows a, a + A, a + 2A, …: cutting the row axis into contiguous pieces would move rows between devices.
     """
-    batch, totals = objective.prepare(rngs, batch)
+    batch, counts = objective.prepare(rngs, batch)
     grad = jax.value_and_grad(objective.loss, has_aux=True)
 
     def micro(rows: Batch) -> tuple[Params, Metrics]:
-        (loss, parts), grads = grad(params, frozen, rows, totals)
+        (loss, parts), grads = grad(params, frozen, rows, counts)
         return grads, {"loss": loss, **parts}
 
     if accumulate == 1:
@@ -72,7 +72,7 @@ def gradients(
         )
         add = lambda total, rows: (jax.tree.map(jnp.add, total, micro(rows)), None)
         (grads, metrics), _ = jax.lax.scan(add, zeros, cut)
-    return grads, {**metrics, **{name: totals[name] for name in totals}}
+    return grads, {**metrics, **counts}
 
 
 def make_train_step(
@@ -87,7 +87,7 @@ def make_train_step(
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
     """step(state, frozen, batch) → (state, metrics); the given state is donated.
 
-    Metrics are float32 scalars: loss, its parts, the totals they were divided by, and grad_norm before clipping.
+    Metrics are float32 scalars: loss, its parts, the counts they were divided by, and grad_norm before clipping.
 
     Args:
         stacked: `state` is one of `stack_states`, batches are [S, B, ...]; the seeds train side by side, each as it would

@@ -51,6 +51,8 @@ def test_a_mistake_in_a_field_keeps_its_name():
         ("--held-out", "--selection-split"),
         ("--held_out", "--selection-split"),
         ("--arms", "--variants"),
+        ("--loss.alpha-ce", "--loss.kl.weight"),
+        ("--loss.ce_tokens=masked", "--loss.kl.tokens"),
     ],
 )
 def test_an_option_of_an_earlier_version_is_answered_with_its_new_name(option, now):

@@ -104,7 +104,7 @@ def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(t
 def test_every_config_is_trained_tuned_and_compared_and_found_again(world, tmp_path, capsys):
     (tmp_path / "glue").mkdir()
     full = runs.distilling(world, tmp_path / "full", data__heldout=world.heldout, steps=4)
-    configs = {"full": full, "no_ce": runs.change(full, loss__alpha_ce=0.0, run__directory=str(tmp_path / "no_ce"))}
+    configs = {"full": full, "no_ce": runs.change(full, loss__kl__weight=0.0, run__directory=str(tmp_path / "no_ce"))}
     sentences = {"sentence": ["reda redb", "bluea blueb"] * 8, "label": [0, 1] * 8}
     for split in ("train", "validation"):
         runs.write_split(tmp_path / "glue", "sst2", split, sentences)

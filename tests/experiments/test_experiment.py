@@ -43,6 +43,7 @@ def toy(world, path: Path) -> ExperimentConfig:
         run("triple"),
         **corpora,
         model=student_config(BERT, 1),
+        objective="distillation",
         teacher=model,
         init=c.InitConfig(source=model, layers=(1,)),
         run__seed=1,
@@ -51,9 +52,14 @@ def toy(world, path: Path) -> ExperimentConfig:
     variants = {
         "teacher": teacher,
         "triple": triple,
-        "random": place(triple, "random", teacher="", init=c.InitConfig(unigram_bias=True)),
+        "random": place(triple, "random", objective="masked_lm", teacher="", init=c.InitConfig(unigram_bias=True)),
         "cut": place(
-            triple, "cut", teacher="", steps=0, init=c.InitConfig(layers=(1,), **{k[6:]: v for k, v in source.items()})
+            triple,
+            "cut",
+            objective="masked_lm",
+            teacher="",
+            steps=0,
+            init=c.InitConfig(layers=(1,), **{k[6:]: v for k, v in source.items()}),
         ),
     }
     return ExperimentConfig(

@@ -1,20 +1,21 @@
 """Live against torch and transformers: the triple loss with its gradients, and ten steps of the optimiser."""
 
-import dataclasses
 import functools
 
 import jax
 import numpy as np
 import pytest
 
-from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig, OptimizerConfig
+from distilbert_jax.config import MaskingConfig, ModelConfig, OptimizerConfig, PretrainConfig
 from distilbert_jax.models import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
 from distilbert_jax.models.hf_format import hf_name
 from distilbert_jax.models.params import split
 from distilbert_jax.pretraining import objectives
 from distilbert_jax.pretraining.masking import log_weights
+from distilbert_jax.pretraining.objectives import Given
 from distilbert_jax.training import step
 from distilbert_jax.training.optimizer import adamw, decayed
+from tests import runs
 from tests.models.common import build
 from tests.pretraining.examples import MASK, SPECIAL, pack, quick_jit, random_pairs
 from tests.training.test_sharding import mesh_of
@@ -35,7 +36,7 @@ SIZES = {
     "attention_dropout": 0.0,
 }
 INPUTS_OF_PAIRS = ("input_ids", "segment_ids", "token_type_ids", "next_sentence_label")
-LOSS = LossConfig(alpha_ce=5.0, alpha_mlm=2.0, alpha_cos=1.0, alpha_mse=0.1)
+LOSS = runs.loss(kl=5.0, mlm=2.0, cos=1.0, mse=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,8 @@ def references(models, tmp_path):
 def objective(models, config):
     (teacher, _), (student, _) = map(split, models)
     weights = log_weights(np.arange(VOCAB), SPECIAL, MaskingConfig())
-    return objectives.distillation(student, teacher, weights, MASK, MaskingConfig(), config)
+    run = PretrainConfig(objective="distillation", loss=config)
+    return objectives.distillation(Given(student, teacher, weights, MASK, run))
 
 
 def batch(seed):
@@ -91,9 +93,9 @@ def original_loss(student, teacher, prepared, config):
     with torch.no_grad():
         t = teacher(**run())
     real, drawn = attention_mask.bool(), labels != -100
-    at = real if config.ce_tokens == "all" else drawn
+    at = real if config.kl.tokens == "all" else drawn
     s_logits, t_logits = s.logits[at], t.logits[at]
-    T, functional = config.temperature, torch.nn.functional
+    T, functional = config.kl.temperature, torch.nn.functional
     divergence = torch.nn.KLDivLoss(reduction="batchmean")
     s_hidden, t_hidden = s.hidden_states[-1][real], t.hidden_states[-1][real]
     return {
@@ -106,7 +108,8 @@ def original_loss(student, teacher, prepared, config):
 
 
 def weighted(parts, config):
-    return sum(getattr(config, name.replace("loss", "alpha")) * value for name, value in parts.items())
+    terms = {"loss_ce": config.kl, "loss_mlm": config.mlm, "loss_cos": config.cos, "loss_mse": config.mse}
+    return sum(terms[name].weight * value for name, value in parts.items())
 
 
 def in_our_names(model, reference, value_of):
@@ -130,9 +133,9 @@ def assert_gradients_of(grads, model, reference):
             assert abs(np.float64(grads[name]) - value).max() <= 1e-5 * abs(value).max(), name
 
 
-@pytest.mark.parametrize(("ce_tokens", "chunk"), [("all", 0), ("all", 5), ("masked", 0)])
-def test_triple_loss_and_gradients_are_the_originals(ce_tokens, chunk, models, references):
-    config = dataclasses.replace(LOSS, ce_tokens=ce_tokens, chunk=chunk)
+@pytest.mark.parametrize(("tokens", "chunk"), [("all", 0), ("all", 5), ("masked", 0)])
+def test_triple_loss_and_gradients_are_the_originals(tokens, chunk, models, references):
+    config = runs.loss(mse=0.1, tokens=tokens, chunk=chunk)
     (_, frozen), (_, params) = map(split, models)
     ours = objective(models, config)
     prepared, totals = quick_jit(ours.prepare)(jax.random.split(jax.random.key(0), ROWS), batch(0))
@@ -156,7 +159,7 @@ def test_loss_of_pairs_and_its_gradients_are_the_references(tmp_path):
     reference = transformers.BertForPreTraining.from_pretrained(tmp_path, attn_implementation="eager")
     graphdef, params = split(model)
     weights = log_weights(np.arange(VOCAB), SPECIAL, MaskingConfig())
-    ours = objectives.pretraining(graphdef, weights, MASK, MaskingConfig())
+    ours = objectives.masked_lm_nsp(Given(graphdef, None, weights, MASK, PretrainConfig()))
     given = random_pairs(np.random.default_rng(5), ROWS, LENGTH, VOCAB)
     prepared, totals = quick_jit(ours.prepare)(jax.random.split(jax.random.key(0), ROWS), given)
     grad = quick_jit(jax.value_and_grad(ours.loss, has_aux=True))

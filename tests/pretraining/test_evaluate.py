@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from distilbert_jax.config import LossConfig
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.pretraining.evaluate import MASKING, SEED, evaluate_mlm, heldout, mlm_evaluation
@@ -149,7 +148,7 @@ def test_refused_in_one_line(world, tmp_path):
 
 def test_a_run_with_a_teacher_has_the_parts_of_its_loss_on_heldout_text(world, rows, tmp_path):
     config = runs.distilling(
-        world, tmp_path, data__heldout=world.heldout, init__source="", run__seed=5, loss=LossConfig(alpha_mse=0.5)
+        world, tmp_path, data__heldout=world.heldout, init__source="", run__seed=5, loss=runs.loss(mse=0.5)
     )
     setup = set_up(config)
     found = heldout(setup)(setup.state.params)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig
+from distilbert_jax.config import MaskingConfig, ModelConfig, PretrainConfig
 from distilbert_jax.finetuning.objective import classification, classify
 from distilbert_jax.models import (
     BertForMaskedLM,
@@ -20,7 +20,10 @@ from distilbert_jax.models import (
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.pretraining import objectives
 from distilbert_jax.pretraining.masking import log_weights
+from distilbert_jax.pretraining.objectives import Given
+from distilbert_jax.pretraining.terms import TERMS
 from distilbert_jax.training import losses
+from tests import runs
 from tests.models.common import build
 from tests.pretraining.examples import MASK, SPECIAL, pack, quick_jit
 from tests.training.test_losses import (
@@ -40,7 +43,7 @@ SIZES = {
     "max_position_embeddings": 20,
 }
 STILL = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
-ALL_FOUR = LossConfig(alpha_ce=5.0, alpha_mlm=2.0, alpha_cos=1.0, alpha_mse=0.3, temperature=2.0)
+ALL_FOUR = runs.loss(mse=0.3)
 WEIGHTS = log_weights(np.ones(VOCAB), SPECIAL, MaskingConfig())
 
 
@@ -55,14 +58,17 @@ def model_pair(**changes):
 
 
 def distillation(config=ALL_FOUR, student=STUDENT, teacher=TEACHER):
-    return objectives.distillation(student, teacher, WEIGHTS, MASK, MaskingConfig(), config)
+    run = PretrainConfig(objective="distillation", loss=config)
+    return objectives.distillation(Given(student, teacher, WEIGHTS, MASK, run))
 
 
 OBJECTIVES = {
     "distillation, all tokens": distillation(),
     "distillation, all tokens, 4 at a time": distillation(dataclasses.replace(ALL_FOUR, chunk=4)),
-    "distillation, masked tokens": distillation(dataclasses.replace(ALL_FOUR, ce_tokens="masked")),
-    "masked_lm": objectives.masked_lm(STUDENT, WEIGHTS, MASK, MaskingConfig(probability=0.3)),
+    "distillation, masked tokens": distillation(runs.loss(mse=0.3, tokens="masked")),
+    "masked_lm": objectives.masked_lm(
+        Given(STUDENT, None, WEIGHTS, MASK, PretrainConfig(masking=MaskingConfig(probability=0.3)))
+    ),
 }
 # Corrupted sequences: (ids, drawn positions, true ids). Of one length, which makes two shapes to compile.
 SEQUENCES = [
@@ -154,17 +160,17 @@ def test_outputs_of_a_sequence_are_the_same_packed_padded_or_alone():
                 assert abs(value[r, here] - alone).max() <= 2e-6 * abs(alone).max()
 
 
-@pytest.mark.parametrize("ce_tokens", ["all", "masked"])
-def test_triple_loss_is_the_weighted_sum_of_its_terms_at_their_tokens(ce_tokens):
+@pytest.mark.parametrize("tokens", ["all", "masked"])
+def test_triple_loss_is_the_weighted_sum_of_its_terms_at_their_tokens(tokens):
     expected = dict.fromkeys(("loss_ce", "loss_mlm", "loss_cos", "loss_mse"), 0.0)
     for (s, t, s_hidden, t_hidden), (ids, positions, labels) in zip(outputs_alone(), SEQUENCES, strict=True):
         everywhere, drawn = np.ones(len(ids)), np.isin(np.arange(len(ids)), positions) * 1.0
-        at, count = (everywhere, TOKENS) if ce_tokens == "all" else (drawn, DRAWN)
+        at, count = (everywhere, TOKENS) if tokens == "all" else (drawn, DRAWN)
         expected["loss_ce"] += reference_distillation(s, t, at, 2.0) / count
         expected["loss_mse"] += reference_mse(s, t, at) / count
         expected["loss_mlm"] += reference_cross_entropy(s[positions], labels, np.ones(len(labels))) / DRAWN
         expected["loss_cos"] += reference_cosine(s_hidden, t_hidden, everywhere) / TOKENS
-    rows = [share(f"distillation, {ce_tokens} tokens", row, 16)[0] for row in ([0, 1], [2, 3])]
+    rows = [share(f"distillation, {tokens} tokens", row, 16)[0] for row in ([0, 1], [2, 3])]
     loss, parts = jax.tree.map(lambda *values: sum(values), *rows)
     assert parts.keys() == expected.keys()
     for name in parts:
@@ -233,30 +239,24 @@ def test_the_gradient_of_pieces_scales_with_what_comes_in():
     assert norm({name: thrice[name] - 3 * once[name] for name in once}) <= 1e-5 * norm(thrice)
 
 
-TERMS = {
-    "alpha_ce": "distillation",
-    "alpha_mlm": "cross_entropy",
-    "alpha_cos": "cosine_distance",
-    "alpha_mse": "logit_mse",
-}
+FORMULAS = {"kl": "distillation", "mlm": "cross_entropy", "cos": "cosine_distance", "mse": "logit_mse"}
 
 
-@pytest.mark.parametrize("ce_tokens", ["all", "masked"])
-@pytest.mark.parametrize("left_out", TERMS)
-def test_a_term_of_weight_zero_is_not_computed(left_out, ce_tokens, monkeypatch):
-    monkeypatch.delattr(losses, TERMS[left_out])
-    objective = distillation(dataclasses.replace(ALL_FOUR, **{left_out: 0.0}, ce_tokens=ce_tokens))
+@pytest.mark.parametrize("tokens", ["all", "masked"])
+@pytest.mark.parametrize("left_out", FORMULAS)
+def test_a_term_of_weight_zero_is_not_computed(left_out, tokens, monkeypatch):
+    monkeypatch.delattr(losses, FORMULAS[left_out])
+    objective = distillation(runs.loss(**{"mse": 0.3, left_out: 0.0}, tokens=tokens))
     _, parts = jax.eval_shape(objective.loss, PARAMS, FROZEN, prepared([[0, 1]], 16), TOTALS)
-    assert parts.keys() == {name.replace("alpha", "loss") for name in TERMS} - {left_out.replace("alpha", "loss")}
+    assert parts.keys() == {TERMS[name].metric for name in FORMULAS if name != left_out}
 
 
-@pytest.mark.parametrize(("only", "ce_tokens"), [("alpha_mse", "all"), ("alpha_mlm", "all"), ("alpha_ce", "masked")])
-def test_a_single_term_is_its_weight_times_its_part(only, ce_tokens):
-    weights = dict.fromkeys(TERMS, 0.0) | {only: 3.0}
-    objective = distillation(dataclasses.replace(ALL_FOUR, **weights, ce_tokens=ce_tokens))
+@pytest.mark.parametrize(("only", "tokens"), [("mse", "all"), ("mlm", "all"), ("kl", "masked")])
+def test_a_single_term_is_its_weight_times_its_part(only, tokens):
+    objective = distillation(runs.loss(**dict.fromkeys(FORMULAS, 0.0) | {only: 3.0}, tokens=tokens))
     loss, parts = quick_jit(objective.loss)(PARAMS, FROZEN, prepared([[0, 1]], 16), TOTALS)
-    (_, expected), _, _ = share(f"distillation, {ce_tokens} tokens", [0, 1], 16)
-    name = only.replace("alpha", "loss")
+    (_, expected), _, _ = share(f"distillation, {tokens} tokens", [0, 1], 16)
+    name = TERMS[only].metric
     assert parts.keys() == {name}
     np.testing.assert_allclose(parts[name], expected[name], rtol=1e-5)
     np.testing.assert_allclose(loss, 3.0 * expected[name], rtol=1e-5)
@@ -329,7 +329,7 @@ def test_classification_and_regression_average_over_the_rows_that_count(kind, la
     ready, totals = prepare(keys, batch)
     assert totals == {"examples": 3.0}
     (loss, parts), grads = grad(params, {}, ready, totals)
-    assert parts == {}
+    assert parts == {"loss": loss}
     logits = np.float64(logits_of(model, batch))
     truth, weights = batch["labels"], np.array([1, 1, 1, 0])
     expected = weights @ (logits[:, 0] - truth) ** 2 if labels == 1 else reference_cross_entropy(logits, truth, weights)

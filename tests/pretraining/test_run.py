@@ -239,7 +239,7 @@ REFUSED = {
     ),
     "hidden states of two sizes": (
         lambda w, o, d: distilling(w, d, teacher=o.narrow),
-        ["loss.alpha_cos", "hidden_size 16", "32", "--loss.alpha-cos 0"],
+        ["loss.cos.weight", "hidden_size 16", "32", "--loss.cos.weight 0"],
     ),
     "source of another tokenizer": (
         lambda w, o, d: distilling(w, d, init__source=o.foreign),
@@ -267,7 +267,7 @@ REFUSED = {
     ),
     "pairs with a teacher": (
         lambda w, o, d: distilling(w, d, model=BERT, data__sequences="pair"),
-        ["sequences = 'pair'", "leave the teacher out"],
+        ["objective = 'distillation'", "--objective masked_lm_nsp"],
     ),
     "mesh of too many devices": (lambda w, o, d: pretraining(w, d, mesh__data=16), ["16 × 1 × 1", "8 devices"]),
     "mesh of too few devices": (lambda w, o, d: pretraining(w, d, mesh__data=1, mesh__tensor=4), ["1 × 1 × 4"]),
@@ -289,7 +289,7 @@ def test_refused_in_one_line_before_any_step(case, world, odd, tmp_path, capfd):
 
 
 def test_hidden_states_of_two_sizes_are_no_matter_without_the_cosine_loss(world, odd, tmp_path, monkeypatch):
-    config = distilling(world, tmp_path / "run", teacher=odd.narrow, loss__alpha_cos=0.0)
+    config = distilling(world, tmp_path / "run", teacher=odd.narrow, loss__cos__weight=0.0)
     monkeypatch.setattr("distilbert_jax.pretraining.run.fit", lambda *_, **__: (_ for _ in ()).throw(LookupError))
     with pytest.raises(LookupError):
         runs.train(config)
@@ -314,7 +314,13 @@ def test_positions_that_are_held_come_out_as_they_began(positions, world, tmp_pa
 
 def test_bert_learns_masked_lm_with_next_sentence_and_can_teach(world, tmp_path, capfd):
     config = pretraining(
-        world, tmp_path / "run", model=BERT, data__sequences="pair", init__source=world.teacher, steps=40
+        world,
+        tmp_path / "run",
+        model=BERT,
+        objective="masked_lm_nsp",
+        data__sequences="pair",
+        init__source=world.teacher,
+        steps=40,
     )
     runs.train(config)
     written = capfd.readouterr()
@@ -380,9 +386,9 @@ def test_a_run_that_ends_above_its_beginning_says_so(world, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("run", "loss", "said"),
     [
-        (runs.distilling, {"ce_tokens": "all"}, False),
-        (runs.distilling, {"ce_tokens": "masked"}, True),
-        (runs.distilling, {"alpha_ce": 0.0}, True),
+        (runs.distilling, {"kl__tokens": "all"}, False),
+        (runs.distilling, {"kl__tokens": "masked"}, True),
+        (runs.distilling, {"kl__weight": 0.0}, True),
         (runs.pretraining, {}, True),
     ],
 )

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 import train as train_script
-from distilbert_jax.config import LossConfig
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.masking import masked_count
 from distilbert_jax.pretraining.run import Estimate, dry_run, estimate
@@ -19,7 +18,7 @@ def test_flops_of_a_step_are_those_that_xla_counts(world, tmp_path, tokens):
     wide = {"hidden_size": 64, "intermediate_size": 256}  # so that matmuls are most of it
     changes = {f"model__{name}": value for name, value in wide.items()}
     config = runs.distilling(
-        world, tmp_path, init__source="", loss=LossConfig(alpha_cos=0.0, ce_tokens=tokens), mesh__data=-1, **changes
+        world, tmp_path, init__source="", loss=runs.loss(cos=0.0, tokens=tokens), mesh__data=-1, **changes
     )
     setup = set_up(config)
     batch = next(setup.batches(0, 1))
@@ -30,12 +29,12 @@ def test_flops_of_a_step_are_those_that_xla_counts(world, tmp_path, tokens):
 
 
 def test_a_teacher_that_is_asked_for_hidden_states_alone_gives_no_logits(world, tmp_path):
-    flops = lambda **loss: step_flops(runs.distilling(world, tmp_path, loss=LossConfig(**loss)), runs.BERT)
+    flops = lambda **loss: step_flops(runs.distilling(world, tmp_path, loss=runs.loss(**loss)), runs.BERT)
     config = runs.distilling(world, tmp_path)
     logits = [cost.forward_flops(runs.BERT, config.data.length, share) for share in (0.0, 1.0)]
     drawn = masked_count(config.data.length, config.masking.probability) / config.data.length
     head = drawn * (logits[1] - logits[0]) * config.data.batch_size * config.data.length
-    assert flops(ce_tokens="masked") - flops(alpha_ce=0.0) == pytest.approx(head)
+    assert flops(tokens="masked") - flops(kl=0.0) == pytest.approx(head)
 
 
 def test_flops_by_hand():

@@ -218,7 +218,7 @@ def test_in_a_log_a_line_now_and_then_tells_how_it_goes(capfd):
     run(values=lambda step: {"loss": loss(step), "loss_mlm": 0.5, "loss_cos": 0.25, "grad_norm": 7.0})
     lines = capfd.readouterr().err.splitlines()
     assert [line.split("  ")[0] for line in lines] == ["run 5/10", "run 10/10"]
-    assert re.fullmatch(r"run 5/10  loss 0.200  mlm 0.500  cos 0.250  [\d,]+ tokens/s  \d+ s left", lines[0])
+    assert re.fullmatch(r"run 5/10  loss 0.200  cos 0.250  mlm 0.500  [\d,]+ tokens/s  \d+ s left", lines[0])
 
 
 def test_what_is_held_out_is_told_when_it_was_measured(capfd):

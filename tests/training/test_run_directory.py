@@ -7,7 +7,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.training import run_directory
 from tests.runs import change, refused
 
-CONFIG = PretrainConfig(teacher="bert")
+CONFIG = PretrainConfig(objective="distillation", teacher="bert")
 
 
 @pytest.fixture

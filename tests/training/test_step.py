@@ -16,15 +16,16 @@ import numpy as np
 import optax
 import pytest
 
-from distilbert_jax.config import LossConfig, MaskingConfig, ModelConfig, OptimizerConfig
+from distilbert_jax.config import MaskingConfig, ModelConfig, OptimizerConfig, PretrainConfig
 from distilbert_jax.models import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
 from distilbert_jax.models.params import split
 from distilbert_jax.pretraining import objectives
 from distilbert_jax.pretraining.masking import log_weights
+from distilbert_jax.pretraining.objectives import Given
 from distilbert_jax.training import sharding
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import init_state, make_train_step, row_keys
-from tests import compiling
+from tests import compiling, runs
 from tests.models.common import build
 from tests.pretraining.examples import MASK, QUICK_COMPILE, SPECIAL, quick_jit, random_batch, random_pairs
 from tests.training.test_sharding import mesh_of
@@ -69,8 +70,9 @@ def setting(
     assert config.attention_dropout > 0
     rng = np.random.default_rng(0)
     weights = log_weights(rng.integers(0, 1000, VOCAB), SPECIAL, MaskingConfig())
-    loss = LossConfig(alpha_mse=0.1, chunk=chunk)
-    objective = objectives.distillation(student, teacher, weights, MASK, MaskingConfig(), loss)
+    loss = runs.loss(mse=0.1, chunk=chunk)
+    config = PretrainConfig(objective="distillation", loss=loss)
+    objective = objectives.distillation(Given(student, teacher, weights, MASK, config))
     optimizer = optax.chain(recorder(), adamw(OptimizerConfig(warmup=0.0), 10))
     state = functools.partial(init_state, params, optimizer, 7, mesh)
     mine = sharding.local_rows(rows, mesh)
@@ -149,7 +151,8 @@ def test_gradients_and_loss_do_not_depend_on_mesh_or_micro_batches(shape):
 
 def test_masks_drawn_over_the_batch_are_the_same_bits_on_every_mesh():
     config = MaskingConfig(per="batch")
-    prepare = objectives.masked_lm(None, log_weights(np.arange(VOCAB), SPECIAL, config), MASK, config).prepare
+    weights = log_weights(np.arange(VOCAB), SPECIAL, config)
+    prepare = Given(None, None, weights, MASK, PretrainConfig(masking=config)).prepare
     batch = random_batch(np.random.default_rng(0), ROWS, LENGTH, VOCAB)
     found = []
     for shape in ((1, 1, 1), (2, 2, 2)):
@@ -223,7 +226,7 @@ def step_of_pairs(data: int, tensor: int, accumulate: int):
     mesh = mesh_of(data, 1, tensor)
     model, params = split(build(BertForPreTraining, ModelConfig.bert_base(**SIZES), seed=2))
     weights = log_weights(np.arange(VOCAB), SPECIAL, MaskingConfig())
-    objective = objectives.pretraining(model, weights, MASK, MaskingConfig())
+    objective = objectives.masked_lm_nsp(Given(model, None, weights, MASK, PretrainConfig()))
     batch = random_pairs(np.random.default_rng(1), ROWS, LENGTH, VOCAB)
     optimizer = optax.chain(recorder(), adamw(OptimizerConfig(warmup=0.0), 10))
     state = init_state(sharding.pad_vocabulary(params), optimizer, 7, mesh)
