@@ -228,11 +228,11 @@ def _nearest_config(name: str) -> str | None:
     return known[close[0]] if close else None
 
 
-def config_module(file: ConfigFile) -> types.ModuleType:
-    """The module of a config file, run anew.
+def run_file(file: ConfigFile) -> types.ModuleType:
+    """The module of a user's Python file, run anew.
 
     Raises:
-        InputError: it cannot be run, with the line that is at fault, or has no `get_config`.
+        InputError: it cannot be run, with the line that is at fault.
     """
     name = f"config_{file.path.stem}"  # never the name of another module
     spec = importlib.util.spec_from_file_location(name, file.path)
@@ -242,6 +242,16 @@ def config_module(file: ConfigFile) -> types.ModuleType:
     sys.modules[name] = module
     with _mistakes_of(file):
         spec.loader.exec_module(module)
+    return module
+
+
+def config_module(file: ConfigFile) -> types.ModuleType:
+    """The module of a config file, run anew.
+
+    Raises:
+        InputError: it cannot be run (`run_file`), or has no `get_config`.
+    """
+    module = run_file(file)
     if not hasattr(module, "get_config"):
         raise InputError(f"{file.name}: has no get_config() that returns a config", path=file.name)
     return module

@@ -3,8 +3,9 @@
 import importlib
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
-from distilbert_jax.base import signals
+from distilbert_jax.base import config_io, signals
 from distilbert_jax.cli import renamed
 from distilbert_jax.errors import InputError, nearest, one_line_errors
 
@@ -49,7 +50,7 @@ def usage() -> str:
     return "\n".join(
         [
             "BERT and DistilBERT in JAX: `distilbert-jax COMMAND …`, `distilbert-jax COMMAND --help`, `distilbert-jax --version`.",
-            "",
+            "`distilbert-jax --with FILE.py COMMAND …` runs a file of yours first, which may bring a family, a task, a term.",
             *(f"{name:{width}}  {command.help}" for name, command in COMMANDS.items()),
         ]
     )
@@ -60,6 +61,15 @@ def run(name: str, args: list[str], prog: str) -> None:
     with signals.leaving_at_ctrl_c():
         module = importlib.import_module(f"distilbert_jax.cli.{COMMANDS[name].module}")
     module.COMMANDS[name](args, prog)
+
+
+def _run_first(files: list[str]) -> None:
+    """Run a user's file, whose families, tasks and terms the command then knows."""
+    if not files or not Path(files[0]).is_file():
+        given = files[0] if files else ""
+        raise InputError(f"--with {given}: no such file; expected a Python file", path=given or None, field="--with")
+    with signals.leaving_at_ctrl_c():
+        config_io.run_file(config_io.ConfigFile(files[0], Path(files[0]), None))
 
 
 def main(args: list[str]) -> None:
@@ -76,7 +86,12 @@ def main(args: list[str]) -> None:
 
         print(f"distilbert-jax {distilbert_jax.__version__}")
         return
+    while args[0] == "--with":
+        _run_first(args[1:2])
+        args = args[2:] or ["--help"]
     name, *rest = args
+    if name in ("-h", "--help"):
+        return main([name])
     if name not in COMMANDS:
         now = renamed.COMMANDS.get(name)
         hint = f"it is now {now!r}" if now else nearest(name, COMMANDS)

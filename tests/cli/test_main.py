@@ -9,6 +9,7 @@ import pytest
 import distilbert_jax
 import evaluate
 import train
+from distilbert_jax import families
 from distilbert_jax.cli import renamed
 from distilbert_jax.cli.main import COMMANDS, main
 from distilbert_jax.configs import shipped
@@ -119,3 +120,23 @@ def test_configs_are_listed_with_their_first_line_and_variants(capsys):
         assert f"{name}: " in listed
     assert "demo:  teacher student copied control glue" in listed
     assert "miniature:gpu/  teacher triple" in listed
+
+
+def test_a_file_of_ones_own_is_run_before_the_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(families, "_REGISTERED", dict(families._REGISTERED))
+    file = tmp_path / "twin.py"
+    file.write_text(
+        "import dataclasses\n\nfrom distilbert_jax import families\n\n"
+        'families.register(dataclasses.replace(families.BERT, name="twin"))\n'
+    )
+    main(["--with", str(file), "configs"])
+    assert "distilbert_base" in capsys.readouterr().out
+    assert "twin" in families.known()
+    file.write_text("\n1 / 0\n")
+    with pytest.raises(InputError) as caught:
+        main(["--with", str(file), "configs"])
+    assert (caught.value.path, "line 2" in str(caught.value)) == (str(file), True)
+    for args in (["--with"], ["--with", str(tmp_path / "missing.py"), "configs"]):
+        with pytest.raises(InputError) as caught:
+            main(args)
+        assert caught.value.field == "--with"

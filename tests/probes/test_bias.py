@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import math
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from tokenizers import AddedToken
 
 import evaluate
 from distilbert_jax import families
@@ -15,7 +17,6 @@ from distilbert_jax.pipelines import FillMask
 from distilbert_jax.probes import bias
 from distilbert_jax.probes.bias import bias_probe
 from distilbert_jax.probes.prompts import Pair
-from distilbert_jax.text import tokenizer as tokenizers
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import call, masked_lm
 from tests.runs import BERT, SPECIALS, STUDENT, WORDS, change, refused
@@ -182,10 +183,13 @@ def test_a_pair_that_loses_all_its_words_keeps_the_rest(fill, capsys):
 def test_the_masks_name_is_the_tokenizers(fill, tmp_path, monkeypatch):
     config = fill.model.config
     (expected,) = bias_probe(fill, PAIRS[:1], words=["reda", "redb"])
-    monkeypatch.setitem(tokenizers.SPECIAL_TOKENS, "mask", "<mask>")
-    monkeypatch.setattr(families, "tokenizers", lambda: (families.TokenizerKind(mask="<mask>"),))
+    kind = dataclasses.replace(families.BERT_TOKENIZER, mask="<mask>")
+    own = dataclasses.replace(families.BERT, name="own", tokenizer=kind)
+    monkeypatch.setattr(families, "_REGISTERED", {**families.known(), "own": own})
     (tmp_path / "vocab.txt").write_text("\n".join([*SPECIALS[:4], "<mask>", *WORDS]), encoding="utf-8")
-    masked_lm(config).save_pretrained(tmp_path / "model", load_tokenizer(tmp_path))
+    tokenizer = load_tokenizer(tmp_path)
+    tokenizer.add_special_tokens([AddedToken("<mask>", special=True, normalized=False)])
+    masked_lm(config).save_pretrained(tmp_path / "model", tokenizer)
     other = FillMask(tmp_path / "model")
     assert other.tokenizer.token_to_id("[MASK]") is None
     (found,) = bias_probe(other, PAIRS[:1], words=["reda", "redb"])
