@@ -233,6 +233,7 @@ def test_a_student_of_the_family_is_distilled_from_a_teacher_of_it(saved, pieces
     pretrain(
         c.PretrainConfig(
             model=dataclasses.replace(tiny, num_hidden_layers=1),
+            objective="distillation",
             teacher=teacher,
             init=c.InitConfig(source=teacher),
             steps=20,
