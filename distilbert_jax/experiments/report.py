@@ -222,7 +222,7 @@ def report(
     trained = _data(paths)
     if length is None:
         length = trained[0].length if trained else 128
-    kinds = {data.sequences for data in trained}
+    kinds: set[Sequences] = {data.sequences for data in trained}
     asked = {"heldout": heldout, "teacher": teacher, "length": length, "max_rows": max_rows}
     # Packed in another way a run of pairs and a run of lines are asked the same.
     sequences = kinds.pop() if len(kinds) == 1 else "line"
