@@ -80,7 +80,7 @@ def _rows_of(model: Any, arguments: tuple[Any, ...], inputs: Mapping[str, Any]) 
         kinds = "iufb" if name == "attention_mask" else "iu"
         if array.dtype.kind not in kinds or array.shape not in (shape, (1, *shape[1:])):
             return None
-    if not rows["input_ids"].size or len(shape) > 3 or shape[-1] > model.config.max_length:
+    if not rows["input_ids"].size or shape[-1] > model.config.max_length or len(shape) > 3:
         return None
     model.encoder.check_ids(rows["input_ids"], rows.get("token_type_ids"), rows.get("position_ids"))
     rows = {name: np.broadcast_to(array, shape) for name, array in rows.items()}
@@ -118,7 +118,7 @@ def _own_parts(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State] | None:
 def _is_own(graphdef: nnx.GraphDef) -> bool:
     """Whether all that a model is made of is parameters, and modules whose methods are this package's or Flax's; a class that only
     names another family has none of its own."""
-    kinds = {node.type for node in graphdef.nodes if hasattr(node, "type")}
+    kinds = {kind for node in graphdef.nodes if (kind := getattr(node, "type", None)) is not None}
     own = lambda part: part.__module__.split(".")[0] in {"distilbert_jax", "flax", *sys.stdlib_module_names}
     methods = (types.FunctionType, property, classmethod, staticmethod)
     adds = lambda part: any(isinstance(value, methods) for value in vars(part).values())
