@@ -5,6 +5,8 @@ added here is padding that nothing sees: the outputs are cut back to the shapes 
 """
 
 import functools
+import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -38,7 +40,7 @@ def compiled(plain: Callable[..., Any]) -> Callable[..., Any]:
     """A model's `__call__` that pads, runs one compiled program and cuts its outputs back, where that changes nothing but rounding.
 
     `plain` itself runs inside `jax.jit` and other transformations, with dropout (`rngs`) or under `jax.disable_jit()`; for a model
-    that is spread over devices, or that has parts which are not this package's or Flax's own (they may keep or print something,
+    that is spread over devices, or that has methods which are not this package's or Flax's own (they may keep or print something,
     which a compiled program does once only); for arguments that are no rows of token ids, or more of them than the model has
     positions for; where the mask of a row shows no token.
     """
@@ -78,7 +80,7 @@ def _rows_of(model: Any, arguments: tuple[Any, ...], inputs: Mapping[str, Any]) 
         kinds = "iufb" if name == "attention_mask" else "iu"
         if array.dtype.kind not in kinds or array.shape not in (shape, (1, *shape[1:])):
             return None
-    if not rows["input_ids"].size or shape[-1] > model.config.max_position_embeddings or len(shape) > 3:
+    if not rows["input_ids"].size or shape[-1] > model.config.max_length or len(shape) > 3:
         return None
     model.encoder.check_ids(rows["input_ids"], rows.get("token_type_ids"), rows.get("position_ids"))
     rows = {name: np.broadcast_to(array, shape) for name, array in rows.items()}
@@ -114,10 +116,17 @@ def _own_parts(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State] | None:
 
 @functools.lru_cache(maxsize=64)
 def _is_own(graphdef: nnx.GraphDef) -> bool:
+    """Whether all that a model is made of is parameters, and modules whose methods are this package's or Flax's; a class that only
+    names another family has none of its own."""
     kinds = {kind for node in graphdef.nodes if (kind := getattr(node, "type", None)) is not None}
-    variables = {kind for kind in kinds if issubclass(kind, nnx.Variable)}
-    return all(kind.__module__.split(".")[0] in ("distilbert_jax", "flax") for kind in kinds) and all(
-        issubclass(kind, nnx.Param) for kind in variables
+    own = lambda part: part.__module__.split(".")[0] in {"distilbert_jax", "flax", *sys.stdlib_module_names}
+    methods = (types.FunctionType, property, classmethod, staticmethod)
+    adds = lambda part: any(isinstance(value, methods) for value in vars(part).values())
+    return all(
+        issubclass(kind, nnx.Param)
+        if issubclass(kind, nnx.Variable)
+        else all(own(part) or not adds(part) for part in kind.__mro__)
+        for kind in kinds
     )
 
 
@@ -130,7 +139,7 @@ def _run(
     config: Any,
 ) -> Any:
     (B, *_, T) = rows["input_ids"].shape
-    padded = padded_rows(B), padded_length(T, config.max_position_embeddings)
+    padded = padded_rows(B), padded_length(T, config.max_length)
     batch = {name: _pad(array, *padded, _filling(name, config.pad_token_id)) for name, array in rows.items()}
     outputs = _jitted(plain, graphdef, flags, state, batch)
     if padded == (B, T):

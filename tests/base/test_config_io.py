@@ -54,7 +54,10 @@ def test_a_word_behind_a_colon_goes_to_the_config(write):
         (CONFIG.replace("steps=7", "steps=-7"), ["PretrainConfig.steps = -7"]),
         ("import nowhere\n", ["line 1", "nowhere"]),
         ("import sys\nsys.exit(0)\n", ["line 2", "must not end Python"]),
-        (CONFIG.replace("steps=7", "teacher=__import__('pathlib').Path('a')"), ["PosixPath('a') is a PosixPath"]),
+        (
+            CONFIG.replace("steps=7", "init=InitConfig(__import__('pathlib').Path('a'))"),
+            ["PosixPath('a') is a PosixPath"],
+        ),
     ],
 )
 def test_a_mistake_in_a_config_file_is_one_line(write, text, words):

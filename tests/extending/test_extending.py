@@ -91,7 +91,7 @@ def test_a_term_of_ones_own_trains_and_is_logged_on_the_terminal_and_held_out(wo
     assert f"norm {train[-1]['loss_norm']:.3f}" in capfd.readouterr().err
     assert "term norm" in json.loads((outside / "run" / "inputs.json").read_text())
     rows = report(["run"], "out", length=16)
-    assert rows["run"]["loss_norm"] == held[-1]["loss_norm"]
+    assert rows["run"].heldout_parts["loss_norm"] == held[-1]["loss_norm"]
     assert "norm, held out in the run" in Path("out/report.md").read_text()
 
 

@@ -17,7 +17,7 @@ from tokenizers import models, pre_tokenizers, trainers
 from distilbert_jax import config as c
 from distilbert_jax import families
 from distilbert_jax.errors import InputError
-from distilbert_jax.models import EncoderModel, MaskedLM, SequenceClassification
+from distilbert_jax.models import EncoderModel, MaskedLM, SequenceClassification, compiled
 from distilbert_jax.models.encoder import Encoder
 from distilbert_jax.models.params import split
 from distilbert_jax.models.student import student_from_teacher
@@ -100,6 +100,20 @@ print(type(MaskedLM.from_pretrained({str(saved["RobertaForMaskedLM"])!r})).__nam
         assert line.startswith(f"{saved['RobertaForMaskedLM']}/config.json model_type ")
         assert "model_type = 'roberta': families known: bert, distilbert; import the module that registers" in line
     assert loaded == "RobertaForMaskedLM"
+
+
+def test_a_family_that_adds_no_method_is_compiled_for_few_shapes(roberta, tiny, monkeypatch):
+    shapes, run = [], compiled._run
+    monkeypatch.setattr(compiled, "_run", lambda *given: shapes.append(given[3]["input_ids"].shape) or run(*given))
+    model = build(roberta.RobertaForMaskedLM, tiny)
+    ids = np.random.default_rng(0).integers(5, 300, (3, 19))
+    ids[1, 12:] = tiny.pad_token_id  # the reference counts positions by the ids
+    found, expected = model(ids, ids != tiny.pad_token_id), call(model, ids, ids != tiny.pad_token_id)
+    assert shapes == [(3, 19)]
+    assert found.logits.shape == (3, 19, 300)
+    assert deviation(found.logits, expected.logits) < 1e-6
+    build(roberta.RobertaForSequenceClassification, tiny)(ids[:1, :4])
+    assert len(shapes) == 1, "a method of one's own may do more than compute"
 
 
 @heads
@@ -219,6 +233,7 @@ def test_a_student_of_the_family_is_distilled_from_a_teacher_of_it(saved, pieces
     pretrain(
         c.PretrainConfig(
             model=dataclasses.replace(tiny, num_hidden_layers=1),
+            objective="distillation",
             teacher=teacher,
             init=c.InitConfig(source=teacher),
             steps=20,

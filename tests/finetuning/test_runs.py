@@ -169,8 +169,8 @@ def test_a_finished_run_is_found(tuned, monkeypatch, capsys):
 def test_an_interrupted_run_begins_anew_and_gives_the_same_bits(folder, tuned, tmp_path, monkeypatch):
     write = RunLog.write
 
-    def stop(self, kind, step, values):
-        write(self, kind, step, values)
+    def stop(self, kind, step, values, **more):
+        write(self, kind, step, values, **more)
         if step == 11:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -52,9 +52,9 @@ def references(models, tmp_path):
     """The same two in transformers, through a directory."""
     found = []
     for model in models:
-        model.save_pretrained(tmp_path / model.model_type)
+        model.save_pretrained(tmp_path / model.config.model_type)
         cls = getattr(transformers, type(model).__name__)
-        found.append(cls.from_pretrained(tmp_path / model.model_type, attn_implementation="eager"))
+        found.append(cls.from_pretrained(tmp_path / model.config.model_type, attn_implementation="eager"))
     return found
 
 

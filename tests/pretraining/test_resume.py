@@ -103,8 +103,8 @@ def test_asked_to_leave_outside_of_the_steps_a_run_says_so_and_goes_on(moment, s
 def test_sigterm_leaves_a_checkpoint_and_the_run_goes_on(config, finished, monkeypatch, tmp_path, capsys):
     write = RunLog.write
 
-    def stop(self, kind, step, values):
-        write(self, kind, step, values)
+    def stop(self, kind, step, values, **more):
+        write(self, kind, step, values, **more)
         if step == 21:
             os.kill(os.getpid(), signal.SIGTERM)
 

@@ -337,8 +337,8 @@ def test_bert_learns_masked_lm_with_next_sentence_and_can_teach(world, tmp_path,
     for name in ("mlm_loss", "loss_nsp", "nsp_accuracy"):
         assert direct[name] == pytest.approx(held[-1][name], rel=1e-5)
     found = report([config.run.directory], str(tmp_path / "out"), heldout=world.heldout)["run"]
-    assert found["loss_nsp"] == pytest.approx(direct["loss_nsp"])
-    assert f"{found['parameters']:,} parameters" in written.out
+    assert found.loss_nsp == pytest.approx(direct["loss_nsp"])
+    assert f"{found.parameters:,} parameters" in written.out
     assert "next-sentence accuracy" in capfd.readouterr().out
     MaskedLM.from_pretrained(tmp_path / "run/model")
     assert "not used here: bert.pooler.dense, cls.seq_relationship" in capfd.readouterr().err
