@@ -101,7 +101,7 @@ def _build(kind: Any, value: Any, path: str, field: str) -> Any:
     wrong = lambda what: InputError(f"{path}{field and '.'}{field}: {what}", path=path, field=field or None)
     inside = lambda name: f"{field}.{name}" if field else name
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             raise wrong(f"expected an object with the fields of {kind.__name__}, got {value!r}")
         if migrated := getattr(kind, "migrated", None):

@@ -110,8 +110,9 @@ def changes(runs: Mapping[str, Sequence[AblationRun]]) -> dict[str, Change]:
 
 def _median(values: Iterable[float | None]) -> float | None:
     """None where one is missing."""
-    there = list(values)
-    return None if None in there else statistics.median(there)
+    given = list(values)
+    there = [value for value in given if value is not None]
+    return statistics.median(there) if len(there) == len(given) else None
 
 
 def _lines(rows: Mapping[str, Change]) -> list[list[str]]:

@@ -7,6 +7,7 @@ Every part is done once and found again: interrupted, the same command goes on.
 
 import contextlib
 import dataclasses
+import functools
 import shutil
 import sys
 from collections.abc import Sequence
@@ -61,6 +62,12 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
         if files:
             _check_text(config, Path(place), files)
             print(f"{place}: {totals(build_corpus(files, tokenizer, Path(place)))}")
+
+
+def _copy_model(source: Path, to: Path) -> None:
+    for pattern in model_files():
+        for path in source.glob(pattern):
+            shutil.copy(path, to)
 
 
 def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -> None:
@@ -123,8 +130,7 @@ def make(config: ExperimentConfig, variant: Variant) -> Path:
             # What cannot be fine-tuned is said before it is copied.
             for read in (read_config, read_tensors, load_tokenizer):
                 read(source)
-            names = [path.name for pattern in model_files() for path in source.glob(pattern)]
-            write_directory(model, lambda partial: [shutil.copy(source / name, partial) for name in names] and None)
+            write_directory(model, functools.partial(_copy_model, source))
         elif fingerprint(model) != fingerprint(source):
             raise InputError(
                 f"{model}: is damaged, or not the model that {variant.name} is now, {variant.model}: remove it, "
@@ -159,16 +165,14 @@ def compare(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
             path=config.directory,
         )
     first = next((variant.pretrain.data for variant in config.variants if variant.pretrain), None)
-    beside = {
-        of: "" if name in missing else f"{config.directory}/{name}"
-        for of, name in (("teacher", config.teacher), ("against", config.student))
-    }
+    beside = lambda name: "" if name in missing else f"{config.directory}/{name}"
     report(
         there,
         config.directory,
         heldout=first.heldout if first else "",
         max_rows=config.heldout_rows,
-        **beside,
+        teacher=beside(config.teacher),
+        against=beside(config.student),
     )
 
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from distilbert_jax.base import config_io
 from distilbert_jax.base.files import atomic_file, read_json
 from distilbert_jax.base.hub import locate
-from distilbert_jax.config import DataConfig, PretrainConfig
+from distilbert_jax.config import DataConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments.figures import ComparisonWith, RunFigures
 from distilbert_jax.experiments.views import curves, differences, markdown, mean_of, table
@@ -28,7 +28,7 @@ from distilbert_jax.training.logging import read_metrics
 
 
 def measure(
-    run: Path, *, heldout: str, teacher: str, length: int, sequences: str = "line", max_rows: int | None = None
+    run: Path, *, heldout: str, teacher: str, length: int, sequences: Sequences = "line", max_rows: int | None = None
 ) -> RunFigures:
     """The figures of one run by itself.
 
@@ -87,8 +87,8 @@ def _training(run: Path) -> tuple[int | None, float | None, float | None]:
     steps = [entry for entry in read_metrics(run / "metrics.jsonl") if entry["kind"] == "train"]
     if not steps and ((config := _config(run)) is None or config.steps):
         return None, None, None
-    seconds = [entry.get("seconds") for entry in steps]
-    if not all(isinstance(one, int | float) for one in seconds):
+    seconds = [value for entry in steps if isinstance(value := entry.get("seconds"), int | float)]
+    if len(seconds) < len(steps):
         raise InputError(
             f"{run / 'metrics.jsonl'}: damaged, has steps without their seconds; remove the run's directory",
             path=run / "metrics.jsonl",
@@ -222,7 +222,7 @@ def report(
     trained = _data(paths)
     if length is None:
         length = trained[0].length if trained else 128
-    kinds = {data.sequences for data in trained}
+    kinds: set[Sequences] = {data.sequences for data in trained}
     asked = {"heldout": heldout, "teacher": teacher, "length": length, "max_rows": max_rows}
     # Packed in another way a run of pairs and a run of lines are asked the same.
     sequences = kinds.pop() if len(kinds) == 1 else "line"

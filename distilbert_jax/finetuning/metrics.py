@@ -24,7 +24,8 @@ def _quietly(kind: Any, first: np.ndarray, second: np.ndarray) -> float:
 
 METRICS = {
     "accuracy": lambda predictions, labels: float(accuracy_score(labels, predictions)),
-    "f1": lambda predictions, labels: float(f1_score(labels, predictions, zero_division=0.0)),
+    # scikit-learn's default, "warn", hides that it takes numbers.
+    "f1": lambda predictions, labels: float(f1_score(labels, predictions, zero_division=0.0)),  # pyright: ignore[reportArgumentType]
     "matthews": lambda predictions, labels: _quietly(matthews_corrcoef, labels, predictions),
     "pearson": lambda predictions, labels: _quietly(pearsonr, predictions, labels),
     "spearman": lambda predictions, labels: _quietly(spearmanr, predictions, labels),

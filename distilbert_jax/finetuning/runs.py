@@ -180,7 +180,8 @@ class Tuning:
         self.model_config = model.config
         self.graphdef, _ = split(model)
         self.buckets = bucket_lengths(self.train_rows.lengths, config.shapes, config.length)
-        self.steps = config.epochs * self._batches(config).batches_per_epoch
+        self.epochs = config.epochs or self.task.epochs
+        self.steps = self.epochs * self._batches(config).batches_per_epoch
         self.optimizer = adamw(config.optimizer, self.steps)
         self.predict = predictor(
             self.graphdef, (*self.buckets, config.length), config.batch_size, self.pad_id, self.mesh
@@ -382,7 +383,7 @@ class Tuning:
             dev_rows={name: len(examples) for name, examples in self.scored.items()},
             cut_share=self.train_rows.cut / len(self.train_rows),
             padding_share=batches.padding,
-            flops=config.epochs * cost.tuning_flops(self.model_config, batches.rows_at),
+            flops=self.epochs * cost.tuning_flops(self.model_config, batches.rows_at),
             tested={file: datasets.fingerprint(of, name, config.data) for of, name, file in tests},
             diverged=why,
             train_seconds=seconds,

@@ -29,7 +29,7 @@ def scores(task: Task, predictions: Predictions, weights: np.ndarray) -> np.ndar
             "spearman": lambda: _correlation(_ranks(x, weights), _ranks(y, weights), weights),
         }
     else:
-        counts = _confusion(predictions, len(task.labels), weights)
+        counts = _confusion(predictions.logits.argmax(-1), predictions.labels, len(task.labels), weights)
         of = {
             "accuracy": lambda: np.trace(counts, axis1=1, axis2=2) / counts.sum((1, 2)),
             "f1": lambda: _f1(counts),
@@ -38,9 +38,9 @@ def scores(task: Task, predictions: Predictions, weights: np.ndarray) -> np.ndar
     return 100.0 * np.mean([of[name]() for name in task.metrics], axis=0)
 
 
-def _confusion(predictions: Predictions, labels: int, weights: np.ndarray) -> np.ndarray:
-    """[R, true, predicted]."""
-    cell = predictions.labels * labels + predictions.logits.argmax(-1)
+def _confusion(predicted: np.ndarray, true: np.ndarray, labels: int, weights: np.ndarray) -> np.ndarray:
+    """Labels int [n] each, weights [R, n] → [R, true, predicted]."""
+    cell = true * labels + predicted
     return (weights @ np.eye(labels * labels)[cell]).reshape(-1, labels, labels)
 
 

@@ -32,7 +32,7 @@ class TriedSetting(Setting):
 
     @property
     def setting(self) -> Setting:
-        return Setting(**self.given())
+        return Setting(self.learning_rate, self.batch_size, self.epochs)
 
 
 @dataclass(frozen=True)

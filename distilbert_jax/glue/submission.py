@@ -31,7 +31,7 @@ def check_path(path: str, tasks: Sequence[str]) -> None:
 def spelled(task: Task, logits: np.ndarray) -> list[str]:
     """Predictions as the server spells them: label names, label ids, or a number from 0 to 5. logits [n, labels]."""
     if task.spelling == "number":
-        return [f"{value:.3f}" for value in np.clip(logits[:, 0], *task.label_range) + 0.0]  # no -0.000
+        return [f"{value:.3f}" for value in np.clip(logits[:, 0], *_range(task)) + 0.0]  # no -0.000
     answers = logits.argmax(-1)
     return [task.labels[answer] if task.spelling == "names" else str(answer) for answer in answers]
 
@@ -100,8 +100,13 @@ def check(archive: Any, where: str) -> None:
                     )
 
 
+def _range(task: Task) -> tuple[float, float]:
+    assert task.label_range is not None  # every regression has one
+    return task.label_range
+
+
 def _spells(task: Task, word: str) -> bool:
     if task.spelling == "number":
-        low, high = task.label_range
+        low, high = _range(task)
         return word.replace(".", "", 1).isdigit() and low <= float(word) <= high
     return word in (task.labels if task.spelling == "names" else map(str, range(len(task.labels))))

@@ -138,8 +138,8 @@ def _check_files(config: FinetuneConfig, task: Task) -> None:
 
 def _settings(sweep: SweepConfig) -> list[Setting]:
     """Every combination of the values that are given."""
-    values = (sweep.learning_rate, sweep.batch_size, sweep.epochs)
-    return [Setting(*combination) for combination in itertools.product(*(one or (None,) for one in values))]
+    values = itertools.product(sweep.learning_rate or (None,), sweep.batch_size or (None,), sweep.epochs or (None,))
+    return [Setting(rate, size, epochs) for rate, size, epochs in values]
 
 
 def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, Choice]:
@@ -170,7 +170,7 @@ def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, 
         results = finetune_seeds(configs)
         diverged = any(result.diverged for result in results)
         score = None if diverged else statistics.fmean(result.score for result in results)
-        tried.append(TriedSetting(**setting.given(), score=score))
+        tried.append(TriedSetting(**vars(setting), score=score))
     ended = [(one.score, one.setting) for one in tried if one.score is not None]
     if not ended:
         raise InputError(f"{base}: each of the {len(tried)} settings diverged; try lower learning rates", path=base)

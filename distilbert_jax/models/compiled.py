@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 
 SHORTEST = 16  # tokens; a length is padded to this times a power of 2
 _ROWS = 8  # up to here rows are padded to a power of 2, beyond to a multiple of it
@@ -62,7 +63,7 @@ def _rows_of(model: Any, arguments: tuple[Any, ...], inputs: Mapping[str, Any]) 
     Raises:
         InputError: an id without a row, which a compiled program cannot see.
     """
-    if len(arguments) > 2 or jax.config.jax_disable_jit:
+    if len(arguments) > 2 or jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds its options at import
         return None
     named = dict(zip(_ARRAYS, arguments, strict=False))
     if named.keys() & inputs.keys() or not inputs.keys() <= {*_ARRAYS, *_FLAGS, "rngs"}:
@@ -74,7 +75,7 @@ def _rows_of(model: Any, arguments: tuple[Any, ...], inputs: Mapping[str, Any]) 
         rows = {name: np.atleast_2d(np.asarray(value)) for name, value in given.items()}
     except ValueError:  # rows of different lengths
         return None
-    shape = rows["input_ids"].shape
+    shape: tuple[int, ...] = rows["input_ids"].shape
     for name, array in rows.items():
         kinds = "iufb" if name == "attention_mask" else "iu"
         if array.dtype.kind not in kinds or array.shape not in (shape, (1, *shape[1:])):
@@ -95,14 +96,14 @@ def _rows_of(model: Any, arguments: tuple[Any, ...], inputs: Mapping[str, Any]) 
 
 def _is_at_hand(value: Any) -> bool:
     """Whether a value can be read here and now: it is neither traced nor on several devices."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return False
     return not isinstance(value, jax.Array) or len(value.sharding.device_set) == 1
 
 
 def _own_parts(model: nnx.Module) -> tuple[nnx.GraphDef, nnx.State] | None:
     """A model taken apart; None: it is traced, spread over devices, or has parts whose calls may do more than compute."""
-    if isinstance(jax.lax.full((), 0), jax.core.Tracer):  # inside a function that is being compiled
+    if isinstance(jax.lax.full((), 0), Tracer):  # inside a function that is being compiled
         return None
     graphdef, state = nnx.split(model)
     if not all(isinstance(leaf, jax.Array) and _is_at_hand(leaf) for leaf in jax.tree.leaves(state)):

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.core import Tracer
 from jax.typing import DTypeLike
 
 from distilbert_jax.config import ModelConfig
@@ -87,7 +88,7 @@ class Embeddings(nnx.Module):
 
 def _check_range(name: str, ids: Ids | None, size: int) -> None:
     """Refuse ids outside 0 … size−1, which JAX would clamp to a wrong row. Inside `jax.jit` they cannot be seen."""
-    if ids is None or isinstance(ids, jax.core.Tracer) or not ids.size:
+    if ids is None or isinstance(ids, Tracer) or not ids.size:
         return
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= size:
@@ -153,9 +154,11 @@ class Encoder(nnx.Module):
         Raises:
             InputError: T is beyond the position table and no `position_ids` are given; outside `jax.jit`, an id without a row.
         """
-        input_ids, attention_mask, token_type_ids, position_ids, segment_ids = (
-            None if value is None else jnp.atleast_2d(jnp.asarray(value))
-            for value in (input_ids, attention_mask, token_type_ids, position_ids, segment_ids)
+        rows = lambda value: jnp.atleast_2d(jnp.asarray(value))
+        input_ids = rows(input_ids)
+        attention_mask, token_type_ids, position_ids, segment_ids = (
+            None if value is None else rows(value)
+            for value in (attention_mask, token_type_ids, position_ids, segment_ids)
         )
         self.check_ids(input_ids, token_type_ids, position_ids)
         bias = attention_bias(attention_mask, segment_ids)

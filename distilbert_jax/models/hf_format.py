@@ -164,7 +164,7 @@ def reference_names(tensors: dict[str, jnp.ndarray], family: Family) -> dict[str
 def to_params(
     tensors: dict[str, jnp.ndarray],
     family: Family,
-    shapes: dict[str, jax.ShapeDtypeStruct],
+    shapes: Mapping[str, jax.ShapeDtypeStruct | jax.Array],
     where: str,
     *,
     new_head: bool = True,

@@ -8,6 +8,7 @@ accumulates *and returns* float32; everything between matmuls is float32. With c
 import functools
 import itertools
 from collections.abc import Callable
+from typing import overload
 
 import jax
 import jax.numpy as jnp
@@ -49,17 +50,6 @@ def _contract_float32(spec: str, a: Array, b: Array) -> Array:
     return out.reshape([size[index] for index in result])
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3))
-def einsum(spec: str, a: Array, b: Array, dtype: DTypeLike) -> Array:
-    """`jnp.einsum(spec, a, b)` under the precision rule: operands in `dtype`, float32 result.
-
-    Every index of `a` and of `b` has to stand in the other operand or in the result (no sums inside one operand), so that the
-    gradients are two einsums of the same kind. The cotangent is cast to `dtype` before them: JAX's own transpose of a
-    bfloat16 → float32 matmul would run float32 × bfloat16.
-    """
-    return _contract(spec, a, b, dtype)
-
-
 def _einsum_forward(spec: str, a: Array, b: Array, dtype: DTypeLike) -> tuple[Array, tuple[Array, Array]]:
     return _contract(spec, a, b, dtype), (a, b)
 
@@ -81,7 +71,18 @@ def _einsum_backward(spec: str, dtype: DTypeLike, saved: tuple[Array, Array], g:
     return grad_a.astype(a.dtype), grad_b.astype(b.dtype)
 
 
-einsum.defvjp(_einsum_forward, _einsum_backward)
+_einsum = jax.custom_vjp(_contract, nondiff_argnums=(0, 3))
+_einsum.defvjp(_einsum_forward, _einsum_backward)
+
+
+def einsum(spec: str, a: Array, b: Array, dtype: DTypeLike) -> Array:
+    """`jnp.einsum(spec, a, b)` under the precision rule: operands in `dtype`, float32 result.
+
+    Every index of `a` and of `b` has to stand in the other operand or in the result (no sums inside one operand), so that the
+    gradients are two einsums of the same kind. The cotangent is cast to `dtype` before them: JAX's own transpose of a
+    bfloat16 → float32 matmul would run float32 × bfloat16.
+    """
+    return _einsum(spec, a, b, dtype)
 
 
 class Linear(nnx.Module):
@@ -114,6 +115,10 @@ def layer_norm(features: int, *, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
     return nnx.LayerNorm(features, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
 
 
+@overload
+def fold_rows(rngs: Array, site: int) -> Array: ...
+@overload
+def fold_rows(rngs: Array | None, site: int) -> Array | None: ...
 def fold_rows(rngs: Array | None, site: int) -> Array | None:
     """Row keys [B] for one site of the model; None stays None."""
     return None if rngs is None else jax.vmap(jax.random.fold_in, (0, None))(rngs, site)

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -99,7 +99,8 @@ class PretrainedModel(nnx.Module):
         config = ModelConfig(**vars(read_config(directory)) | {k: v for k, v in changes.items() if k in fields})
         kind = cls.of_family(config.model_type)
         options = {name: value for name, value in changes.items() if name not in fields}
-        draw = lambda: kind(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
+        make = cast(Callable[..., Self], kind)  # which takes more than this base
+        draw = lambda: make(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
         graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
         tensors = read_tensors(directory)
         for path in shapes:
@@ -120,7 +121,8 @@ class PretrainedModel(nnx.Module):
         directory = locate(path_or_id)
         config = read_config(directory)
         kind = cls.of_family(config.model_type)
-        _, shapes = split(nnx.eval_shape(lambda: kind(config, rngs=nnx.Rngs(0))))
+        make = cast(Callable[..., Self], kind)
+        _, shapes = split(nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))))
         found = reference_names(read_tensors(directory), kind.family)
         return all(hf_name(kind.family.parameters, path) in found for path in shapes)
 

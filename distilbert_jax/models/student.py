@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from distilbert_jax import families
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.models.heads import MaskedLM
+from distilbert_jax.models.heads import MaskedLM, PreTraining
 from distilbert_jax.models.params import merge, split
 
 
@@ -56,7 +56,7 @@ def chosen_layers(
 
 
 def student_from_teacher(
-    teacher: MaskedLM,
+    teacher: MaskedLM | PreTraining,
     config: ModelConfig,
     *,
     layers: tuple[int, ...] | Literal["first", "last"] | None = None,

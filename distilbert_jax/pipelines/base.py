@@ -17,12 +17,13 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.models.compiled import padded_length
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
+from distilbert_jax.pipelines.scores import Ids
 from distilbert_jax.text.tokenizer import BertTokenizer, Row, announce_cut, check_fit, stack
 
 _WINDOW = 8  # batches that are tokenized and sorted by length at once
 
 Text = str | tuple[str, str]
-Answer = Callable[[Sequence[Text], Sequence[Row]], Iterable[Any]]  # results of these texts, in their order
+Answer = Callable[[Sequence[Any], Sequence[Row]], Iterable[Any]]  # results of these texts (or pairs), in their order
 
 
 class Forward:
@@ -47,7 +48,7 @@ class Forward:
         )
 
     def __call__(
-        self, rows: Sequence[Row], positions: Sequence[Sequence[int]] | None = None, options: tuple[Any, ...] = ()
+        self, rows: Sequence[Row], positions: Sequence[Ids] | None = None, options: tuple[Any, ...] = ()
     ) -> Iterator[tuple[int, np.ndarray]]:
         """The index of a row and its result, for every row; long rows first.
 

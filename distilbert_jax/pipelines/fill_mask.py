@@ -14,7 +14,7 @@ from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.pipelines.base import Pipeline
 from distilbert_jax.pipelines.results import Answers
-from distilbert_jax.pipelines.scores import joint_search, largest, open_gap, replaced, word_log_scores
+from distilbert_jax.pipelines.scores import Ids, joint_search, largest, open_gap, replaced, word_log_scores
 from distilbert_jax.text.tokenizer import Row, check_text
 
 _BEAM = 16  # hypotheses that a joint search keeps at least
@@ -86,7 +86,7 @@ class FillMask(Pipeline):
             raise InputError("targets: none is given; name at least one word, or leave targets out")
 
         answer: Callable[[Sequence[str], Sequence[Row]], list[Answers]]
-        if whole_words:
+        if whole_words and targets is not None:
             words = self._words(targets)
             answer = lambda texts, rows: self._whole(texts, rows, words, top_k or len(words))
         else:
@@ -232,7 +232,7 @@ class FillMask(Pipeline):
         ids = ids[ids != self.tokenizer.ids.pad]
         return self.tokenizer.decode(ids, skip_special_tokens=not special)
 
-    def _decode(self, tokens: Sequence[int]) -> str:
+    def _decode(self, tokens: Ids) -> str:
         return self.tokenizer.decode(tokens)
 
 

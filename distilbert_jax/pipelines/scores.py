@@ -10,8 +10,9 @@ import numpy as np
 
 from distilbert_jax.text.tokenizer import Row
 
+Ids = Sequence[int] | np.ndarray  # of tokens, or their positions: [n]
 # (rows, for each its positions) → for each row, in any order, its index and log P of every token there: float32 [≥ positions, V]
-Forward = Callable[[Sequence[Row], Sequence[Sequence[int]]], Iterator[tuple[int, np.ndarray]]]
+Forward = Callable[[Sequence[Row], Sequence[Ids]], Iterator[tuple[int, np.ndarray]]]
 Hypothesis = tuple[float, tuple[int, ...]]  # log P in nats, tokens
 
 
@@ -79,7 +80,7 @@ def open_gap(row: Row, position: int, filled: Sequence[int], size: int, mask_id:
     return Row(put(row.ids, gap), put(row.type_ids, [row.type_ids[position]] * size))
 
 
-def replaced(ids: np.ndarray, positions: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+def replaced(ids: np.ndarray, positions: Ids, tokens: Ids) -> np.ndarray:
     """A copy of `ids` with `tokens` at `positions`."""
     ids = ids.copy()
     ids[positions] = tokens

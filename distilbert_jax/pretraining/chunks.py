@@ -1,6 +1,5 @@
 """Chunked logits: sums over tokens, a piece of the length at a time: what is as wide as the vocabulary never stands whole."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +9,9 @@ import jax.numpy as jnp
 from distilbert_jax.models.params import Params
 
 Array = jax.Array
-Term = Callable[[Params, Array, Any, Any], tuple[Array, Any]]
+Term = Callable[[Params, Array, Any, Any], tuple[Array | float, Any]]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def in_chunks(term: Term, tokens: int, params: Params, hidden: Array, beside: Any, whole: Any) -> tuple[Array, Any]:
     """Σ term(params, piece of hidden, piece of beside, whole) over pieces of `tokens` tokens of every row.
 
@@ -29,6 +27,12 @@ def in_chunks(term: Term, tokens: int, params: Params, hidden: Array, beside: An
     Returns:
         The sums of `term`'s value and parts, scalars of its dtypes.
     """
+    return _in_chunks(term, tokens, params, hidden, beside, whole)
+
+
+def _value(
+    term: Term, tokens: int, params: Params, hidden: Array, beside: Any, whole: Any
+) -> tuple[Array | float, Any]:
     return _over_pieces(lambda *piece: (term(params, piece[0], piece[1], whole), None), tokens, (hidden, beside))[0]
 
 
@@ -50,7 +54,8 @@ def _backward(term: Term, tokens: int, saved: tuple[Params, Array], given: tuple
     return *jax.tree.map(lambda gradient: given[0] * gradient, saved), None, None
 
 
-in_chunks.defvjp(_forward, _backward)
+_in_chunks = jax.custom_vjp(_value, nondiff_argnums=(0, 1))
+_in_chunks.defvjp(_forward, _backward)
 
 
 def _over_pieces(call: Callable[..., tuple[Any, Any]], most: int, arrays: tuple[Any, ...]) -> tuple[Any, Any]:

@@ -7,6 +7,7 @@ whatever mesh, is asked the same questions.
 import contextlib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from distilbert_jax.base.progress import progress
-from distilbert_jax.config import DataConfig, MaskingConfig, MeshConfig, PretrainConfig
+from distilbert_jax.config import DataConfig, MaskingConfig, MeshConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.hf_format import read_config
@@ -65,6 +66,7 @@ def mlm_evaluation(
     batch_size = -(-min(batch_size, number) // spread) * spread
     weights = log_weights(rows.corpus.token_counts, tuple(vars(specials).values()), MASKING)
     teacher_graphdef, frozen = teacher or (None, {})
+    undropped: Any = None  # what an objective takes for no dropout in the place of keys
 
     def sums(params: Params, frozen: Params, batch: Batch) -> Metrics:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(SEED), batch["row"])
@@ -94,7 +96,7 @@ def mlm_evaluation(
             counts = {"masked": found["tokens"], "tokens": jnp.sum(real > 0), "rows": batch["counts"].sum()}
             if prepares:
                 given, counts = objective.prepare(keys, {**batch, "segment_ids": real})
-            found |= _sums(objective, params, frozen, {**given, "rngs": None})
+            found |= _sums(objective, params, frozen, {**given, "rngs": undropped})
             found |= {_COUNT + name: value for name, value in counts.items()}
         return found
 
@@ -129,7 +131,7 @@ _COUNT = "count of "  # before the name of a count, beside the sums
 
 
 def _sums(objective: Objective, params: Params, frozen: Params, batch: Batch) -> Metrics:
-    ones = dict.fromkeys((part.over for part in objective.parts.values()), jnp.float32(1.0))
+    ones = {part.over: jnp.float32(1.0) for part in objective.parts.values()}
     found = objective.sums(params, frozen, batch, ones)
     return found.parts if isinstance(found, Sums) else found
 
@@ -167,7 +169,7 @@ def evaluate_mlm(
     *,
     teacher: str = "",
     length: int = 128,
-    sequences: str = "line",
+    sequences: Sequences = "line",
     batch_size: int = 32,
     max_rows: int | None = None,
     dtype: str = "float32",

@@ -19,7 +19,7 @@ from distilbert_jax.models.params import Params, merge
 from distilbert_jax.pretraining.chunks import in_chunks
 from distilbert_jax.pretraining.masking import corrupt
 from distilbert_jax.pretraining.objective_table import OBJECTIVES, check_objective, function_of
-from distilbert_jax.pretraining.terms import Tokens, View, Weighted, weighted_terms
+from distilbert_jax.pretraining.terms import Tokens, View, Weighted, there, weighted_terms
 from distilbert_jax.training import losses
 from distilbert_jax.training.objective import DROPOUT, MASKING, Batch, Metrics, Objective, Part, Sums
 
@@ -129,7 +129,7 @@ def distillation(given: Given) -> Objective:
     Student and teacher see the same corrupted ids, the teacher without dropout. With `loss.chunk`, the logits of all tokens are
     never held at once; those of the masked ones, where a term takes them, are then computed a second time.
     """
-    asked, chunk = weighted_terms(given.config.loss), given.config.loss.chunk
+    asked, chunk, teacher_graph = weighted_terms(given.config.loss), given.config.loss.chunk, there(given.teacher)
     in_pieces = [one for one in asked if chunk and one.needs_logits and one.over != "masked"]
     whole = [one for one in asked if one not in in_pieces]
     outputs = {
@@ -142,13 +142,13 @@ def distillation(given: Given) -> Objective:
     def piece(decoder: Params, s_hidden: jax.Array, beside: Any, rest: Any) -> tuple[jax.Array | float, Metrics]:
         (t_hidden, weights, segment_ids), (params, frozen, counts) = beside, rest
         student = _Pass(merge(given.student, {**params, **decoder}), EncoderOutput(s_hidden), in_pieces)
-        teacher = _Pass(merge(given.teacher, frozen), EncoderOutput(t_hidden), in_pieces, is_teacher=True)
+        teacher = _Pass(merge(teacher_graph, frozen), EncoderOutput(t_hidden), in_pieces, is_teacher=True)
         at = Tokens(weights, None, segment_ids)
         sums = {one.term.metric: _value(one, student.view(one), teacher.view(one), at) for one in in_pieces}
         return _weighted(sums, parts, counts), sums
 
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Sums:
-        model, taught_by = merge(given.student, params), merge(given.teacher, frozen)
+        model, taught_by = merge(given.student, params), merge(teacher_graph, frozen)
         ours = encoded(model, batch, batch["rngs"], **outputs)
         theirs = jax.lax.stop_gradient(encoded(taught_by, batch, None, **outputs))
         segment_ids = batch["segment_ids"]
@@ -198,7 +198,7 @@ class _Pass:
         return any(kind in one.term.needs for kind in self._kinds)
 
     def _at_masked(self, values: jax.Array) -> jax.Array:
-        return at_positions(values, self._positions)
+        return at_positions(values, there(self._positions))
 
     @functools.cached_property
     def _all_logits(self) -> jax.Array:
@@ -222,7 +222,7 @@ class _Pass:
         return View(
             logits,
             place(output.last_hidden_state) if "last_hidden_state" in needs else None,
-            tuple(map(place, output.hidden_states)) if "hidden_states" in needs else None,
+            tuple(map(place, there(output.hidden_states))) if "hidden_states" in needs else None,
             output.attentions if "attentions" in needs else None,
         )
 

@@ -252,7 +252,7 @@ def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) 
 
 
 def pack_shard(
-    shard: Shard, specials: SpecialIds, length: int, sequences: str, min_tokens: int, max_unk: float
+    shard: Shard, specials: SpecialIds, length: int, sequences: Sequences, min_tokens: int, max_unk: float
 ) -> tuple[np.ndarray, dict[str, int]]:
     """Rows [R, 3, T] of `PACKED_CHANNELS`, and how many sequences and tokens are in them or were dropped."""
     ends = shard.line_ends if sequences == "line" else shard.line_ends[shard.document_ends - 1]

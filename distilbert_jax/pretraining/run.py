@@ -167,13 +167,15 @@ def dry_run(config: PretrainConfig, *, warmup: int = 2, measured: int = 10) -> E
     median = statistics.median(seconds[warmup:])
     tokens = config.data.batch_size * config.data.length
     teacher_params = sharding.cut_vocabulary(teacher.params, teacher.config.vocab_size) if teacher else {}
+    memory_bytes, memory_limit = cost.memory(step)
     return Estimate(
         parameters=setup.parameters,
         teacher_parameters=count(teacher_params),
         flops_per_token=setup.step_flops / tokens,
         tokens=config.steps * tokens,
         epochs=config.steps * config.data.batch_size / len(setup.rows),
-        **cost.memory(step),
+        memory_bytes=memory_bytes,
+        memory_limit=memory_limit,
         seconds_per_step=median,
         tokens_per_second=tokens / median,
         mfu=cost.utilisation(setup.step_flops / median, config.run.dtype),

@@ -11,7 +11,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
-from distilbert_jax.config import InitConfig, ModelConfig, PretrainConfig
+from distilbert_jax.config import InitConfig, ModelConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
@@ -26,7 +26,7 @@ from distilbert_jax.pretraining.packing import PackedRows, pack
 from distilbert_jax.text.tokenizer import check_fit, fingerprint, load_tokenizer, special_ids
 from distilbert_jax.training import distributed, sharding
 from distilbert_jax.training.batches import prefetch
-from distilbert_jax.training.objective import Objective
+from distilbert_jax.training.objective import Batch, Metrics, Objective
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import TrainState, gradients, init_state, make_train_step
 
@@ -87,7 +87,7 @@ class Setup:
         return (sharding.place(batch, size, self.mesh) for batch in read)
 
 
-def corpus_rows(corpus: str, length: int, sequences: str) -> tuple[PackedRows, Tokenizer]:
+def corpus_rows(corpus: str, length: int, sequences: Sequences) -> tuple[PackedRows, Tokenizer]:
     """The packed rows of a corpus (packed now, if they were not yet), compared with their checksums, and its tokenizer."""
     if not corpus:
         raise InputError("data.corpus is not set: name a directory made by distilbert-jax corpus")
@@ -184,7 +184,7 @@ def set_up(config: PretrainConfig) -> Setup:
     rows, tokenizer = corpus_rows(data.corpus, data.length, data.sequences)
     dtype = jnp.dtype(config.run.dtype)
 
-    def read() -> tuple[MaskedLM | PreTraining, MaskedLM | None, np.ndarray, dict[str, str]]:
+    def read() -> tuple[MaskedLM | PreTraining, MaskedLM | PreTraining | None, np.ndarray, dict[str, str]]:
         counts, vocabulary = rows.corpus.token_counts, rows.corpus.vocab_size
         if config.model.vocab_size < vocabulary:
             raise InputError(
@@ -241,11 +241,14 @@ def set_up(config: PretrainConfig) -> Setup:
 def _try(objective: Objective, params: Params, frozen: Params, rows: PackedRows) -> None:
     """Raise InputError where a user's function does not give what it promises: the shapes of a step on one row are worked out."""
     batch, keys = rows.batch(np.zeros(1, np.int64)), jax.random.split(jax.random.key(0), 1)
-    step = lambda params, *given: gradients(objective, sharding.pad_vocabulary(params), *given, keys)
+
+    def step(params: Params, frozen: Params, batch: Batch) -> tuple[Params, Metrics]:
+        return gradients(objective, sharding.pad_vocabulary(params), frozen, batch, keys)
+
     jax.eval_shape(step, params, frozen, batch)
 
 
-def _check_pair(config: PretrainConfig, teacher: MaskedLM) -> None:
+def _check_pair(config: PretrainConfig, teacher: MaskedLM | PreTraining) -> None:
     if teacher.config.vocab_size != config.model.vocab_size:
         raise InputError(
             f"teacher = {config.teacher}: its vocabulary has {teacher.config.vocab_size} entries, "

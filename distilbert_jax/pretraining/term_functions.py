@@ -2,21 +2,22 @@
 
 import jax
 
-from distilbert_jax.pretraining.terms import Tokens, View
+from distilbert_jax.pretraining.terms import Tokens, View, there
 from distilbert_jax.training import losses
 
 
 def kl(student: View, teacher: View, at: Tokens, *, temperature: float) -> jax.Array:
-    return losses.distillation(student.logits, teacher.logits, at.weights, temperature)
+    return losses.distillation(there(student.logits), there(teacher.logits), at.weights, temperature)
 
 
 def mse(student: View, teacher: View, at: Tokens) -> jax.Array:
-    return losses.logit_mse(student.logits, teacher.logits, at.weights)
+    return losses.logit_mse(there(student.logits), there(teacher.logits), at.weights)
 
 
 def mlm(student: View, teacher: View, at: Tokens) -> jax.Array:
-    return losses.cross_entropy(student.logits, at.labels, at.weights)
+    return losses.cross_entropy(there(student.logits), there(at.labels), at.weights)
 
 
 def cos(student: View, teacher: View, at: Tokens) -> jax.Array:
-    return losses.cosine_distance(student.last_hidden_state, teacher.last_hidden_state, at.weights)
+    ours, theirs = there(student.last_hidden_state), there(teacher.last_hidden_state)
+    return losses.cosine_distance(ours, theirs, at.weights)

@@ -7,7 +7,7 @@ in `config`. A file outside the package brings a term with `register_term`, and 
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from distilbert_jax.base.registry import Registry, calling_file, load, source_digest
 from distilbert_jax.config import LossConfig, ModelConfig
@@ -19,6 +19,15 @@ if TYPE_CHECKING:
 Need = Literal["logits", "student_logits", "labels", "last_hidden_state", "hidden_states", "attentions"]
 NEEDS: tuple[Need, ...] = ("logits", "student_logits", "labels", "last_hidden_state", "hidden_states", "attentions")
 Over = Literal["tokens", "masked", "rows"]
+
+
+T = TypeVar("T")
+
+
+def there(value: T | None) -> T:
+    """A field of `View` or `Tokens` that a term's row says it needs: it is not None."""
+    assert value is not None
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,7 +174,8 @@ def weighted_terms(config: LossConfig) -> tuple[Weighted, ...]:
     """
     result = []
     for term in TERMS.values():
-        if isinstance(given := getattr(config, term.name, None), int | float) or not hasattr(given, "weight"):
+        given: Any = getattr(config, term.name, None)
+        if isinstance(given, int | float) or not hasattr(given, "weight"):
             continue
         options = {one.name: getattr(given, one.name) for one in dataclasses.fields(given)}
         tokens = options.pop("tokens", None)

@@ -29,7 +29,7 @@ from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.pipelines import FillMask
 from distilbert_jax.probes.prompts import CARD_PAIR, MASK, Pair, check_words
-from distilbert_jax.text.tokenizer import BertTokenizer, Row, special_ids, stack
+from distilbert_jax.text.tokenizer import BertTokenizer, Row, stack
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +124,7 @@ def bias_probe(
     with progress("probing", len(pairs)) as done:
         for pair, batch, wanted in zip(pairs, batches, asked, strict=True):
             log_p = log_softmax(np.asarray(_mask_logits(graphdef, params, batch), np.float64), axis=-1)
-            known = list(dict.fromkeys(pieces[word] for word in wanted if pieces[word] is not None))
+            known = list(dict.fromkeys(piece for word in wanted if (piece := pieces[word]) is not None))
             lost = tuple(word for word in wanted if pieces[word] is None)
             results.append(_compare(fill.tokenizer, pair, log_p, top_k, known if wanted else None, lost))
             done(len(results))
@@ -133,7 +133,7 @@ def bias_probe(
 
 def _encode(fill: FillMask, pair: Pair) -> dict[str, np.ndarray]:
     """The two prompts of a pair as a batch of two rows, with the place of the mask in each, `positions` [2, 1]."""
-    specials, longest = special_ids(fill.tokenizer), fill.model.config.max_length
+    specials, longest = fill.tokenizer.ids, fill.model.config.max_length
     mask_token = fill.tokenizer.id_to_token(specials.mask)
     rows = [fill.tokenizer.encode(prompt.replace(MASK, mask_token)) for prompt in pair.sides.values()]
     for side, row in zip(pair.sides, rows, strict=True):
@@ -163,7 +163,7 @@ def _one_piece(tokenizer: BertTokenizer, word: str) -> int | None:
     if (token := tokenizer.token_to_id(word)) is not None:
         return token
     ids = tokenizer.encode(word, add_special_tokens=False)
-    return ids[0] if len(ids) == 1 and ids[0] != special_ids(tokenizer).unk else None
+    return ids[0] if len(ids) == 1 and ids[0] != tokenizer.ids.unk else None
 
 
 def _compare(

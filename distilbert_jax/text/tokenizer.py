@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
 from tokenizers import (
@@ -188,8 +188,8 @@ def special_ids(tokenizer: Tokenizer) -> SpecialIds:
         InputError: the tokenizer lacks one of them.
     """
     tokens = kind_of(tokenizer).special_tokens
-    ids = {role: tokenizer.token_to_id(token) for role, token in tokens.items()}
-    missing = [tokens[role] for role, index in ids.items() if index is None]
+    ids = {role: index for role, token in tokens.items() if (index := tokenizer.token_to_id(token)) is not None}
+    missing = [token for role, token in tokens.items() if role not in ids]
     if missing:
         known = ", ".join(families.known())
         raise InputError(
@@ -344,12 +344,16 @@ class BertTokenizer:
         """The text of each row of ids, see `decode`."""
         return [self.decode(row, skip_special_tokens=skip_special_tokens) for row in sequences]
 
+    @overload
+    def convert_tokens_to_ids(self, tokens: str) -> int: ...
+    @overload
+    def convert_tokens_to_ids(self, tokens: Sequence[str]) -> list[int]: ...
     def convert_tokens_to_ids(self, tokens: str | Sequence[str]) -> int | list[int]:
         """The id of a token or of each of several; that of `[UNK]` for what the vocabulary lacks."""
-        if not isinstance(tokens, str):
-            return [self.convert_tokens_to_ids(token) for token in tokens]
-        index = self.tokenizer.token_to_id(tokens)
-        return self.ids.unk if index is None else index
+        if isinstance(tokens, str):
+            index = self.tokenizer.token_to_id(tokens)
+            return self.ids.unk if index is None else index
+        return [self.convert_tokens_to_ids(token) for token in tokens]
 
     def convert_ids_to_tokens(
         self, ids: int | Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False
@@ -395,7 +399,8 @@ class BertTokenizer:
         to_longest = _chosen("padding", padding, {True: True, "longest": True, "max_length": False, **_NOT_PADDED})
         cut_off = _chosen("truncation", truncation, _TRUNCATION)
         _chosen("return_tensors", return_tensors, {"np": "np"})
-        texts, pairs = ([given] if isinstance(given, str) else given for given in (texts, pairs))
+        texts = [texts] if isinstance(texts, str) else texts
+        pairs = [pairs] if isinstance(pairs, str) else pairs
         if pairs is not None and len(pairs) != len(texts):
             raise InputError(
                 f"{len(texts)} texts and {len(pairs)} pairs: expected the same number of both", field="pairs"
@@ -459,12 +464,13 @@ class BertTokenizer:
 
     def _cut(self, text: str | tuple[str, str], limit: int) -> Encoding:
         self._cutting.enable_truncation(limit, strategy="longest_first")
-        return self._cutting.encode(*(text if isinstance(text, tuple) else (text,)))
+        first, second = text if isinstance(text, tuple) else (text, None)
+        return self._cutting.encode(first, second)
 
 
 def _first_position(config: dict[str, Any]) -> int:
     """The row of the position table where a config.json's family begins; 0 where the family is not known."""
-    family = families.known().get(config.get("model_type"))
+    family = families.known().get(config.get("model_type", ""))
     pad = config.get("pad_token_id")
     return family.first_position(family.defaults.get("pad_token_id", 0) if pad is None else pad) if family else 0
 

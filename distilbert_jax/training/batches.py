@@ -13,7 +13,8 @@ _THREADS, _BUFFER = 2, 4
 class Batches(Protocol):
     """What `prefetch` reads from."""
 
-    def batch(self, k: int, *rows: Any) -> Any: ...
+    @property
+    def batch(self) -> Callable[..., Any]: ...  # of k, and of the rows where they are given
 
 
 def prefetch(batches: Batches, start: int, stop: int, rows: np.ndarray | slice | None = None) -> Iterator[Any]:

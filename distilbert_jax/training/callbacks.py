@@ -135,7 +135,7 @@ def callbacks_of(run: RunConfig, directory: Path, step: int) -> list[Callback]:
 def _weights_and_biases(run: RunConfig, directory: Path, step: int) -> Callback:
     """Metrics for the project `run.wandb`. A run that goes on keeps its identity there (<run>/wandb-id) and leaves out the steps
     that are there already."""
-    import wandb
+    import wandb  # pyright: ignore[reportMissingImports]  # optional
 
     file = directory / "wandb-id"
     if not (step and file.is_file()):

@@ -48,13 +48,13 @@ def utilisation(flops_per_second: float, dtype: str) -> float | None:
     return None if peak is None else flops_per_second / (peak * jax.device_count())
 
 
-def memory(step: Any) -> dict[str, int | None]:
-    """What a compiled step needs on each device, `memory_bytes`, and what the device offers, `memory_limit`."""
+def memory(step: Any) -> tuple[int, int | None]:
+    """Bytes that a compiled step needs on each device, and those that the device offers; None where it does not say."""
     found = step.memory_analysis()
     needed = (
         found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes
     )
-    return {"memory_bytes": needed, "memory_limit": (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")}
+    return needed, (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def peak_memory() -> int:

@@ -145,7 +145,7 @@ def fit(
         sound = {place: values for place, values in enumerate(seeds) if place not in failed}
         seconds, since = time.perf_counter() - since, time.perf_counter()
         for place, values in sound.items() if logs else ():
-            rate = float(schedule(step - 1))
+            rate = float(np.asarray(schedule(step - 1)))
             measured = {"seconds": round(seconds, 6), f"{unit}_per_second": round(values[unit] / max(seconds, 1e-9), 1)}
             if flops and (share := cost.utilisation(flops / max(seconds, 1e-9), run.dtype)) is not None:
                 measured["mfu"] = share

@@ -48,7 +48,7 @@ class Objective:
     sums: Callable[[Params, Params, Batch, Metrics], Sums | Metrics]
     parts: Mapping[str, Part]
 
-    def loss(self, params: Params, frozen: Params, batch: Batch, counts: Metrics) -> tuple[jax.Array, Metrics]:
+    def loss(self, params: Params, frozen: Params, batch: Batch, counts: Metrics) -> tuple[jax.Array | float, Metrics]:
         """A micro-batch's share of the loss, and of its parts."""
         found = self.sums(params, frozen, batch, counts)
         sums, value, within = found if isinstance(found, Sums) else Sums(found)
@@ -57,7 +57,3 @@ class Objective:
             if name not in within and (weight := self.parts[name].weight):
                 value = value + weight * mean
         return value, means
-
-
-def fold_rows(rngs: jax.Array, site: int) -> jax.Array:
-    return jax.vmap(jax.random.fold_in, (0, None))(rngs, site)

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -98,7 +98,7 @@ def make_train_step(
         rngs = row_keys(jax.random.wrap_key_data(state.key), state.step, len(batch["input_ids"]))
         grads, metrics = gradients(objective, gather(state.params, mesh), gather(frozen, mesh), batch, rngs, accumulate)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params = cast(Params, optax.apply_updates(state.params, updates))
         return TrainState(state.step + 1, state.key, params, opt_state), {
             **metrics,
             "grad_norm": optax.tree.norm(grads),
