@@ -69,7 +69,7 @@ def _run_first(files: list[str]) -> None:
         given = files[0] if files else ""
         raise InputError(f"--with {given}: no such file; expected a Python file", path=given or None, field="--with")
     with signals.leaving_at_ctrl_c():
-        from distilbert_jax.base import config_io
+        from distilbert_jax.base import config_io  # brings NumPy, for which a list of commands need not wait
 
         config_io.run_file(config_io.ConfigFile(files[0], Path(files[0]), None))
 
