@@ -267,7 +267,9 @@ class LossConfig:
     mlm: MLMConfig = field(default_factory=MLMConfig)
     cos: CosConfig = field(default_factory=CosConfig)
     mse: MSEConfig = field(default_factory=MSEConfig)
-    own: dict[str, float] = field(default_factory=dict)  # weights of the terms that the config file registers
+    own: dict[str, float] = field(
+        default_factory=dict
+    )  # {name: weight} of terms that a file of yours registers: --loss.own NAME WEIGHT
     chunk: int = 0  # where logits are of all tokens: those of so many of each row are held at a time, slower; 0: of all
 
     def __post_init__(self) -> None:
@@ -380,7 +382,7 @@ class PretrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     init: InitConfig = field(default_factory=InitConfig)
-    objective: str = "masked_lm"  # or masked_lm_nsp, distillation, or one that the config file registers
+    objective: str = "masked_lm"  # masked_lm, masked_lm_nsp, distillation, or one that a file of yours registers
     teacher: str = ""  # HF directory or hub id to distil from; empty: none
     steps: int = 1000  # 0: the model as it begins
     data: DataConfig = field(default_factory=DataConfig)

@@ -58,8 +58,10 @@ class Registry(Mapping[str, Row], Generic[Row]):
                 path=file,
                 field=row.name,
             )
-        if row.name in self._rows and self._files.get(row.name) != file:
-            owner = self._files.get(row.name, "distilbert_jax")
+        plain = lambda name: name.replace("-", "_")  # on the command line the two are one
+        same = next((name for name in self._rows if plain(name) == plain(row.name)), row.name)
+        if same in self._rows and (same != row.name or self._files.get(same) != file):
+            owner = self._files.get(same, "distilbert_jax")
             raise InputError(
                 f"{file}: {self.kind} {row.name!r}: {owner} has one of this name; choose another",
                 path=file,
@@ -67,8 +69,11 @@ class Registry(Mapping[str, Row], Generic[Row]):
             )
         self._rows[row.name], self._files[row.name] = row, file
 
-    def find(self, name: str, field: str) -> Row:
+    def find(self, name: str, field: str, otherwise: str = "") -> Row:
         """The row that `field` of a config names.
+
+        Args:
+            otherwise: what else would do, for the error.
 
         Raises:
             InputError: there is none; the nearest name is its hint.
@@ -76,7 +81,10 @@ class Registry(Mapping[str, Row], Generic[Row]):
         if name in self._rows:
             return self._rows[name]
         hint = nearest(name, self)
-        raise InputError(f"{field} = {name!r}: no such {self.kind}; {hint}", field=field, hint=hint)
+        where = field if field.endswith(f".{name}") else f"{field} = {name!r}"
+        raise InputError(
+            f"{where}: no such {self.kind}; {hint}" + (f"; {otherwise}" if otherwise else ""), field=field, hint=hint
+        )
 
     def file(self, name: str) -> str:
         """The file that brought a row; "" of the package's own."""

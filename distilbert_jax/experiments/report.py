@@ -11,7 +11,7 @@ from distilbert_jax.base import config_io
 from distilbert_jax.base.files import atomic_file, read_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DataConfig, PretrainConfig, Sequences
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.experiments.figures import ComparisonWith, RunFigures
 from distilbert_jax.experiments.views import curves, differences, markdown, mean_of, table
 from distilbert_jax.finetuning.results import RunResult, read_result
@@ -162,7 +162,10 @@ def _train_flops(run: Path) -> float | None:
     teacher = read_config(locate(config.teacher)) if config.teacher else None
     try:
         return config.steps * step_flops(config, teacher)
-    except InputError:  # a term or an objective of a file that is not at hand
+    except InputError as error:  # a term or an objective of a file that is not at hand
+        warn_once(
+            f"{run}: FLOPs of its training left out: {error}; `distilbert-jax --with FILE.py report …` knows them"
+        )
         return None
 
 
@@ -209,6 +212,9 @@ def report(
         )
     for path in (*paths, *map(Path, filter(None, (teacher, against)))):
         if not hf_format.has_weights(path / "model"):
+            if hf_format.has_weights(path) and path.name == "model":
+                hint = str(path.parent)
+                raise InputError(f"{path}: is a model; a report takes its run, {hint}", path=path, hint=hint)
             raise InputError(f"{path}: has no model/model.safetensors; finish the run first", path=path)
     for path in paths:
         if _training(path)[0] is None:

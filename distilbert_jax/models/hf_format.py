@@ -38,6 +38,9 @@ def read_config(path_or_id: str | Path) -> ModelConfig:
         raise InputError(f"{directory}: has no config.json, so it is not a model directory", path=directory) from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not valid JSON ({error})", path=path) from None
+    if isinstance(found, dict) and "model_type" not in found and "optimizer" in found:
+        hint = str(directory / "model")
+        raise InputError(f"{directory}: is a run's directory; its model is {hint}", path=directory, hint=hint)
     try:
         family = families.find(found.get("model_type") if isinstance(found, dict) else None)
     except InputError as error:

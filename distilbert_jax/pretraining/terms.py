@@ -128,6 +128,13 @@ def register_term(
                 path=file,
                 field="over",
             )
+        logged = {one.metric for one in TERMS.values() if one.name != name} | {"loss_nsp", "loss_labels"}
+        if term.metric in logged:
+            raise InputError(
+                f"{file}: term {name!r}: metrics.jsonl has another {term.metric}; choose another name",
+                path=file,
+                field=name,
+            )
         if "labels" in term.needs and over != "masked":
             raise InputError(
                 f'{file}: term {name!r}: labels are of masked tokens alone; set over="masked"', path=file, field="over"
@@ -188,7 +195,7 @@ def weighted_terms(config: LossConfig) -> tuple[Weighted, ...]:
                 field=f"loss.own.{name}",
                 hint=f"loss.{name}.weight",
             )
-        term = TERMS.find(name, f"loss.own.{name}")
+        term = TERMS.find(name, f"loss.own.{name}", "a file of yours brings one with @register_term")
         result.append(Weighted(term, f"loss.own.{name}", weight, term.over, {}, TERMS.file(name)))
     return tuple(one for one in result if one.weight)
 

@@ -39,8 +39,12 @@ def make_mesh(config: MeshConfig) -> Mesh:
     available, inner = jax.device_count(), config.fsdp * config.tensor
     data = available // inner if config.data == -1 else config.data
     if data * inner != available:
+        asked = f"--mesh.fsdp {config.fsdp} --mesh.tensor {config.tensor}"
+        asked += "" if config.data == -1 else f" --mesh.data {config.data}"
         raise InputError(
-            f"mesh data × fsdp × tensor = {config.data} × {config.fsdp} × {config.tensor} does not fit {available} devices"
+            f"mesh: {asked} does not fit {available} device{'s' if available != 1 else ''}: the product of the axes is the "
+            "number of devices, and --mesh.data -1 takes those that the others leave",
+            field="mesh",
         )
     return jax.make_mesh(
         (data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3

@@ -39,6 +39,13 @@ def test_the_same_file_may_bring_its_row_anew_and_no_other_may(registry):
     assert list(registry) == ["red", "blue", "green"]
 
 
+def test_names_that_one_flag_would_have_are_one_name(registry):
+    registry.register(Row("light_green"), "a.py")
+    with pytest.raises(InputError) as caught:
+        registry.register(Row("light-green"), "a.py")
+    assert caught.value.field == "light-green"
+
+
 SOURCE = '''
 """A module."""
 import math

@@ -241,6 +241,12 @@ def test_refused_in_one_line_before_anything_is_measured(pair, tmp_path, monkeyp
     assert not Path(out).exists()
 
 
+def test_a_model_in_the_place_of_its_run_is_answered_with_the_run(finished, tmp_path):
+    with pytest.raises(InputError) as caught:
+        report([f"{finished.run.directory}/model"], str(tmp_path))
+    assert caught.value.hint == finished.run.directory
+
+
 def test_a_run_without_a_log_is_told_of_and_has_no_figures_of_training(pair, tmp_path, capsys):
     bare = tmp_path / "bare[1]"
     shutil.copytree(pair / "first/model", bare / "model")

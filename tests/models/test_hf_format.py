@@ -557,3 +557,10 @@ def test_a_directory_is_whole_for_a_class_whose_every_parameter_it_holds(tiny_be
 
     with pytest.raises(InputError, match="cannot hold a model of type"):
         DistilBertForMaskedLM.is_whole(tmp_path / "lm")
+
+
+def test_a_runs_directory_in_the_place_of_its_model_is_answered_with_the_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"optimizer": {}, "model": {}}')
+    with pytest.raises(InputError) as caught:
+        read_config(tmp_path)
+    assert (caught.value.path, caught.value.hint) == (str(tmp_path), str(tmp_path / "model"))

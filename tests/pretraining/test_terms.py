@@ -186,3 +186,18 @@ def test_flops_follow_from_what_the_terms_need(world, tmp_path):
     flops = lambda loss: step_flops(runs.distilling(world, tmp_path, loss=loss), runs.BERT)
     assert flops(alone(hidden=1.0)) == flops(runs.loss(0.0, 0.0, 1.0)) < flops(runs.loss(0.0, 1.0, 0.0))
     assert flops(alone(teaches=1.0)) == flops(runs.loss(tokens="masked")) < flops(runs.loss())
+
+
+@pytest.mark.parametrize("name", ["ce", "nsp", "labels"])
+def test_two_parts_of_a_loss_are_not_logged_under_one_name(name):
+    with pytest.raises(InputError) as caught:
+        register_term(name, needs=("last_hidden_state",))(lambda student, teacher, at: 0.0)
+    assert caught.value.field == name
+    assert name not in TERMS
+
+
+def test_a_term_that_nobody_registered_is_answered_with_how_to(monkeypatch):
+    with pytest.raises(InputError) as caught:
+        weighted_terms(alone(l1=1.0))
+    assert caught.value.field == "loss.own.l1"
+    assert "register_term" in str(caught.value)
