@@ -8,6 +8,7 @@ from flax import nnx
 
 from distilbert_jax.base.config_io import read_config
 from distilbert_jax.base.files import write_json
+from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import report as module
 from distilbert_jax.experiments.figures import RunFigures
 from distilbert_jax.experiments.report import common_tasks, curves, report
