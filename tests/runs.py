@@ -192,14 +192,47 @@ def events(directory: Path) -> list[tuple[int, str, float]]:
     return [entry for entry in found if entry[1].removeprefix("train/") not in MEASURED]
 
 
-def refused(call: Callable[[], Any], *words: str) -> str:
-    """The one line that `call` is refused with; every one of `words` is in it."""
+def refused(
+    call: Callable[[], Any],
+    *shown: str,
+    by: str = "",
+    path: str = "",
+    field: str | None = None,
+    row: int | None = None,
+    hint: str = "",
+) -> str:
+    """The one line that `call` is refused with. Its wording is pinned in wording.txt alone.
+
+    Args:
+        shown: values that are in the line.
+        by: where in the package the error was raised, `room.module.function`.
+        path, hint: in these fields of the error; field, row: these fields.
+    """
     with pytest.raises(InputError) as caught:
         call()
-    message = " ".join(str(caught.value).split())  # as `one_line_errors` prints it
-    for word in words:
-        assert word in message
+    error = caught.value
+    message = " ".join(str(error).split())  # as `one_line_errors` prints it
+    for value in shown:
+        assert value in message
+    assert not by or raised_by(error) == by
+    assert path in (error.path or "")
+    assert hint in (error.hint or "")
+    assert field is None or error.field == field
+    assert row is None or error.row == row
     return message
+
+
+def raised_by(error: BaseException) -> str:
+    """The function of the package that raised an error, or the last one that it left: `room.module.function`."""
+    place, traceback = "", error.__traceback__
+    while traceback:
+        code = traceback.tb_frame.f_code
+        file = Path(code.co_filename)
+        if file.parent == ROOT or any(file.is_relative_to(ROOT / part) for part in ("distilbert_jax", "configs")):
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts).removeprefix("distilbert_jax.")
+            place = f"{module}.{code.co_qualname}".replace(".<locals>", "")
+        traceback = traceback.tb_next
+    return place
 
 
 def signal_at(owner: type, name: str, call: int, number: signal.Signals, *, after: bool = False) -> Callable[[], None]:

@@ -39,9 +39,15 @@ def test_a_word_behind_a_colon_goes_to_the_config(write):
     file = write(words)
     assert load_config(file, PretrainConfig).steps == 7
     assert load_config(f"{file}:12", PretrainConfig).steps == 12
-    refused(lambda: load_config(f"{file}:many", PretrainConfig), f"{file}: line", "'many'")
-    refused(lambda: load_config(f"{write(CONFIG)}:12", PretrainConfig), "takes 0 positional arguments")
-    refused(lambda: load_config(f"{file}x.py:12", PretrainConfig), f"{file}x.py: no such config file")
+    refused(
+        lambda: load_config(f"{file}:many", PretrainConfig),
+        "'many'",
+        by="base.config_io._mistakes_of",
+        path=f"{file}",
+        row=5,
+    )
+    refused(lambda: load_config(f"{write(CONFIG)}:12", PretrainConfig), by="base.config_io._mistakes_of")
+    refused(lambda: load_config(f"{file}x.py:12", PretrainConfig), by="base.config_io.find_config", path=f"{file}x.py")
 
 
 @pytest.mark.parametrize(
@@ -67,21 +73,28 @@ def test_a_mistake_in_a_config_file_is_one_line(write, text, words):
 def test_a_mistake_in_a_config_file_of_a_relative_path_has_its_line(write, tmp_path, monkeypatch):
     write(CONFIG.replace("steps", "step"), "mine.py")
     monkeypatch.chdir(tmp_path)
-    refused(lambda: load_config("mine.py", PretrainConfig), "mine.py: line 5: ")
+    refused(lambda: load_config("mine.py", PretrainConfig), by="base.config_io._mistakes_of", path="mine.py", row=5)
 
 
 def test_a_value_of_another_type_in_a_config_file_is_one_line(write):
-    refused(lambda: load_config(write(CONFIG.replace("7", "7.5")), PretrainConfig), "steps: expected int, got 7.5")
+    refused(
+        lambda: load_config(write(CONFIG.replace("7", "7.5")), PretrainConfig),
+        "7.5",
+        by="base.config_io._build",
+        field="steps",
+    )
 
 
 def test_a_missing_config_file_is_answered_with_the_nearest(write, tmp_path):
     write(CONFIG, "student.py")
-    refused(lambda: load_config(str(tmp_path / "studnet.py")), "no such config file", str(tmp_path / "student.py"))
-    message = refused(lambda: load_config(str(tmp_path / "xyz/a.py")), "no such config file")
+    refused(
+        lambda: load_config(str(tmp_path / "studnet.py")), str(tmp_path / "student.py"), by="base.config_io.find_config"
+    )
+    message = refused(lambda: load_config(str(tmp_path / "xyz/a.py")), by="base.config_io.find_config")
     assert "did you mean" not in message
-    refused(lambda: load_config(str(tmp_path)), "no such config file")
+    refused(lambda: load_config(str(tmp_path)), by="base.config_io.find_config")
     (tmp_path / "config.txt").write_text("")
-    refused(lambda: load_config(str(tmp_path / "config.txt")), "not a Python file")
+    refused(lambda: load_config(str(tmp_path / "config.txt")), by="base.config_io.run_file")
 
 
 VARIANTS = """

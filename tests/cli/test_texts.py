@@ -105,7 +105,7 @@ def test_classify_takes_texts_and_pairs(world, tmp_path, capsys):
     evaluate.main([*command, "--json", "--pairs", "--top-k", "None", "reda\tgoes", "to\tredb"])
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
     assert (second["text"], second["pair"], len(first["labels"])) == ("to", "redb", 2)
-    refused(lambda: evaluate.main([*command, "--pairs", "a\tb", "c"]), "text 2: a pair", "found 0 tabs")
+    refused(lambda: evaluate.main([*command, "--pairs", "a\tb", "c"]), by="text.sources.split_pair", row=2)
     evaluate.main([*command, "reda goes", "to"])
     shown = capsys.readouterr().out
     assert "reda goes" in shown

@@ -38,7 +38,9 @@ def test_a_mistake_on_the_command_line_is_one_line(config, arguments, words):
 
 
 def test_a_dry_run_takes_no_trace(config):
-    refused(lambda: train.main([config, "--dry-run", "--profile"]), "--dry-run", "--profile", "give one of them")
+    refused(
+        lambda: train.main([config, "--dry-run", "--profile"]), "--profile", by="cli.train.train", field="--dry-run"
+    )
 
 
 def test_overrides_reach_the_run(config, monkeypatch):

@@ -50,8 +50,8 @@ def test_tasks_are_looked_for_before_anything_is_trained(tmp_path, monkeypatch):
     (tmp_path / "sst2").mkdir()
     glue = FinetuneConfig(data=str(tmp_path))
     ask = lambda *tasks: ablation.run_ablation(configs, glue, tmp_path / "out", tasks)
-    runs.refused(lambda: ask("sst2", "rt"), "task 'rt': no such task", "'rte'")
-    runs.refused(lambda: ask("sst2", "rte"), f"{tmp_path}: has no folder rte")
+    runs.refused(lambda: ask("sst2", "rt"), "'rt'", by="finetuning.tasks.find_task", field="task", hint="'rte'")
+    runs.refused(lambda: ask("sst2", "rte"), by="experiments.ablation._check", path=f"{tmp_path}")
 
 
 def test_what_is_asked_for_is_checked_before_anything_is_trained(tmp_path, monkeypatch):
@@ -63,16 +63,18 @@ def test_what_is_asked_for_is_checked_before_anything_is_trained(tmp_path, monke
     def ask(tasks=("sst2",), seeds=(0,), glue_seeds=(0,), out=tmp_path / "out"):
         ablation.run_ablation(configs, FinetuneConfig(), out, tasks, seeds, glue_seeds)
 
-    runs.refused(lambda: ask(tasks=()), "--tasks", "one or more, each once")
-    runs.refused(lambda: ask(tasks=("sst2", "sst2")), "--tasks sst2 sst2")
-    runs.refused(lambda: ask(glue_seeds=()), "--glue-seeds")
-    runs.refused(lambda: ask(glue_seeds=(1, 1)), "--glue-seeds 1 1")
-    runs.refused(lambda: ask(seeds=(1, 1)), "--seeds 1 1")
-    runs.refused(lambda: ask(out=tmp_path / "tuning.py"), "tuning.py: is a file")
+    runs.refused(lambda: ask(tasks=()), by="experiments.ablation._check", field="--tasks")
+    runs.refused(lambda: ask(tasks=("sst2", "sst2")), "sst2", by="experiments.ablation._check", field="--tasks")
+    runs.refused(lambda: ask(glue_seeds=()), by="experiments.ablation._check", field="--glue-seeds")
+    runs.refused(lambda: ask(glue_seeds=(1, 1)), by="experiments.ablation._check", field="--glue-seeds")
+    runs.refused(lambda: ask(seeds=(1, 1)), by="experiments.ablation._check", field="--seeds")
+    runs.refused(
+        lambda: ask(out=tmp_path / "tuning.py"), by="experiments.ablation._check", path="tuning.py", field="--out"
+    )
     configs["no_ce"] = where(f"{tmp_path}/b/../a")
-    runs.refused(ask, "full and no_ce both train in", "a-0")
+    runs.refused(ask, by="experiments.ablation._check", path="a-0", field="run.directory")
     configs["no_ce"] = where("")
-    runs.refused(ask, "run.directory of a config is empty")
+    runs.refused(ask, by="experiments.ablation._directory", field="run.directory")
 
 
 def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(tmp_path, monkeypatch):

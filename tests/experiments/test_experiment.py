@@ -218,7 +218,9 @@ def test_the_report_is_of_what_is_there(world, prepared, tmp_path, monkeypatch, 
     monkeypatch.setattr(experiment, "report", lambda paths, *_, **beside: asked.append((paths, beside)))
     shutil.copytree(prepared / "encoder", tmp_path / "encoder")
     config = toy(world, tmp_path)
-    refused(lambda: experiment.compare(config, config.variants), f"{tmp_path}/toy: none of these variants is there yet")
+    refused(
+        lambda: experiment.compare(config, config.variants), by="experiments.experiment.compare", path=f"{tmp_path}/toy"
+    )
     for name in ("teacher", "encoder"):
         shutil.copytree(prepared / "encoder", tmp_path / "toy" / name / "model")
     experiment.compare(config, config.variants)
@@ -262,17 +264,31 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
     shutil.copytree(prepared / "encoder", tmp_path / "encoder")
     run = lambda *args, **options: run_experiment(config, *args, **options)
     (tmp_path / "e.txt").write_text("text")
-    refused(lambda: run(variants=("tripel",)), "--variants tripel", "did you mean 'triple'?")
-    refused(lambda: main(["experiment", "miniature", "--data", f"{tmp_path}/no"]), "--data", "no such folder")
-    refused(lambda: run(text=(tmp_path / "no.txt",)), "no.txt: no such file")
-    refused(lambda: run(), f"{tmp_path}/corpus: there is no corpus yet", "--text")
-    refused(lambda: run(text=(tmp_path / "e.txt",)), f"{tmp_path}/heldout: there is no corpus yet", "--heldout-text")
-    refused(lambda: main(["experiment", f"{tmp_path}/f.py"]), "no such config file")
+    refused(
+        lambda: run(variants=("tripel",)),
+        by="experiments.experiment.run_experiment",
+        field="--variants",
+        hint="'triple'",
+    )
+    refused(
+        lambda: main(["experiment", "miniature", "--data", f"{tmp_path}/no"]),
+        by="cli.experiments.experiment",
+        field="--data",
+    )
+    refused(lambda: run(text=(tmp_path / "no.txt",)), by="experiments.experiment.run_experiment", path="no.txt")
+    refused(lambda: run(), "--text", by="experiments.experiment.build_corpora", path=f"{tmp_path}/corpus")
+    refused(
+        lambda: run(text=(tmp_path / "e.txt",)),
+        "--heldout-text",
+        by="experiments.experiment.build_corpora",
+        path=f"{tmp_path}/heldout",
+    )
+    refused(lambda: main(["experiment", f"{tmp_path}/f.py"]), by="base.config_io.find_config")
     other = dataclasses.replace(
         config.variants[1], pretrain=change(config.variants[1].pretrain, data__corpus="elsewhere")
     )
-    refused(lambda: run(variants=("triple", "triple")), "--variants triple triple", "each once")
-    refused(lambda: run(stages=()), "--stages", "one or more of corpus, pretrain")
+    refused(lambda: run(variants=("triple", "triple")), by="experiments.experiment.run_experiment", field="--variants")
+    refused(lambda: run(stages=()), by="experiments.experiment.run_experiment", field="--stages")
     for changes, stage, words in (
         ({"tasks": ("ax",)}, "glue", ("task 'ax' has no training data",)),
         ({"tasks": ("rte",)}, "glue", (f"{prepared}/glue: has no folder rte",)),
@@ -290,27 +306,33 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
         changes = {"glue": change(config.glue, data=f"{prepared}/glue"), **changes}
         given = dataclasses.replace(config, **changes)
         refused(lambda given=given, stage=stage: run_experiment(given, (stage,)), *words)
-    refused(lambda: run(("pretrain",)), f"{tmp_path}/corpus: there is no corpus yet", "--stages corpus")
-    refused(lambda: run(("pretrain",), ("triple",)), "triple: begins with", "--stages pretrain --variants teacher")
+    refused(lambda: run(("pretrain",)), "--stages", by="experiments.experiment.check", path=f"{tmp_path}/corpus")
+    refused(
+        lambda: run(("pretrain",), ("triple",)),
+        "--stages",
+        "--variants",
+        by="experiments.experiment.check",
+        path="triple",
+    )
     several = dataclasses.replace(config, variants=(config.variants[0], other))
-    refused(lambda: run_experiment(several), "--text", "2 corpora")
+    refused(lambda: run_experiment(several), by="experiments.experiment.build_corpora", path="--text")
 
 
 def test_variants_that_do_not_fit_are_refused(world, prepared):
     config = toy(world, prepared)
-    refused(lambda: dataclasses.replace(config, student="tripel"), "student", "did you mean 'triple'?")
+    refused(lambda: dataclasses.replace(config, student="tripel"), "'triple'", by="config.require", field="student")
     refused(
         lambda: dataclasses.replace(config, variants=(*config.variants, config.variants[0])),
-        "variants",
-        "the same name",
+        by="config.require",
+        field="variants",
     )
-    refused(lambda: dataclasses.replace(config, directory="elsewhere"), "its run.directory is not elsewhere/teacher")
-    refused(lambda: Variant("a", (0,)), "Variant.model", "one of the two")
-    refused(lambda: Variant("a", (), model="m"), "Variant.seeds", "one or more")
+    refused(lambda: dataclasses.replace(config, directory="elsewhere"), by="config.require", field="pretrain")
+    refused(lambda: Variant("a", (0,)), by="config.require", field="model")
+    refused(lambda: Variant("a", (), model="m"), by="config.require", field="seeds")
     for seed in (-1, 2**32):
-        refused(lambda seed=seed: Variant("a", (seed,), model="m"), "Variant.seeds", "0 ≤ seed")
+        refused(lambda seed=seed: Variant("a", (seed,), model="m"), by="config.require", field="seeds")
     for name in ("", "..", "a/b", "a\nb"):
-        refused(lambda name=name: Variant(name, (0,), model="m"), "Variant.name", "a name that a directory can have")
+        refused(lambda name=name: Variant(name, (0,), model="m"), by="config.require", field="name")
     for changes in ({"tasks": ()}, {"tasks": ("sst2", "sst2")}, {"heldout_rows": 0}):
         refused(lambda changes=changes: dataclasses.replace(config, **changes), *changes, "expected")
 
@@ -326,7 +348,8 @@ def test_a_variant_of_another_model_than_it_has_is_refused(world, prepared, tmp_
     assert experiment.make(given, dataclasses.replace(variant, model=str(tmp_path / "encoder"))) == model
     BertModel(BERT, rngs=nnx.Rngs(99)).save_pretrained(tmp_path / "encoder")
     refused(
-        lambda: experiment.make(given, dataclasses.replace(variant, model=str(tmp_path / "encoder"))), "given is now"
+        lambda: experiment.make(given, dataclasses.replace(variant, model=str(tmp_path / "encoder"))),
+        by="experiments.experiment.make",
     )
 
 
@@ -340,7 +363,7 @@ def test_a_variant_may_have_its_weights_in_several_files_and_must_have_some(worl
         teacher="variant",
         student="variant",
     )
-    refused(lambda: experiment.make(config, config.variants[0]), f"{given}: has no model.safetensors")
+    refused(lambda: experiment.make(config, config.variants[0]), by="models.hf_format.read_tensors", path=f"{given}")
     parts = {"1": list(tensors)[:half], "2": list(tensors)[half:]}
     files = {f"model-0000{part}-of-00002.safetensors": names for part, names in parts.items()}
     for file, names in files.items():
@@ -349,7 +372,12 @@ def test_a_variant_may_have_its_weights_in_several_files_and_must_have_some(worl
     (given / "model.safetensors.index.json").write_text(json.dumps(index))
     tokenizer = (given / "tokenizer.json").read_bytes()
     (given / "tokenizer.json").unlink()
-    refused(lambda: experiment.make(config, config.variants[0]), f"{given}", "tokenizer.json")
+    refused(
+        lambda: experiment.make(config, config.variants[0]),
+        "tokenizer.json",
+        by="text.tokenizer._load_others",
+        path=f"{given}",
+    )
     assert not (tmp_path / "toy/variant/model").exists()
     (given / "tokenizer.json").write_bytes(tokenizer)
     model = experiment.make(config, config.variants[0])
@@ -359,7 +387,12 @@ def test_a_variant_may_have_its_weights_in_several_files_and_must_have_some(worl
 
 def test_a_model_that_is_not_there_yet_is_not_tuned(world, prepared, tmp_path):
     config = toy(world, tmp_path)
-    refused(lambda: experiment.tune(config, config.variants[0]), "toy/teacher: has no model yet", "--stages pretrain")
+    refused(
+        lambda: experiment.tune(config, config.variants[0]),
+        "--stages",
+        by="experiments.experiment.tune",
+        path="toy/teacher",
+    )
 
 
 MAY_DIFFER = {

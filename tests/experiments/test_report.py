@@ -132,7 +132,11 @@ def test_scores_of_another_model_are_refused(pair, tmp_path):
         write_json(directory / "inputs.json", {"model": hf_format.fingerprint(tmp_path / "run/model")})
     report([str(tmp_path / "run")], str(tmp_path / "out"), length=16)
     write_json(directory / "inputs.json", {"model": hf_format.fingerprint(pair / "first/model")})
-    message = refused(lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16), str(directory))
+    message = refused(
+        lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16),
+        by="experiments.report._tuned",
+        path=str(directory),
+    )
     assert "was not fine-tuned from" in message
 
 
@@ -181,7 +185,7 @@ def test_what_is_damaged_is_named_in_one_line(name, damage, pair, tmp_path):
     if name.startswith(GLUE) and name.endswith("config.json"):
         file = tmp_path / "run/glue/demo-topic-0/config.json"  # the first run's settings are told
     damage(file)
-    refused(lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16), str(file))
+    refused(lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16), path=str(file))
 
 
 def test_a_run_of_no_steps_has_a_log_of_none_of_them(pair, tmp_path, capsys):
@@ -229,16 +233,27 @@ def test_refused_in_one_line_before_anything_is_measured(pair, tmp_path, monkeyp
     shutil.copytree(pair / "first", tmp_path / "first")
     (tmp_path / "unfinished").mkdir()
     out = str(tmp_path / "out")
-    refused(lambda: report([], out), "no run given")
-    message = refused(lambda: report([str(pair / "first"), str(tmp_path / "unfinished")], out), "model.safetensors")
+    refused(lambda: report([], out), by="experiments.report.report")
+    message = refused(
+        lambda: report([str(pair / "first"), str(tmp_path / "unfinished")], out),
+        "model.safetensors",
+        by="experiments.report.report",
+    )
     assert message.startswith(f"{tmp_path / 'unfinished'}: has no model")
-    refused(lambda: report([str(pair / "first"), str(tmp_path / "first")], out), "the same name")
+    refused(lambda: report([str(pair / "first"), str(tmp_path / "first")], out), by="experiments.report.report")
     (tmp_path / "file").write_text("")
-    refused(lambda: report([str(pair / "first")], str(tmp_path / "file")), "--out", "file: is a file")
+    refused(
+        lambda: report([str(pair / "first")], str(tmp_path / "file")), by="experiments.report.report", field="--out"
+    )
     (tmp_path / "first/metrics.jsonl").write_text("damaged\n")
-    refused(lambda: report([str(pair / "second"), str(tmp_path / "first")], out), "metrics.jsonl: line 1 is damaged")
+    refused(
+        lambda: report([str(pair / "second"), str(tmp_path / "first")], out),
+        by="training.logging.read_metrics",
+        path="metrics.jsonl",
+        row=1,
+    )
     for option in ({"length": 0}, {"max_rows": -1}):
-        refused(lambda option=option: report([str(pair / "second")], out, **option), "expected 1 or more")
+        refused(lambda option=option: report([str(pair / "second")], out, **option), by="experiments.report.report")
     assert not Path(out).exists()
 
 

@@ -222,7 +222,7 @@ def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, c
         ({"data": "nowhere"}, ["nowhere/sst2/train.parquet", "--data"]),
         ({"length": 64}, ["length = 64", "32 positions"]),
         ({"batch_size": 12}, ["batch_size = 12", "8"]),
-        ({"mesh": MeshConfig(data=3)}, ["3 × 1 × 1", "8 devices"]),
+        ({"mesh": MeshConfig(data=3)}, ["--mesh.data 3", "8 devices"]),
         ({"model": "few"}, ["needs 48 rows", "has only 40"]),
     ],
 )
@@ -300,10 +300,15 @@ def test_a_run_that_another_process_is_at_is_left_as_it_is(folder, tmp_path):
     config, other = seeds_of(folder, tmp_path, (0, 1))
     with run_directory.alone(Path(config.run.directory)):
         run_directory.enter(config, Path(config.run.directory))
-        refused(lambda: tune(change(config, epochs=7)), str(config.run.directory), "another process trains here")
+        refused(
+            lambda: tune(change(config, epochs=7)), by="training.run_directory.locked", path=str(config.run.directory)
+        )
     recorded = json.loads((tmp_path / "0/config.json").read_text())
     assert recorded["epochs"] == config.epochs
-    refused(lambda: finetune_seeds([other, change(other, run__directory=str(folder))]), "holds no run")
+    refused(
+        lambda: finetune_seeds([other, change(other, run__directory=str(folder))]),
+        by="training.run_directory._check_place",
+    )
 
 
 def test_a_run_that_diverges_is_kept_as_one_that_failed(folder, tmp_path):
@@ -360,7 +365,7 @@ def test_a_tenth_of_train_is_scored_in_the_place_of_dev(folder, tmp_path):
     assert found.train_rows + found.dev_rows["selection_split"] == TRAIN
     assert 0 < found.dev_rows["selection_split"] < TRAIN / 4
     few = tuning(folder, tmp_path / "few", selection_split=True, max_train_rows=1)
-    refused(lambda: tune(few), "sst2", "too few")
+    refused(lambda: tune(few), "sst2", by="finetuning.runs.Tuning._load_data")
 
 
 def test_logits_and_labels_of_dev_are_kept(tuned):
@@ -402,14 +407,14 @@ def test_a_run_goes_by_what_it_began_with(folder, tmp_path):
     config = tuning(folder, tmp_path / "run", **given)
     found = tune(config)
     runs.write_split(tmp_path / "data", "sst2", "validation", topics(40, 4))
-    refused(lambda: tune(config), str(tmp_path / "run"), "data (validation) changed", "remove the directory")
+    refused(lambda: tune(config), by="training.run_directory.check_inputs", path=str(tmp_path / "run"))
     elsewhere = change(config, data=os.path.relpath(tmp_path / "data"))
-    refused(lambda: tune(elsewhere), str(tmp_path / "run"), "data (validation) changed")
+    refused(lambda: tune(elsewhere), by="training.run_directory.check_inputs", path=str(tmp_path / "run"))
     runs.write_split(tmp_path / "data", "sst2", "validation", topics(40, 3))
     tune(elsewhere)  # the same data by another path
     assert tune(config) == found
     DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(4)).save_pretrained(tmp_path / "model", tokenizer)
-    refused(lambda: tune(config), "model changed since this run began")
+    refused(lambda: tune(config), by="training.run_directory.check_inputs")
 
 
 @pytest.mark.parametrize(
@@ -496,7 +501,7 @@ def test_the_model_of_mnli_predicts_ax_too(folder, tmp_path, capsys):
 
 
 def test_a_task_without_training_data_is_refused(folder, tmp_path):
-    refused(lambda: tune(tuning(folder, tmp_path / "run", task="ax")), "'ax' has no training data", "mnli")
+    refused(lambda: tune(tuning(folder, tmp_path / "run", task="ax")), "'ax'", by="finetuning.runs.Tuning.__init__")
 
 
 @pytest.mark.slow

@@ -19,7 +19,13 @@ from tests.runs import refused
     ],
 )
 def test_a_misspelt_task_is_answered_with_the_nearest(name, nearest):
-    refused(lambda: find_task(name), f"task {name!r}", f"did you mean {nearest!r}?")
+    refused(
+        lambda: find_task(name),
+        f"task {name!r}",
+        f"did you mean {nearest!r}?",
+        by="finetuning.tasks.find_task",
+        field="task",
+    )
 
 
 def test_a_task_like_no_other_is_answered_with_all():

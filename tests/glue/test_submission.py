@@ -70,7 +70,11 @@ def test_the_zip_holds_the_best_seed_of_each_task_and_nothing_invented(tmp_path)
 
 def test_without_predictions_nothing_is_written(tmp_path):
     results = [made(tmp_path, "rte", 0, 60.0, tested=False)]
-    refused(lambda: write_submission(results, str(tmp_path / "glue.zip")), "no run has predictions")
+    refused(
+        lambda: write_submission(results, str(tmp_path / "glue.zip")),
+        by="glue.submission.write_submission",
+        field="--submit",
+    )
     assert not (tmp_path / "glue.zip").exists()
 
 
@@ -78,7 +82,7 @@ def test_predictions_of_another_number_of_rows_are_refused(tmp_path):
     one = made(tmp_path, "wnli", 0, 60.0)
     file = tmp_path / "wnli-0/predictions/WNLI.tsv.npy"
     np.save(file, np.load(file)[:-1])
-    refused(lambda: write_submission([one], str(tmp_path / "glue.zip")), "WNLI.tsv has 145 rows", "takes 146")
+    refused(lambda: write_submission([one], str(tmp_path / "glue.zip")), "145", "146", by="glue.submission.check")
     assert not (tmp_path / "glue.zip").exists()
 
 
@@ -115,6 +119,14 @@ def test_a_wrong_file_is_found(name, change, words):
 
 def test_a_place_where_no_zip_can_be_is_refused_at_once(tmp_path):
     check_path(str(tmp_path / "glue.zip"), ["rte"])
-    refused(lambda: check_path(str(tmp_path / "glue.tsv"), ["rte"]), ".zip")
-    refused(lambda: check_path(str(tmp_path / "nowhere/glue.zip"), ["rte"]), "nowhere does not exist")
-    refused(lambda: check_path(str(tmp_path / "glue.zip"), ["demo-topic"]), "demo-topic")
+    refused(lambda: check_path(str(tmp_path / "glue.tsv"), ["rte"]), by="glue.submission.check_path", field="--submit")
+    refused(
+        lambda: check_path(str(tmp_path / "nowhere/glue.zip"), ["rte"]),
+        by="glue.submission.check_path",
+        field="--submit",
+    )
+    refused(
+        lambda: check_path(str(tmp_path / "glue.zip"), ["demo-topic"]),
+        by="glue.submission.check_path",
+        field="--submit",
+    )

@@ -67,14 +67,16 @@ def test_a_seed_fails_that_is_no_better_than_the_majority_or_constant_or_diverge
 def test_predictions_that_cannot_be_are_refused(tmp_path, name, wrong):
     runs = [run(tmp_path, "rte", 0, 9)]
     np.save(tmp_path / f"rte-0/predictions/{name}.npy", wrong)
-    refused(lambda: summary(runs), "rte-0/predictions", "predictions that cannot be", "train it again")
+    refused(lambda: summary(runs), path="rte-0/predictions")
 
 
 def test_a_score_is_that_of_its_predictions(tmp_path):
     runs = [run(tmp_path, "rte", 0, 9)]
     file = tmp_path / "rte-0/predictions/validation.npy"
     np.save(file, np.load(file)[:, ::-1])
-    refused(lambda: summary(runs), "rte-0: its predictions score 10.00, results.json says 90.00: remove")
+    refused(
+        lambda: summary(runs), "10.00", "results.json", "90.00", by="glue.summary.read", path="rte-0", field="score"
+    )
 
 
 def test_a_table_says_how_its_runs_were_fine_tuned(tmp_path):
@@ -114,7 +116,7 @@ def test_the_runs_of_a_directory_are_read_back_or_refused(tmp_path):
         write_json(file, choice | wrong)
         assert damaged(lambda: read_runs(str(tmp_path)), file) == field
     write_json(file, choice)
-    refused(lambda: read_runs(str(tmp_path / "nowhere")), "nowhere: holds no runs")
+    refused(lambda: read_runs(str(tmp_path / "nowhere")), by="glue.summary.read_runs", path="nowhere")
     file = tmp_path / "rte-0/results.json"
     good = json.loads(file.read_text())
     for wrong, field in (
@@ -128,7 +130,7 @@ def test_the_runs_of_a_directory_are_read_back_or_refused(tmp_path):
     write_json(file, good)
     run(tmp_path, "rte", 1, 9)
     write_json(tmp_path / "rte-1/results.json", good)
-    refused(lambda: read_runs(str(tmp_path)), "rte-0 and rte-1 both say that they are rte with seed 0")
+    refused(lambda: read_runs(str(tmp_path)), "rte-0", "rte-1", by="glue.summary.read_runs")
     file.write_text("{")
     assert damaged(lambda: read_runs(str(tmp_path)), file) is None
 

@@ -49,10 +49,16 @@ def test_every_task_is_run_with_every_seed_in_a_directory_of_its_own(asked):
 
 
 def test_a_misspelt_task_is_refused_before_the_first_run(asked):
-    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte", "colla"), (0,)), "'colla'", "'cola'")
-    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte", "ax"), (0,)), "'ax'", "no training data", "mnli")
-    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte", "rte"), (0,)), "--tasks rte rte", "once")
-    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte",), ()), "--seeds", "one or more")
+    refused(
+        lambda: run_sweep(FinetuneConfig(model="bert"), ("rte", "colla"), (0,)),
+        "'colla'",
+        by="finetuning.tasks.find_task",
+        hint="'cola'",
+        field="task",
+    )
+    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte", "ax"), (0,)), "'ax'", by="glue.sweep.available")
+    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte", "rte"), (0,)), "--tasks", by="glue.sweep.run_sweep")
+    refused(lambda: run_sweep(FinetuneConfig(model="bert"), ("rte",), ()), "--seeds", by="glue.sweep.run_sweep")
     assert asked == []
 
 
@@ -61,7 +67,7 @@ def test_tasks_that_a_folder_lacks_are_told_of_and_left_out(asked, tmp_path, cap
     config = FinetuneConfig(model="bert", data=str(tmp_path))
     assert [run.result.task for run in run_sweep(config, ("qnli", "rte", "cola"), (0,))] == ["rte"]
     assert capsys.readouterr().err == f"{tmp_path}: has no qnli, cola: left out\n"
-    refused(lambda: run_sweep(config, ("qnli",), (0,)), f"{tmp_path}: has no folder qnli", "--data")
+    refused(lambda: run_sweep(config, ("qnli",), (0,)), "--data", by="glue.sweep.available", path=f"{tmp_path}")
     assert len(asked) == 1
 
 
@@ -110,20 +116,34 @@ def test_what_is_wrong_with_a_later_task_or_seed_is_told_before_the_first_run(as
     for task in ("rte", "cola", "wnli"):
         write_task(tmp_path, task)
     config = FinetuneConfig(model="bert", data=str(tmp_path))
-    refused(lambda: run_sweep(config, ("rte",), (0, -1)), "seed")
+    refused(lambda: run_sweep(config, ("rte",), (0, -1)), by="config.require", field="seed")
     refused(
-        lambda: run_sweep(config, ("rte",), (0,), sweep=SweepConfig(seeds=(3,))), "--sweep.seeds", "nothing to choose"
+        lambda: run_sweep(config, ("rte",), (0,), sweep=SweepConfig(seeds=(3,))),
+        by="glue.sweep.run_sweep",
+        field="--sweep.seeds",
     )
     file = write_split(tmp_path, "wnli", "test", {"sentence1": ["a"], "sentence2": ["b"]})
     run_sweep(config, ("rte", "wnli"), (0,))
     tested = change(config, predict_test=True)
-    refused(lambda: run_sweep(tested, ("rte", "wnli"), (0,)), str(file), "1 rows", "takes 146")
+    refused(
+        lambda: run_sweep(tested, ("rte", "wnli"), (0,)), "146", by="finetuning.datasets._check_rows", path=str(file)
+    )
     (tmp_path / "cola/validation.parquet").unlink()
-    refused(lambda: run_sweep(config, ("rte", "cola"), (0,)), "cola/validation.parquet: no such file")
+    refused(
+        lambda: run_sweep(config, ("rte", "cola"), (0,)), by="finetuning.datasets._file", path="cola/validation.parquet"
+    )
     write_split(tmp_path, "cola", "validation", {"text": ["a"], "label": [0]})
-    refused(lambda: run_sweep(config, ("rte", "cola"), (0,)), "cola/validation.parquet: no column sentence;")
+    refused(
+        lambda: run_sweep(config, ("rte", "cola"), (0,)),
+        by="finetuning.datasets._check_columns",
+        path="cola/validation.parquet",
+    )
     (tmp_path / "cola/validation.parquet").write_bytes(b"PAR1")
-    refused(lambda: run_sweep(config, ("rte", "cola"), (0,)), "cola/validation.parquet: damaged")
+    refused(
+        lambda: run_sweep(config, ("rte", "cola"), (0,)),
+        by="finetuning.datasets.check_file",
+        path="cola/validation.parquet",
+    )
     assert len(asked) == 2
 
 
@@ -144,7 +164,7 @@ def test_a_setting_that_diverged_is_not_chosen(monkeypatch, tmp_path, capsys):
     assert [row.score for row in choice.settings] == [None, -3.0]
     assert "1 of 2 settings diverged" in capsys.readouterr().err
     monkeypatch.setattr(module, "finetune_seeds", ended(0.0))
-    refused(lambda: choose(FinetuneConfig(task="cola"), grid), "each of the 2 settings diverged")
+    refused(lambda: choose(FinetuneConfig(task="cola"), grid), by="glue.sweep.choose")
 
 
 def test_settings_are_written_when_the_runs_have_them(asked, monkeypatch, tmp_path):
@@ -158,7 +178,9 @@ def test_settings_are_written_when_the_runs_have_them(asked, monkeypatch, tmp_pa
     run_sweep(config, ("rte",), (0,), sweep=SweepConfig(learning_rate=(1e-5,)))
     kept = (tmp_path / "choice/rte/choice.json").read_text()
     monkeypatch.setattr(module, "finetune_seeds", refuse)
-    refused(lambda: run_sweep(config, ("rte",), (0,), sweep=SweepConfig(learning_rate=(1e-3,))), "another config")
+    refused(
+        lambda: run_sweep(config, ("rte",), (0,), sweep=SweepConfig(learning_rate=(1e-3,))), by="glue.sweep.run_sweep"
+    )
     assert (tmp_path / "choice/rte/choice.json").read_text() == kept
 
 
@@ -168,14 +190,24 @@ def test_no_task_starts_at_an_mnli_model_that_diverged(asked, monkeypatch, tmp_p
     config = change(FinetuneConfig(model="bert", data=str(tmp_path)), run__directory="runs/x")
     ended = lambda configs, together: [result(one.task, value=0.0, diverged="step 4") for one in configs]
     monkeypatch.setattr(module, "finetune_seeds", ended)
-    refused(lambda: run_sweep(config, ("rte",), (0,), from_mnli=True), "runs/x/mnli-0 diverged (step 4)")
+    refused(
+        lambda: run_sweep(config, ("rte",), (0,), from_mnli=True),
+        "runs/x/mnli-0",
+        by="glue.sweep._check_start",
+        field="--from-mnli",
+    )
 
 
 def test_small_tasks_start_at_the_mnli_model_of_their_seed(asked, tmp_path):
     for task in ("rte", "cola", "stsb"):
         write_task(tmp_path, task)
     config = change(FinetuneConfig(model="bert", data=str(tmp_path), save_model=False), run__directory="runs/x")
-    refused(lambda: run_sweep(config, ("cola", "rte"), (0,), from_mnli=True), "mnli", str(tmp_path))
+    refused(
+        lambda: run_sweep(config, ("cola", "rte"), (0,), from_mnli=True),
+        str(tmp_path),
+        by="glue.sweep.run_sweep",
+        field="--from-mnli",
+    )
     write_task(tmp_path, "mnli")
     assert asked == []
     run_sweep(config, ("cola", "rte", "stsb"), (0, 1), from_mnli=True)

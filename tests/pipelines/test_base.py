@@ -127,16 +127,18 @@ def test_texts_that_were_cut_are_told_of_once(directory, capfd):
 
 
 def test_what_is_no_text_is_refused(fill):
-    refused(lambda: fill(["reda [MASK]", " "]), "text 2 is empty")
-    refused(lambda: fill(["reda [MASK]", 3.5]), "text 2 is a float (3.5)")
-    refused(lambda: list(fill(iter(["reda [MASK]"] * 40 + [None]))), "text 41 is a NoneType")
-    refused(lambda: fill(["reda [MASK] \ud800"]), "text 1 is not valid Unicode")
+    refused(lambda: fill(["reda [MASK]", " "]), by="text.tokenizer.BertTokenizer.rows", row=2)
+    refused(lambda: fill(["reda [MASK]", 3.5]), "3.5", by="text.tokenizer.check_text")
+    refused(lambda: list(fill(iter(["reda [MASK]"] * 40 + [None]))), "41", by="text.tokenizer.check_text")
+    refused(lambda: fill(["reda [MASK] \ud800"]), by="text.tokenizer.check_text")
     for given in (None, 3, b"reda [MASK]", {"text": "reda [MASK]"}):
-        refused(lambda given=given: fill(given), f"a {type(given).__name__} was given")
+        refused(
+            lambda given=given: fill(given), f"a {type(given).__name__} was given", by="pipelines.base.Pipeline._over"
+        )
 
 
 def test_a_batch_has_at_least_one_row(directory):
-    refused(lambda: FillMask(directory, batch_size=0), "batch_size = 0")
+    refused(lambda: FillMask(directory, batch_size=0), by="pipelines.base.Pipeline.__init__", field="batch_size")
 
 
 def test_a_pipeline_is_shown_in_a_line(directory, fill, model):

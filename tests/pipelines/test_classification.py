@@ -58,9 +58,9 @@ def test_a_tuple_is_a_pair(classify):
         assert found[0]["score"] == pytest.approx(softmax(logits(classify, *pair)).max(), rel=1e-4)
         assert classify(pair)[0]["label"] == found[0]["label"]
     assert [len(found) for found in classify(iter(["reda", *pairs]), None)] == [3, 3, 3]
-    refused(lambda: classify(("reda", "redb", "redc")), "text 1 is a tuple of 3", "(text, pair)")
-    refused(lambda: classify([("reda", " ")]), "text 1 is empty")
-    refused(lambda: classify([("reda", None)]), "text 1 is a NoneType")
+    refused(lambda: classify(("reda", "redb", "redc")), by="text.tokenizer.BertTokenizer.rows", row=1)
+    refused(lambda: classify([("reda", " ")]), by="text.tokenizer.BertTokenizer.rows", row=1)
+    refused(lambda: classify([("reda", None)]), by="text.tokenizer.check_text")
     assert classify([]) == []
 
 
@@ -82,9 +82,14 @@ def test_labels_that_do_not_exclude_each_other_have_probabilities_of_their_own(s
 
 @pytest.mark.parametrize("top_k", [0, 4])
 def test_a_number_of_labels_that_are_not_there_is_refused(classify, top_k):
-    refused(lambda: classify("reda", top_k), f"top_k = {top_k}", "1 to 3")
+    refused(
+        lambda: classify("reda", top_k),
+        f"top_k = {top_k}",
+        by="pipelines.classification.TextClassification.__call__",
+        field="top_k",
+    )
 
 
 def test_a_directory_without_a_classifier_is_refused(directory, capfd):
-    message = refused(lambda: TextClassification(directory), str(directory), "no trained head", "classifier.weight")
+    message = refused(lambda: TextClassification(directory), by="models.hf_format.to_params", path=str(directory))
     assert message.endswith("are missing; train it first")

@@ -53,9 +53,22 @@ def test_the_encoder_is_taken_from_any_head(world, kind, config, tmp_path):
 
 @pytest.mark.parametrize("layer", [3, -4, 100])
 def test_a_layer_that_is_not_there_is_refused(features, layer):
-    refused(lambda: features("reda", layer=layer), f"layer = {layer}", "0 (embeddings) to 2", "-3 to -1")
+    refused(
+        lambda: features("reda", layer=layer),
+        f"layer = {layer}",
+        "-3",
+        "-1",
+        by="pipelines.features.FeatureExtraction.__call__",
+        field="layer",
+    )
 
 
 def test_an_unknown_pooling_is_refused(features):
-    refused(lambda: features("reda", "means"), "pooling = 'means'", "did you mean 'mean'?")
-    refused(lambda: features("reda", "max"), "known: tokens, cls, mean")
+    refused(
+        lambda: features("reda", "means"),
+        "'means'",
+        "'mean'",
+        by="pipelines.features.FeatureExtraction.__call__",
+        field="pooling",
+    )
+    refused(lambda: features("reda", "max"), by="pipelines.features.FeatureExtraction.__call__", field="pooling")

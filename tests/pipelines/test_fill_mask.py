@@ -73,19 +73,25 @@ def test_a_text_that_fills_every_position_is_read_and_a_longer_one_is_cut_and_to
 
 
 def test_a_mask_that_a_cut_would_lose_is_refused(fill):
-    refused(lambda: fill("goes " * 38 + "[MASK]"), "'goes goes", "…", "[MASK]", "beyond the 40 tokens")
-    refused(lambda: fill("[MASK] " + "goes " * 38 + "[MASK]"), "beyond the 40 tokens")
+    refused(lambda: fill("goes " * 38 + "[MASK]"), "[MASK]", "40", by="pipelines.fill_mask.FillMask._masks")
+    refused(lambda: fill("[MASK] " + "goes " * 38 + "[MASK]"), "40", by="pipelines.fill_mask.FillMask._masks")
 
 
 @pytest.mark.parametrize("top_k", [0, -1, 51])
 def test_a_number_of_answers_outside_the_vocabulary_is_refused(fill, top_k):
-    refused(lambda: fill("reda [MASK]", top_k=top_k), f"top_k = {top_k}", "1 to 50")
+    refused(
+        lambda: fill("reda [MASK]", top_k=top_k),
+        f"top_k = {top_k}",
+        "50",
+        by="pipelines.fill_mask.FillMask.__call__",
+        field="top_k",
+    )
 
 
 def test_a_text_without_a_mask_is_refused(fill):
-    refused(lambda: fill("reda redb"), "'reda redb'", "has no [MASK]")
-    refused(lambda: fill(["reda [MASK]", "reda [mask"]), "'reda [mask'")
-    refused(lambda: fill(""), "text 1 is empty")
+    refused(lambda: fill("reda redb"), "'reda redb'", "[MASK]", by="pipelines.fill_mask.FillMask._masks")
+    refused(lambda: fill(["reda [MASK]", "reda [mask"]), "'reda [mask'", by="pipelines.fill_mask.FillMask._masks")
+    refused(lambda: fill(""), by="text.tokenizer.BertTokenizer.rows", row=1)
 
 
 def test_targets_are_scored_over_the_vocabulary_and_among_themselves(fill, model):
@@ -118,17 +124,17 @@ def test_a_target_that_is_no_token_is_replaced_by_its_first_piece_and_told_of(fi
 
 
 def test_a_target_without_a_word_is_refused(fill):
-    refused(lambda: fill("reda [MASK]", targets=[]), "targets: none is given")
-    refused(lambda: fill("reda [MASK]", targets=["goes", " "]), "target ' ' is empty")
+    refused(lambda: fill("reda [MASK]", targets=[]), by="pipelines.fill_mask.FillMask.__call__")
+    refused(lambda: fill("reda [MASK]", targets=["goes", " "]), "' '", by="pipelines.fill_mask.FillMask._pieces")
 
 
 def test_a_tokenizer_beyond_the_embedding_is_refused(world, tmp_path):
     masked_lm(change(BERT, vocab_size=40)).save_pretrained(tmp_path / "model", load_tokenizer(world.tokenizer))
-    refused(lambda: FillMask(tmp_path / "model"), "needs 48 rows", "has only 40")
+    refused(lambda: FillMask(tmp_path / "model"), "48", "40", by="text.tokenizer.check_fit")
 
 
 def test_a_directory_without_a_masked_lm_head_is_refused(directory, tmp_path):
     EncoderModel.from_pretrained(directory, add_pooling_layer=False).save_pretrained(
         tmp_path, load_tokenizer(directory)
     )
-    refused(lambda: FillMask(tmp_path), str(tmp_path), "no trained head", "cls.predictions.bias")
+    refused(lambda: FillMask(tmp_path), by="models.hf_format.to_params", path=str(tmp_path))

@@ -128,12 +128,20 @@ def test_whole_words_keep_the_token_types_of_their_place(small, monkeypatch):
 
 def test_options_that_contradict_each_other_are_refused(small):
     text = "blue [MASK]"
-    refused(lambda: small(text, whole_words=True), "name them as targets")
-    refused(lambda: small(text, targets=["red"], whole_words=True, joint=True), "exclude each other")
-    refused(lambda: small(text, targets=["red", "☃"], whole_words=True), "target '☃'", "cannot be scored")
-    refused(lambda: small(text, targets=["red", ""], whole_words=True), "target '' is empty")
-    refused(lambda: small(text, targets=["red", 3]), "target is a int (3)")
-    refused(lambda: small("to " * 28 + "[MASK]", targets=["red", "goests"], whole_words=True), "3 pieces", "33 tokens")
+    refused(lambda: small(text, whole_words=True), by="pipelines.fill_mask.FillMask.__call__")
+    refused(
+        lambda: small(text, targets=["red"], whole_words=True, joint=True), by="pipelines.fill_mask.FillMask.__call__"
+    )
+    refused(
+        lambda: small(text, targets=["red", "☃"], whole_words=True), "'☃'", by="pipelines.fill_mask.FillMask._words"
+    )
+    refused(lambda: small(text, targets=["red", ""], whole_words=True), by="pipelines.fill_mask.FillMask._pieces")
+    refused(lambda: small(text, targets=["red", 3]), by="text.tokenizer.check_text")
+    refused(
+        lambda: small("to " * 28 + "[MASK]", targets=["red", "goests"], whole_words=True),
+        "33",
+        by="pipelines.fill_mask.FillMask._whole",
+    )
 
 
 def test_single_masks_are_what_they_were(small):

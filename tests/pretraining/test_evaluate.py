@@ -130,19 +130,35 @@ def test_refused_in_one_line(world, tmp_path):
     distil = tmp_path / "distil"
     masked_lm(STUDENT).save_pretrained(distil, load_tokenizer(world.tokenizer))
     pairs = lambda: evaluate_mlm(str(distil), world.heldout, length=32, sequences="pair")
-    refused(pairs, "--sequences pair", str(distil), "the two token types")
+    refused(pairs, str(distil), by="pretraining.evaluate.evaluate_mlm", field="--sequences")
     ask = lambda model, corpus=world.heldout, **options: (
         lambda: evaluate_mlm(model, corpus, **{"length": 32, **options})
     )
-    refused(ask(world.teacher, length=64), "--length 64", "32 positions", world.teacher)
-    refused(ask(world.teacher, teacher=str(short)), "--length 32", "16 positions", str(short))
-    refused(ask(world.teacher, batch_size=0), "--batch-size 0")
-    refused(ask(world.teacher, max_rows=0), "--max-rows 0")
-    refused(ask(str(tmp_path / "foreign")), "--model", "its tokenizer is not the one that made the corpus")
-    refused(ask(world.teacher, teacher=str(tmp_path / "foreign")), "--teacher", "its tokenizer")
-    refused(ask(str(tmp_path / "nowhere")), "nowhere")
-    refused(ask(world.teacher, corpus=str(tmp_path)), str(tmp_path), "no corpus")
-    refused(ask(world.teacher, corpus=""), "corpus")
+    refused(
+        ask(world.teacher, length=64),
+        "64",
+        "32",
+        world.teacher,
+        by="pretraining.evaluate.evaluate_mlm",
+        field="--length",
+    )
+    refused(
+        ask(world.teacher, teacher=str(short)),
+        "32",
+        "16",
+        str(short),
+        by="pretraining.evaluate.evaluate_mlm",
+        field="--length",
+    )
+    refused(ask(world.teacher, batch_size=0), "--batch-size", by="pretraining.evaluate.evaluate_mlm")
+    refused(ask(world.teacher, max_rows=0), "--max-rows", by="pretraining.evaluate.evaluate_mlm")
+    refused(ask(str(tmp_path / "foreign")), by="pretraining.setup.load_teacher", field="--model")
+    refused(
+        ask(world.teacher, teacher=str(tmp_path / "foreign")), by="pretraining.setup.load_teacher", field="--teacher"
+    )
+    refused(ask(str(tmp_path / "nowhere")), by="base.hub.locate", path="nowhere")
+    refused(ask(world.teacher, corpus=str(tmp_path)), by="pretraining.corpus.Corpus.open", path=str(tmp_path))
+    refused(ask(world.teacher, corpus=""), by="pretraining.setup.corpus_rows")
     assert not list(Path(world.heldout).glob("packed-64*"))
 
 

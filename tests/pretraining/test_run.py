@@ -97,7 +97,7 @@ def test_a_finished_run_whose_model_is_damaged_says_so(finished, name, damage, t
     monkeypatch.setattr("distilbert_jax.pretraining.run.fit", lambda *_, **__: pytest.fail("it trains again"))
     config = change(finished, run__directory=str(tmp_path / "run"))
     message = f"remove the directory {tmp_path / 'run/model'}, and the same command writes it again"
-    refused(lambda: runs.train(config), name, message)
+    refused(lambda: runs.train(config), name, message, by="pretraining.run._check_finished")
 
 
 def test_refused_beside_another_process_a_run_changes_nothing(world, tmp_path):
@@ -106,7 +106,7 @@ def test_refused_beside_another_process_a_run_changes_nothing(world, tmp_path):
     before = (tmp_path / "run/config.json").read_bytes()
     with run_directory.alone(tmp_path / "run"):
         other = change(config, optimizer__learning_rate=0.5)
-        refused(lambda: runs.train(other), "another process trains here")
+        refused(lambda: runs.train(other), by="training.run_directory.locked")
     assert (tmp_path / "run/config.json").read_bytes() == before
 
 
@@ -118,7 +118,7 @@ def test_a_changed_corpus_is_refused(world, finished, tmp_path):
         (tmp_path / "run/config.json").read_text().replace(f'"{world.corpus}"', f'"{tmp_path / "corpus"}"')
     )
     config = pretraining(world, tmp_path / "run", data__corpus=str(tmp_path / "corpus"))
-    message = refused(lambda: runs.train(config), str(tmp_path / "run"), "data.corpus changed since this run began")
+    message = refused(lambda: runs.train(config), by="training.run_directory.check_inputs", path=str(tmp_path / "run"))
     assert "weights" not in message
 
 
@@ -130,7 +130,7 @@ def test_a_changed_held_out_corpus_is_refused(world, tmp_path):
     shutil.rmtree(tmp_path / "run/model")
     shutil.rmtree(heldout)
     runs.write_corpus(heldout, Path(world.tokenizer), 6, seed=5)
-    refused(lambda: runs.train(config), str(tmp_path / "run"), "data.heldout changed since this run began")
+    refused(lambda: runs.train(config), by="training.run_directory.check_inputs", path=str(tmp_path / "run"))
 
 
 def test_a_finished_run_is_not_found_for_another_corpus(world, tmp_path, capsys):
@@ -143,7 +143,7 @@ def test_a_finished_run_is_not_found_for_another_corpus(world, tmp_path, capsys)
     runs.train(config)
     assert "finished before" in capsys.readouterr().out, "the corpus may be gone"
     runs.write_corpus(corpus, Path(world.tokenizer), 20, seed=5)
-    refused(lambda: runs.train(config), str(tmp_path / "run"), "data.corpus changed since this run began")
+    refused(lambda: runs.train(config), by="training.run_directory.check_inputs", path=str(tmp_path / "run"))
     assert (tmp_path / "run/inputs.json").read_bytes() == recorded
 
 
@@ -269,8 +269,11 @@ REFUSED = {
         lambda w, o, d: distilling(w, d, model=BERT, data__sequences="pair"),
         ["objective = 'distillation'", "--objective masked_lm_nsp"],
     ),
-    "mesh of too many devices": (lambda w, o, d: pretraining(w, d, mesh__data=16), ["16 × 1 × 1", "8 devices"]),
-    "mesh of too few devices": (lambda w, o, d: pretraining(w, d, mesh__data=1, mesh__tensor=4), ["1 × 1 × 4"]),
+    "mesh of too many devices": (lambda w, o, d: pretraining(w, d, mesh__data=16), ["--mesh.data 16", "8 devices"]),
+    "mesh of too few devices": (
+        lambda w, o, d: pretraining(w, d, mesh__data=1, mesh__tensor=4),
+        ["--mesh.tensor 4 --mesh.data 1"],
+    ),
     "batch beside the devices": (lambda w, o, d: pretraining(w, d, data__batch_size=12), ["data.batch_size = 12", "8"]),
     "heads beside the tensor axis": (
         lambda w, o, d: pretraining(w, d, mesh__tensor=8, model__num_attention_heads=2),

@@ -195,7 +195,7 @@ def test_the_masks_name_is_the_tokenizers(fill, tmp_path, monkeypatch):
     (found,) = bias_probe(other, PAIRS[:1], words=["reda", "redb"])
     assert found.log_odds == expected.log_odds
     both = Pair("both", {"a": "<mask> [MASK]", "b": "[MASK]"})
-    refused(lambda: bias_probe(other, [both]), "pair 'both', side 'a': has a <mask> beside [MASK]")
+    refused(lambda: bias_probe(other, [both]), "'both'", "'a'", "[MASK]", by="probes.bias._encode")
 
 
 def test_sides_that_the_tokenizer_cannot_tell_apart_are_announced(fill, capsys):
@@ -207,13 +207,13 @@ def test_sides_that_the_tokenizer_cannot_tell_apart_are_announced(fill, capsys):
 
 def test_refused_in_one_line_before_the_model_runs(fill, monkeypatch):
     monkeypatch.setattr(bias, "_mask_logits", None)
-    refused(lambda: bias_probe(fill, PAIRS, top_k=0), "top_k = 0", "1 to 50")
-    refused(lambda: bias_probe(fill, PAIRS, top_k=51), "top_k = 51", "1 to 50")
-    refused(lambda: bias_probe(fill, PAIRS, words="nurse"), "words is 'nurse', expected a list")
-    refused(lambda: bias_probe(fill, PAIRS, words=["\udcff"]), "not valid Unicode")
-    refused(lambda: bias_probe(fill, PAIRS, words=["xyz", "goess"]), "no word of interest is left", "xyz, goess")
+    refused(lambda: bias_probe(fill, PAIRS, top_k=0), "50", by="probes.bias.bias_probe", field="top_k")
+    refused(lambda: bias_probe(fill, PAIRS, top_k=51), "51", "50", by="probes.bias.bias_probe", field="top_k")
+    refused(lambda: bias_probe(fill, PAIRS, words="nurse"), "'nurse'", by="probes.prompts.check_words")
+    refused(lambda: bias_probe(fill, PAIRS, words=["\udcff"]), by="probes.prompts._check_text")
+    refused(lambda: bias_probe(fill, PAIRS, words=["xyz", "goess"]), by="probes.bias.bias_probe")
     long = Pair("p", {"a": "[MASK]", "b": "goes " * 38 + "[MASK]"})
-    refused(lambda: bias_probe(fill, [*PAIRS, long]), "pair 'p', side 'b': 41 tokens", "40 positions")
+    refused(lambda: bias_probe(fill, [*PAIRS, long]), "'p'", "'b'", "41", "40", by="probes.bias._encode")
 
 
 def test_a_table_shows_both_sides_and_takes_no_piece_for_a_style():
@@ -260,7 +260,7 @@ def test_what_a_chart_leaves_out_it_says():
     assert [bar.get_width() for bar in figure.axes[0].patches] == sorted(
         sorted((float(i - 10) for i in range(55)), key=abs)[15:]
     )
-    refused(lambda: bias.chart([result({})], "m"), "nothing to draw")
+    refused(lambda: bias.chart([result({})], "m"), by="probes.bias.chart")
 
 
 def test_characters_that_the_font_lacks_are_told_in_one_line(tmp_path, capsys):
@@ -310,8 +310,8 @@ def test_the_command_prints_a_json_object_a_line(directory, tmp_path, capsys):
 def test_the_command_refuses_in_one_line(directory, tmp_path):
     (tmp_path / "file").write_text("")
     run = lambda *arguments: lambda: evaluate.main(["bias", *arguments])
-    refused(run(), "--model")
-    refused(run("--model", "nowhere"), "nowhere")
-    refused(run("--model", directory, "--out", str(tmp_path / "file")), "is a file, expected a directory")
-    refused(run("--model", "nowhere", "--prompts", str(tmp_path / "a.yaml")), "a.yaml: no such prompts file")
-    refused(run("--model", directory, "--topk", "3"), "--top-k")
+    refused(run(), "--model", by="cli.arguments.parse")
+    refused(run("--model", "nowhere"), by="base.hub._download")
+    refused(run("--model", directory, "--out", str(tmp_path / "file")), by="cli.probes.BiasCommand.run", field="--out")
+    refused(run("--model", "nowhere", "--prompts", str(tmp_path / "a.yaml")), by="probes.prompts._parse", path="a.yaml")
+    refused(run("--model", directory, "--topk", "3"), "--top-k", by="cli.arguments.parse")

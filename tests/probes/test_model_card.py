@@ -136,11 +136,11 @@ def test_the_exit_status_says_whether_the_card_holds(directory, own, capsys, mon
 
 def test_another_vocabulary_is_refused_in_one_line(world, fill, own):
     refused(
-        lambda: evaluate.main(["card", "--model", world.teacher]), "another vocabulary", "'role' is not in it", "2535"
+        lambda: evaluate.main(["card", "--model", world.teacher]), "'role'", "2535", by="probes.model_card.check_card"
     )
     moved = perturbed(own, 1, token=7, token_str="role")
-    refused(lambda: check_card(fill, moved), "'role' is token 2535, on the card it is token 7")
-    refused(lambda: evaluate.main(["card", "--model", "nowhere"]), "nowhere")
+    refused(lambda: check_card(fill, moved), "'role'", "2535", by="probes.model_card.check_card")
+    refused(lambda: evaluate.main(["card", "--model", "nowhere"]), by="base.hub._download")
 
 
 @pytest.mark.parity

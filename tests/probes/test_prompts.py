@@ -80,7 +80,12 @@ def test_a_malformed_pair_is_one_line_with_file_and_number(write, changes, words
 @pytest.mark.parametrize("field", ["name", "sides"])
 def test_a_pair_without_a_field_is_refused(write, field):
     entry = {name: value for name, value in ENTRY.items() if name != field}
-    refused(lambda: read_pairs(write(json.dumps([entry]), "a.json")), "a.json, pair 1: ", f"has no {field}")
+    refused(
+        lambda: read_pairs(write(json.dumps([entry]), "a.json")),
+        f"has no {field}",
+        by="probes.prompts.read_pairs",
+        path="a.json, pair 1",
+    )
 
 
 @pytest.mark.parametrize(
@@ -110,4 +115,4 @@ def test_a_malformed_file_is_one_line(write, name, content, words):
 
 
 def test_a_missing_file_is_one_line(tmp_path):
-    refused(lambda: read_pairs(tmp_path / "a.yaml"), f"{tmp_path}/a.yaml: no such prompts file")
+    refused(lambda: read_pairs(tmp_path / "a.yaml"), by="probes.prompts._parse", path=f"{tmp_path}/a.yaml")

@@ -19,8 +19,10 @@ def test_speed_is_told_with_what_it_was_measured_on(world):
 
 
 def test_refused_in_one_line(world):
-    refused(lambda: encoder_speed(world.teacher, length=33), "--length 33", "32 positions")
-    refused(lambda: encoder_speed(world.teacher, batch_size=0, length=8), "--batch-size 0")
-    refused(lambda: encoder_speed(world.teacher, length=0), "--length 0")
-    refused(lambda: encoder_speed(world.teacher, length=8, rounds=0), "--rounds 0")
-    refused(lambda: encoder_speed("nowhere"), "nowhere")
+    refused(lambda: encoder_speed(world.teacher, length=33), "33", "32", by="probes.speed._encoder", field="--length")
+    refused(
+        lambda: encoder_speed(world.teacher, batch_size=0, length=8), "--batch-size", by="probes.speed.encoder_speed"
+    )
+    refused(lambda: encoder_speed(world.teacher, length=0), "--length", by="probes.speed.encoder_speed")
+    refused(lambda: encoder_speed(world.teacher, length=8, rounds=0), "--rounds", by="probes.speed.encoder_speed")
+    refused(lambda: encoder_speed("nowhere"), by="base.hub._download")

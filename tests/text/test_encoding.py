@@ -40,7 +40,7 @@ def test_the_second_text_of_a_pair_has_token_type_1(tokenizer):
     batch = tokenizer(["reda", "redb goes"], ["to redc", "to"])
     np.testing.assert_array_equal(batch["token_type_ids"], [[0, 0, 0, 1, 1, 1], [0, 0, 0, 0, 1, 1]])
     assert tokenizer("reda", "to redc")["input_ids"].tolist() == batch["input_ids"][:1].tolist()
-    refused(lambda: tokenizer(["reda", "redb"], "to"), "2 texts and 1 pairs")
+    refused(lambda: tokenizer(["reda", "redb"], "to"), by="text.tokenizer.BertTokenizer.__call__", field="pairs")
 
 
 @pytest.mark.parametrize("config", [BERT, STUDENT], ids=["bert", "distilbert"])
@@ -69,15 +69,21 @@ def test_what_is_too_long_is_cut_and_told_of(tokenizer, capfd):
 
 @pytest.mark.parametrize("max_length", [0, 2, 33])
 def test_a_length_beyond_the_model_or_below_a_word_is_refused(tokenizer, max_length):
-    refused(lambda: tokenizer("reda", max_length=max_length), f"max_length = {max_length}", "3 to 32")
+    refused(
+        lambda: tokenizer("reda", max_length=max_length),
+        f"max_length = {max_length}",
+        "32",
+        by="text.tokenizer.BertTokenizer.rows",
+        field="max_length",
+    )
 
 
 def test_what_is_no_text_is_refused(tokenizer):
     for empty in ("", "  ", "\n", "\u200b"):
-        refused(lambda empty=empty: tokenizer(["reda", empty]), "text 2 is empty")
-    refused(lambda: tokenizer("reda", ""), "text 1 is empty")
-    refused(lambda: tokenizer(["reda", 3]), "text 2 is a int (3)")
-    refused(lambda: tokenizer("reda \ud800"), "text 1 is not valid Unicode")
+        refused(lambda empty=empty: tokenizer(["reda", empty]), by="text.tokenizer.BertTokenizer.rows", row=2)
+    refused(lambda: tokenizer("reda", ""), by="text.tokenizer.BertTokenizer.rows", row=1)
+    refused(lambda: tokenizer(["reda", 3]), by="text.tokenizer.check_text")
+    refused(lambda: tokenizer("reda \ud800"), by="text.tokenizer.check_text")
     assert tokenizer("[MASK]")["input_ids"].tolist() == [[tokenizer.ids.cls, tokenizer.ids.mask, tokenizer.ids.sep]]
 
 

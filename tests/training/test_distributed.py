@@ -153,7 +153,11 @@ def fails(error):
 def test_all_processes_hear_what_the_first_of_them_that_failed_says(second_of_two):
     second_of_two.append(b"")
     assert module.on_all_processes(lambda: 7) == 7
-    runs.refused(lambda: module.on_all_processes(lambda: fails(InputError("a.txt: empty"))), "a.txt: empty")
+    runs.refused(
+        lambda: module.on_all_processes(lambda: fails(InputError("a.txt: empty"))),
+        "a.txt",
+        by="training.distributed.on_all_processes",
+    )
     with pytest.raises(PermissionError) as caught:
         module.on_all_processes(lambda: fails(PermissionError(errno.EACCES, "Permission denied", "runs/x")))
     assert caught.value.strerror == "Permission denied (runs/x)"
@@ -163,20 +167,22 @@ def test_all_processes_hear_what_the_first_of_them_that_failed_says(second_of_tw
             module.on_all_processes(action)
         assert caught.value.errno == errno.ENOSPC
     second_of_two[0] = b"0 b.txt: empty"
-    runs.refused(lambda: module.on_main_process(lambda: pytest.fail("only the first acts")), "b.txt: empty")
+    runs.refused(
+        lambda: module.on_main_process(lambda: pytest.fail("only the first acts")),
+        "b.txt",
+        by="training.distributed.on_all_processes",
+    )
 
 
 def test_a_run_by_hand_needs_all_three_variables(monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
-    runs.refused(
-        distributed.join_processes, "JAX_NUM_PROCESSES is set, but not JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID"
-    )
+    runs.refused(distributed.join_processes, by="training.distributed.join_processes")
 
 
 def test_a_number_of_processes_that_is_none_is_refused(monkeypatch):
     for name, value in {"JAX_COORDINATOR_ADDRESS": "h:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"}.items():
         monkeypatch.setenv(name, value)
-    runs.refused(distributed.join_processes, "JAX_NUM_PROCESSES = two: expected a number")
+    runs.refused(distributed.join_processes, by="training.distributed.join_processes", field="JAX_NUM_PROCESSES")
 
 
 @pytest.mark.parametrize(
@@ -194,7 +200,7 @@ def test_variables_that_name_no_place_are_refused(address, index, words, monkeyp
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("jax.distributed.initialize", lambda *_: pytest.fail("it waits for the others"))
-    runs.refused(distributed.join_processes, words)
+    runs.refused(distributed.join_processes, words, by="training.distributed.join_processes")
 
 
 def test_without_others_there_is_nothing_to_join(monkeypatch):
@@ -228,4 +234,4 @@ def test_processes_that_do_not_find_each_other_are_told_of(monkeypatch):
 
     monkeypatch.setattr("jax.distributed.initialize", fails)
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    runs.refused(distributed.join_processes, "did not find each other: deadline exceeded")
+    runs.refused(distributed.join_processes, by="training.distributed.join_processes")

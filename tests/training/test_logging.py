@@ -123,10 +123,10 @@ def test_a_log_that_lacks_steps_of_the_checkpoint_is_refused(tmp_path):
         log.write("train", step, {"loss": 1.0})
     log.close()
     RunLog(tmp_path, 2, 1).close()
-    refused(lambda: RunLog(tmp_path, 3, 1), "metrics.jsonl", "1 of the first 3 steps are missing")
+    refused(lambda: RunLog(tmp_path, 3, 1), by="training.logging.RunLog.__init__", path="metrics.jsonl")
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 2
     (tmp_path / "metrics.jsonl").unlink()
-    refused(lambda: RunLog(tmp_path, 3, 1), "3 of the first 3")
+    refused(lambda: RunLog(tmp_path, 3, 1), by="training.logging.RunLog.__init__")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_a_log_in_which_a_step_is_not_there_once_is_refused_as_it_is(numbers, wr
     path = tmp_path / "metrics.jsonl"
     path.write_text("".join(json.dumps({"kind": "train", "step": number}) + "\n" for number in numbers))
     before = path.read_text()
-    refused(lambda: RunLog(tmp_path, 4, 1), "metrics.jsonl", wrong)
+    refused(lambda: RunLog(tmp_path, 4, 1), wrong, by="training.logging.RunLog.__init__", path="metrics.jsonl")
     assert path.read_text() == before
 
 

@@ -31,7 +31,13 @@ def test_the_same_config_enters_again(begun):
 
 def test_another_config_is_refused_and_what_differs_is_named(begun):
     other = change(CONFIG, optimizer__learning_rate=1e-4, model__hidden_dropout=0.2, run__seed=3, teacher="other")
-    message = refused(lambda: run_directory.enter(other, begun), str(begun), "--run.directory")
+    message = refused(
+        lambda: run_directory.enter(other, begun),
+        "--run.directory",
+        by="training.run_directory.enter",
+        path=str(begun),
+        field="model.hidden_dropout",
+    )
     assert "optimizer.learning_rate: 0.0005 → 0.0001" in message
     assert "model.hidden_dropout: 0.1 → 0.2" in message
     assert "run.seed: 0 → 3" in message
@@ -67,13 +73,20 @@ def test_a_run_that_was_refused_before_its_first_step_may_be_corrected(tmp_path,
     run_directory.enter(CONFIG, tmp_path)
     run_directory.enter(other, tmp_path)
     (tmp_path / sign).mkdir()
-    refused(lambda: run_directory.enter(CONFIG, tmp_path), "data.batch_size: 8 → 32")
+    refused(
+        lambda: run_directory.enter(CONFIG, tmp_path), "32", by="training.run_directory.enter", field="data.batch_size"
+    )
 
 
 def test_a_run_of_another_kind_or_a_damaged_config_is_refused(begun):
-    refused(lambda: run_directory.enter(FinetuneConfig(), begun), str(begun / "config.json"))
+    refused(
+        lambda: run_directory.enter(FinetuneConfig(), begun),
+        by="base.config_io._build",
+        path=str(begun / "config.json"),
+        field="init",
+    )
     (begun / "config.json").write_text('{"model": ')
-    refused(lambda: run_directory.enter(CONFIG, begun), str(begun / "config.json"), "damaged, not JSON")
+    refused(lambda: run_directory.enter(CONFIG, begun), by="base.files.read_json", path=str(begun / "config.json"))
 
 
 def test_changed_inputs_are_refused_by_name(begun):
@@ -81,12 +94,13 @@ def test_changed_inputs_are_refused_by_name(begun):
     run_directory.check_inputs(begun, inputs)
     run_directory.check_inputs(begun, inputs)
     message = refused(
-        lambda: run_directory.check_inputs(begun, {**inputs, "data.corpus": "ccc"}), "data.corpus changed"
+        lambda: run_directory.check_inputs(begun, {**inputs, "data.corpus": "ccc"}),
+        by="training.run_directory.check_inputs",
     )
     assert "teacher" not in message
     run_directory.check_inputs(begun, inputs)
     (begun / "inputs.json").write_text("{")
-    refused(lambda: run_directory.check_inputs(begun, inputs), "inputs.json", "damaged")
+    refused(lambda: run_directory.check_inputs(begun, inputs), by="base.files.read_json", path="inputs.json")
 
 
 def test_a_run_has_finished_when_its_model_is_there(begun):
@@ -104,10 +118,18 @@ def test_what_holds_no_run_is_left_alone(tmp_path):
     notes.mkdir()
     (notes / "mine.txt").write_text("mine")
     for directory in (model, notes):
-        refused(lambda directory=directory: run_directory.enter(CONFIG, directory), str(directory), "holds no run")
+        refused(
+            lambda directory=directory: run_directory.enter(CONFIG, directory),
+            by="training.run_directory._check_place",
+            path=str(directory),
+        )
     assert (model / "config.json").read_text() == '{"model_type": "bert"}'
     assert [path.name for path in notes.iterdir()] == ["mine.txt"]
-    refused(lambda: run_directory.enter(CONFIG, notes / "mine.txt"), "mine.txt: is a file")
+    refused(
+        lambda: run_directory.enter(CONFIG, notes / "mine.txt"),
+        by="training.run_directory._check_place",
+        path="mine.txt",
+    )
     (tmp_path / "empty").mkdir()
     run_directory.enter(CONFIG, tmp_path / "empty")
 
@@ -115,14 +137,23 @@ def test_what_holds_no_run_is_left_alone(tmp_path):
 @pytest.mark.parametrize("name", ["checkpoints", "tensorboard", "model", "profile"])
 def test_a_file_in_the_place_of_a_folder_is_refused(begun, name):
     (begun / name).write_text("")
-    refused(lambda: run_directory.enter(CONFIG, begun), f"{begun / name}: is a file")
-    refused(lambda: run_directory.alone(begun).__enter__(), f"{begun / name}: is a file")
+    refused(
+        lambda: run_directory.enter(CONFIG, begun), by="training.run_directory._check_place", path=f"{begun / name}"
+    )
+    refused(
+        lambda: run_directory.alone(begun).__enter__(), by="training.run_directory._check_place", path=f"{begun / name}"
+    )
 
 
 def test_no_lock_is_left_in_what_is_no_run(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     for directory, words in ((tmp_path, "holds no run"), (tmp_path / "mine.txt", "is a file")):
-        refused(lambda directory=directory: run_directory.alone(directory).__enter__(), str(directory), words)
+        refused(
+            lambda directory=directory: run_directory.alone(directory).__enter__(),
+            words,
+            by="training.run_directory._check_place",
+            path=str(directory),
+        )
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     with run_directory.alone(tmp_path / "new/run"):
         assert (tmp_path / "new/run").is_dir()
@@ -130,6 +161,6 @@ def test_no_lock_is_left_in_what_is_no_run(tmp_path):
 
 def test_a_second_process_is_kept_out(begun):
     with run_directory.alone(begun):
-        refused(lambda: run_directory.alone(begun).__enter__(), str(begun), "another process trains here")
+        refused(lambda: run_directory.alone(begun).__enter__(), by="training.run_directory.locked", path=str(begun))
     with run_directory.alone(begun):
         pass
