@@ -23,7 +23,7 @@ class ReportCommand:
 
     runs: tyro.conf.Positional[tuple[str, ...]]  # run directories, each with model/ and metrics.jsonl
     out: str  # directory
-    heldout: str = ""  # corpus directory; empty: no held-out figures
+    heldout: str = ""  # corpus directory; empty: no held-out figures but those of a run's own last evaluation
     teacher: str = ""  # run directory that KL divergence, share of the score and speed are relative to
     against: str = ""  # run directory whose scores the others are compared with
     length: int | None = None  # tokens in a row; that of the runs if not given

@@ -72,6 +72,8 @@ def tokenizer(text: tuple[Path, ...], vocab_size: int, out: Path, lowercase: boo
 
         trained = train_wordpiece(lines(), vocab_size, lowercase=lowercase)
     size = f"{trained.get_vocab_size():,} entries"
+    if trained.get_vocab_size() < vocab_size:
+        size += f" of {vocab_size:,} (the text has no more)"
     if (out / "tokenizer.json").exists():
         if fingerprint(load_tokenizer(out)) != fingerprint(trained):
             raise InputError(f"{out}: holds another tokenizer; name another directory, or remove this one", path=out)
