@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import errno
 import functools
+import io
 import os
 import signal
 import sys
@@ -64,10 +65,16 @@ class Preempted(Interrupted):
     status = 75
 
 
+def said(error: BaseException) -> str:
+    """What an exception says, in one line; its name where that alone would be a riddle ("KeyError: 'a'")."""
+    words = " ".join(str(error).split())
+    return f"{type(error).__name__}: {words}" if not words or isinstance(error, LookupError) else words
+
+
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """What is said of a name that is unknown: `did you mean 'x'?`, or all that are known. `cutoff`: how alike, 0 … 1."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    return f"did you mean {found[0]!r}?" if found else f"known: {', '.join(known)}"
+    return f"did you mean {found[0]!r}?" if found else f"known: {', '.join(known) or 'none'}"
 
 
 @functools.cache
@@ -84,6 +91,9 @@ def one_line_errors() -> Iterator[None]:
     missing permission) with 1, a reader that closed the pipe with 141. Anything else is a defect of this package and keeps its
     traceback.
     """
+    for stream in (sys.stdout, sys.stderr):  # where a terminal or a pipe takes ASCII or Latin-1 only
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
         if sys.stdout is not None:  # closed by `>&-`

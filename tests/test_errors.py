@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distilbert_jax.errors import nearest
+from distilbert_jax.errors import nearest, said
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -74,3 +74,16 @@ def test_a_reader_that_went_away_is_no_error():
     with os.fdopen(writer, "wb") as closed:
         done = run("print('x' * 100_000); sys.stdout.flush()", stdout=closed)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_an_output_that_takes_ascii_only_is_no_error():
+    command = [sys.executable, "-c", PROGRAM.format(body="print('→ 🙂'); raise InputError('×')")]
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii"}, capture_output=True
+    )
+    assert (done.returncode, done.stdout) == (2, rb"\u2192 \U0001f642" + b"\n")
+    assert done.stderr == rb"error: \xd7" + b"\n"
+
+
+def test_an_exception_that_is_a_riddle_is_said_with_its_name():
+    assert (said(KeyError("a")), said(ValueError("b")), said(ValueError())) == ("KeyError: 'a'", "b", "ValueError: ")

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from distilbert_jax.base.files import atomic_file
 from distilbert_jax.configs import shipped
-from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.errors import InputError, nearest, said
 
 T = typing.TypeVar("T")
 
@@ -285,12 +285,14 @@ def _config_of(file: ConfigFile, module: types.ModuleType, kinds: tuple[type, ..
     if words and file.word is not None and file.word not in words:
         hint = nearest(file.word, words)
         raise InputError(f"{file}: {file.name} has no variant {file.word!r}; {hint}", path=file.name, hint=hint)
+    if not words and file.word is not None and not inspect.signature(module.get_config).parameters:
+        raise InputError(f"{file}: {file.name} has no variants; leave :{file.word} out", path=file.name, hint=file.name)
     with _mistakes_of(file):
         config = module.get_config(*([] if file.word is None else [file.word]))
-    if not isinstance(config, kinds):
+    if not isinstance(config, kinds or object):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(
-            f"{file.name}: get_config() returned a {type(config).__name__}, expected {expected}", path=file.name
+            f"{file}: get_config() returned a {type(config).__name__}, expected {expected}", path=file.name
         )
     try:
         text = to_json(config)
@@ -336,6 +338,6 @@ def _mistakes_of(file: ConfigFile) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.path.resolve()]
-        what = "a config must not end Python" if isinstance(error, SystemExit) else error
+        what = "a config must not end Python" if isinstance(error, SystemExit) else said(error)
         row = lines[-1] if lines else None
         raise InputError(f"{file.name}: line {row or '?'}: {what}", path=file.name, row=row) from error

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.errors import InputError, nearest, said
 
 
 class Named(Protocol):
@@ -116,9 +116,8 @@ def told(what: str, error: Exception, file: str) -> InputError:
         return error
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
-    said = " ".join(str(error).split()) or type(error).__name__
     row = lines[-1] if lines else None
-    return InputError(f"{file}: {f'line {row}: ' if row else ''}{what}: {said}", path=file, field=what, row=row)
+    return InputError(f"{file}: {f'line {row}: ' if row else ''}{what}: {said(error)}", path=file, field=what, row=row)
 
 
 def source_digest(function: Callable[..., Any]) -> str:

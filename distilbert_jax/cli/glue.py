@@ -48,9 +48,8 @@ class GlueCommand:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     # RTE, MRPC and STS-B start at the MNLI model of their seed, which is trained first and joins the table.
     from_mnli: bool = False
-    teacher_runs: str = (
-        ""  # what distilbert-jax glue left for the teacher: share of its score retained, parameters, speed
-    )
+    # What distilbert-jax glue left for the teacher: share of its score retained, parameters, speed.
+    teacher_runs: str = ""
     # .zip for the GLUE server, of each task the seed that is best on dev; AX comes from MNLI's. Runs that ended without predictions
     # of the test splits are trained once more: give it from the start.
     submit: str = ""

@@ -66,8 +66,8 @@ def run(name: str, args: list[str], prog: str) -> None:
 def _run_first(files: list[str]) -> None:
     """Run a user's file, whose families, tasks and terms the command then knows."""
     if not files or not Path(files[0]).is_file():
-        given = files[0] if files else ""
-        raise InputError(f"--with {given}: no such file; expected a Python file", path=given or None, field="--with")
+        given = f" {files[0]}: no such file" if files else ": no file is given"
+        raise InputError(f"--with{given}; expected a Python file", path=files[0] if files else None, field="--with")
     with signals.leaving_at_ctrl_c():
         from distilbert_jax.base import config_io  # brings NumPy, for which a list of commands need not wait
 
@@ -94,6 +94,11 @@ def main(args: list[str]) -> None:
     name, *rest = args
     if name in ("-h", "--help"):
         return main([name])
+    if name.startswith("-"):
+        raise InputError(
+            f"distilbert-jax {name}: no such option; before a command there are --help, --version and --with FILE.py",
+            field=name,
+        )
     if name not in COMMANDS:
         now = renamed.COMMANDS.get(name)
         hint = f"it is now {now!r}" if now else nearest(name, COMMANDS)

@@ -103,11 +103,17 @@ def student(
     """
     from distilbert_jax.config import student_config
     from distilbert_jax.models.heads import MaskedLM
+    from distilbert_jax.models.hf_format import has_weights
     from distilbert_jax.models.student import chosen_layers, student_from_teacher
     from distilbert_jax.text.tokenizer import load_tokenizer
 
     if Path(out).exists() and Path(teacher).exists() and Path(out).samefile(teacher):
         raise InputError(f"--out {out}: is the teacher's own directory; choose another", field="--out")
+    if Path(out).exists() and not Path(out).is_dir():
+        raise InputError(f"--out {out}: is a file, expected a directory", field="--out")
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        what = "holds a model" if has_weights(Path(out)) else "is not empty"
+        raise InputError(f"--out {out}: {what}; name another directory, or remove this one", field="--out", path=out)
     if layers and num_hidden_layers not in (0, len(layers)):
         raise InputError(
             f"--num-hidden-layers {num_hidden_layers}, but --layers names {len(layers)}; give one of them",

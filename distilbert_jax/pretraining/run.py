@@ -15,7 +15,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import count, digest, merge
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.evaluate import heldout
-from distilbert_jax.pretraining.objective_table import check_objective
+from distilbert_jax.pretraining.objective_table import check_objective, sources
 from distilbert_jax.pretraining.setup import Setup, head_of, set_up
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import callbacks, cost, distributed, run_directory, sharding
@@ -54,10 +54,12 @@ def pretrain(config: PretrainConfig, *, profile: bool = False) -> Path:
 
 
 def _check_finished(config: PretrainConfig, directory: Path) -> None:
-    """Raise InputError unless the corpora, as far as they are there, are those that a run has read and its model can be loaded."""
+    """Raise InputError unless the corpora, as far as they are there, and what users' files bring are those that a run has read, and
+    its model can be loaded."""
     named = {"data.corpus": config.data.corpus, "data.heldout": config.data.heldout}
     there = {name: place for name, place in named.items() if place and (Path(place) / "manifest.json").is_file()}
-    run_directory.check_inputs(directory, {name: Corpus.open(place).fingerprint for name, place in there.items()})
+    corpora = {name: Corpus.open(place).fingerprint for name, place in there.items()}
+    run_directory.check_inputs(directory, corpora | sources(config))
     model = directory / "model"
     try:
         head_of(config).from_pretrained(model, new_head=False)

@@ -137,7 +137,7 @@ def fit(
             if broken := [name for name, value in values.items() if not math.isfinite(value)]:
                 why = (
                     f"step {step}: {', '.join(broken)} is not finite ({values}); batch {step - 1} of the data order; "
-                    "the last checkpoint is kept: try a lower learning rate"
+                    "what was saved before is kept; try a lower learning rate in another run.directory"
                 )
                 failed.setdefault(place, _blamed(broken, origins or {}) if step == 1 and origins else why)
         if len(failed) == len(seeds):

@@ -46,7 +46,7 @@ def test_a_word_behind_a_colon_goes_to_the_config(write):
         path=f"{file}",
         row=5,
     )
-    refused(lambda: load_config(f"{write(CONFIG)}:12", PretrainConfig), by="base.config_io._mistakes_of")
+    refused(lambda: load_config(f"{write(CONFIG)}:12", PretrainConfig), by="base.config_io._config_of")
     refused(lambda: load_config(f"{file}x.py:12", PretrainConfig), by="base.config_io.find_config", path=f"{file}x.py")
 
 
@@ -165,3 +165,12 @@ def test_a_run_of_an_earlier_version_is_read():
     before = '{"task": "rte", "guide": {"teacher": "t", "alpha": 0.25}, "held_out": true}'
     expected = FinetuneConfig(task="rte", distill=DistillConfig("t", 0.25), selection_split=True)
     assert from_json(FinetuneConfig, before) == expected
+
+
+def test_a_word_for_a_config_without_variants_is_answered_so(write):
+    file = write(CONFIG)
+    assert error_of(f"{file}:full").hint == file
+
+
+def test_a_config_may_be_of_any_kind(write):
+    assert load_config(write(CONFIG)) == PretrainConfig(steps=7)

@@ -67,3 +67,15 @@ def test_a_student_is_made_from_a_directory_and_written_with_the_tokenizer(world
 def test_a_student_never_takes_its_teachers_place(world):
     with pytest.raises(InputError, match="is the teacher's own directory"):
         student(str(world.teacher), f"{world.path}/./teacher", layers=(0,))
+
+
+def test_a_student_takes_the_place_of_nothing_that_is_there(world, tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/mine.txt").write_text("mine")
+    student(str(world.teacher), str(tmp_path / "out"), layers=(0,))
+    before = (tmp_path / "out/model.safetensors").read_bytes()
+    for place in ("out", "notes", "notes/mine.txt"):
+        with pytest.raises(InputError) as caught:
+            student(str(world.teacher), str(tmp_path / place), layers=(1,))
+        assert caught.value.field == "--out"
+    assert (tmp_path / "out/model.safetensors").read_bytes() == before

@@ -109,8 +109,9 @@ def test_an_edited_term_is_refused_when_the_run_goes_on(world, outside):
     shutil.rmtree("run/model")
     Path("own_term.py").write_text(edited("own_term.py", "a sum over the tokens", "the sum"))  # a docstring
     command("own_term.py", *options)
-    shutil.rmtree("run/model")
     Path("own_term.py").write_text(edited("own_term.py", "jnp.square(ours - theirs)", "jnp.abs(ours - theirs)"))
+    assert "term norm" in str(refusal(command, "own_term.py", *options)), "of a finished run"
+    shutil.rmtree("run/model")
     assert "term norm" in str(refusal(command, "own_term.py", *options))
 
 
