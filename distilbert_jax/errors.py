@@ -51,9 +51,19 @@ class DivergedError(InputError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop by Ctrl-C and left what the same command goes on from."""
+    """A run was asked to stop by Ctrl-C and left what the same command goes on from.
+
+    Attributes:
+        status: of the process that ends with it.
+        step: of a training run, the last that was taken.
+        kept: whether a checkpoint of that step was written.
+    """
 
     status = 130
+
+    def __init__(self, message: str = "", *, step: int | None = None, kept: bool = False):
+        super().__init__(message)
+        self.step, self.kept = step, kept
 
 
 class Preempted(Interrupted):

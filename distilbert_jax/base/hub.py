@@ -31,13 +31,14 @@ def locate(path_or_id: str | Path, revision: str | None = None) -> Path:
         InputError: neither a directory nor reachable on the hub; the line says how to get a local copy.
     """
     if not str(path_or_id):
-        raise InputError("the name of the model is empty; expected a directory or a hub id")
+        raise InputError("the name of the model is empty; expected a directory or a hub id", field="model")
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         if revision is not None:
             raise InputError(
                 f"{path_or_id}: revision {revision!r} was asked for, but this is a directory, which has no revisions",
                 path=path_or_id,
+                field="revision",
             )
         return path
     if path.exists():

@@ -205,10 +205,11 @@ def report(
     """
     paths = [Path(run) for run in runs]
     if not paths:
-        raise InputError("no run given; name directories that distilbert-jax train made")
+        raise InputError("no run given; name directories that distilbert-jax train made", field="runs")
     if len({path.name for path in paths}) < len(paths):
         raise InputError(
-            f"{', '.join(runs)}: two runs have the same name; the figures of a run go by its directory's name"
+            f"{', '.join(runs)}: two runs have the same name; the figures of a run go by its directory's name",
+            field="runs",
         )
     for path in (*paths, *map(Path, filter(None, (teacher, against)))):
         if not hf_format.has_weights(path / "model"):
@@ -223,7 +224,7 @@ def report(
         raise InputError(f"--out {out}: is a file, expected a directory", field="--out")
     for name, value in (("--length", length), ("--max-rows", max_rows)):
         if value is not None and value < 1:
-            raise InputError(f"{name} {value}: expected 1 or more")
+            raise InputError(f"{name} {value}: expected 1 or more", field=name)
     Path(out).mkdir(parents=True, exist_ok=True)
     trained = _data(paths)
     if length is None:

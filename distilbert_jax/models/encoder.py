@@ -78,7 +78,10 @@ class Embeddings(nnx.Module):
         """int32 [B, T] each → [B, T, D]."""
         T, longest = input_ids.shape[1], self.max_length
         if position_ids is None and longest < T:  # JAX would clamp the index and go on with a wrong position
-            raise InputError(f"input_ids: {T} tokens in a row, the model has {longest} positions; truncate the text")
+            raise InputError(
+                f"input_ids: {T} tokens in a row, the model has {longest} positions; truncate the text",
+                field="input_ids",
+            )
         x = self.word[...][input_ids]
         x += self.position[...][self._positions(input_ids, position_ids)]
         if hasattr(self, "token_type"):
@@ -92,7 +95,9 @@ def _check_range(name: str, ids: Ids | None, size: int) -> None:
         return
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= size:
-        raise InputError(f"{name}: {low if low < 0 else high} is outside 0 … {size - 1}, what the model has rows for")
+        raise InputError(
+            f"{name}: {low if low < 0 else high} is outside 0 … {size - 1}, what the model has rows for", field=name
+        )
 
 
 class Layer(nnx.Module):

@@ -183,7 +183,7 @@ def evaluate_mlm(
     """
     for name, value in (("--batch-size", batch_size), ("--max-rows", max_rows)):
         if value is not None and value < 1:
-            raise InputError(f"{name} {value}: expected 1 or more")
+            raise InputError(f"{name} {value}: expected 1 or more", field=name)
     for directory in filter(None, (model, teacher)):
         if length > (longest := read_config(directory).max_length):
             raise InputError(f"--length {length} is beyond the {longest} positions of {directory}", field="--length")

@@ -36,7 +36,9 @@ def pretrain(config: PretrainConfig, *, profile: bool = False) -> Path:
         Interrupted, Preempted: after Ctrl-C, after SIGTERM; the same call goes on.
     """
     if not config.run.directory:
-        raise InputError("run.directory is empty: name a directory for the run with --run.directory")
+        raise InputError(
+            "run.directory is empty: name a directory for the run with --run.directory", field="run.directory"
+        )
     directory = Path(config.run.directory)
     check_objective(config)
     callbacks.check_callbacks(config.run, several=distributed.several())
