@@ -63,7 +63,7 @@ def test_a_word_behind_a_colon_goes_to_the_config(write):
         (
             CONFIG.replace("steps=7", "init=InitConfig(__import__('pathlib').Path('a'))"),
             "PosixPath('a')",
-            {"by": "base.config_io._refuse"},
+            {"by": "base.config_io._config_of", "path": "config.py"},
         ),
     ],
 )

@@ -36,7 +36,7 @@ from tests.runs import refused
             ["features", "--model", "nowhere", "a", "--out", "no/x.npy"],
             {"by": "cli.texts.FeaturesCommand.run", "field": "--out", "path": "no"},
         ),
-        (["fill-mask", "--model", "nowhere", "[MASK]"], {"by": "base.hub.locate", "path": "nowhere"}),
+        (["fill-mask", "--model", "nowhere", "[MASK]"], {"path": "nowhere"}),
         (["fill-mask", "--model", "nowhere", "--topk", "3", "[MASK]"], {"field": "--topk", "hint": "--top-k"}),
         (["mlm", "--model", "nowhere"], {"by": "cli.arguments.parse", "field": "--corpus"}),
         (["speed", "--model", "nowhere", "--dtype", "float16"], {"by": "cli.arguments.parse", "field": "--dtype"}),

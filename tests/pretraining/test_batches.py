@@ -147,7 +147,7 @@ raise KeyboardInterrupt
 def test_an_error_while_reading_reaches_the_consumer():
     class Damaged(Rows):
         def read(self, indices):
-            raise InputError("00000.npy: damaged")
+            raise InputError("00000.npy: damaged", path="00000.npy")
 
     refused(lambda: next(prefetch(PackedBatches(Damaged(23), 5, seed=1), 0, 3)), path="00000.npy")
 

@@ -126,7 +126,9 @@ def test_hosts_one_after_another_equal_one_host(tokenizer, source, tmp_path, ord
         assert made == [index for index in range(len(one)) if index % 3 in order[: done + 1]]
         if missing:
             refused(
-                lambda: Corpus.open(tmp_path / "three"), by="pretraining.corpus.Corpus.open", path=str(tmp_path / "out")
+                lambda: Corpus.open(tmp_path / "three"),
+                by="pretraining.corpus.Corpus.open",
+                path=str(tmp_path / "three"),
             )
     assert tree(tmp_path / "three") == tree(tmp_path / "one")
     assert build_part({**part, "host": 1}) == (own[1], 0, (), True)
@@ -250,7 +252,7 @@ def test_an_interrupted_run_keeps_its_shards_and_the_next_makes_the_rest(
     with pytest.raises(KeyboardInterrupt):
         build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=processes)
     monkeypatch.undo()
-    refused(lambda: Corpus.open(tmp_path / "out"), by="pretraining.corpus.Corpus.open", path=str(tmp_path / "three"))
+    refused(lambda: Corpus.open(tmp_path / "out"), by="pretraining.corpus.Corpus.open", path=str(tmp_path / "out"))
     kept = len(list((tmp_path / "out/shards").glob("*.json")))  # with two processes, when the second one ends is chance
     assert 1 <= kept < len(whole)
     resumed = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=processes)
