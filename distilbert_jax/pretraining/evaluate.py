@@ -7,6 +7,7 @@ whatever mesh, is asked the same questions.
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from distilbert_jax.base.config_io import LEFT_OUT
 from distilbert_jax.base.progress import progress
 from distilbert_jax.config import DataConfig, MaskingConfig, MeshConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError
@@ -35,6 +37,21 @@ from distilbert_jax.training.objective import Batch, Metrics, Objective, Sums
 
 MASKING = MaskingConfig(weighting="uniform")
 SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldoutFigures:
+    """A model on held-out text: losses in nats, shares from 0 to 1."""
+
+    mlm_loss: float  # a masked token
+    mlm_accuracy: float
+    kl_to_teacher: float | None = field(default=None, metadata=LEFT_OUT)  # a masked token; None without a teacher
+    # Of the objective on pairs, where the model has the head for it.
+    loss_mlm: float | None = field(default=None, metadata=LEFT_OUT)
+    loss_nsp: float | None = field(default=None, metadata=LEFT_OUT)  # a row
+    nsp_accuracy: float | None = field(default=None, metadata=LEFT_OUT)
+    perplexity: float
+    tokens: int  # masked, which were asked
 
 
 def mlm_evaluation(
@@ -173,7 +190,7 @@ def evaluate_mlm(
     batch_size: int = 32,
     max_rows: int | None = None,
     dtype: str = "float32",
-) -> dict[str, float]:
+) -> HeldoutFigures:
     """`mlm_evaluation` of an HF directory on a corpus directory, with all devices; of pairs also `loss_nsp` (nats a row) and
     `nsp_accuracy`, where the model has the head for it.
 
@@ -213,4 +230,5 @@ def evaluate_mlm(
         max_rows=max_rows,
         show_progress=True,
     )
-    return evaluate(params)
+    figures = evaluate(params)
+    return HeldoutFigures(**{**figures, "tokens": int(figures["tokens"])})

@@ -122,7 +122,7 @@ def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
 
 def _warn_if_worse(directory: Path) -> None:
     """Say so when a run ends above the loss that it began with, by more than batches differ: finite, but nothing was learned."""
-    losses = [entry["loss"] for entry in read_metrics(directory / "metrics.jsonl") if entry["kind"] == "train"]
+    losses = [entry.values["loss"] for entry in read_metrics(directory / "metrics.jsonl") if entry.kind == "train"]
     some = max(len(losses) // 20, 1)
     if len(losses) < 20:
         return

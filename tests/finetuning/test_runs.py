@@ -20,10 +20,10 @@ from distilbert_jax.finetuning.runs import directory_of, finetune, finetune_seed
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import cost, run_directory, step
-from distilbert_jax.training.logging import RunLog, read_metrics
+from distilbert_jax.training.logging import RunLog
 from tests import runs
 from tests.models.common import call
-from tests.runs import BERT, STUDENT, change, refused
+from tests.runs import BERT, STUDENT, change, metrics, refused
 
 TRAIN, DEV = 150, 45
 
@@ -149,7 +149,7 @@ def test_the_score_is_that_of_the_saved_model(tuned):
 
 def test_every_row_counts_once_an_epoch_and_the_rows_that_fill_up_a_batch_do_not(tuned):
     config, found = tuned
-    entries = read_metrics(Path(config.run.directory) / "metrics.jsonl")
+    entries = metrics(Path(config.run.directory) / "metrics.jsonl")
     examples = [entry["examples"] for entry in entries if entry["kind"] == "train"]
     for epoch in np.reshape(examples, (3, -1)):
         assert sorted(epoch) == [TRAIN % 16] + [16] * (TRAIN // 16)
@@ -219,7 +219,7 @@ def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, c
     [
         ({"task": "sst-2"}, {"field": "task", "hint": "'sst2'"}),
         ({"model": ""}, {"field": "model", "hint": "--model"}),
-        ({"model": "nowhere"}, {"by": "base.hub.locate", "path": "nowhere"}),
+        ({"model": "nowhere"}, {"path": "nowhere"}),
         ({"data": "nowhere"}, {"by": "finetuning.datasets._file", "path": "nowhere/sst2/train.parquet"}),
         ({"length": 64}, {"by": "finetuning.runs.Tuning._check_sizes", "field": "length"}),
         ({"batch_size": 12}, {"by": "training.sharding.check_batch", "field": "data.batch_size"}),
@@ -256,7 +256,7 @@ def seeds_of(folder, directory, seeds, **changes):
 
 
 def losses_of(config):
-    entries = read_metrics(Path(config.run.directory) / "metrics.jsonl")
+    entries = metrics(Path(config.run.directory) / "metrics.jsonl")
     return np.array([entry["loss"] for entry in entries if entry["kind"] == "train"])
 
 
@@ -512,13 +512,13 @@ def test_a_teacher_of_the_task_teachers_its_student(folder, tuned, tmp_path):
     given = {"distill__teacher": teacher, "distill__alpha": 1.0, "epochs": 6}
     config = tuning(folder, tmp_path / "run", **given)
     assert tune(config).score > 90, "from the teacher alone"
-    entries = [entry for entry in read_metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
+    entries = [entry for entry in metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
     for entry in entries:
         assert entry["loss"] == pytest.approx(entry["loss_ce"])
     assert entries[-1]["loss_ce"] < entries[0]["loss_ce"]
     half = tuning(folder, tmp_path / "half", **{**given, "distill__alpha": 0.25, "epochs": 1})
     tune(half)
-    entry = read_metrics(tmp_path / "half/metrics.jsonl")[0]
+    entry = metrics(tmp_path / "half/metrics.jsonl")[0]
     assert entry["loss"] == pytest.approx(0.75 * entry["loss_labels"] + 0.25 * entry["loss_ce"], rel=1e-5)
 
 
@@ -539,7 +539,7 @@ def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"distill__teacher": "nowhere/{task}-{seed}"}, {"by": "base.hub.locate", "path": "nowhere/sst2-0"}),
+        ({"distill__teacher": "nowhere/{task}-{seed}"}, {"path": "nowhere/sst2-0"}),
         ({"distill__teacher": "student"}, {"by": "models.hf_format.to_params", "path": "student"}),
         (
             {"distill__teacher": "tuned", "task": "stsb"},

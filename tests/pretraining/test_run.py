@@ -20,13 +20,12 @@ from distilbert_jax.pretraining.packing import pack
 from distilbert_jax.pretraining.setup import set_up
 from distilbert_jax.text.tokenizer import fingerprint, load_tokenizer
 from distilbert_jax.training import run_directory
-from distilbert_jax.training.logging import read_metrics
 from tests import runs
-from tests.runs import BERT, STUDENT, change, distilling, pretraining, refused
+from tests.runs import BERT, STUDENT, change, distilling, metrics, pretraining, refused
 
 
 def logged(config, kind="train"):
-    return [entry for entry in read_metrics(Path(config.run.directory) / "metrics.jsonl") if entry["kind"] == kind]
+    return [entry for entry in metrics(Path(config.run.directory) / "metrics.jsonl") if entry["kind"] == kind]
 
 
 def falls(values, by):
@@ -357,9 +356,9 @@ def test_bert_learns_masked_lm_with_next_sentence_and_can_teach(world, tmp_path,
     assert kinds == ["BertForPreTraining"]
     direct = evaluate_mlm(str(tmp_path / "run/model"), world.heldout, length=32, sequences="pair")
     for name in ("mlm_loss", "loss_nsp", "nsp_accuracy"):
-        assert direct[name] == pytest.approx(held[-1][name], rel=1e-5)
+        assert getattr(direct, name) == pytest.approx(held[-1][name], rel=1e-5)
     found = report([config.run.directory], str(tmp_path / "out"), heldout=world.heldout)["run"]
-    assert found.loss_nsp == pytest.approx(direct["loss_nsp"])
+    assert found.loss_nsp == pytest.approx(direct.loss_nsp)
     assert f"{found.parameters:,} parameters" in written.out
     assert "next-sentence accuracy" in capfd.readouterr().out
     MaskedLM.from_pretrained(tmp_path / "run/model")
@@ -372,7 +371,7 @@ def test_without_a_step_the_model_is_what_it_begins_as(world, tmp_path):
     begun = set_up(config)
     found = split(MaskedLM.from_pretrained(tmp_path / "run/model"))[1]
     assert digest(found) == begun.fingerprints["initial weights"]
-    assert not read_metrics(tmp_path / "run/metrics.jsonl")
+    assert not metrics(tmp_path / "run/metrics.jsonl")
     runs.train(config)  # and is found
 
 

@@ -21,7 +21,7 @@ def write(directory, first, last, *, start=0, every=1):
 
 
 def steps(directory, kind="train"):
-    return [entry["step"] for entry in read_metrics(directory / "metrics.jsonl") if entry["kind"] == kind]
+    return [entry.step for entry in read_metrics(directory / "metrics.jsonl") if entry.kind == kind]
 
 
 def test_an_entry_is_on_its_way_to_disk_when_write_returns(tmp_path):
@@ -105,7 +105,7 @@ def test_values_that_are_not_finite_survive(tmp_path):
     log = RunLog(tmp_path, 0, 1)
     log.write("eval", 1, {"perplexity": math.inf})
     log.close()
-    assert read_metrics(tmp_path / "metrics.jsonl")[0]["perplexity"] == math.inf
+    assert read_metrics(tmp_path / "metrics.jsonl")[0].values["perplexity"] == math.inf
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["step"] == 1
 
 

@@ -14,10 +14,10 @@ import pytest
 from distilbert_jax.config import RunConfig
 from distilbert_jax.errors import Interrupted, Preempted
 from distilbert_jax.training import loop
-from distilbert_jax.training.logging import RunLog, read_metrics
+from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit
 from distilbert_jax.training.step import TrainState
-from tests.runs import refused
+from tests.runs import metrics, refused
 
 
 class Saves:
@@ -28,7 +28,7 @@ class Saves:
 
     def save(self, step, state):
         assert state.step == step
-        self.logged[step] = [entry["step"] for entry in read_metrics(self.path)] if self.path else []
+        self.logged[step] = [entry["step"] for entry in metrics(self.path)] if self.path else []
 
     def wait(self):
         self.waited = len(self.logged)
@@ -75,7 +75,7 @@ def log(tmp_path):
 def test_every_step_is_logged_once_with_its_values_and_its_learning_rate(log):
     end, taken = run(log=log)
     assert (end.step, taken) == (10, list(range(10)))
-    entries = read_metrics(log.path)
+    entries = metrics(log.path)
     assert [entry["step"] for entry in entries] == list(range(1, 11))
     for entry in entries:
         assert entry["kind"] == "train"
@@ -105,9 +105,9 @@ def test_a_checkpoint_is_never_ahead_of_the_logs(log):
 @pytest.mark.parametrize(("every", "expected"), [(0, [10]), (4, [4, 8, 10]), (5, [5, 10]), (99, [10])])
 def test_evaluation_comes_every_so_many_steps_and_at_the_end(log, every, expected):
     run(log=log, evaluate=lambda params: {"mlm_loss": 100.0 + params["w"]}, numbers={"eval_every": every})
-    entries = [entry for entry in read_metrics(log.path) if entry["kind"] == "eval"]
+    entries = [entry for entry in metrics(log.path) if entry["kind"] == "eval"]
     assert entries == [{"kind": "eval", "step": step, "mlm_loss": 100.0 + step} for step in expected]
-    order = [(entry["step"], entry["kind"]) for entry in read_metrics(log.path)]
+    order = [(entry["step"], entry["kind"]) for entry in metrics(log.path)]
     assert order == sorted(order, key=lambda item: (item[0], item[1] == "eval"))
 
 
@@ -122,7 +122,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_that_step_is_logged_or_s
         f"batch {step - 1} ",
         by="training.loop.fit.settle",
     )
-    assert [entry["step"] for entry in read_metrics(log.path)] == list(range(1, step))
+    assert [entry["step"] for entry in metrics(log.path)] == list(range(1, step))
     assert all(saved < step for saved in saves.logged)
 
 
@@ -147,7 +147,7 @@ def test_seconds_add_up_to_the_time_of_training_alone(log, monkeypatch):
         evaluate=lambda params: passes(100.0, {"mlm_loss": 1.0}),
         numbers={"eval_every": 3},
     )
-    assert sum(entry["seconds"] for entry in read_metrics(log.path) if entry["kind"] == "train") == 10.0
+    assert sum(entry["seconds"] for entry in metrics(log.path) if entry["kind"] == "train") == 10.0
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)])
