@@ -83,8 +83,8 @@ def said(error: BaseException) -> str:
 
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """What is said of a name that is unknown: `did you mean 'x'?`, or all that are known. `cutoff`: how alike, 0 … 1."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    return f"did you mean {found[0]!r}?" if found else f"known: {', '.join(known) or 'none'}"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 @functools.cache

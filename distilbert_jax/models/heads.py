@@ -39,7 +39,7 @@ class ModelOutput(EncoderOutput):
     """logits float32: [B, T, V] of a masked LM, [B, labels] of a classifier, [B, T, labels] of a token classifier,
     [B, choices] of a multiple choice, [B, 2] (0: the second text follows the first) of next-sentence prediction."""
 
-    logits: Float[Array, " B *scores"]
+    logits: Float[Array, " rows *scores"]
 
 
 @jax.tree_util.register_dataclass

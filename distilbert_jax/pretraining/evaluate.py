@@ -97,7 +97,7 @@ def mlm_evaluation(
             return model.logits(at_positions(hidden, masked.positions))
 
         ours = logits(graphdef, params)
-        found = {
+        result = {
             "tokens": masked_weights.sum(),
             "mlm_loss": cross_entropy(ours, masked.labels, masked_weights),
             "mlm_accuracy": jnp.sum(masked_weights * (ours.argmax(-1) == masked.labels)),
@@ -106,16 +106,16 @@ def mlm_evaluation(
             theirs = jax.nn.log_softmax(logits(teacher_graphdef, frozen))
             divergence = jnp.sum(jnp.exp(theirs) * (theirs - jax.nn.log_softmax(ours)), axis=-1)
             # Rounding takes the divergence of two equal distributions a little below 0.
-            found["kl_to_teacher"] = jnp.sum(masked_weights * jnp.maximum(divergence, 0.0))
+            result["kl_to_teacher"] = jnp.sum(masked_weights * jnp.maximum(divergence, 0.0))
         if objective is not None:  # what it has in common with the above is computed once
             real = segments * batch["counts"][:, None].astype(jnp.int32)
             given = {**batch, **masked._asdict(), "segment_ids": real, "masked_weights": masked_weights}
-            counts = {"masked": found["tokens"], "tokens": jnp.sum(real > 0), "rows": batch["counts"].sum()}
+            counts = {"masked": result["tokens"], "tokens": jnp.sum(real > 0), "rows": batch["counts"].sum()}
             if prepares:
                 given, counts = objective.prepare(keys, {**batch, "segment_ids": real})
-            found |= _sums(objective, params, frozen, {**given, "rngs": undropped})
-            found |= {_COUNT + name: value for name, value in counts.items()}
-        return found
+            result |= _sums(objective, params, frozen, {**given, "rngs": undropped})
+            result |= {_COUNT + name: value for name, value in counts.items()}
+        return result
 
     jitted = jax.jit(sums)
     local = sharding.local_rows(batch_size, mesh)
@@ -149,8 +149,8 @@ _COUNT = "count of "  # before the name of a count, beside the sums
 
 def _sums(objective: Objective, params: Params, frozen: Params, batch: Batch) -> Metrics:
     ones = {part.over: jnp.float32(1.0) for part in objective.parts.values()}
-    found = objective.sums(params, frozen, batch, ones)
-    return found.parts if isinstance(found, Sums) else found
+    result = objective.sums(params, frozen, batch, ones)
+    return result.parts if isinstance(result, Sums) else result
 
 
 def heldout(setup: Setup) -> Evaluate:
