@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import AbstractArray, TypeCheckError, jaxtyped
+from jaxtyping import TypeCheckError, jaxtyped
 
 from distilbert_jax.config import MaskingConfig
 from distilbert_jax.models.attention import attention_bias
@@ -15,6 +15,7 @@ from distilbert_jax.pretraining.masking import corrupt
 from distilbert_jax.training import losses
 from tests.models.common import CLASSES, build
 from tests.runs import ROOT
+from tests.shapes import shapes_of
 
 keys = lambda rows: jax.random.split(jax.random.key(0), rows)
 logits, ids = lambda *shape: jnp.zeros(shape), lambda *shape: jnp.zeros(shape, jnp.int32)
@@ -43,16 +44,9 @@ def test_the_outputs_have_the_shapes_of_their_annotations(name, tiny_bert):
     output = jax.eval_shape(lambda ids: model(ids, output_hidden_states=True, output_attentions=True), ids)
     with jaxtyped("context"):  # B is the same in all of them
         for field, hint in typing.get_type_hints(type(output)).items():
-            stated = shape_of(hint)
+            (stated,) = shapes_of(hint)
             for value in jax.tree.leaves(getattr(output, field)):
                 assert isinstance(value, stated.dtype[jax.ShapeDtypeStruct, stated.dim_str]), field
-
-
-def shape_of(hint):
-    """What an annotation, a tuple or a choice of it, says of an array."""
-    if isinstance(hint, type) and issubclass(hint, AbstractArray):
-        return hint
-    return next((shape for part in typing.get_args(hint) if (shape := shape_of(part))), None)
 
 
 def test_who_uses_the_package_needs_no_checker():
