@@ -56,7 +56,7 @@ def distillation(
 
 
 def logit_mse(student: Float[Array, "*at V"], teacher: Float[Array, "*at V"], weights: Float[Array, "*at"]) -> Scalar:
-    """Σ weights · Σ_V (student − teacher)². Divided by the tokens, as the other terms are (the original divides by the rows)."""
+    """Σ weights · Σ_V (student − teacher)². The term divides it by the tokens, as the original does."""
     return jnp.sum(weights * jnp.sum(jnp.square(student - jax.lax.stop_gradient(teacher)), axis=-1))
 
 

@@ -172,7 +172,7 @@ def test_the_positions_are_two_fewer_than_the_table_has(saved):
     model = MaskedLM.from_pretrained(saved["RobertaForMaskedLM"])
     assert jax.eval_shape(model, np.full((1, 32), 9)).logits.shape == (1, 32, 300)
     refused(lambda: model(np.full((1, 33), 9)), "33", "32", by="models.encoder.Embeddings.__call__", field="input_ids")
-    refused(lambda: model([[0, 9]], position_ids=[[0, 32]]), by="models.encoder._check_range", field="position_ids")
+    refused(lambda: model([[0, 9]], position_ids=[[0, 32]]), by="base.ranges.check_range", field="position_ids")
 
 
 @pytest.mark.parametrize("settings", ["kept", "gone"])
