@@ -14,6 +14,7 @@ import numpy as np
 
 from distilbert_jax.base.files import read_json, sha256_of, write_array, write_json
 from distilbert_jax.base.progress import progress
+from distilbert_jax.base.ranges import check_range
 from distilbert_jax.config import Sequences
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.corpus import Corpus, Shard
@@ -109,11 +110,23 @@ class PackedRows:
             `input_ids` ([PAD] where empty) and `segment_ids` (1, 2, … of the sequences of a row, 0 where empty); `position_ids`,
             from 0 in each sequence; of pairs instead `token_type_ids`, 1 in the second text. int32 [n, T] each. Of pairs
             also `next_sentence_label` int32 [n], 0: the second text follows the first, 1: it is a stranger's.
+
+        Raises:
+            InputError: an id that the vocabulary lacks, a position beyond the row.
         """
         channels = np.moveaxis(self.read(indices), 1, 0).astype(np.int32, order="C")
         batch = dict(zip(self.channels, channels, strict=True))
         if "next_sentence_label" in batch:
             batch["next_sentence_label"] = np.ascontiguousarray(batch["next_sentence_label"][:, 0])
+        # Models are held to the vocabulary and the length when they are loaded, so these ranges are theirs too.
+        ranges = {
+            "input_ids": self.corpus.vocab_size,
+            "position_ids": self.length,
+            "token_type_ids": 2,
+            "next_sentence_label": 2,
+        }
+        for name in ranges.keys() & batch.keys():
+            check_range(name, batch[name], ranges[name], self.path)
         return batch
 
     def read(self, indices: np.ndarray) -> np.ndarray:
