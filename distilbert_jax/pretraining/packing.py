@@ -51,7 +51,7 @@ class PackedRows:
         path = Path(path)
         if not (path / "manifest.json").is_file():
             raise InputError(f"{path}: no packed rows, or not finished: pack the corpus", path=path)
-        manifest, corpus = read_json(path / "manifest.json"), Corpus.open(path.parent)
+        manifest, corpus = read_json(path / "manifest.json", dict), Corpus.open(path.parent)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(
                 f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: pack the corpus again",
@@ -253,7 +253,7 @@ def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) 
     """The manifest's entry of one shard's rows, made now or found finished."""
     file = out / f"{index:05}.npy"
     with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-        record = read_json(file.with_suffix(".json"))
+        record = read_json(file.with_suffix(".json"), dict)
         if record["origin"] == origin and record["entry"]["sha256"] == sha256_of(file):
             return record["entry"]
     if origin["options"]["sequences"] == "pair":

@@ -23,6 +23,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import RecordWriter
 
+from distilbert_jax.base.files import open_file, parse_json
 from distilbert_jax.errors import InputError
 from distilbert_jax.training.callbacks import Callback, Moment
 from distilbert_jax.training.distributed import is_main_process
@@ -54,9 +55,9 @@ class Entry:
     values: Mapping[str, float]
 
     @classmethod
-    def from_line(cls, line: str | bytes) -> Self:
-        """Raises ValueError or TypeError for what is no entry."""
-        match json.loads(line):
+    def of(cls, line: Mapping[str, Any]) -> Self:
+        """Raises ValueError for what is no entry."""
+        match line:
             case {"kind": ("train" | "eval") as kind, "step": int() as step, **values}:
                 if all(isinstance(value, int | float) for value in values.values()):
                     return cls(kind, step, values)
@@ -74,12 +75,14 @@ def read_metrics(path: Path) -> list[Entry]:
     """
     if not path.is_file():
         return []
+    with open_file(path) as file:
+        lines = file.readlines()
     entries = []
-    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+    for number, line in enumerate(lines, start=1):
         if line.endswith(b"\n"):
             try:
-                entries.append(Entry.from_line(line))
-            except (ValueError, TypeError):
+                entries.append(Entry.of(parse_json(line, dict, str(path), row=number, finite=False)))
+            except ValueError:  # an InputError is one
                 raise InputError(
                     f"{path}: line {number} is damaged; remove the line, or the run's directory", path=path, row=number
                 ) from None
