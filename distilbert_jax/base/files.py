@@ -83,11 +83,12 @@ def sha256_of(path: Path) -> str:
 
 
 def fingerprint_of(path: Path) -> str:
-    """`sha256_of`, taken once a process of a file that has not changed since, by its size and time."""
+    """`sha256_of`, taken once a process of a file that has not changed since, by its inode, size and times: the change time
+    moves with whatever is written, though the modification time be set back."""
     stat = path.stat()
-    return _known(path, stat.st_size, stat.st_mtime_ns)
+    return _known(path.resolve(), (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
 
 
 @functools.lru_cache(maxsize=256)
-def _known(path: Path, size: int, time: int) -> str:
+def _known(path: Path, state: tuple[int, ...]) -> str:
     return sha256_of(path)

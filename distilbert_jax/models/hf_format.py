@@ -4,6 +4,7 @@ The names of tensors and fields come from the record of each family (`families.F
 reference's weight. Only safetensors are read: a pickle runs code when it is opened.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file
 
 from distilbert_jax import families
-from distilbert_jax.base.files import fingerprint_of
+from distilbert_jax.base.files import fingerprint_of, read_json
 from distilbert_jax.base.hub import locate, model_files
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError, warn_once
@@ -144,11 +145,24 @@ def has_weights(directory: Path) -> bool:
     return any((directory / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
 
 
+def loaded_files(directory: Path) -> list[str]:
+    """Every file that is read of a model's directory, by its name in there: weights, in whatever sub-folder an index names
+    them, config and tokenizer."""
+    names = {path.name for pattern in model_files() for path in directory.glob(pattern) if path.is_file()}
+    index = directory / "model.safetensors.index.json"
+    with contextlib.suppress(
+        InputError, OSError, KeyError, TypeError, AttributeError
+    ):  # `read_tensors` says what is wrong
+        shards = read_json(index)["weight_map"].values()
+        names |= {str(name) for name in shards if (directory / name).is_file()}
+    return sorted(names)
+
+
 def fingerprint(path_or_id: str | Path) -> str:
-    """One SHA-256 for all that is read of a model's directory: weights, config and tokenizer."""
+    """One SHA-256 for all that is read of a model's directory, see `loaded_files`."""
     directory = locate(path_or_id)
-    names = sorted({path for pattern in model_files() for path in directory.glob(pattern)})
-    return hashlib.sha256("".join(f"{path.name} {fingerprint_of(path)}\n" for path in names).encode()).hexdigest()
+    lines = (f"{name} {fingerprint_of(directory / name)}\n" for name in loaded_files(directory))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def reference_names(tensors: dict[str, jnp.ndarray], family: Family) -> dict[str, jnp.ndarray]:
