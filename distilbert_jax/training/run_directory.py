@@ -87,8 +87,7 @@ def _check_place(directory: Path) -> None:
 def _is_runs(directory: Path) -> bool:
     """Whether a directory is empty, but for traces of what ended early, or has the config of a run."""
     if (directory / "config.json").is_file():
-        found = read_json(directory / "config.json")
-        return isinstance(found, dict) and "optimizer" in found
+        return "optimizer" in read_json(directory / "config.json", dict)
     return all(path.name.startswith(".") for path in directory.iterdir())
 
 
@@ -127,6 +126,7 @@ def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
     Raises:
         InputError: an input has changed since the run began.
     """
+<<<<<<< HEAD
     before = _recorded(directory / INPUTS) if _has_begun(directory) else {}
     # A run of an earlier version has no digest, and has read what was not looked at then.
     known = inputs if _RUN in before else {name: inputs[name] for name in inputs if name in before}
@@ -203,6 +203,22 @@ def check_output(directory: Path, name: str) -> None:
     digest, file = _recorded(directory / OUTPUTS).get(name), directory / name
     if digest is not None and file.is_file() and fingerprint_of(file) != digest:
         raise InputError(f"{file}: damaged or replaced: not what this run has written, by its {OUTPUTS}", path=file)
+=======
+    recorded, before = directory / "inputs.json", {}
+    if recorded.is_file() and _has_begun(directory):
+        try:
+            before = read_json(recorded, dict)
+        except InputError as error:
+            hint = "remove the run's directory to begin anew"
+            raise InputError(f"{error}; {hint}", path=recorded, hint=hint) from None
+        changed = [name for name in inputs if before.get(name) != inputs[name]]
+        if changed:
+            raise InputError(
+                f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
+                path=directory,
+            )
+    write_json(recorded, before | inputs)
+>>>>>>> main
 
 
 def finished(directory: Path) -> bool:
