@@ -45,7 +45,7 @@ SIGNALS = {
     "SIGSTOP": signal.SIGSTOP,
     "full disk": None,
 }
-WEIGHTS = {"pretrain": 5, "corpus": 4, "packing": 4, "glue": 4, "experiment": 2}  # how often a job is drawn
+WEIGHTS = {"pretrain": 5, "corpus": 5, "packing": 5, "glue": 3, "experiment": 2}  # how often a job is drawn
 MEASURED = (
     "seconds",
     "per_second",
@@ -250,7 +250,6 @@ def interrupted(
 ) -> Ended:
     """One process of a job, interrupted or not, to its end."""
     number = SIGNALS[stop.kind] if stop else None
-    ready = folder / ".full"  # the job asks for its disk to be filled
 
     def job() -> None:
         if stop and stop.operations is not None:
@@ -292,7 +291,6 @@ def interrupted(
         (folder / ".ballast").unlink(missing_ok=True)
     elif stop and stop.kind != "SIGSTOP":
         hit = code != 0
-    ready.unlink(missing_ok=True)
     with log.open("rb") as said:
         said.seek(size)
         return Ended(code, hit, b"Traceback" in said.read())

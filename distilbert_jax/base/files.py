@@ -262,16 +262,11 @@ def sha256_of(path: Path) -> str:
 
 
 def fingerprint_of(path: Path) -> str:
-<<<<<<< HEAD
     """`sha256_of`, taken once a process of a file that has not changed since, by its inode, size and times: the change time
     moves with whatever is written, though the modification time be set back."""
-    stat = path.stat()
-    return _known(path.resolve(), (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
-=======
-    """`sha256_of`, taken once a process of a file that has not changed since, by its size and time."""
     status = check_file(path).stat()
-    return _known(path, status.st_size, status.st_mtime_ns)
->>>>>>> main
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return _known(path.resolve(), (status.st_dev, status.st_ino, status.st_size, *times))
 
 
 @functools.lru_cache(maxsize=256)

@@ -114,14 +114,7 @@ def _tuned(run: Path) -> list[SweepRun]:
     tuned = read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
     starts = [hf_format.fingerprint(path) for path in (run / "model", *mnli_models(run / "glue"))] if tuned else []
     for one in tuned:
-<<<<<<< HEAD
         if begun_with(one) not in (None, *starts):
-=======
-        inputs = one.directory / "inputs.json"
-        recorded = read_json(inputs, dict) if inputs.is_file() else {}
-        begun_with = recorded.get("model")
-        if begun_with not in (None, hf_format.fingerprint(run / "model"), *_mnli_models(run)):
->>>>>>> main
             raise InputError(
                 f"{one.directory}: was not fine-tuned from {run / 'model'} as it is now; remove it and run "
                 "distilbert-jax glue again",

@@ -135,10 +135,7 @@ def begun_with(run: SweepRun) -> str | None:
         InputError: inputs.json is damaged.
     """
     inputs = run.directory / "inputs.json"
-    recorded = read_json(inputs) if inputs.is_file() else {}
-    if not isinstance(recorded, dict):
-        raise InputError(f"{inputs}: damaged; remove {run.directory} and run distilbert-jax glue again", path=inputs)
-    return recorded.get("model")
+    return read_json(inputs, dict).get("model") if inputs.is_file() else None
 
 
 def mnli_models(directory: Path) -> list[Path]:

@@ -149,7 +149,7 @@ def loaded_files(directory: Path) -> list[str]:
     with contextlib.suppress(
         InputError, OSError, KeyError, TypeError, AttributeError
     ):  # `read_tensors` says what is wrong
-        shards = read_json(index)["weight_map"].values()
+        shards = read_json(index, dict)["weight_map"].values()
         names |= {str(name) for name in shards if (directory / name).is_file()}
     return sorted(names)
 

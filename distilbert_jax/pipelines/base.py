@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +143,7 @@ class Pipeline:
         if isinstance(texts, one):
             (result,) = self._windows((texts,), answer)
             return result
-        texts = several_texts(texts)
+        texts = cast(Any, several_texts(texts))
         if not isinstance(texts, Sized):
             return self._lazily(texts, answer, description)
         with progress(description, len(texts)) if len(texts) > self.batch_size else contextlib.nullcontext() as done:

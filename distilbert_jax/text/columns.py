@@ -2,11 +2,11 @@
 
 import contextlib
 import csv
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from distilbert_jax.base.files import parse_json
 from distilbert_jax.errors import InputError
 
 Rows = Iterator[tuple[int, dict[str, Any]]]  # the line or row, as errors count them, and the values of its columns
@@ -102,10 +102,7 @@ def _json_lines(path: Path) -> Rows:
         with path.open(encoding="utf-8-sig") as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
-                    try:
-                        yield number, json.loads(line)
-                    except (ValueError, RecursionError) as error:
-                        raise InputError(f"{path}, line {number}: not JSON ({error})", path=path, row=number) from None
+                    yield number, parse_json(line, dict, str(path), row=number)
 
     with _reading(path):
         yield from _objects(path, values())
@@ -113,9 +110,7 @@ def _json_lines(path: Path) -> Rows:
 
 def _json(path: Path) -> Rows:
     with _reading(path):
-        values = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(values, list):
-            raise InputError(f"{path}: expected a list of objects with the names of columns", path=path)
+        values = parse_json(path.read_text(encoding="utf-8-sig"), list, str(path))
         yield from _objects(path, iter(enumerate(values, 1)))
 
 

@@ -35,14 +35,15 @@ def several_texts(given: Any, what: str = "texts") -> Iterable[Any]:
         raise InputError(
             f"a {kind} was given; expected a text, a list of texts or an iterator of them{order}", field=what
         )
-    if getattr(given, "ndim", 1) != 1:
-        raise InputError(f"{what}: a {kind} of {given.ndim} dimensions; expected a list of texts", field=what)
+    if (dimensions := getattr(given, "ndim", 1)) != 1:
+        raise InputError(f"{what}: a {kind} of {dimensions} dimensions; expected a list of texts", field=what)
     if hasattr(given, "encode") and hasattr(given, "casefold"):  # iterated, it would give its letters
         raise InputError(f"{what}: a {kind} was given; str() makes a text of it", field=what)
     if (name := getattr(given, "name", None)) and hasattr(given, "readline") and Path(str(name)).suffix in READERS:
         raise InputError(f"{what}: the file {name} has columns: read it, and give one of them as a list", field=what)
     to_list = getattr(given, "to_pylist", None)  # pyarrow's iteration gives scalars of its own
-    return to_list() if callable(to_list) else given
+    texts: Any = to_list() if callable(to_list) else given
+    return texts
 
 
 def _columns(given: Any) -> list[Any] | None:

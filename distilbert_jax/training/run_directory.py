@@ -126,7 +126,6 @@ def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
     Raises:
         InputError: an input has changed since the run began.
     """
-<<<<<<< HEAD
     before = _recorded(directory / INPUTS) if _has_begun(directory) else {}
     # A run of an earlier version has no digest, and has read what was not looked at then.
     known = inputs if _RUN in before else {name: inputs[name] for name in inputs if name in before}
@@ -143,15 +142,19 @@ def _recorded(file: Path) -> dict[str, str]:
     """What inputs.json or outputs.json says; nothing where it is not there."""
     if not file.is_file():
         return {}
-    values = read_json(file)
-    if not isinstance(values, dict) or not all(isinstance(value, str) for value in values.values()):
-        raise InputError(f"{file}: damaged; remove the run's directory to begin anew", path=file)
+    hint = "remove the run's directory to begin anew"
+    try:
+        values = read_json(file, dict)
+    except InputError as error:
+        raise InputError(f"{error}; {hint}", path=file, hint=hint) from None
+    if not all(isinstance(value, str) for value in values.values()):
+        raise InputError(f"{file}: damaged, expected names and digests; {hint}", path=file, hint=hint)
     return values
 
 
 def _digest(directory: Path, inputs: dict[str, str]) -> str:
     """SHA-256 of what decides a run's bits: the fields of its config that bind it, and what it reads."""
-    fields = _flat(read_json(directory / "config.json"))
+    fields = _flat(read_json(directory / "config.json", dict))
     binding = {name: value for name, value in fields.items() if not _is_free(name)}
     return hashlib.sha256(json.dumps([binding, inputs], sort_keys=True).encode()).hexdigest()
 
@@ -203,22 +206,6 @@ def check_output(directory: Path, name: str) -> None:
     digest, file = _recorded(directory / OUTPUTS).get(name), directory / name
     if digest is not None and file.is_file() and fingerprint_of(file) != digest:
         raise InputError(f"{file}: damaged or replaced: not what this run has written, by its {OUTPUTS}", path=file)
-=======
-    recorded, before = directory / "inputs.json", {}
-    if recorded.is_file() and _has_begun(directory):
-        try:
-            before = read_json(recorded, dict)
-        except InputError as error:
-            hint = "remove the run's directory to begin anew"
-            raise InputError(f"{error}; {hint}", path=recorded, hint=hint) from None
-        changed = [name for name in inputs if before.get(name) != inputs[name]]
-        if changed:
-            raise InputError(
-                f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
-                path=directory,
-            )
-    write_json(recorded, before | inputs)
->>>>>>> main
 
 
 def finished(directory: Path) -> bool:
