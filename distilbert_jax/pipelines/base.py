@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -143,11 +143,12 @@ class Pipeline:
         if isinstance(texts, one):
             (result,) = self._windows((texts,), answer)
             return result
-        texts = cast(Any, several_texts(texts))
-        if not isinstance(texts, Sized):
-            return self._lazily(texts, answer, description)
-        with progress(description, len(texts)) if len(texts) > self.batch_size else contextlib.nullcontext() as done:
-            return collect(self._windows(texts, answer, done))
+        given = several_texts(texts)
+        number = len(given) if isinstance(given, Sized) else None
+        if number is None:
+            return self._lazily(given, answer, description)
+        with progress(description, number) if number > self.batch_size else contextlib.nullcontext() as done:
+            return collect(self._windows(given, answer, done))
 
     def _lazily(self, texts: Iterable[Any], answer: Answer, description: str) -> Iterator[Any]:
         with progress(description, None) as done:
