@@ -355,6 +355,19 @@ def reference(name: str, world: Path, folder: Path) -> Reference:
     return results[1]
 
 
+def kept_references(world: Path, place: Path, of_commit: str) -> dict[str, Reference]:
+    """`reference` of every job; where the script goes on with the same code, those that it began with."""
+    file, folder = place / "references.json", place / "reference"
+    if file.is_file() and (kept := json.loads(file.read_text()))["commit"] == of_commit:
+        return {name: Reference(**kept[name]) for name in WEIGHTS}
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    references = {name: reference(name, world, folder) for name in WEIGHTS}
+    values = {name: dataclasses.asdict(of) for name, of in references.items()}
+    file.write_text(json.dumps({"commit": of_commit, **values}))
+    return references
+
+
 def drawn(choose: random.Random, of: Reference) -> Interruption:
     """An interruption at a random moment of a job."""
     kind = choose.choice(list(SIGNALS))
@@ -432,9 +445,7 @@ def main(number: int = 300, seed: int = 0, out: str = "runs/kills", minutes: flo
         pid = forked(lambda: make_world(world), place, place / "world.log")
         if os.waitpid(pid, 0)[1]:
             sys.exit(f"see {place / 'world.log'}")
-    shutil.rmtree(place / "reference", ignore_errors=True)
-    (place / "reference").mkdir()
-    references = {name: reference(name, world, place / "reference") for name in WEIGHTS}
+    references = kept_references(world, place, commit())
     for name, of in references.items():
         print(f"{name}: {of.seconds:.1f} s, {of.operations} operations, {len(of.files)} files", flush=True)
     trials = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
