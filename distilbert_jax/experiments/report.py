@@ -112,9 +112,10 @@ def _tuned(run: Path) -> list[SweepRun]:
         InputError: they are of another model than the run's, by the fingerprint that each was trained from.
     """
     tuned = read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
-    starts = [hf_format.fingerprint(path) for path in (run / "model", *mnli_models(run / "glue"))] if tuned else []
+    models = (run / "model", *mnli_models(run / "glue")) if tuned else ()
+    known = {None, *(digest for model in models for digest in hf_format.known_fingerprints(model))}
     for one in tuned:
-        if begun_with(one) not in (None, *starts):
+        if begun_with(one) not in known:
             raise InputError(
                 f"{one.directory}: was not fine-tuned from {run / 'model'} as it is now; remove it and run "
                 "distilbert-jax glue again",

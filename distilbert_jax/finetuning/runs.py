@@ -89,7 +89,9 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             # First the lock: what is refused must not write its config into another process' run.
             stack.enter_context(run_directory.alone(directory))
             run_directory.enter(config, directory)
-            run_directory.check_inputs(directory, given)
+            models = {"model": config.model, "distill.teacher": teacher_of(config)}
+            known = {name: hf_format.known_fingerprints(model) for name, model in models.items() if model}
+            run_directory.check_inputs(directory, given, known)
         for i in range(len(configs)):
             if ended := _ended(configs[i], directories[i]):
                 print(f"{directories[i]}: finished before", file=sys.stderr)

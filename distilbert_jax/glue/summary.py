@@ -16,7 +16,7 @@ from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE, REMARKS
 from distilbert_jax.glue.results import Choice, SweepRun, TaskSummary, by_task
-from distilbert_jax.models.hf_format import fingerprint
+from distilbert_jax.models.hf_format import known_fingerprints
 
 _EPSILON = 1e-9
 _ROUNDING = 0.01  # of a score × 100: another version of a metric may sum in another order
@@ -162,8 +162,8 @@ def model_of(runs: Sequence[SweepRun]) -> str:
             f"{directory}: its runs are of several models ({', '.join(of_runs)}); a table is of one", path=directory
         )
     for model, run in of_runs.items():
-        now = fingerprint(model)
-        other = next((one for one in runs if one.result.model == model and begun_with(one) not in (None, now)), None)
+        known = (None, *known_fingerprints(model))
+        other = next((one for one in runs if one.result.model == model and begun_with(one) not in known), None)
         if other:
             raise InputError(
                 f"{other.directory}: was not fine-tuned from {run.result.model} as it is now; remove it and run distilbert-jax "

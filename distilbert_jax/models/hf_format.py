@@ -7,7 +7,7 @@ reference's weight. Only safetensors are read: a pickle runs code when it is ope
 import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,15 @@ from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.families import Family
 from distilbert_jax.models.params import Params
 
+# Until 0.1: with the files of the families' tokenizers.
+_READ_BEFORE = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
 _BUFFERS = re.compile(r"(\.|^)(position_ids|token_type_ids)$")
 
 
@@ -157,7 +166,18 @@ def loaded_files(directory: Path) -> list[str]:
 def fingerprint(path_or_id: str | Path) -> str:
     """One SHA-256 for all that is read of a model's directory, see `loaded_files`."""
     directory = locate(path_or_id)
-    lines = (f"{name} {fingerprint_of(directory / name)}\n" for name in loaded_files(directory))
+    return _fingerprint(directory, loaded_files(directory))
+
+
+def known_fingerprints(path_or_id: str | Path) -> tuple[str, ...]:
+    """`fingerprint`, and what an earlier version took for it, which read fewer files: for the records of its runs."""
+    directory = locate(path_or_id)
+    before = sorted({path.name for pattern in _READ_BEFORE for path in directory.glob(pattern) if path.is_file()})
+    return fingerprint(directory), _fingerprint(directory, before)
+
+
+def _fingerprint(directory: Path, names: Sequence[str]) -> str:
+    lines = (f"{name} {fingerprint_of(directory / name)}\n" for name in names)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -7,8 +7,9 @@ import contextlib
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from distilbert_jax.base.config_io import differences, read_config, to_json
@@ -120,22 +121,30 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
+def check_inputs(
+    directory: Path, inputs: dict[str, str], before: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> None:
     """Record what the run reads (name → fingerprint) and its digest, or check that it is what the run began with.
+
+    Args:
+        before: fingerprints that a run of an earlier version may have recorded for the same.
 
     Raises:
         InputError: an input has changed since the run began.
     """
-    before = _recorded(directory / INPUTS) if _has_begun(directory) else {}
-    # A run of an earlier version has no digest, and has read what was not looked at then.
-    known = inputs if _RUN in before else {name: inputs[name] for name in inputs if name in before}
-    if changed := [name for name in known if before.get(name) != known[name]]:
+    recorded = _recorded(directory / INPUTS) if _has_begun(directory) else {}
+    if _RUN in recorded:
+        changed = [name for name in inputs if recorded.get(name) != inputs[name]]
+    else:  # of an earlier version, in which not all was looked at
+        same = lambda name: recorded[name] in (inputs[name], *before.get(name, ()))
+        changed = [name for name in inputs if name in recorded and not same(name)]
+    if changed:
         raise InputError(
             f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
             path=directory,
         )
-    digest = {} if before else {_RUN: _digest(directory, inputs)}
-    write_json(directory / INPUTS, before | inputs | digest)
+    digest = {} if recorded else {_RUN: _digest(directory, inputs)}
+    write_json(directory / INPUTS, recorded | inputs | digest)
 
 
 def _recorded(file: Path) -> dict[str, str]:

@@ -101,7 +101,7 @@ def test_changed_inputs_are_refused_by_name(begun):
     run_directory.check_inputs(begun, inputs)
     (begun / "inputs.json").write_text("{")
     refused(
-        lambda: run_directory.check_inputs(begun, inputs), by="training.run_directory.check_inputs", path="inputs.json"
+        lambda: run_directory.check_inputs(begun, inputs), by="training.run_directory._recorded", path="inputs.json"
     )
 
 
@@ -124,6 +124,7 @@ def test_inputs_that_an_earlier_version_did_not_look_at_are_added(begun):
     (begun / "inputs.json").write_text('{"teacher": "aaa"}')
     run_directory.check_inputs(begun, {"teacher": "aaa", "teacher's config": "bbb"})
     assert run_directory.identity(begun) == ""
+    run_directory.check_inputs(begun, {"teacher": "of more files"}, {"teacher": ("of more files", "aaa")})
     refused(lambda: run_directory.check_inputs(begun, {"teacher's config": "ccc"}), "teacher's config", path=str(begun))
     for damaged in ("[]", '{"teacher": 3}'):
         (begun / "inputs.json").write_text(damaged)
