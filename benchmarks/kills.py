@@ -6,7 +6,7 @@ Jobs, all tiny: pre-training, building a corpus, packing it, a GLUE sweep, a who
 SIGHUP, SIGSTOP with SIGCONT after a while, and a full disk: a tmpfs of its own that is filled up at that moment and emptied when
 the job has given up (where none can be mounted: RLIMIT_FSIZE, a file that may not grow).
 
-A trial begins a job in an empty folder, interrupts it one to four times, and lets it end. Moments are drawn in two ways, in turn:
+A trial begins a job in an empty folder, interrupts it one to seven times, and lets it end. Moments are drawn in two ways, in turn:
 uniform in the time that the job takes, and uniform over its operations on files (every open, rename, mkdir, remove, as Python's
 audit events count them), with a short wait behind: half of the interruptions so fall where something is being written. The job is
 the command that a user gives; it runs in a process that is forked from one which has imported everything, and finds its compiled
@@ -36,7 +36,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent)]
+from machine import commit, processor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for `tests`
 
 SIGNALS = {
     "SIGKILL": signal.SIGKILL,
@@ -45,7 +47,7 @@ SIGNALS = {
     "SIGSTOP": signal.SIGSTOP,
     "full disk": None,
 }
-WEIGHTS = {"pretrain": 5, "corpus": 5, "packing": 5, "glue": 3, "experiment": 2}  # how often a job is drawn
+WEIGHTS = {"pretrain": 5, "corpus": 8, "packing": 8, "glue": 2, "experiment": 1}  # how often a job is drawn
 MEASURED = (
     "seconds",
     "per_second",
@@ -286,10 +288,8 @@ def interrupted(
             print(f"{log}: a process was still there after {limit:.0f} s", file=sys.stderr)
         time.sleep(0.002)
     code = os.waitstatus_to_exitcode(status)
-    if stop and number is None:
-        hit = (folder / ".ballast").exists() if mounted else code != 0
-        (folder / ".ballast").unlink(missing_ok=True)
-    elif stop and stop.kind != "SIGSTOP":
+    (folder / ".ballast").unlink(missing_ok=True)
+    if stop and stop.kind != "SIGSTOP":  # it may have come too late, or nothing more was to be written
         hit = code != 0
     with log.open("rb") as said:
         said.seek(size)
@@ -386,7 +386,7 @@ def trial(seed: int, world: Path, references: dict[str, Reference], out: Path) -
     limit = max(120.0, 20 * of.seconds)
     with own_disk(folder) as mounted:
         ended = Ended(1, False, False)
-        for _ in range(choose.randint(1, 4)):
+        for _ in range(choose.randint(1, 7)):
             stop = drawn(choose, of)
             ended = interrupted(name, world, folder, log, stop, mounted=mounted, limit=limit)
             if ended.hit:
@@ -396,14 +396,20 @@ def trial(seed: int, world: Path, references: dict[str, Reference], out: Path) -
     differ = sorted(n for n in files.keys() | of.files.keys() if files.get(n) != of.files.get(n))
     if differ or ended.status or any(kill["traceback"] for kill in kills):
         shutil.copy(log, out / f"trial-{seed}.log")
-    return {"seed": seed, "job": name, "kills": kills, "status": ended.status, "differ": differ, "disk": mounted}
+    said = {"seed": seed, "job": name, "kills": kills, "status": ended.status, "differ": differ, "disk": mounted}
+    return {**said, "commit": commit()}
+
+
+def landed(trial: dict[str, Any]) -> list[dict[str, Any]]:
+    """The interruptions of a trial that have stopped its job."""
+    return [kill for kill in trial["kills"] if kill["kind"] == "SIGSTOP" or kill["status"]]
 
 
 def table(trials: list[dict[str, Any]]) -> str:
     """Of each job and interruption: how many ended with the same bits, of how many."""
     all_, same = Counter(), Counter()
     for one in trials:
-        for kill in one["kills"]:
+        for kill in landed(one):
             key = one["job"], kill["kind"]
             all_[key] += 1
             same[key] += not one["differ"] and not one["status"]
@@ -427,8 +433,6 @@ def main(number: int = 300, seed: int = 0, out: str = "runs/kills", minutes: flo
         out: directory for trials.jsonl, and for the logs of trials that went wrong.
         minutes: stop after so many; the same command goes on.
     """
-    from machine import commit, processor
-
     place, begun = Path(out).absolute(), time.monotonic()
     place.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(place / "programs"))
@@ -449,7 +453,7 @@ def main(number: int = 300, seed: int = 0, out: str = "runs/kills", minutes: flo
     for name, of in references.items():
         print(f"{name}: {of.seconds:.1f} s, {of.operations} operations, {len(of.files)} files", flush=True)
     trials = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    while sum(len(one["kills"]) for one in trials) < number and time.monotonic() - begun < 60 * minutes:
+    while sum(len(landed(one)) for one in trials) < number and time.monotonic() - begun < 60 * minutes:
         result = trial(seed + len(trials), world, references, place)
         trials.append(result)
         with file.open("a") as log:
