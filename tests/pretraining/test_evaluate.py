@@ -126,9 +126,9 @@ def test_vocabularies_are_compared_without_the_rows_that_pad_them(world, tmp_pat
     runs.pad_vocabulary(str(tmp_path / "teacher"), tmp_path / "padded", 64)
     asked = {"length": 32, "batch_size": 8}
     found = evaluate_mlm(str(tmp_path / "student"), world.heldout, teacher=str(tmp_path / "padded"), **asked)
-    assert found["kl_to_teacher"] == pytest.approx(brute_force(student, rows, teacher)["kl_to_teacher"], rel=1e-5)
+    assert found.kl_to_teacher == pytest.approx(brute_force(student, rows, teacher)["kl_to_teacher"], rel=1e-5)
     other = evaluate_mlm(str(tmp_path / "padded"), world.heldout, teacher=str(tmp_path / "teacher"), **asked)
-    assert abs(other["kl_to_teacher"]) < 1e-6
+    assert abs(other.kl_to_teacher) < 1e-6
 
 
 def test_refused_in_one_line(world, tmp_path):
