@@ -121,7 +121,8 @@ def fold_rows(rngs: Array, site: int) -> Array: ...
 def fold_rows(rngs: Array | None, site: int) -> Array | None: ...
 def fold_rows(rngs: Array | None, site: int) -> Array | None:
     """Row keys [B] for one site of the model; None stays None."""
-    return None if rngs is None else jax.vmap(jax.random.fold_in, (0, None))(rngs, site)
+    with jax.named_scope("dropout"):
+        return None if rngs is None else jax.vmap(jax.random.fold_in, (0, None))(rngs, site)
 
 
 def dropout(x: Array, rate: float, rngs: Array | None) -> Array:
@@ -134,9 +135,10 @@ def dropout(x: Array, rate: float, rngs: Array | None) -> Array:
         return x
     drop = round(rate * 2**16)
     size = x[0].size
-    words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,), jnp.uint32))(rngs)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape[0], -1)[:, :size].reshape(x.shape)
-    return jnp.where(halves >= drop, x * (1.0 / (1.0 - drop / 2**16)), 0.0)
+    with jax.named_scope("dropout"):
+        words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,), jnp.uint32))(rngs)
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape[0], -1)[:, :size].reshape(x.shape)
+        return jnp.where(halves >= drop, x * (1.0 / (1.0 - drop / 2**16)), 0.0)
 
 
 def at_positions(values: Array, positions: Array) -> Array:
