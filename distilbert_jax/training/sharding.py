@@ -30,7 +30,7 @@ _VOCABULARY_MULTIPLE = 128
 _VOCABULARY_FILL = ((r"embeddings\.word$", 0.0), (r"head\.bias$", -1e9))
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh (data, fsdp, tensor) over all devices of all processes, or over those given.
 
     Raises:
