@@ -33,7 +33,7 @@ from distilbert_jax.pretraining.run import pretrain
 from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import MEASURED, RunLog, read_metrics
-from tests import children
+from tests import children, compiling
 
 ROOT = Path(__file__).parents[1]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -316,6 +316,7 @@ def train_command(*arguments: str) -> None:
 
 
 def _stopped_at(moment: str, config_file: str) -> None:
+    compiling.quick_checkpoints()
     if moment.startswith("random"):
         _kill_at_random(int(moment.split()[1]))
     else:
