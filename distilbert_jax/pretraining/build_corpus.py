@@ -49,7 +49,7 @@ class ShardMaker:
     def recorded(self, index: int, text_sha256: str) -> dict[str, Any] | None:
         """The manifest's entry of a shard that an earlier run or another host made of this text with the same tokenizer."""
         with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-            entry = read_json(self.out / f"shards/{index:05}.json")
+            entry = read_json(self.out / f"shards/{index:05}.json", dict)
             if (entry.pop("tokenizer"), entry["text_sha256"]) == (self.tokenizer_id, text_sha256):
                 return entry
         return None
@@ -275,7 +275,8 @@ def _read_through(text: TextSources, shard_bytes: int) -> None:
 
 
 def _blank(text: TextSources) -> InputError:
-    return InputError(f"{', '.join(map(str, text.paths))}: no documents, only blank lines")
+    paths = ", ".join(map(str, text.paths))
+    return InputError(f"{paths}: no documents, only blank lines", path=paths)
 
 
 def _make_shards(
