@@ -46,6 +46,9 @@ class InputError(ValueError):
         return type(self)(f"{path}: {self}", path=path, field=self.field, row=self.row, hint=self.hint)
 
 
+_LESS = "give it less at once (a smaller batch, shorter rows, fewer texts), or a larger machine"
+
+
 class DivergedError(InputError):
     """A loss or a gradient is not finite."""
 
@@ -93,9 +96,10 @@ def one_line_errors() -> Iterator[None]:
     """Turn the errors that a user can cause or mend into one line on stderr and an exit status.
 
     `InputError` exits with 2, Ctrl-C with 130, SIGTERM to a training run with 75, an error of the file system (a full disk, a
-    missing permission) with 1, a reader that closed the pipe with 141. Anything else is a defect of this package and keeps its
-    traceback.
+    missing permission), a memory that is full and a library that gave up with 1, a reader that closed the pipe with 141. Anything
+    else is a defect of this package and keeps its traceback.
     """
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):  # where a terminal or a pipe takes ASCII or Latin-1 only
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -125,6 +129,28 @@ def one_line_errors() -> Iterator[None]:
             else ""
         )
         _leave(f"{error.strerror or error}{where}" + (f": {advice}" if advice else ""), 1)
+    except MemoryError as error:
+        _leave(f"out of memory{f' ({error})' if str(error) else ''}: {_LESS}", 1)
+    except BaseException as error:
+        if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+            _leave(f"{shortened(said(error), 200)}: {_LESS}", 1)
+        if type(error).__name__ == "PanicException":  # of a library in Rust; its class can be named in no other way
+            _leave(f"a library has given up: {shortened(said(error), 200)}", 1)
+        raise
+
+
+def _open_what_is_closed() -> None:
+    """Let what is closed by `2>&-` or `>&-` lead to nowhere. Else `print` takes standard output in the place of a standard error
+    that is None, and the next file that is opened takes the number of the closed one, for every library that writes there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
 
 
 def _leave(message: str, status: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from distilbert_jax.base import runtime, signals
+from distilbert_jax.base.files import check_output
 from distilbert_jax.cli.arguments import calling
 from distilbert_jax.errors import InputError
 
@@ -30,8 +31,7 @@ def demo(out: Path = Path("runs/demo"), only: tuple[Step, ...] = STEPS) -> None:
     """
     if not only:
         raise InputError(f"--only: expected one or more of {', '.join(STEPS)}", field="--only")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file, expected a directory", path=out, field="--out")
+    check_output(out, "--out", directory=True)
     runtime.keep_freed_memory()
     for step in STEPS:
         if step in only:

@@ -1,9 +1,8 @@
 """Masked LM on held-out text: `distilbert-jax evaluate`."""
 
-import json
 from dataclasses import dataclass
 
-from distilbert_jax.cli.arguments import running
+from distilbert_jax.cli.arguments import print_json, running
 from distilbert_jax.config import Dtype, Sequences
 
 
@@ -29,9 +28,10 @@ class EvaluateCommand:
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
         result = evaluate_mlm(**options)
-        print(
-            json.dumps(result) if self.json else "\n".join(f"{name:14} {value:.4f}" for name, value in result.items())
-        )
+        if self.json:
+            print_json(result)
+        else:
+            print("\n".join(f"{name:14} {value:.4f}" for name, value in result.items()))
 
 
 COMMANDS = {"evaluate": running(EvaluateCommand)}

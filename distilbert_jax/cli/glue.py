@@ -1,7 +1,6 @@
 """GLUE sweep and its table: `distilbert-jax glue`."""
 
 import dataclasses
-import json
 import operator
 import sys
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import tyro
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.tables import show
-from distilbert_jax.cli.arguments import load_config, parse
+from distilbert_jax.cli.arguments import load_config, parse, print_json
 from distilbert_jax.config import FinetuneConfig, SweepConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.glue.references import GLUE
@@ -94,7 +93,7 @@ class GlueCommand:
         out = Path(config.run.directory or sweep_directory(config))
         table.write(result, results, out)
         if self.json:
-            print(json.dumps(to_values(result)))
+            print_json(to_values(result))
         else:
             for view in table.terminal(result):
                 show(view)

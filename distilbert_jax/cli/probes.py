@@ -1,15 +1,12 @@
 """Probes of a model: `distilbert-jax bias`, `card`, `speed`."""
 
-import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.tables import show
-from distilbert_jax.cli.arguments import running
+from distilbert_jax.cli.arguments import print_json, running
 from distilbert_jax.config import Dtype
-from distilbert_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -24,17 +21,18 @@ class BiasCommand:
     json: bool = False
 
     def run(self) -> None:
+        from distilbert_jax.base.files import check_output
         from distilbert_jax.pipelines import FillMask
         from distilbert_jax.probes import bias
         from distilbert_jax.probes.prompts import CARD_PAIR, read_pairs
 
-        if Path(self.out).is_file():
-            raise InputError(f"--out {self.out}: is a file, expected a directory", field="--out")
+        if self.out:
+            check_output(self.out, "--out", directory=True)
         pairs = read_pairs(self.prompts) if self.prompts else [CARD_PAIR]
         results = bias.bias_probe(FillMask(self.model), pairs, top_k=self.top_k, words=self.words)
         for result in results:
             if self.json:
-                print(json.dumps(to_values(result), ensure_ascii=False))
+                print_json(to_values(result))
             else:
                 show(bias.table(result))
         if self.out:
@@ -54,7 +52,8 @@ class CardCommand:
 
         rows = check_card(FillMask(self.model))
         if self.json:
-            print("\n".join(map(json.dumps, to_values(rows))))
+            for row in to_values(rows):
+                print_json(row)
         else:
             show(table(rows))
         if not all(row.ok for row in rows):
@@ -77,7 +76,10 @@ class SpeedCommand:
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
         result = encoder_speed(**options)
-        print(json.dumps(to_values(result)) if self.json else summary(result))
+        if self.json:
+            print_json(to_values(result))
+        else:
+            print(summary(result))
 
 
 COMMANDS = {"bias": running(BiasCommand), "card": running(CardCommand), "speed": running(SpeedCommand)}

@@ -1,7 +1,6 @@
 """Models on texts: `distilbert-jax fill-mask`, `features`, `classify`."""
 
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import tyro
 
 from distilbert_jax.base.tables import show
-from distilbert_jax.cli.arguments import running
+from distilbert_jax.cli.arguments import print_json, running
 from distilbert_jax.config import Dtype
 from distilbert_jax.errors import InputError
 from distilbert_jax.text.sources import given_texts, split_pair
@@ -50,7 +49,7 @@ class FillMaskCommand(TextCommand):
         options = (self.top_k, self.targets or None, self.joint, self.whole_words)
         for text, answers in self.results(FillMask, *options):
             if self.json:
-                print(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))
+                print_json({"text": text, "answers": answers})
             else:
                 show(answers)
 
@@ -66,7 +65,7 @@ class FeaturesCommand(TextCommand):
     def run(self) -> None:
         import numpy as np
 
-        from distilbert_jax.base.files import write_array
+        from distilbert_jax.base.files import check_output, write_array
         from distilbert_jax.pipelines import FeatureExtraction
         from distilbert_jax.pipelines.results import Answers
 
@@ -74,10 +73,8 @@ class FeaturesCommand(TextCommand):
             raise InputError(
                 "--out writes one vector a text: it goes with --pooling cls or mean, and without --json", field="--out"
             )
-        if self.out and not Path(self.out).absolute().parent.is_dir():
-            raise InputError(
-                f"--out {self.out}: the folder {Path(self.out).parent} does not exist; make it first", field="--out"
-            )
+        if self.out:
+            check_output(self.out, "--out")
         vectors = self.results(FeatureExtraction, self.pooling, self.layer)
         if self.out:
             stacked = np.stack([vector for _, vector in vectors])
@@ -87,7 +84,7 @@ class FeaturesCommand(TextCommand):
         rows = []
         for text, values in vectors:
             if self.json:
-                print(json.dumps({"text": text, "features": values.tolist()}, ensure_ascii=False))
+                print_json({"text": text, "features": values.tolist()})
             else:
                 shape = " × ".join(map(str, values.shape))
                 begins = " ".join(f"{value:.4f}" for value in values.flat[:4])
@@ -111,7 +108,7 @@ class ClassifyCommand(TextCommand):
         for text, labels in self.results(TextClassification, self.top_k, pairs=self.pairs):
             parts = dict(zip(("text", "pair"), text if self.pairs else (text,), strict=False))
             if self.json:
-                print(json.dumps({**parts, "labels": labels}, ensure_ascii=False))
+                print_json({**parts, "labels": labels})
             else:
                 rows += [{**label, **parts} for label in labels]
         if rows:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distilbert_jax.base.config_io import differences, read_config, to_json
-from distilbert_jax.base.files import atomic_file, read_json, write_json
+from distilbert_jax.base.files import atomic_file, check_output, read_json, write_json
 from distilbert_jax.errors import InputError
 
 # Fields that do not change what is computed: they may differ when a run goes on. With a dot at the end: all below.
@@ -68,8 +68,7 @@ def _has_begun(directory: Path) -> bool:
 
 def _check_place(directory: Path) -> None:
     """Raise InputError unless a run may live in `directory`."""
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: is a file; choose another --run.directory", path=directory)
+    check_output(directory, "--run.directory", directory=True)
     if directory.is_dir() and not _is_runs(directory):
         raise InputError(f"{directory}: is not empty and holds no run; choose another --run.directory", path=directory)
     for name in FOLDERS:

@@ -367,7 +367,7 @@ def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.txt", None, "no such text file"),
+        ("missing.txt", None, "no such file"),
         ("page.html", b"text", r"expected \.txt, \.txt\.xz or \.txt\.gz"),
         ("page.xz", b"text", r"expected \.txt, \.txt\.xz or \.txt\.gz"),
         ("empty.txt", b"", "the file is empty"),
@@ -375,7 +375,13 @@ def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp
         ("blank.txt.xz", lzma.compress(b""), "no documents, only blank lines"),
         ("latin.txt", b"one\nna\xefve\n", r"latin\.txt, line 2: not UTF-8 \(byte 3 of the line is 0xef\)"),
         ("cut.txt.xz", lzma.compress(TEXT.encode())[:-40], "damaged or cut short after line"),
-        ("long.txt.xz", lzma.compress(TEXT.encode() * 9)[:-40], "damaged or cut short after line 0 or a later one"),
+        ("long.txt.xz", lzma.compress(TEXT.encode() * 9)[:-40], "damaged or cut short after line"),
+        (
+            "two.txt.xz",
+            lzma.compress(TEXT.encode()) + b"?" + lzma.compress(TEXT.encode())[1:],
+            "damaged or cut short after",
+        ),
+        ("behind.txt.xz", lzma.compress(TEXT.encode()) + b"more", "damaged or cut short after line"),
         ("control.txt", b"\x01\x02\n\n\x03\n", "not one token is in the 2 lines of the text"),
         ("cut.txt.gz", gzip.compress(TEXT.encode())[:-40], "damaged or cut short after line"),
         ("not.txt.xz", b"plain text", "damaged or cut short after line 0"),
