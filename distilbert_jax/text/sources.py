@@ -114,7 +114,10 @@ def given_texts(arguments: Sequence[str], file: str) -> Iterator[str]:
     path = Path(file)
     if path.is_fifo():  # `<(command)`: it can be read only once
         return texts_of(_open_pipe(path), path)
-    check_file(path, "one text a line")
+    try:
+        check_file(path, "a file with one text a line")
+    except InputError as error:
+        raise InputError(f"--file {error}", path=path, field="--file") from None
     for _ in _texts_in(path):
         pass
     return _texts_in(path)

@@ -18,7 +18,7 @@ from tests.runs import refused
         (["features", "--model", "nowhere"], ["no text given"]),
         (["classify", "--model", "nowhere", "text", "--file", "texts.txt"], ["give one of them"]),
         (["classify", "--model", "nowhere", "--file", "texts.txt"], ["--file texts.txt: no such file"]),
-        (["classify", "--model", "nowhere", "--file", "."], ["--file .: is a folder"]),
+        (["classify", "--model", "nowhere", "--file", "."], ["--file .: is a directory"]),
         (["features", "--model", "nowhere", "a", "--out", "x.npy", "--pooling", "tokens"], ["--pooling cls or mean"]),
         (
             ["features", "--model", "nowhere", "a", "--out", "no/x.npy"],

@@ -129,7 +129,7 @@ def test_what_holds_no_run_is_left_alone(tmp_path):
     assert [path.name for path in notes.iterdir()] == ["mine.txt"]
     refused(
         lambda: run_directory.enter(CONFIG, notes / "mine.txt"),
-        by="training.run_directory._check_place",
+        by="base.files.check_output",
         path="mine.txt",
     )
     (tmp_path / "empty").mkdir()
@@ -149,11 +149,13 @@ def test_a_file_in_the_place_of_a_folder_is_refused(begun, name):
 
 def test_no_lock_is_left_in_what_is_no_run(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    for directory, words in ((tmp_path, "holds no run"), (tmp_path / "mine.txt", "is a file")):
+    for directory, by in (
+        (tmp_path, "training.run_directory._check_place"),
+        (tmp_path / "mine.txt", "base.files.check_output"),
+    ):
         refused(
             lambda directory=directory: run_directory.alone(directory).__enter__(),
-            words,
-            by="training.run_directory._check_place",
+            by=by,
             path=str(directory),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
