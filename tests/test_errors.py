@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distilbert_jax.errors import _LESS, nearest, said
+from distilbert_jax.errors import _LESS, counted, nearest, said, with_article
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -107,6 +107,11 @@ def test_an_output_that_takes_ascii_only_is_no_error():
     )
     assert (done.returncode, done.stdout) == (2, rb"\u2192 \U0001f642" + b"\n")
     assert done.stderr == rb"error: \xd7" + b"\n"
+
+
+def test_words_have_their_article_and_their_plural():
+    assert [with_article("int"), with_article("str")] == ["an int", "a str"]
+    assert [counted(number, "tensor") for number in (0, 1, 2000)] == ["0 tensors", "1 tensor", "2,000 tensors"]
 
 
 def test_an_exception_that_is_a_riddle_is_said_with_its_name():

@@ -232,7 +232,8 @@ def check_output(path: str | os.PathLike, option: str, *, directory: bool = Fals
             raise wrong("is a link to nothing; remove it, or choose another name") from None
         above = next(one for one in above.parents if one.exists() or one.is_symlink())
         if not above.is_dir():
-            raise wrong(f"{above} is a file, under which nothing can lie") from None
+            there = "a link to nothing" if above.is_symlink() else kind_of_place(above.stat().st_mode)
+            raise wrong(f"{above} is {there}, under which nothing can lie") from None
         if not directory and above != path.absolute().parent:
             raise wrong(f"the folder {path.parent} does not exist; make it first") from None
     if not os.access(above, os.W_OK) or not os.access(above if above.is_dir() else above.parent, os.W_OK):

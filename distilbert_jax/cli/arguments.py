@@ -38,6 +38,8 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
             raise
         renamed.check_options(args, prog)
         said, cause = _one_line(complaint.getvalue()), _cause(exit)
+        if cause and said.startswith("Error parsing"):  # the box breaks lines within numbers, too
+            said = f"{said.partition(': ')[0]}: {cause}"
     except InputError as error:  # of a config that is a part of the command
         said, cause = str(error), error
     cause = cause or InputError("")

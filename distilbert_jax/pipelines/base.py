@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from distilbert_jax.base.progress import progress
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, with_article
 from distilbert_jax.models.compiled import padded_length
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
@@ -140,7 +140,7 @@ class Pipeline:
             return result
         if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
             raise InputError(
-                f"a {type(texts).__name__} was given; expected a text, a list of texts or an iterator of them"
+                f"{with_article(type(texts).__name__)} was given; expected a text, a list of texts or an iterator of them"
             )
         if not isinstance(texts, Sized):
             return self._lazily(texts, answer, description)

@@ -74,12 +74,17 @@ class Corpus:
             InputError: there is none, it is unfinished or damaged, or another version of this package made it.
         """
         path = Path(path)
+        if path.is_file():
+            hint = f"distilbert-jax corpus --text {path} --tokenizer MODEL --out DIR"
+            raise InputError(f"{path}: is a file; a corpus is a directory, which {hint} makes", path=path, hint=hint)
         if not (path / "manifest.json").is_file():
             state = (
                 "an unfinished corpus: build it to its end" if (path / "shards").is_dir() else "no corpus: build one"
             )
             raise InputError(f"{path}: {state} with distilbert-jax corpus --out {path}", path=path)
         manifest = read_json(path / "manifest.json", dict)
+        if not {"tokenizer", "shards", "vocab_size"} & manifest.keys():
+            raise InputError(f"{path}: no corpus: its manifest.json is that of something else", path=path)
         if manifest.get("format") != FORMAT:
             raise InputError(
                 f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again",

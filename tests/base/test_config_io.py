@@ -55,7 +55,8 @@ def test_a_word_behind_a_colon_goes_to_the_config(write):
     [
         ("def get_config(:\n", ["line 1: invalid syntax"]),
         ("x = 1\n", ["has no get_config()"]),
-        ("def get_config():\n    return 3\n", ["returned a int", "PretrainConfig"]),
+        ("x = 1\0\n", ["null bytes"]),
+        ("def get_config():\n    return 3\n", ["returned an int", "PretrainConfig"]),
         (CONFIG.replace("steps", "step"), ["line 5", "unexpected keyword argument 'step'"]),
         (CONFIG.replace("steps=7", "steps=-7"), ["PretrainConfig.steps = -7"]),
         ("import nowhere\n", ["line 1", "nowhere"]),

@@ -24,6 +24,7 @@ from distilbert_jax.text import sources as text_module
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer, special_ids
 from distilbert_jax.text.wordpiece import train_wordpiece
+from tests.runs import refused
 
 WORDS = [a + b for a in ("over", "under", "in", "re", "un") for b in ("write", "read", "pack", "mask", "draw")]
 
@@ -296,6 +297,12 @@ def test_text_in_flight_is_bounded(tokenizer, source, tmp_path, monkeypatch):
     assert len(corpus) > 6
     assert most[0] <= 3
     assert documents_in(corpus) == expected(tokenizer)
+
+
+def test_what_is_no_corpus_says_what_it_is(source, tmp_path):
+    refused(lambda: Corpus.open(source), by="pretraining.corpus.open", path=str(source), hint=f"--text {source}")
+    (tmp_path / "manifest.json").write_text('{"format": 1, "python": "3.11"}')
+    assert "damaged" not in refused(lambda: Corpus.open(tmp_path), by="pretraining.corpus.open", path=str(tmp_path))
 
 
 def test_a_damaged_shard_is_named_and_mended(tokenizer, source, tmp_path):
