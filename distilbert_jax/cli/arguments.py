@@ -5,6 +5,7 @@ import functools
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,11 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
             said = f"{said.partition(': ')[0]}: {cause}"
     except InputError as error:  # of a config that is a part of the command
         said, cause = str(error), error
-    cause = cause or InputError("")
+    if not cause:
+        options = re.findall(r"--[\w.-]*\w", said)
+        cause = InputError(
+            said, field=options[0] if options else None, hint=said.partition("; perhaps you meant ")[2] or None
+        )
     raise InputError(f"{prog}: {said}; --help lists what there is", path=cause.path, field=cause.field, hint=cause.hint)
 
 

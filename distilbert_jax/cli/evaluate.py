@@ -24,14 +24,15 @@ class EvaluateCommand:
     json: bool = False
 
     def run(self) -> None:
+        from distilbert_jax.base.config_io import to_values
         from distilbert_jax.pretraining.evaluate import evaluate_mlm
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
-        result = evaluate_mlm(**options)
+        figures = to_values(evaluate_mlm(**options))
         if self.json:
-            print_json(result)
+            print_json(figures)
         else:
-            print("\n".join(f"{name:14} {value:.4f}" for name, value in result.items()))
+            print("\n".join(f"{name:14} {value:.4f}" for name, value in figures.items()))
 
 
 COMMANDS = {"evaluate": running(EvaluateCommand)}

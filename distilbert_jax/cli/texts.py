@@ -71,7 +71,9 @@ class FeaturesCommand(TextCommand):
 
         if self.out and (self.json or self.pooling == "tokens"):
             raise InputError(
-                "--out writes one vector a text: it goes with --pooling cls or mean, and without --json", field="--out"
+                "--out writes one vector a text: it goes with --pooling cls or mean, and without --json",
+                field="--out",
+                hint="--pooling",
             )
         if self.out:
             check_output(self.out, "--out")

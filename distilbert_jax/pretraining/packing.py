@@ -56,11 +56,13 @@ class PackedRows:
             raise InputError(
                 f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: remove {path}, the corpus is packed again",
                 path=path / "manifest.json",
+                field="format",
             )
         if manifest.get("corpus") != corpus.fingerprint:
             raise InputError(
                 f"{path}: packed from other tokens than the corpus has now: remove it, the corpus is packed again",
                 path=path,
+                field="corpus",
             )
         try:
             rows = cls(path, manifest, corpus)
