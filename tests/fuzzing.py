@@ -44,7 +44,7 @@ from tests.models.common import build
 
 SECONDS, BYTES, LETTERS = 20, 2 << 30, 1500
 KINDS = {"model": 40, "text": 25, "parquet": 15, "corpus": 12, "run": 8}  # of a hundred mutations
-GOOD = ("same", "refused", "stricter")
+GOOD = ("same", "refused", "laxer")
 TEXTS = ["reda [MASK] redc", "[MASK] goes to bluea, redb!", "goess to [MASK]"]
 VALUES: tuple[Any, ...] = (
     None, True, False, 0, 1, -1, 2, 7, 10**9, 10**20, 0.5, -0.0, 1e300, math.nan, "", "x", "gelu", "true", "\u2028",
@@ -61,7 +61,8 @@ class Outcome:
         number: of the mutation; with the seed it is made again.
         kind: what was mutated, of `KINDS`.
         what: the mutation in words.
-        outcome: one of `GOOD` ("stricter": refused where the oracle reads on), or traceback, differs, slow, large, long.
+        outcome: one of `GOOD` ("laxer": a model's answers where transformers refuses its files), or traceback, differs, slow, large,
+            long.
         said: the line it was refused with, or what is wrong.
     """
 
@@ -78,6 +79,10 @@ class SlowError(Exception):
 
 class DiffersError(Exception):
     """A result that is not the oracle's."""
+
+
+class LaxerError(Exception):
+    """A result where the oracle refuses."""
 
 
 @contextlib.contextmanager
@@ -122,7 +127,7 @@ def mutate_bytes(path: Path, choose: random.Random) -> str:
     elif how == "drop":
         del data[at : at + choose.choice((1, 1, 8))]
     elif how == "repeat":
-        data += data
+        data += bytes(data)
     else:
         new = choose.choice((b"\0", bytes(4), b"more", choose.randbytes(choose.choice((1, 7, 300)))))
         at = len(data) if how == "append" else at
@@ -302,8 +307,9 @@ class Fuzzer:
             outcome, said = "refused", f"{error.strerror or error} ({error.filename})"
         except SlowError:
             outcome, said = "slow", f"longer than {SECONDS} s"
-        except DiffersError as error:
-            outcome, said = "differs", str(error)
+        except (DiffersError, LaxerError) as error:
+            laxer = isinstance(error, LaxerError) and kind == "model"  # of a file, the oracle says whether it is whole
+            outcome, said = "laxer" if laxer else "differs", str(error)
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
@@ -325,7 +331,7 @@ class Fuzzer:
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
-            raise DiffersError(f"the oracle refuses: {type(error).__name__}: {error}"[:300]) from None
+            raise LaxerError(f"the oracle refuses: {type(error).__name__}: {error}"[:300]) from None
         if problem := _difference(result, expected):
             raise DiffersError(problem)
         return ""

@@ -66,7 +66,9 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
 
         try:
             with open_file(where) as file:  # of a name, pyarrow would take parts ("a=b/") for columns
-                rows = datasets.Dataset(parquet.read_table(file))
+                table = parquet.read_table(file)
+            table.validate(full=True)  # a text that is not UTF-8 would be found out row by row
+            rows = datasets.Dataset(table)
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{where}: damaged or not parquet ({error})", path=where) from None
     else:

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from distilbert_jax.base.files import write_array
+from distilbert_jax.base.files import open_file, write_array
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.datasets import Examples
 from distilbert_jax.finetuning.objective import classify
@@ -81,9 +81,9 @@ def read_logits(directory: Path, name: str, task: Task) -> np.ndarray:
 
 def _load(file: Path) -> np.ndarray:
     try:
-        with file.open("rb") as opened:
+        with open_file(file) as opened:
             values = np.lib.format.read_array(opened, allow_pickle=False)  # np.load would open a zip, too
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, MemoryError) as error:
         raise _damaged(file, str(error)) from None
     if values.dtype.kind not in "fiu":
         raise _damaged(file, f"values of the type {values.dtype}")

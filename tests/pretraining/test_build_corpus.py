@@ -442,7 +442,7 @@ def test_what_is_not_a_finished_corpus_is_named(tokenizer, source, tmp_path):
         lambda: Corpus.open(tmp_path / "out"), by="pretraining.corpus.Corpus.open", path="manifest.json", field="format"
     )
     manifest.write_text('{"format": 1,')
-    refused(lambda: Corpus.open(tmp_path / "out"), by="base.files.read_json", path="manifest.json")
+    refused(lambda: Corpus.open(tmp_path / "out"), by="base.files.parse_json", path="manifest.json")
     assert build_corpus([source], tokenizer, tmp_path / "out").manifest == good
 
 
