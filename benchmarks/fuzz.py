@@ -1,8 +1,8 @@
 """Fuzzing of model directories, corpora, run folders, texts and parquet files, by the thousand: `python benchmarks/fuzz.py`.
 
 The mutations are those of `tests/fuzzing.py`; `--seed` and a number make each of them again (`--first N --count 1`). They are tried
-in processes of 200 each, so that what hangs in compiled code or takes the process with it costs one of them: it is told as such, and
-the next process goes on behind it. The last lines count what became of them; the exit status is 1 where one is no good.
+in processes of 200 each, so that what hangs in compiled code or takes the process with it costs one of them: it is told as such,
+and the next process goes on behind it. The last lines count what became of them; the exit status is 1 where one is no good.
 """
 
 import argparse

@@ -61,8 +61,8 @@ class Outcome:
         number: of the mutation; with the seed it is made again.
         kind: what was mutated, of `KINDS`.
         what: the mutation in words.
-        outcome: one of `GOOD` ("laxer": a model's answers where transformers refuses its files), or traceback, differs, slow, large,
-            long.
+        outcome: one of `GOOD` ("laxer": a model's answers where transformers refuses its files), or traceback, differs, slow,
+            large, long.
         said: the line it was refused with, or what is wrong.
     """
 

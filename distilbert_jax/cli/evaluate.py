@@ -17,11 +17,11 @@ class EvaluateCommand:
     corpus: str  # directory made by distilbert-jax corpus
     teacher: str = ""  # HF directory or hub id
     length: int = 128  # tokens in a packed row
-    sequences: Sequences = "line"
-    batch_size: int = 32
-    max_rows: int | None = None
-    dtype: Dtype = "float32"
-    json: bool = False
+    sequences: Sequences = "line"  # what a sequence of a row is: a line, a document, or two texts
+    batch_size: int = 32  # rows at once
+    max_rows: int | None = None  # the first so many; all if not given
+    dtype: Dtype = "float32"  # of the matmuls
+    json: bool = False  # one JSON object
 
     def run(self) -> None:
         from distilbert_jax.base.config_io import to_values

@@ -15,10 +15,10 @@ class BiasCommand:
 
     model: str  # HF directory or hub id
     prompts: str = ""  # .yaml or .json file, form: distilbert_jax/probes/prompts.py; empty: the model card's pair
-    top_k: int = 10
+    top_k: int = 10  # likeliest words of each side
     words: tuple[str, ...] = ()  # of interest, for every pair; none: those of the file, else all in either top
     out: str = ""  # directory for results.json and log_odds.png
-    json: bool = False
+    json: bool = False  # one JSON object a pair, in the place of tables
 
     def run(self) -> None:
         from distilbert_jax.base.files import check_output
@@ -44,7 +44,7 @@ class CardCommand:
     """The three prompts of distilbert-base-uncased's model card: exit status 1 if a token differs or a score by over 1e-4."""
 
     model: str  # HF directory or hub id
-    json: bool = False
+    json: bool = False  # one JSON object a score
 
     def run(self) -> None:
         from distilbert_jax.pipelines import FillMask
@@ -65,11 +65,11 @@ class SpeedCommand:
     """Latency and tokens a second of the encoder on random tokens, without padding."""
 
     model: str  # HF directory or hub id
-    batch_size: int = 8
-    length: int = 128
-    rounds: int = 20
-    dtype: Dtype = "float32"
-    json: bool = False
+    batch_size: int = 8  # rows at once
+    length: int = 128  # tokens a row
+    rounds: int = 20  # that are timed
+    dtype: Dtype = "float32"  # of the matmuls
+    json: bool = False  # one JSON object
 
     def run(self) -> None:
         from distilbert_jax.probes.speed import encoder_speed, summary

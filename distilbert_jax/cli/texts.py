@@ -23,7 +23,7 @@ class TextCommand:
     model: str  # HF directory or hub id
     file: str = ""  # UTF-8, one text a line
     batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
-    dtype: Dtype = "float32"
+    dtype: Dtype = "float32"  # of the matmuls
     json: bool = False  # one JSON object a line
 
     def results(self, pipeline: type, *options: Any, pairs: bool = False) -> Iterator[tuple[Any, Any]]:

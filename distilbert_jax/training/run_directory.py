@@ -100,8 +100,24 @@ def alone(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """`alone` without a look at what the directory holds."""
+    """`alone` without a look at what the directory holds. Of a run that ends before it has begun, nothing is left."""
+    new = [place for place in (directory, *directory.parents) if not place.exists()]
     directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with _lock(directory):
+            yield
+    except BaseException:
+        if not _has_begun(directory):
+            for name in (".lock", "config.json", "inputs.json") if directory in new else ():
+                (directory / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                for place in new:
+                    place.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
     with (directory / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

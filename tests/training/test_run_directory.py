@@ -168,3 +168,21 @@ def test_a_second_process_is_kept_out(begun):
         refused(lambda: run_directory.alone(begun).__enter__(), by="training.run_directory.locked", path=str(begun))
     with run_directory.alone(begun):
         pass
+
+
+def test_of_a_start_that_fails_nothing_is_left(tmp_path):
+    directory = tmp_path / "runs/first"
+
+    def start(*, begun):
+        with run_directory.alone(directory):
+            run_directory.enter(CONFIG, directory)
+            run_directory.check_inputs(directory, {"model": "1"})
+            if begun:
+                (directory / "metrics.jsonl").touch()
+            raise InputError("refused")
+
+    refused(lambda: start(begun=False))
+    assert list(tmp_path.iterdir()) == []
+    for begun in (True, False):
+        refused(lambda begun=begun: start(begun=begun))
+        assert (directory / "config.json").is_file()
