@@ -165,7 +165,7 @@ def test_no_lock_is_left_in_what_is_no_run(tmp_path):
 
 def test_a_second_process_is_kept_out(begun):
     with run_directory.alone(begun):
-        refused(lambda: run_directory.alone(begun).__enter__(), by="training.run_directory.locked", path=str(begun))
+        refused(lambda: run_directory.alone(begun).__enter__(), by="training.run_directory._lock", path=str(begun))
     with run_directory.alone(begun):
         pass
 
