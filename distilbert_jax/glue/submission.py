@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distilbert_jax.base.files import atomic_file, check_output
+from distilbert_jax.base.files import atomic_file, check_writable
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.predictions import read_logits
 from distilbert_jax.finetuning.tasks import TASKS, Task, find_task
@@ -22,7 +22,7 @@ def check_path(path: str, tasks: Sequence[str]) -> None:
     where = Path(path)
     if where.suffix != ".zip":
         raise InputError(f"--submit {path}: expected the name of a .zip file", field="--submit")
-    check_output(where, "--submit")
+    check_writable(where, "--submit")
     if not any(find_task(name).submission for name in tasks):
         raise InputError(f"--submit: the GLUE server takes none of {', '.join(tasks)}", field="--submit")
 

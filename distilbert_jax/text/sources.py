@@ -4,10 +4,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from distilbert_jax.base.files import check_file, open_file
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.columns import READERS, column_texts, has_columns
 from distilbert_jax.text.compressed import DamagedError, open_gzip, open_xz
 
 _OPENERS = {".txt": None, ".xz": open_xz, ".gz": open_gzip}
@@ -97,12 +98,18 @@ class TextSources:
                 ) from error
 
 
-def given_texts(arguments: Sequence[str], file: str) -> Iterator[str]:
-    """The texts of a command: its arguments, the lines of `file` or, where neither is given, of standard input.
+def given_texts(arguments: Sequence[str], file: str, columns: Sequence[str] = ()) -> Iterator[Any]:
+    """The texts of a command: its arguments, the lines of `file` or, where neither is given, of standard input. Of a file that has
+    columns (.csv, .jsonl, .parquet, …) those of the column that is named, or tuples of those of several.
 
     Raises:
-        InputError: none is given, or both are; a file that cannot be read line by line (see `texts_of`), found before this returns.
+        InputError: none is given, or both are; a file that cannot be read line by line (see `texts_of`) or has columns of which
+            none is named (see `column_texts`), found before this returns.
     """
+    if columns and not (file and has_columns(Path(file))):
+        raise InputError(
+            f"--column {' '.join(columns)}: is for a --file with columns ({', '.join(READERS)})", field="--column"
+        )
     if arguments and file:
         raise InputError(f"texts are given as arguments and as --file {file}: give one of them", field="--file")
     if arguments:
@@ -120,12 +127,15 @@ def given_texts(arguments: Sequence[str], file: str) -> Iterator[str]:
         check_file(path, "a file with one text a line")
     except InputError as error:
         raise InputError(f"--file {error}", path=path, field="--file") from None
-    for _ in _texts_in(path):
+    for _ in _texts_in(path, columns):
         pass
-    return _texts_in(path)
+    return _texts_in(path, columns)
 
 
-def _texts_in(path: Path) -> Iterator[str]:
+def _texts_in(path: Path, columns: Sequence[str]) -> Iterator[Any]:
+    if has_columns(path):
+        yield from column_texts(path, columns)
+        return
     with open_file(path) as stream:
         yield from texts_of(stream, path)
 

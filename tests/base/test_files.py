@@ -12,7 +12,7 @@ from distilbert_jax.base.files import (
     atomic_file,
     check_directory,
     check_file,
-    check_output,
+    check_writable,
     fingerprint_of,
     open_file,
     parse_json,
@@ -83,7 +83,7 @@ def test_what_is_no_regular_file_is_never_replaced(tmp_path, make):
     make(path)
     before = path.lstat()
     refused(lambda: write_json(path, [1]), path=str(path.resolve()))
-    refused(lambda: check_output(path, "--out"), path=str(path), field="--out")
+    refused(lambda: check_writable(path, "--out"), path=str(path), field="--out")
     assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
 
 
@@ -104,26 +104,26 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, 
     (tmp_path / "link").symlink_to("nothing")
     for name in ("file/below", "file/far/below", "pipe/pipe", "pipe/pipe/below", "link", "link/below"):
         refused(
-            lambda name=name: check_output(tmp_path / name, "--out", directory=directory),
-            by="base.files.check_output",
+            lambda name=name: check_writable(tmp_path / name, "--out", directory=directory),
+            by="base.files.check_writable",
             path=str(tmp_path / name),
             field="--out",
         )
     other = tmp_path / "file" if directory else tmp_path
-    refused(lambda: check_output(other, "--out", directory=directory), by="base.files.check_output")
+    refused(lambda: check_writable(other, "--out", directory=directory), by="base.files.check_writable")
     if directory:
-        check_output(tmp_path / "new/far/below", "--out", directory=True)
+        check_writable(tmp_path / "new/far/below", "--out", directory=True)
     else:
-        refused(lambda: check_output(tmp_path / "new/file", "--out"), by="base.files.check_output")
-    check_output(tmp_path if directory else tmp_path / "file", "--out", directory=directory)
-    check_output(tmp_path / "new", "--out", directory=directory)
+        refused(lambda: check_writable(tmp_path / "new/file", "--out"), by="base.files.check_writable")
+    check_writable(tmp_path if directory else tmp_path / "file", "--out", directory=directory)
+    check_writable(tmp_path / "new", "--out", directory=directory)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_without_permission_is_refused_before_the_work(tmp_path):
     tmp_path.chmod(0o500)
-    refused(lambda: check_output(tmp_path / "file", "--out"), by="base.files.check_output", field="--out")
+    refused(lambda: check_writable(tmp_path / "file", "--out"), by="base.files.check_writable", field="--out")
     tmp_path.chmod(0o700)
 
 
