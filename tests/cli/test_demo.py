@@ -58,6 +58,7 @@ def test_the_data_are_written_where_the_other_steps_look(tmp_path, monkeypatch, 
 
 def test_each_training_and_tuning_is_that_of_the_demos_config(tmp_path, monkeypatch):
     trained, tuned = [], []
+    monkeypatch.setattr(module, "_check_before", lambda only, out: None)
     monkeypatch.setattr("distilbert_jax.pretraining.run.pretrain", trained.append)
     monkeypatch.setattr("distilbert_jax.cli.glue.GlueCommand.run", lambda self: tuned.append(self))
     main(["demo", "--out", str(tmp_path), "--only", *module.TRAININGS, "glue"])
