@@ -143,12 +143,9 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(141)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        advice = (
-            "free some space and run the same command again; finished work is kept"
-            if error.errno == errno.ENOSPC
-            else ""
-        )
-        _leave(f"{error.strerror or error}{where}" + (f": {advice}" if advice else ""), 1)
+        mend = {errno.ENOSPC: "free some space", errno.EFBIG: "let files be larger (ulimit -f)"}.get(error.errno or 0)
+        advice = f": {mend} and run the same command again; finished work is kept" if mend else ""
+        _leave(f"{error.strerror or error}{where}{advice}", 1)
     except MemoryError as error:
         _leave(f"out of memory{f' ({error})' if str(error) else ''}: {_LESS}", 1)
     except BaseException as error:
