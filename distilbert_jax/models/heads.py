@@ -15,7 +15,7 @@ from jax.typing import DTypeLike
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.encoder import EncoderOutput, encoder_of
-from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, einsum, fold_rows, layer_norm
+from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, einsum, embedding, fold_rows, layer_norm
 from distilbert_jax.models.pretrained import PretrainedModel
 
 HEAD_SITE = 10_000  # row keys of a head never meet those of a layer
@@ -57,7 +57,7 @@ class PreTrainingOutput(EncoderOutput):
 
 
 class MLMHead(nnx.Module):
-    """Linear, activation, LayerNorm, then the word embedding itself as decoder, with a bias of its own."""
+    """Linear, activation, LayerNorm, then the word embedding itself as decoder (or, untied, a table of its own), with a bias."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         D = config.hidden_size
@@ -66,9 +66,12 @@ class MLMHead(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((config.vocab_size,)))
         self.activation = config.family.mlm_activation or config.hidden_act
         self.dtype = dtype
+        if not config.tie_word_embeddings:
+            self.decoder = embedding(config.vocab_size, D, std=config.initializer_range, rngs=rngs)
 
     def __call__(self, hidden: Array, table: Array) -> Array:
-        """hidden [B, T, D], table [V, D] → logits [B, T, V]."""
+        """hidden [B, T, D], table [V, D] (the word embedding) → logits [B, T, V]."""
+        table = self.decoder[...] if hasattr(self, "decoder") else table
         x = self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
         return einsum("btd,vd->btv", x, table, self.dtype) + self.bias[...]
 
@@ -135,7 +138,7 @@ class MaskedLM(PretrainedModel):
 
 
 class SequenceClassification(PretrainedModel):
-    """Encoder, pooler, dropout, classifier. One label makes it a regression."""
+    """Encoder, pooler, dropout, classifier (with one label a regression)."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config)
@@ -175,7 +178,9 @@ class QuestionAnswering(PretrainedModel):
     """Encoder, dropout (DistilBERT's alone), and for every token how well an answer would start and end there."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        super().__init__(config)
+        # Start and end: with other labels than two the reference would not load what is saved.
+        two = config if len(config.labels) == 2 else dataclasses.replace(config, labels=ModelConfig.labels)
+        super().__init__(two)
         self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
         self.qa_outputs = _linear(config, 2, dtype=dtype, rngs=rngs)
 
