@@ -47,9 +47,7 @@ def read_config(path_or_id: str | Path, *, family: Family | None = None) -> Mode
     if not path.exists():
         _say_where_the_model_is(directory, {})
         raise InputError(f"{directory}: has no config.json, so it is not a model directory", path=directory)
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: is no JSON object, so it is not a model's", path=path)
+    content = read_json(path, dict)
     if "model_type" not in content:
         _say_where_the_model_is(directory, content)
     try:
@@ -228,8 +226,7 @@ def _weight_files(directory: Path) -> list[Path]:
     if whole.is_file():
         return [whole]
     if index.is_file():
-        content = read_json(index)
-        shards = content.get("weight_map") if isinstance(content, dict) else None
+        shards = read_json(index, dict).get("weight_map")
         if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
             raise InputError(f"{index}: expected JSON with a weight_map from tensors to files", path=index)
         return [_shard(directory, name, index) for name in sorted(set(shards.values()))]
