@@ -53,7 +53,7 @@ def compiled(plain: Callable[..., Any]) -> Callable[..., Any]:
         prepared = None if rows is None else _own_parts(model)
         if prepared is None or rows is None:
             return plain(model, *arguments, **inputs)
-        flags = tuple((name, bool(inputs[name])) for name in _FLAGS if name in inputs)
+        flags = tuple((name, bool(inputs[name])) for name in _FLAGS if inputs.get(name) is not None)
         return _run(plain, *prepared, rows, flags, model.config)
 
     return call

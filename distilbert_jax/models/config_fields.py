@@ -53,7 +53,9 @@ CONFIG_FIELDS = (
     _obeyed("num_attention_heads", "another name of n_heads, and goes before it", 2, of="distilbert"),
     # Functions
     _obeyed("hidden_act", "all names of the reference's functions without parameters", "gelu_new", "silu", of="bert"),
-    _obeyed("activation", "all names of the reference's functions without parameters", "gelu_new", "silu", of="distilbert"),
+    _obeyed(
+        "activation", "all names of the reference's functions without parameters", "gelu_new", "silu", of="distilbert"
+    ),
     _obeyed("layer_norm_eps", "ε under the root of every LayerNorm", 1e-2, 0.3, of="bert"),
     _obeyed("tie_word_embeddings", "false: the decoder is a table of its own, read, trained and written", False),
     _obeyed("hidden_dropout_prob", _TRAINING, 0.3, 1.0, of="bert"),
@@ -67,7 +69,9 @@ CONFIG_FIELDS = (
     _obeyed("pad_token_id", "what pads a batch; null: 0; a negative one counts from the vocabulary's end", 5, -1, None),
     # Heads
     _obeyed("id2label", "the labels' names and number", {"0": "x", "1": "y", "2": "z"}),
-    _obeyed("num_labels", "the labels' number; where it contradicts id2label, they are LABEL_0, LABEL_1 …, as there", 3, 2),
+    _obeyed(
+        "num_labels", "the labels' number; where it contradicts id2label, they are LABEL_0, LABEL_1 …, as there", 3, 2
+    ),
     _obeyed(
         "problem_type",
         "what a classifier's scores are: the values, a softmax, or of each label a sigmoid (of one label too where it is left out)",

@@ -87,6 +87,26 @@ class Embeddings(nnx.Module):
         return dropout(self.norm(x), self.dropout, rngs)
 
 
+def as_array(name: str, value: Any, kind: Any = jnp.integer) -> Array | np.ndarray:
+    """An input of a model as an array.
+
+    Raises:
+        InputError: it is none, as rows of different lengths or a text, or of other numbers than `kind`.
+    """
+    try:
+        array = value if isinstance(value, jax.Array) else np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths; jagged ones of NumPy are an error, too
+        array = np.asarray(None)
+    if not jnp.issubdtype(array.dtype, kind) and array.dtype != bool:
+        given = f"{array.dtype} array" if array.dtype.kind in "fc" else type(value).__name__
+        raise InputError(
+            f"{name}: a {given} was given, expected whole numbers [B, T], rows of one length; of texts a tokenizer makes them: "
+            "model(**tokenizer(text))",
+            field=name,
+        )
+    return array
+
+
 class Layer(nnx.Module):
     """One Transformer layer: attention and feed-forward, each followed by residual and LayerNorm."""
 
@@ -120,6 +140,7 @@ class Encoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs=rngs)
         self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)])
+        self.output_hidden_states, self.output_attentions = config.output_hidden_states, config.output_attentions
 
     def __call__(
         self,
@@ -130,8 +151,8 @@ class Encoder(nnx.Module):
         position_ids: Array | None = None,
         segment_ids: Array | None = None,
         rngs: Array | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> EncoderOutput:
         """Encode `input_ids` int32 [B, T]; NumPy arrays and lists of lists do as well, and one list is one row.
 
@@ -142,14 +163,20 @@ class Encoder(nnx.Module):
                 padding).
             segment_ids: int32 [B, T] of packed rows, 0 = padding; sequences do not see each other.
             rngs: key array [B] for dropout, one a row; None: no dropout.
+            output_hidden_states, output_attentions: whether they are given beside the rest; None: as the config says.
 
         Raises:
-            InputError: T is beyond the position table and no `position_ids` are given; outside `jax.jit`, an id without a row.
+            InputError: T is beyond the position table and no `position_ids` are given; outside `jax.jit`, an id without a row; what
+                is given are no rows of whole numbers.
         """
-        given = lambda value: value if value is None or isinstance(value, jax.Array) else np.asarray(value)
+        given = lambda name, value: None if value is None else as_array(name, value)
+        if attention_mask is not None:
+            as_array("attention_mask", attention_mask, jnp.number)
         # Before they are cut to 32 bits.
         self._check_ids(
-            input_ids=given(input_ids), token_type_ids=given(token_type_ids), position_ids=given(position_ids)
+            input_ids=as_array("input_ids", input_ids),
+            token_type_ids=given("token_type_ids", token_type_ids),
+            position_ids=given("position_ids", position_ids),
         )
         rows = lambda value: jnp.atleast_2d(jnp.asarray(value))
         input_ids = rows(input_ids)
@@ -164,8 +191,11 @@ class Encoder(nnx.Module):
             x, probabilities = layer(x, bias, fold_rows(rngs, i + 1))
             hidden_states.append(x)
             attentions.append(probabilities)
+        asked = lambda flag, otherwise: otherwise if flag is None else flag
         return EncoderOutput(
-            x, tuple(hidden_states) if output_hidden_states else None, tuple(attentions) if output_attentions else None
+            x,
+            tuple(hidden_states) if asked(output_hidden_states, self.output_hidden_states) else None,
+            tuple(attentions) if asked(output_attentions, self.output_attentions) else None,
         )
 
     def _check_ids(self, **ids: Ids | None) -> None:

@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.models.encoder import EncoderOutput, encoder_of
+from distilbert_jax.models.encoder import EncoderOutput, as_array, encoder_of
 from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, einsum, embedding, fold_rows, layer_norm
 from distilbert_jax.models.pretrained import PretrainedModel
 
@@ -211,8 +211,8 @@ class MultipleChoice(PretrainedModel):
         token_type_ids: Array | None = None,
         position_ids: Array | None = None,
         rngs: Array | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> ModelOutput:
         """Arguments as `Encoder.__call__`, but [B, choices, T] each, `rngs` [B]; logits [B, choices].
 
@@ -221,7 +221,7 @@ class MultipleChoice(PretrainedModel):
         Raises:
             InputError: `input_ids` has not three axes.
         """
-        shape = jnp.shape(input_ids)
+        shape = as_array("input_ids", input_ids).shape
         if len(shape) != 3:
             raise InputError(f"input_ids has the shape {shape}: a multiple choice takes [rows, choices, tokens]")
         rows = lambda x: None if x is None else jnp.asarray(x).reshape(-1, shape[2])

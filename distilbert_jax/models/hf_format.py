@@ -104,7 +104,9 @@ def _labels(content: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
     if number is not None and (type(number) is not int or not 0 < number <= MOST_LABELS):
         raise InputError(f"num_labels = {number!r:.40}: expected 1 to {MOST_LABELS:,}", field="num_labels")
     if names is not None:
-        wrong = InputError("id2label: expected an object of ids 0, 1, 2 … and the names of the labels", field="id2label")
+        wrong = InputError(
+            "id2label: expected an object of ids 0, 1, 2 … and the names of the labels", field="id2label"
+        )
         if not isinstance(names, dict):
             raise wrong
         if any(isinstance(name, dict | list) or name is None for name in names.values()):
@@ -174,7 +176,7 @@ def read_headers(directory: str | Path) -> dict[str, StoredTensor]:
     """What `model.safetensors`, or the shards that `model.safetensors.index.json` names, say of their tensors; none is read.
 
     Raises:
-        InputError: a file is missing, damaged or outside of the directory, a tensor is of a type that is not read, or is there twice.
+        InputError: a file is missing, damaged or outside of the directory; a tensor is of a type that is not read, or there twice.
     """
     headers: dict[str, StoredTensor] = {}
     for file in _weight_files(Path(directory)):
@@ -215,9 +217,7 @@ def _opened(file: Path, read: Callable[[Path], dict[str, T]]) -> dict[str, T]:
 def _headers_of(file: Path) -> dict[str, StoredTensor]:
     with safe_open(file, framework="numpy") as opened:
         parts = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 (it is no dictionary)
-        return {
-            name: StoredTensor(file, tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()
-        }
+        return {name: StoredTensor(file, tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
 
 
 def _weight_files(directory: Path) -> list[Path]:
@@ -379,7 +379,9 @@ def to_params(
             if not bool(jnp.isfinite(params[path]).all()):
                 problems.append(f"{name} has values that are not finite")
     left = [name for name in source if name not in copies]
-    problems += [f"{name:.100} is unknown" for name in left if not (name.startswith(family.heads) or _BUFFERS.search(name))]
+    problems += [
+        f"{name:.100} is unknown" for name in left if not (name.startswith(family.heads) or _BUFFERS.search(name))
+    ]
     if problems:
         raise InputError(f"{where}: {len(problems)} tensors do not fit: {few(problems)}", path=where)
     if initialised and not new_head:

@@ -38,6 +38,23 @@ from distilbert_jax.models.params import count, merge, split
 from distilbert_jax.text.tokenizer import BertTokenizer, save_tokenizer
 
 
+def float_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype of matmuls or of a file.
+
+    Raises:
+        InputError: it is none, or not one of floating-point numbers of 16 bits or more.
+    """
+    try:
+        known = None if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating) or known.itemsize < 2:
+        raise InputError(
+            f"dtype = {dtype!r}: matmuls take a floating-point dtype, such as float32 or bfloat16", field="dtype"
+        )
+    return known
+
+
 def _check_options(kind: type, options: Collection[str], fields: Collection[str]) -> None:
     """Raise InputError for what is no field of a config and no argument of the model's class."""
     taken = inspect.signature(kind).parameters
@@ -111,10 +128,7 @@ class PretrainedModel(nnx.Module):
         Raises:
             InputError: what is missing, damaged or contradictory, in one line.
         """
-        if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
-            raise InputError(
-                f"dtype = {dtype!r}: matmuls take a floating-point dtype, such as float32 or bfloat16", field="dtype"
-            )
+        dtype = float_dtype(dtype)
         directory = locate(path_or_id, revision)
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
         read = read_config(directory, family=getattr(cls, "family", None))
@@ -127,8 +141,9 @@ class PretrainedModel(nnx.Module):
         draw = lambda: make(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
         graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
         tensors, names = read_tensors(directory), kind.family.names(tied=config.tie_word_embeddings)
+        anew = (reinitialise,) if isinstance(reinitialise, str) else tuple(reinitialise)
         for path in shapes:
-            if path.startswith(tuple(reinitialise)):
+            if path.startswith(anew):
                 tensors.pop(hf_name(names, path), None)
         params = to_params(tensors, config, shapes, str(path_or_id), new_head=new_head)
         if len(params) < len(shapes):
@@ -168,7 +183,7 @@ class PretrainedModel(nnx.Module):
         Args:
             dtype: of the file. A model that was read from a bfloat16 file gives that file's bits back with `jnp.bfloat16`.
         """
-        tied, tensors = self.config.tie_word_embeddings, {}
+        dtype, tied, tensors = float_dtype(dtype), self.config.tie_word_embeddings, {}
         for path, value in split(self)[1].items():
             name = hf_name(self.family.names(tied=tied), path)
             tensor = np.asarray(value).T if path.endswith(".kernel") else np.asarray(value)

@@ -1,4 +1,5 @@
-"""Ranges of what a model looks up in its tables: token ids, token types and positions, checked on the host (`base.ranges`)."""
+"""Ranges of what goes into a model and comes out of it, checked on the host: token ids, token types and positions
+(`base.ranges`), and scores that have to be finite."""
 
 from collections.abc import Mapping
 
@@ -7,6 +8,7 @@ import numpy as np
 
 from distilbert_jax.base.ranges import check_range
 from distilbert_jax.config import ModelConfig
+from distilbert_jax.errors import InputError
 
 
 def check_rows(batch: Mapping[str, np.ndarray | jax.Array], config: ModelConfig, where: object = "") -> None:
@@ -26,3 +28,20 @@ def check_rows(batch: Mapping[str, np.ndarray | jax.Array], config: ModelConfig,
     for name, size in tables.items():
         if name in batch:
             check_range(name, batch[name], size, where)
+
+
+def check_finite(scores: np.ndarray, name: object) -> None:
+    """Check what a model computed.
+
+    Args:
+        scores: of any shape.
+        name: of the model: its directory or hub id.
+
+    Raises:
+        InputError: a score is infinite or not a number.
+    """
+    if not np.isfinite(scores).all():
+        raise InputError(
+            f"{name}: scores that are not finite: its weights are too large for {scores.dtype}, or damaged",
+            path=name,
+        )

@@ -22,6 +22,7 @@ from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.models.ranges import check_finite
 from distilbert_jax.pretraining.masking import corrupt, log_weights
 from distilbert_jax.pretraining.objective_table import OBJECTIVES
 from distilbert_jax.pretraining.objectives import Given, encode, masked_lm_nsp
@@ -213,4 +214,6 @@ def evaluate_mlm(
         max_rows=max_rows,
         show_progress=True,
     )
-    return evaluate(params)
+    result = evaluate(params)
+    check_finite(np.array(list(result.values()), np.float32), model)
+    return result

@@ -120,6 +120,18 @@ def test_an_hf_directory_is_evaluated_on_all_devices(world, tmp_path, rows, stud
     assert found["kl_to_teacher"] > 0
 
 
+def test_figures_that_are_not_finite_are_refused_with_the_models_name(world, tmp_path, student):
+    params = split(student)[1]
+    name = "encoder.layers.0.ffn_out.kernel"
+    model = merge(split(student)[0], {**params, name: jnp.full_like(params[name], 3e38)})
+    model.save_pretrained(tmp_path, load_tokenizer(world.tokenizer))
+    refused(
+        lambda: evaluate_mlm(str(tmp_path), world.heldout, length=32),
+        by="models.ranges.check_finite",
+        path=str(tmp_path),
+    )
+
+
 def test_refused_in_one_line(world, tmp_path):
     shutil.copytree(world.teacher, tmp_path / "foreign")
     other = runs.write_tokenizer(tmp_path / "tokenizer", runs.WORDS[::-1])
