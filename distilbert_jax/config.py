@@ -161,6 +161,8 @@ class ModelConfig:
         if "type_vocab_size" in family.config_fields:
             what = f"{family.title} has token types; expected 1 or more"
             require(self.type_vocab_size > 0, self, "type_vocab_size", what)
+        what = f"{family.title}'s table of parameters has no decoder of its own (head.decoder)"
+        require(self.tie_word_embeddings or "head.decoder" in family.parameters, self, "tie_word_embeddings", what)
         what = f"{family.title}'s positions begin after pad_token_id = {self.pad_token_id}: none is left"
         require(self.max_length > 0, self, "max_position_embeddings", what)
 

@@ -130,8 +130,8 @@ CONFIG_FIELDS = (
     _idle("use_bfloat16", "of transformers 4, and read by none", True),
     _idle("finetuning_task", "of transformers 4: a note", "sst2"),
     _idle("task_specific_params", "for generation", {"summarization": {"max_length": 3}}),
-    _idle("rope_scaling", "positions are not rotary", None),
-    _idle("rope_theta", "positions are not rotary", None),
+    _idle("rope_scaling", "positions are not rotary"),
+    _idle("rope_theta", "positions are not rotary"),
 )
 
 

@@ -248,13 +248,13 @@ def _shard(directory: Path, name: str, index: Path) -> Path:
     # In the hub's cache a snapshot's files are links to what it keeps beside the snapshots.
     roots = [inside, inside.parents[1] / "blobs"] if inside.parent.name == "snapshots" else [inside]
     try:
-        target = file.resolve()
+        target, is_there, is_file = file.resolve(), file.exists(), file.is_file()
     except (OSError, ValueError, RuntimeError):  # a name that is too long, has a NUL; links in a circle
         raise InputError(f"{index}: names {name!r:.100}, which cannot be a file", path=index) from None
     if Path(name).is_absolute() or ".." in Path(name).parts or not any(map(target.is_relative_to, roots)):
         raise InputError(f"{index}: names {name!r:.100}, which is outside of the model's directory", path=index)
-    if not file.is_file():
-        what = "is not a regular file" if file.exists() else "not there"
+    if not is_file:
+        what = "is not a regular file" if is_there else "not there"
         raise InputError(f"{file}: named by {index.name}, but {what}", path=file)
     return file
 

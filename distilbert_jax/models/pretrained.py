@@ -57,12 +57,13 @@ def float_dtype(dtype: DTypeLike) -> jnp.dtype:
 
 def _check_options(kind: type, options: Collection[str], fields: Collection[str]) -> None:
     """Raise InputError for what is no field of a config and no argument of the model's class."""
-    taken = inspect.signature(kind).parameters
+    taken = inspect.signature(kind.__init__).parameters
     if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
         return
+    known = {*fields, *taken} - {"self", "config", "rngs"}
     for name in options:
-        if name not in taken or name in ("config", "rngs"):
-            hint = nearest(name, sorted({*fields, *taken} - {"config", "rngs"}))
+        if name not in known:
+            hint = nearest(name, sorted(known))
             raise InputError(f"{name}: no argument of {kind.__name__}.from_pretrained; {hint}", field=name, hint=hint)
 
 

@@ -445,7 +445,7 @@ def test_what_is_missing_is_named(directory, tmp_path):
 )
 def test_a_config_that_cannot_be_used_is_named(content, message, directory):
     (directory / "config.json").write_text(content)
-    assert refusal(BertForMaskedLM, directory).startswith(f"{directory}/config.json: {message}")
+    assert refusal(MaskedLM, directory).startswith(f"{directory}/config.json: {message}")
 
 
 def test_a_config_that_is_not_text_is_named(directory):
