@@ -1,9 +1,10 @@
-"""Ranges of what goes into a model and comes out of it, checked on the host: token ids, token types and positions
-(`base.ranges`), and scores that have to be finite."""
+"""What goes into a model and comes out of it, checked on the host: rows of whole numbers, ranges of token ids, token types and
+positions (`base.ranges`), and scores that have to be finite."""
 
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from distilbert_jax.base.ranges import check_range
@@ -28,6 +29,29 @@ def check_rows(batch: Mapping[str, np.ndarray | jax.Array], config: ModelConfig,
     for name, size in tables.items():
         if name in batch:
             check_range(name, batch[name], size, where)
+
+
+def check_input(name: str, value: object) -> None:
+    """Check that an input of a model is rows of numbers, which a text, say, is not.
+
+    Args:
+        name: `input_ids`, `attention_mask` (whole numbers or shares), `token_type_ids` …
+
+    Raises:
+        InputError: it is not: names the argument.
+    """
+    try:
+        array = value if isinstance(value, jax.Array) else np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths
+        array = np.asarray(None)
+    kind = jnp.number if name == "attention_mask" else jnp.integer
+    if not jnp.issubdtype(array.dtype, kind) and array.dtype != bool:
+        given = f"{array.dtype} array" if array.dtype.kind in "fc" else type(value).__name__
+        raise InputError(
+            f"{name}: a {given} was given, expected whole numbers [B, T], rows of one length; of texts a tokenizer makes them: "
+            "model(**tokenizer(text))",
+            field=name,
+        )
 
 
 def check_finite(scores: np.ndarray, name: object) -> None:
