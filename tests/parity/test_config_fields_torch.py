@@ -16,6 +16,7 @@ import pytest
 from distilbert_jax.base.file_fields import FileField, Treatment
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.config_fields import CONFIG_FIELDS
+from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.layers import ACTIVATIONS
 from distilbert_jax.pipelines import TextClassification
 from tests.models.common import CLASSES, deviation, predictions
@@ -136,6 +137,19 @@ def reference(path, name, given):
         return model, model(**{key: torch.tensor(value).long() for key, value in given.items()}, return_dict=True)
 
 
+@pytest.fixture(scope="module")
+def plain_logits(plain, given):
+    """Family, head → the logits of that model of the reference."""
+    logits = {}
+
+    def ask(family, head):
+        if (family, head) not in logits:
+            logits[family, head] = reference(plain(family, head), f"{FAMILIES[family]}{head}", given[family])[1].logits
+        return logits[family, head]
+
+    return ask
+
+
 def outputs(model, given, new_shapes):
     """What our model gives. A program is compiled for new shapes; else it runs operation by operation, which all fields share."""
     with contextlib.nullcontext() if new_shapes else jax.disable_jit():
@@ -165,30 +179,52 @@ def assert_same(found, expected):
             assert deviation(one, other) < 2e-5, kind
 
 
-@pytest.mark.parametrize(("family", "row", "value"), CASES)
-def test_a_field_does_what_it_does_in_transformers(family, row: FileField, value, write, given, tmp_path):
-    head = "ForSequenceClassification" if row.name in OF_CLASSIFIERS else "ForMaskedLM"
-    name, obeyed = f"{FAMILIES[family]}{head}", row.treatment is Treatment.OBEYED
-    path = write(family, head, row.name, value, fit=obeyed)
-    if row.treatment is Treatment.REFUSED:
-        with pytest.raises(InputError) as caught:
-            CLASSES[name].from_pretrained(path)
-        assert caught.value.field == row.name
-        return
-    config, expected = reference(path, name, given[family])
+def cases(*treatments):
+    """Family, row, value of the rows that are so treated."""
+    return pytest.mark.parametrize(
+        ("family", "row", "value"), [case for case in CASES if case.values[1].treatment in treatments]
+    )
+
+
+def head_of(row: FileField) -> str:
+    return "ForSequenceClassification" if row.name in OF_CLASSIFIERS else "ForMaskedLM"
+
+
+@cases(Treatment.OBEYED)
+def test_a_field_does_what_it_does_in_transformers(family, row, value, write, given, tmp_path):
+    name = f"{FAMILIES[family]}{head_of(row)}"
+    path = write(family, head_of(row), row.name, value, fit=True)
+    before, expected = reference(path, name, given[family])
     model = CLASSES[name].from_pretrained(path)
     found = outputs(model, given[family], row.name in SHAPES)
     assert_same(found, expected)
     model.save_pretrained(tmp_path / "ours")
     again, after = reference(tmp_path / "ours", name, given[family])
     assert_same(found, after)
-    if obeyed:
-        value_of = lambda model: getattr(model.config, row.name)
-        assert value_of(again) == SAME.get((row.name, json.dumps(value)), value_of(config))
-    if head == "ForSequenceClassification":
+    value_of = lambda model: getattr(model.config, row.name)
+    assert value_of(again) == SAME.get((row.name, json.dumps(value)), value_of(before))
+    if row.name in OF_CLASSIFIERS:
         ours = scores(model, found.logits[0], theirs=False)
-        for one, output in ((config, expected), (again, after)):
+        for one, output in ((before, expected), (again, after)):
             assert ours == pytest.approx(scores(one, output.logits[0], theirs=True), rel=1e-4, abs=1e-6)
+
+
+@cases(Treatment.REFUSED)
+def test_a_field_that_cannot_be_obeyed_is_refused(family, row, value, write):
+    path = write(family, head_of(row), row.name, value, fit=False)
+    with pytest.raises(InputError) as caught:
+        CLASSES[f"{FAMILIES[family]}{head_of(row)}"].from_pretrained(path)
+    assert caught.value.field == row.name
+
+
+@cases(Treatment.WITHOUT_EFFECT)
+def test_a_field_without_effect_has_none_in_transformers_either(family, row, value, write, plain, plain_logits, given):
+    """There the outputs stay as they are; here the config does, and so all that is made from it."""
+    head = head_of(row)
+    path, name = write(family, head, row.name, value, fit=False), f"{FAMILIES[family]}{head}"
+    _, found = reference(path, name, given[family])
+    assert deviation(found.logits, plain_logits(family, head)) < 2e-5
+    assert read_config(path) == read_config(plain(family, head))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
