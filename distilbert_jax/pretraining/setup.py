@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
@@ -180,6 +181,11 @@ def _with_unigram_bias(model: MaskedLM | PreTraining, init: InitConfig, counts: 
     return model
 
 
+def optimizer_of(config: PretrainConfig) -> optax.GradientTransformation:
+    held = () if config.init.positions == "learned" else ("encoder.embeddings.position",)
+    return adamw(config.optimizer, config.steps, held)
+
+
 def set_up(config: PretrainConfig) -> Setup:
     """Read and check all that a run needs.
 
@@ -242,8 +248,7 @@ def set_up(config: PretrainConfig) -> Setup:
     objective = objective_of(Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config))
     if objective_table.origins(config, objective.parts):
         _try(objective, params, teacher.params if teacher else {}, rows)
-    held = () if config.init.positions == "learned" else ("encoder.embeddings.position",)
-    optimizer = adamw(config.optimizer, config.steps, held)
+    optimizer = optimizer_of(config)
     state = init_state(sharding.pad_vocabulary(params), optimizer, config.run.seed, mesh)
     train_step = make_train_step(
         objective, optimizer, state, teacher.params if teacher else {}, mesh, config.optimizer.accumulate

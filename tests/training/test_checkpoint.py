@@ -16,9 +16,17 @@ from distilbert_jax.errors import one_line_errors
 from distilbert_jax.training import checkpoint as module
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.step import TrainState, init_state
+from tests import compiling
 from tests.runs import refused
 
 SHAPES = {"encoder.layers.0.ffn_in.kernel": (16, 8), "encoder.layers.0.ffn_in.bias": (8,), "head.norm.scale": (16,)}
+
+
+@pytest.fixture(autouse=True)
+def as_users_save():
+    compiling.whole_below(None)
+    yield
+    compiling.quick_checkpoints()
 
 
 def mesh(devices, fsdp=1, tensor=1):
