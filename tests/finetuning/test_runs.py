@@ -320,7 +320,7 @@ def test_a_run_that_another_process_is_at_is_left_as_it_is(folder, tmp_path):
     with run_directory.alone(Path(config.run.directory)):
         run_directory.enter(config, Path(config.run.directory))
         refused(
-            lambda: tune(change(config, epochs=7)), by="training.run_directory.locked", path=str(config.run.directory)
+            lambda: tune(change(config, epochs=7)), by="training.run_directory._lock", path=str(config.run.directory)
         )
     recorded = json.loads((tmp_path / "0/config.json").read_text())
     assert recorded["epochs"] == config.epochs

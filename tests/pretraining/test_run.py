@@ -162,7 +162,7 @@ def test_refused_beside_another_process_a_run_changes_nothing(world, tmp_path):
     before = (tmp_path / "run/config.json").read_bytes()
     with run_directory.alone(tmp_path / "run"):
         other = change(config, optimizer__learning_rate=0.5)
-        refused(lambda: runs.train(other), by="training.run_directory.locked")
+        refused(lambda: runs.train(other), by="training.run_directory._lock")
     assert (tmp_path / "run/config.json").read_bytes() == before
 
 
