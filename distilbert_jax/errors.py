@@ -8,7 +8,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Self
 
 
@@ -103,6 +103,12 @@ def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """What is said of a name that is unknown: `did you mean 'x'?`, or all that are known. `cutoff`: how alike, 0 … 1."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def few(items: Sequence[str], separator: str = "; ", shown: int = 6) -> str:
+    """A list for a line of text: the first `shown` of the items, and how many more there are."""
+    left = len(items) - shown
+    return separator.join(items[:shown]) + (f" … and {left:,} more" if left > 0 else "")
 
 
 @functools.cache
