@@ -243,9 +243,9 @@ def test_a_disk_that_runs_full_while_it_saves_leaves_the_one_before(copy, monkey
     monkeypatch.setattr(Checkpoints, "_seal", fail)
     checkpoints = Checkpoints(copy, 1)
     checkpoints.save(3, make_state(3))
-    with pytest.raises(OSError, match="No space left") as caught:
+    with pytest.raises(OSError, match=r"No space left|File too large") as caught:
         checkpoints.wait()
-    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.errno == (errno.EFBIG if "File too large" in str(kind) else errno.ENOSPC)
     checkpoints.close()
     assert caplog.records == [], "the error tells it, once"
     monkeypatch.undo()
