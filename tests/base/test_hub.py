@@ -113,3 +113,7 @@ def test_an_empty_name_is_not_the_working_directory():
 def test_a_file_is_no_model(tmp_path):
     (tmp_path / "model.safetensors").touch()
     refused(lambda: locate(tmp_path / "model.safetensors"), by="base.hub.locate", path="model.safetensors")
+
+
+def test_the_home_of_nobody_is_no_directory():
+    refused(lambda: locate("~nobody-of-this-name/model"), by="base.hub.locate", path="~nobody-of-this-name/model")
