@@ -25,6 +25,7 @@ from distilbert_jax import config as c
 from distilbert_jax.base.config_io import to_json
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.models import BertForMaskedLM
+from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pretraining import run
 from distilbert_jax.pretraining.build_corpus import build_corpus
@@ -94,6 +95,18 @@ def make_world(path: Path) -> World:
     write_corpus(path / "heldout", tokenizer, 6, seed=1)
     BertForMaskedLM(BERT, rngs=nnx.Rngs(7)).save_pretrained(path / "teacher", load_tokenizer(tokenizer))
     return World(path)
+
+
+def pad_vocabulary(model: str, directory: Path, rows: int) -> None:
+    """A copy of a masked LM whose embedding has rows that are no token's, with weights of their own."""
+    source = BertForMaskedLM.from_pretrained(model)
+    graphdef, params = split(source)
+    wider = change(source.config, vocab_size=rows)
+    drawn = split(BertForMaskedLM(wider, rngs=nnx.Rngs(8)))[1]
+    params = {name: drawn[name].at[: len(value)].set(value) for name, value in params.items()}
+    padded = merge(graphdef, params)
+    padded.config = wider
+    padded.save_pretrained(directory, load_tokenizer(model))
 
 
 def pretraining(world: World, directory: Path, **changes: Any) -> c.PretrainConfig:

@@ -369,8 +369,9 @@ def test_a_variant_may_have_its_weights_in_several_files_and_must_have_some(worl
     )
     refused(lambda: experiment.make(config, config.variants[0]), by="models.hf_format.read_tensors", path=f"{given}")
     parts = {"1": list(tensors)[:half], "2": list(tensors)[half:]}
-    files = {f"model-0000{part}-of-00002.safetensors": names for part, names in parts.items()}
+    files = {f"{part}/model.safetensors": names for part, names in parts.items()}
     for file, names in files.items():
+        (given / file).parent.mkdir()
         save_file({name: tensors[name] for name in names}, given / file)
     index = {"weight_map": {name: file for file, names in files.items() for name in names}}
     (given / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -386,7 +387,8 @@ def test_a_variant_may_have_its_weights_in_several_files_and_must_have_some(worl
     (given / "tokenizer.json").write_bytes(tokenizer)
     model = experiment.make(config, config.variants[0])
     assert has_weights(model)
-    assert sorted(path.name for path in model.iterdir()) == sorted(path.name for path in given.iterdir())
+    listed = lambda directory: sorted(str(path.relative_to(directory)) for path in directory.rglob("*"))
+    assert listed(model) == listed(given)
 
 
 def test_a_model_that_is_not_there_yet_is_not_tuned(world, prepared, tmp_path):

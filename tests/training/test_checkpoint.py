@@ -142,6 +142,25 @@ def test_whatever_file_of_the_newest_is_damaged_it_is_named_and_the_one_before_i
             assert found in (bits(make_state(1)), bits(make_state(2)))
 
 
+def test_a_checkpoint_is_restored_in_its_own_run_alone(two, tmp_path):
+    directory = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(directory, 9, run="a")
+    checkpoints.save(3, make_state(3))
+    checkpoints.close()
+    assert json.loads((directory / "3/default/sha256.json").read_text()).keys() >= {"run.sha256"}
+
+    def read(place, run):
+        checkpoints = Checkpoints(place, 9, run=run)
+        try:
+            return checkpoints.restore(make_state(99))
+        finally:
+            checkpoints.close()
+
+    assert bits(read(directory, "a")) == bits(make_state(3))
+    for place, run in ((directory, "b"), (directory, ""), (two, "a")):
+        refused(lambda place=place, run=run: read(place, run), by="training.checkpoint.Checkpoints._check_run")
+
+
 def test_a_checkpoint_without_digests_is_skipped(copy, capsys):
     (copy / "2/default/sha256.json").unlink()
     assert bits(restore(copy)) == bits(make_state(1))
