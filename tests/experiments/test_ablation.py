@@ -69,7 +69,7 @@ def test_what_is_asked_for_is_checked_before_anything_is_trained(tmp_path, monke
     runs.refused(lambda: ask(glue_seeds=(1, 1)), by="experiments.ablation._check", field="--glue-seeds")
     runs.refused(lambda: ask(seeds=(1, 1)), by="experiments.ablation._check", field="--seeds")
     runs.refused(
-        lambda: ask(out=tmp_path / "tuning.py"), by="experiments.ablation._check", path="tuning.py", field="--out"
+        lambda: ask(out=tmp_path / "tuning.py"), by="base.files.check_writable", path="tuning.py", field="--out"
     )
     configs["no_ce"] = where(f"{tmp_path}/b/../a")
     runs.refused(ask, by="experiments.ablation._check", path="a-0", field="run.directory")
