@@ -306,7 +306,9 @@ def test_text_in_flight_is_bounded(tokenizer, source, tmp_path, monkeypatch):
 def test_what_is_no_corpus_says_what_it_is(source, tmp_path):
     refused(lambda: Corpus.open(source), by="pretraining.corpus.Corpus.open", path=str(source), hint=f"--text {source}")
     (tmp_path / "manifest.json").write_text('{"format": 1, "python": "3.11"}')
-    assert "damaged" not in refused(lambda: Corpus.open(tmp_path), by="pretraining.corpus.Corpus.open", path=str(tmp_path))
+    assert "damaged" not in refused(
+        lambda: Corpus.open(tmp_path), by="pretraining.corpus.Corpus.open", path=str(tmp_path)
+    )
 
 
 def test_a_damaged_shard_is_named_and_mended(tokenizer, source, tmp_path):
