@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import os
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -584,3 +586,18 @@ def test_a_runs_directory_in_the_place_of_its_model_is_answered_with_the_model(t
     with pytest.raises(InputError) as caught:
         read_config(tmp_path)
     assert (caught.value.path, caught.value.hint) == (str(tmp_path), str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path.name)]
+)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json", "shard"])
+def test_what_is_no_regular_file_of_a_model_is_refused_at_once(name, make, directory):
+    if name == "shard":
+        index = {"weight_map": {"bert.embeddings.LayerNorm.bias": name}}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / (name if name == "config.json" else "model.safetensors")).unlink()
+    make(directory / name)
+    with pytest.raises((InputError, OSError)) as caught:
+        BertForMaskedLM.from_pretrained(directory)
+    assert str(directory) in str(caught.value)
