@@ -176,7 +176,7 @@ def test_a_file_is_not_replaced_by_a_directory(bert, tmp_path):
 def test_a_dtype_without_fractions_is_refused(dtype, directory):
     refused(
         lambda: BertForMaskedLM.from_pretrained(directory, dtype=dtype),
-        by="models.pretrained.PretrainedModel.from_pretrained",
+        by="models.pretrained.float_dtype",
         field="dtype",
     )
 
