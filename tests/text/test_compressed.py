@@ -15,7 +15,7 @@ from distilbert_jax.text.compressed import DamagedError, open_gzip, open_xz
 
 TEXT = b"".join(b"line %d of the text\n" % number for number in range(64))
 HALF = len(TEXT) // 2
-# `xz -t` and `gzip -t` were asked about each of these (xz 5.4, gzip 1.12); where they are installed, they are asked again.
+# `xz -t` and `gzip -t` were asked about each of these (xz 5.4.1, gzip 1.12); where they are installed, they are asked again.
 XZ = [lzma.compress(TEXT[:HALF]), lzma.compress(TEXT[HALF:], check=lzma.CHECK_SHA256)]
 GZ = [gzip.compress(TEXT[:HALF]), gzip.compress(TEXT[HALF:])]
 
