@@ -31,6 +31,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.corpus import FORMAT, Corpus, id_dtype
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, save_tokenizer, special_ids
+from distilbert_jax.text.tokenizer_files import told_in_a_line
 
 
 class ShardMaker:
@@ -49,7 +50,7 @@ class ShardMaker:
     def recorded(self, index: int, text_sha256: str) -> dict[str, Any] | None:
         """The manifest's entry of a shard that an earlier run or another host made of this text with the same tokenizer."""
         with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-            entry = read_json(self.out / f"shards/{index:05}.json")
+            entry = read_json(self.out / f"shards/{index:05}.json", dict)
             if (entry.pop("tokenizer"), entry["text_sha256"]) == (self.tokenizer_id, text_sha256):
                 return entry
         return None
@@ -69,7 +70,8 @@ class ShardMaker:
         pieces, lengths = [], []
         for first in range(0, len(lines), lines_at_once):
             batch = lines[first : first + lines_at_once]
-            ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
+            with told_in_a_line(self.out / "tokenizer"):
+                ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
             lengths += map(len, ids)
             pieces.append(np.fromiter(itertools.chain.from_iterable(ids), self.dtype))
         tokens = np.concatenate(pieces)

@@ -69,7 +69,7 @@ def check_fit(tokenizer: Tokenizer, embeddings: int, where: str) -> None:
 
 def check_frame(tokenizer: Tokenizer, where: str | None) -> None:
     """Raise InputError unless a text comes between [CLS] and [SEP], by whatever names."""
-    with told_in_a_line(where or "the tokenizer"):
+    with told_in_a_line(where):
         ids, framed = special_ids(tokenizer), tokenizer.encode("a").ids
     if framed[:1] != [ids.cls] or framed[-1:] != [ids.sep]:
         kind = kind_of(tokenizer)
@@ -178,8 +178,8 @@ class BertTokenizer:
         """
         tokenizer = load_tokenizer(path_or_id, revision)
         directory = Path(path_or_id).parent if Path(path_or_id).is_file() else locate(path_or_id, revision)
-        config = read_json(directory / "config.json") if (directory / "config.json").is_file() else {}
-        positions = config.get("max_position_embeddings") if isinstance(config, dict) else None
+        config = read_json(directory / "config.json", dict) if (directory / "config.json").exists() else {}
+        positions = config.get("max_position_embeddings")
         limit = settings_of(tokenizer).max_length
         shortest = tokenizer.num_special_tokens_to_add(False) + 1
         if limit is not None and limit < shortest:
@@ -242,7 +242,7 @@ class BertTokenizer:
     def _encoding(self, text: str, pair: str | None, add_special_tokens: bool) -> Encoding:
         for part in (text,) if pair is None else (text, pair):
             check_text(part, "the text")
-        with told_in_a_line(self._name):
+        with told_in_a_line(self.settings.path):
             return self.tokenizer.encode(text, pair, add_special_tokens=add_special_tokens)
 
     def decode(self, token_ids: int | Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False) -> str:
@@ -252,7 +252,7 @@ class BertTokenizer:
             InputError: several rows, for which there is `batch_decode`, or what are no ids.
         """
         ids = _ids_of(token_ids)
-        with told_in_a_line(self._name):
+        with told_in_a_line(self.settings.path):
             text = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
         # Not of BPE, whose spaces are the text's own.
         clean = self.settings.clean_up and not isinstance(self.tokenizer.model, models.BPE)
@@ -287,10 +287,6 @@ class BertTokenizer:
         """The ids of all special tokens, of those without a role too."""
         others = (*self.settings.named.values(), *self.settings.extra)
         return {*vars(self.ids).values(), *self.convert_tokens_to_ids(others)}
-
-    @property
-    def _name(self) -> str:
-        return self.settings.path or "the tokenizer"
 
     def __call__(
         self,
@@ -370,7 +366,7 @@ class BertTokenizer:
                 raise InputError(f"text {number} is a tuple of {len(text)}; a pair is (text, pair)", row=number)
             for part in text if isinstance(text, tuple) else (text,):
                 check_text(part, f"text {number}")
-        with told_in_a_line(self._name):
+        with told_in_a_line(self.settings.path):
             found, cut = self.tokenizer.encode_batch(texts), 0
         for i, encoding in enumerate(found):
             parts = (0, 1) if isinstance(texts[i], tuple) else (0,)

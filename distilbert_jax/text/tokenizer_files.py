@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from distilbert_jax import families
-from distilbert_jax.base.files import atomic_file, read_json, write_json
+from distilbert_jax.base.files import atomic_file, read_json, read_text, write_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.errors import InputError, said, warn_once
 from distilbert_jax.families import BERT_TOKENIZER, TokenizerKind
@@ -29,7 +29,7 @@ from distilbert_jax.text.tokenizer_settings import (
     read_declared,
 )
 
-_DECIDING = ("normalizer", "pre_tokenizer", "model")  # parts of tokenizer.json that decide a text's pieces
+_LARGEST = 64 << 20  # bytes of a vocabulary; that of a hundred languages has 17 MB
 
 
 def settings_of(tokenizer: Tokenizer) -> TokenizerSettings:
@@ -63,7 +63,8 @@ def kind_of(tokenizer: Tokenizer) -> TokenizerKind:
 
 @contextlib.contextmanager
 def told_in_a_line(path: object) -> Iterator[None]:
-    """Turn what the library of tokenizers raises, its panics included, into an InputError that names the file."""
+    """Turn what the library of tokenizers raises, its panics included, into an InputError that names the file, if any."""
+    path = "the tokenizer" if path is None else path
     try:
         yield
     except InputError:
@@ -123,16 +124,14 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
         file = directory / TOKENIZER
     # A file under another name stands alone: what lies beside it belongs to another tokenizer.
     declared = read_declared(directory) if file.name == TOKENIZER else Declared(directory)
-    tokenizer, settings = _from_json(file, declared) if file.is_file() else _from_others(declared, path)
+    tokenizer, settings = _from_json(file, declared) if file.exists() else _from_others(declared, path)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return attach(tokenizer, settings)
 
 
 def _from_json(file: Path, declared: Declared) -> tuple[Tokenizer, TokenizerSettings]:
-    parts = read_json(file)
-    if not isinstance(parts, dict):
-        raise InputError(f"{file}: expected an object with fields, not {parts!r:.60}", path=file)
+    parts = read_json(file, dict, limit=_LARGEST)
     with told_in_a_line(file):
         tokenizer = Tokenizer.from_str(json.dumps(parts))
     _check_vocabulary(parts, file)
@@ -196,10 +195,7 @@ def _from_others(declared: Declared, given: str | Path) -> tuple[Tokenizer, Toke
 
 def _read_vocabulary(file: Path) -> dict[str, int]:
     """vocab.txt: token → line. Space at a line's end is none of the token's, as for the reference."""
-    try:
-        file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a vocabulary in UTF-8 ({error})", path=file) from error
+    read_text(file, _LARGEST, "a vocabulary")
     with told_in_a_line(file):
         return models.WordPiece.read_file(str(file))
 

@@ -126,7 +126,10 @@ class Declared:
         kinds = {kind.name: kind for kind in families.tokenizers()} | dict.fromkeys(_BERT_NAMES, BERT_TOKENIZER)
         if self.tokenizer_class in kinds:
             return kinds[self.tokenizer_class]
-        hint = f"known: {', '.join([*kinds, AS_IT_STANDS[0]])}; the last one takes tokenizer.json as it stands"
+        hint = (
+            f"known: {', '.join([*kinds, AS_IT_STANDS[0]])}, of which the last one takes tokenizer.json as it stands; import the "
+            "module that registers another family first"
+        )
         raise InputError(
             f"{self.path}: tokenizer_class = {self.tokenizer_class!r}: {hint}",
             path=self.path,
@@ -264,11 +267,8 @@ def _without_fast(name: str | None) -> str | None:
 
 
 def _object(file: Path) -> dict[str, Any]:
-    """The content of a file whose root has to be an object; empty where there is no file."""
-    value = read_json(file) if file.is_file() else {}
-    if not isinstance(value, dict):
-        raise InputError(f"{file}: expected an object with fields, not {value!r:.60}", path=file)
-    return value
+    """The content of a file; empty where there is no file."""
+    return read_json(file, dict) if file.exists() else {}
 
 
 def _text(fields: Mapping[str, Any], name: str, file: Path) -> str | None:

@@ -17,7 +17,11 @@ WITHOUT = Treatment.WITHOUT_EFFECT
 pytestmark = pytest.mark.parity
 transformers = pytest.importorskip("transformers")
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "<s>", "</s>", "a", "b", "red", "Red", "sea", "the", "The", "cafe", "café", "CAFÉ", "Paris", "paris", "##side", "##s", "is", "we", "don", "'", "t", ",", ".", "!", "?", "[", "]", "E1", "new", "中", "国", "中国", "straße", "STRASSE", "İ", "i", "##̇", "ñ", "n", "Я", "я", "##я", "мир", "é", "É", "e", "##e", "-", "RED", "don't", "#s", "@@s", "ocean", "Ocean", "river"]
+VOCABULARY = """
+[PAD] [UNK] [CLS] [SEP] [MASK] <s> </s> a b red Red sea the The cafe café CAFÉ Paris paris ##side ##s is we don ' t
+, . ! ? [ ] E1 new 中 国 中国 straße STRASSE İ i ##̇ ñ n Я я ##я мир é É e ##e - RED don't #s @@s ocean Ocean river
+"""
+WORDS = VOCABULARY.split()
 TEXTS = (
     ("The red SEA, Red Paris!", "we don't [MASK] it ."),
     ("CAFÉ café cafe 中国 中 мир Яя", "straße İi ñ É Redsea seas"),

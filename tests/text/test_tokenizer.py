@@ -112,9 +112,11 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     (tmp_path / "vocab.txt").write_text("one\ntwo\n")
     with pytest.raises(InputError, match=r"vocab\.txt: no \[UNK\] among its 2 lines"):
         load_tokenizer(tmp_path)
-    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
-    with pytest.raises(InputError, match=r"tokenizer\.json: not a tokenizer that can be read"):
-        load_tokenizer(tmp_path)
+    for broken in ('{"version": "1.0"', '{"version": "1.0"}'):
+        (tmp_path / "tokenizer.json").write_text(broken)
+        with pytest.raises(InputError) as refusal:
+            load_tokenizer(tmp_path)
+        assert refusal.value.path == str(tmp_path / "tokenizer.json")
 
 
 def test_what_cannot_be_trained_or_used_is_named(tokenizer):
