@@ -5,6 +5,7 @@ Files in `configs/` return one from `get_config()`; the command line overrides s
 """
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -30,6 +31,7 @@ def require_share(owner: object, *names: str) -> None:
 
 def require_positive(owner: object, *names: str) -> None:
     for name in names:
+        require(not math.isnan(getattr(owner, name)), owner, name, "expected a number")
         require(getattr(owner, name) >= SMALLEST, owner, name, "expected a value above 0")
         require(getattr(owner, name) <= LARGEST, owner, name, "expected a finite value (float32)")
 

@@ -35,7 +35,12 @@ def locate(path_or_id: str | Path, revision: str | None = None) -> Path:
     """
     if not str(path_or_id):
         raise InputError("the name of the model is empty; expected a directory or a hub id", field="model")
-    path = Path(path_or_id).expanduser()
+    try:
+        path = Path(path_or_id).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{path_or_id}: there is no home of this user; expected a directory or a hub id", path=path_or_id
+        ) from None
     if path.is_dir():
         if revision is not None:
             raise InputError(

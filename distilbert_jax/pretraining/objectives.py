@@ -12,7 +12,7 @@ from flax import nnx
 
 from distilbert_jax.base.registry import file_of, told
 from distilbert_jax.config import PretrainConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, with_article
 from distilbert_jax.models.encoder import EncoderOutput
 from distilbert_jax.models.layers import at_positions, fold_rows
 from distilbert_jax.models.params import Params, merge
@@ -82,7 +82,8 @@ def _counting(given: Given, *counted: str) -> Callable[[jax.Array, Batch], tuple
 def encoded(model: Any, batch: Batch, rngs: jax.Array | None, **outputs: bool) -> EncoderOutput:
     """The encoder's output of packed rows; `outputs` as `Encoder.__call__` takes them."""
     inputs = {name: batch[name] for name in ("position_ids", "segment_ids", "token_type_ids") if name in batch}
-    return model.encoder(batch["input_ids"], **inputs, rngs=rngs, **outputs)
+    with jax.named_scope("encoder"):
+        return model.encoder(batch["input_ids"], **inputs, rngs=rngs, **outputs)
 
 
 def encode(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
@@ -150,7 +151,8 @@ def distillation(given: Given) -> Objective:
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Sums:
         model, taught_by = merge(given.student, params), merge(teacher_graph, frozen)
         ours = encoded(model, batch, batch["rngs"], **outputs)
-        theirs = jax.lax.stop_gradient(encoded(taught_by, batch, None, **outputs))
+        with jax.named_scope("teacher"):
+            theirs = jax.lax.stop_gradient(encoded(taught_by, batch, None, **outputs))
         segment_ids = batch["segment_ids"]
         everywhere = (segment_ids > 0).astype(jnp.float32)
         totals, value = {}, 0.0
@@ -230,12 +232,17 @@ class _Pass:
 def _value(one: Weighted, student: View, teacher: View, at: Tokens) -> jax.Array:
     """A term's sum. What a user's function does wrong is told with its file."""
     if not one.file:
-        return one.function(student, teacher, at, **one.options)
+        with jax.named_scope("losses"):
+            return one.function(student, teacher, at, **one.options)
     what, file = f"term {one.term.name!r}", file_of(one.function)
     try:
         value = one.function(student, teacher, at)
-    except Exception as error:
-        raise told(what, error, file) from error
+    except (Exception, SystemExit) as error:
+        wrong = told(what, error, file)
+        if "None" in str(error) and isinstance(error, TypeError | AttributeError | AssertionError):
+            hint = f"what its needs = {one.term.needs!r} do not name is None"
+            raise InputError(f"{wrong}; {hint}", path=file, field=what, row=wrong.row, hint=hint) from error
+        raise wrong from error
     return _scalar(value, what, file)
 
 
@@ -274,12 +281,12 @@ def _guarded(build: Callable[[Given], Objective], given: Given, what: str) -> Ob
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise told(what, error, file) from error
 
     objective = call(build, given)
     if not isinstance(objective, Objective):
-        raise wrong(f"returned a {type(objective).__name__}, expected an Objective")
+        raise wrong(f"returned {with_article(type(objective).__name__)}, expected an Objective")
     if not any(part.weight for part in objective.parts.values()):
         raise wrong("no part has a weight, nothing would be learned")
 

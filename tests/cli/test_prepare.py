@@ -42,7 +42,7 @@ def test_a_command_answers_a_mistake_with_one_line(tmp_path):
         check=False,
     )
     assert run.returncode == 2
-    assert run.stderr.splitlines() == [f"error: {tmp_path}/missing.txt: no such text file"]
+    assert run.stderr.splitlines() == [f"error: {tmp_path}/missing.txt: no such file"]
 
 
 def test_a_student_is_made_from_a_directory_and_written_with_the_tokenizer(world, tmp_path, capfd):
