@@ -17,7 +17,7 @@ from distilbert_jax.base.file_fields import refuse_values
 from distilbert_jax.base.files import read_json
 from distilbert_jax.errors import InputError
 from distilbert_jax.families import BERT_TOKENIZER, TokenizerKind
-from distilbert_jax.text.tokenizer_fields import ADDED, CONFIG, SPECIAL_MAP, rows_of
+from distilbert_jax.text.tokenizer_fields import ADDED, CONFIG, SPECIAL_MAP, TOKENIZER, rows_of
 
 # Classes of the reference that take tokenizer.json as it stands, and those that are its BertTokenizer under another name.
 AS_IT_STANDS = ("PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend", "PythonBackend")
@@ -241,6 +241,8 @@ def read_declared(directory: Path) -> Declared:
     file, config = directory / CONFIG, _object(directory / CONFIG)
     model_file, model = directory / "config.json", _object(directory / "config.json")
     refuse_values(config, rows_of(CONFIG), file)
+    if (directory / TOKENIZER).exists():  # else the reference takes text in them for special tokens
+        config = {name: value for name, value in config.items() if name not in ("add_bos_token", "add_eos_token")}
     decoder = config.get("added_tokens_decoder")
     special = _special_map(directory / SPECIAL_MAP) if decoder is None else {}
     named, extra = _special_tokens(config, special, file, directory / SPECIAL_MAP)
