@@ -23,11 +23,12 @@ CHUNK, PATIENCE = 200, 180  # mutations of a process; seconds that one may be si
 def child(seed: int, first: int, count: int) -> None:
     from tests.fuzzing import Fuzzer, forget_programs
 
+    out, sys.stdout = sys.stdout, sys.stderr  # for outcomes alone
     with tempfile.TemporaryDirectory() as place:
         fuzzer = Fuzzer(Path(place))
-        print(json.dumps("ready"), flush=True)
+        print(json.dumps("ready"), file=out, flush=True)
         for number in range(first, first + count):
-            print(json.dumps(dataclasses.asdict(fuzzer.run(seed, number))), flush=True)
+            print(json.dumps(dataclasses.asdict(fuzzer.run(seed, number))), file=out, flush=True)
             if number % 10 == 0:
                 forget_programs()
 

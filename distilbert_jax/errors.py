@@ -8,7 +8,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Self
 
 
@@ -105,6 +105,12 @@ def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
+def few(items: Sequence[str], separator: str = "; ", shown: int = 6) -> str:
+    """A list for a line of text: the first `shown` of the items, and how many more there are."""
+    left = len(items) - shown
+    return separator.join(items[:shown]) + (f" … and {left:,} more" if left > 0 else "")
+
+
 @functools.cache
 def warn_once(line: str) -> None:
     """Print a line on stderr, unless this process has told it before."""
@@ -143,12 +149,9 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(141)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        advice = (
-            "free some space and run the same command again; finished work is kept"
-            if error.errno == errno.ENOSPC
-            else ""
-        )
-        _leave(f"{error.strerror or error}{where}" + (f": {advice}" if advice else ""), 1)
+        mend = {errno.ENOSPC: "free some space", errno.EFBIG: "let files be larger (ulimit -f)"}.get(error.errno or 0)
+        advice = f": {mend} and run the same command again; finished work is kept" if mend else ""
+        _leave(f"{error.strerror or error}{where}{advice}", 1)
     except MemoryError as error:
         _leave(f"out of memory{f' ({error})' if str(error) else ''}: {_LESS}", 1)
     except BaseException as error:

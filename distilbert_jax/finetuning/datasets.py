@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 from distilbert_jax.base import files
 from distilbert_jax.base.files import fingerprint_of, open_file
 from distilbert_jax.errors import InputError, warn_once
+from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.tasks import TASKS, Task
 from distilbert_jax.text.tokenizer import Row, stack
 from distilbert_jax.text.tokenizer_files import cutting, settings_of, told_in_a_line
@@ -244,7 +245,7 @@ def check(rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
     if not labelled:
         return
     named = tuple(getattr(rows.features["label"], "names", None) or ())
-    if named != task.labels and set(named) == set(task.labels):
+    if named and task.labels and not _are_labels(named, task):
         raise InputError(
             f"{where}: its labels are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}",
             path=where,
@@ -261,6 +262,16 @@ def check(rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
                 field="label",
                 row=i,
             )
+
+
+def _are_labels(named: tuple[str, ...], task: Task) -> bool:
+    """Whether the names of a file's label ids are those of the task, in its order, or say nothing (0, 1, …)."""
+    if named == tuple(map(str, range(len(named)))):
+        return True
+    try:
+        return label_order(named, task.labels, task.name) == tuple(range(len(task.labels)))
+    except InputError:
+        return False
 
 
 def encode(rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> Examples:

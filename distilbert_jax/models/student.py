@@ -105,7 +105,9 @@ def student_from_teacher(
     for path in params:
         if path.startswith(("head.transform", "head.norm")) and not copy_transform:
             continue
-        parts = path.split(".")
+        # A decoder of the student's own begins as the teacher's, which may be its word embedding.
+        tied = path == "head.decoder" and path not in source
+        parts = (path if not tied else "encoder.embeddings.word").split(".")
         if parts[:2] == ["encoder", "layers"]:
             parts[2] = str(chosen[int(parts[2])])
         # A copy: a train step that donates the student's buffers must not take the teacher's with them.

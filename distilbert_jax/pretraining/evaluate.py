@@ -24,6 +24,7 @@ from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.models.ranges import check_finite
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.masking import corrupt, log_weights
 from distilbert_jax.pretraining.objective_table import OBJECTIVES
@@ -235,4 +236,5 @@ def evaluate_mlm(
         show_progress=True,
     )
     figures = evaluate(params)
+    check_finite(np.array(list(figures.values()), np.float32), model)
     return HeldoutFigures(**{**figures, "tokens": int(figures["tokens"])})

@@ -109,7 +109,9 @@ def test_labels_that_a_file_names_are_in_the_order_of_the_task(tmp_path):
         lambda: load_split(find_task("sst2"), "train", str(tmp_path)), by="finetuning.datasets.check", path=str(file)
     )
     assert "its labels are positive, negative in this order, those of sst2 negative, positive" in message
-    for others in (("negative", "positive"), ("0", "1")):
+    datasets.Dataset.from_dict(ROWS, features=names("sad", "glad")).to_parquet(file)
+    refused(lambda: load_split(find_task("sst2"), "train", str(tmp_path)), "glad", path=str(file), field="label")
+    for others in (("negative", "positive"), ("Negative", "POSITIVE"), ("0", "1")):
         datasets.Dataset.from_dict(ROWS, features=names(*others)).to_parquet(file)
         assert list(load_split(find_task("sst2"), "train", str(tmp_path))["label"]) == ROWS["label"]
 
