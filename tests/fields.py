@@ -1,12 +1,12 @@
 """The page of fields of Hugging Face's files, `docs/fields.md`, made from the tables in the code by `python -m tests.fields`."""
 
-import importlib
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from distilbert_jax.base.file_fields import FileField, Treatment
 from distilbert_jax.models.config_fields import CONFIG_FIELDS
+from distilbert_jax.text.tokenizer_fields import FIELDS
 
 PAGE = Path(__file__).parents[1] / "docs" / "fields.md"
 HEAD = """# Fields of Hugging Face's files
@@ -21,13 +21,6 @@ values, compares the outputs with transformers before and after a round trip, an
 is not here.
 """
 ORDER = (Treatment.OBEYED, Treatment.REFUSED, Treatment.WITHOUT_EFFECT)
-
-
-def _tokenizer_fields() -> tuple[FileField, ...]:
-    try:
-        return importlib.import_module("distilbert_jax.text.tokenizer_fields").FIELDS
-    except ModuleNotFoundError:
-        return ()
 
 
 def _cell(text: str) -> str:
@@ -51,7 +44,7 @@ def _table(rows: Iterable[FileField]) -> Iterator[str]:
 
 def page() -> str:
     """The text of docs/fields.md."""
-    rows = (*CONFIG_FIELDS, *_tokenizer_fields())
+    rows = (*CONFIG_FIELDS, *FIELDS)
     lines = [HEAD]
     for file in dict.fromkeys(row.file for row in rows):
         lines += [f"## {file}", "", *_table(row for row in rows if row.file == file), ""]

@@ -118,7 +118,7 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
 
 def test_what_cannot_be_trained_or_used_is_named(tokenizer):
     refused(lambda: train_wordpiece(iter(["", " \t"]), 100), by="text.wordpiece.train_wordpiece")
-    refused(lambda: train_wordpiece(iter(["text"]), 20), by="text.wordpiece.train_wordpiece", field="vocab_size")
+    refused(lambda: train_wordpiece(iter(["text"]), 20), by="text.wordpiece.check_vocab_size", field="vocab_size")
     refused(
         lambda: special_ids(Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))),
         "[CLS]",
