@@ -140,7 +140,7 @@ class FillMask(Pipeline):
                 if len(row.ids) < self.tokenizer.max_length:  # nothing was cut
                     raise InputError(
                         f"text {_shown(text)}: its {mask} is no token: this tokenizer splits it, as its files have it",
-                        path=self.tokenizer.settings.path,
+                        path=self.name,
                     )
                 raise InputError(
                     f"text {_shown(text)}: a {mask} lies beyond the {self.tokenizer.max_length} tokens that the model reads; "
