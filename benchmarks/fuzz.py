@@ -84,14 +84,17 @@ def main() -> None:
 
     number, end, bad = given.first, given.first + given.count, 0
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
-    while number < end:
-        for one in chunk(given.seed, number, min(CHUNK, end - number)):
-            number = one["number"] + 1
-            counts[one["kind"], one["outcome"]] += 1
-            bad += one["outcome"] not in GOOD
-            if one["outcome"] not in ("same", "refused"):
-                print(json.dumps(one, ensure_ascii=False), flush=True)
-        print(f"{number - given.first} of {given.count}, {bad} bad", file=sys.stderr, flush=True)
+    try:
+        while number < end:
+            for one in chunk(given.seed, number, min(CHUNK, end - number)):
+                number = one["number"] + 1
+                counts[one["kind"], one["outcome"]] += 1
+                bad += one["outcome"] not in GOOD
+                if one["outcome"] not in ("same", "refused"):
+                    print(json.dumps(one, ensure_ascii=False), flush=True)
+            print(f"{number - given.first} of {given.count}, {bad} bad", file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print(f"interrupted after {number - given.first}", file=sys.stderr)
     for (kind, outcome), times in sorted(counts.items()):
         print(f"{kind:8} {outcome:10} {times}")
     sys.exit(bad > 0)

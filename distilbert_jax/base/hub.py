@@ -109,11 +109,13 @@ def write_directory(directory: str | Path, write: Callable[[Path], None]) -> Non
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
+        partial.mkdir()
         write(partial)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and str(error.filename).startswith(str(partial)):
+            error.filename = str(directory) + str(error.filename).removeprefix(str(partial))
         raise
     if directory.exists():
         for file in partial.iterdir():

@@ -331,7 +331,8 @@ def loaded_files(directory: Path) -> list[str]:
         InputError, OSError, KeyError, TypeError, AttributeError
     ):  # `read_tensors` says what is wrong
         shards = read_json(index, dict)["weight_map"].values()
-        names |= {str(name) for name in shards if (directory / name).is_file()}
+        inside = {name for name in shards if not Path(name).is_absolute() and ".." not in Path(name).parts}
+        names |= {str(name) for name in inside if (directory / name).is_file()}
     return sorted(names)
 
 

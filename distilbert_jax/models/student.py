@@ -97,7 +97,8 @@ def student_from_teacher(
         if getattr(given, name) != getattr(config, name):
             raise InputError(
                 f"model.{name} = {getattr(config, name)}, the teacher's is {getattr(given, name)}: "
-                "a student that begins with the teacher's layers has its sizes"
+                "a student that begins with the teacher's layers has its sizes",
+                field=f"model.{name}",
             )
     chosen = chosen_layers(layers, given.num_hidden_layers, config.num_hidden_layers)
     source = split(teacher)[1]

@@ -101,12 +101,12 @@ class Checkpoints:
             recorded = read_json(item / DIGESTS, dict)
         except (OSError, InputError):
             return f"{DIGESTS} is missing or damaged"
-        found = _digests(item)
-        wrong = [name for name, digest in recorded.items() if found.get(name) != digest]
+        digests = _digests(item)
+        wrong = [name for name, digest in recorded.items() if digests.get(name) != digest]
         if wrong:
             return f"{wrong[0]} is missing or damaged"
         # Of a file without a digest nobody knows whether it is what was written.
-        unknown = sorted(found.keys() - recorded.keys())
+        unknown = sorted(digests.keys() - recorded.keys())
         return f"{DIGESTS} is damaged, it lacks {unknown[0]}" if unknown else None
 
     def _check_run(self, step: int) -> None:

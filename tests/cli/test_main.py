@@ -146,3 +146,11 @@ def test_a_file_to_run_first_stands_before_the_command():
     refused(lambda: main(["train", "demo:teacher", "--with", "mine.py"]), by="cli.main.main", field="--with")
     for name in ("nothing.py", "."):
         refused(lambda name=name: main(["--with", name, "train"]), by="cli.main._run_first", path=name)
+
+
+def test_a_config_that_says_what_a_sweep_decides_is_named(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from distilbert_jax.config import *\n\n\ndef get_config():\n    return FinetuneConfig(task='rte')\n"
+    )
+    refused(lambda: main(["glue", str(file)]), by="cli.glue._check_other", path=str(file), hint="--tasks")

@@ -553,7 +553,9 @@ def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
     tune(one)
     np.testing.assert_array_equal(losses_of(configs[1]), losses_of(one))
     other = seeds_of(folder, tmp_path / "together", (0, 1), **given)
-    refused(lambda: finetune_seeds(other, together=True), "distill.teacher", "share their teacher", "--vmap-seeds")
+    refused(
+        lambda: finetune_seeds(other, together=True), by="finetuning.runs.Tuning._teacher_of", field="distill.teacher"
+    )
 
 
 def relabelled(source, directory, labels, order=(0, 1)):

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import os
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +89,17 @@ def test_a_fingerprint_covers_shards_in_whatever_folder(directory, bert):
     file = directory / "weights/1.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     assert fingerprint(directory) != before
+    (directory.parent / "outside.safetensors").write_bytes(b"")
+    places = {
+        "a": "../outside.safetensors",
+        "b": str(directory.parent / "outside.safetensors"),
+        "c": "weights/0.safetensors",
+    }
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert [name for name in loaded_files(directory) if "safetensors" in name] == [
+        "model.safetensors.index.json",
+        "weights/0.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -174,7 +187,6 @@ def test_a_file_is_not_replaced_by_a_directory(bert, tmp_path):
 def test_a_dtype_without_fractions_is_refused(dtype, directory):
     refused(
         lambda: BertForMaskedLM.from_pretrained(directory, dtype=dtype),
-        by="models.pretrained.PretrainedModel.from_pretrained",
         field="dtype",
     )
 
@@ -584,3 +596,18 @@ def test_a_runs_directory_in_the_place_of_its_model_is_answered_with_the_model(t
     with pytest.raises(InputError) as caught:
         read_config(tmp_path)
     assert (caught.value.path, caught.value.hint) == (str(tmp_path), str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path.name)]
+)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json", "shard"])
+def test_what_is_no_regular_file_of_a_model_is_refused_at_once(name, make, directory):
+    if name == "shard":
+        index = {"weight_map": {"bert.embeddings.LayerNorm.bias": name}}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / (name if name == "config.json" else "model.safetensors")).unlink()
+    make(directory / name)
+    with pytest.raises((InputError, OSError)) as caught:
+        BertForMaskedLM.from_pretrained(directory)
+    assert str(directory) in str(caught.value)
