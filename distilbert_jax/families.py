@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.errors import InputError, nearest, shortened
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -183,7 +183,7 @@ def find(name: object) -> Family:
     close = nearest(str(name), _REGISTERED, cutoff=0.75)
     more = "import the module that registers another one first (CONTRIBUTING.md: add a family)"
     raise InputError(
-        f"model_type = {name!r}: {close if close.startswith('did') else f'families {close}'}; {more}",
+        f"model_type = {shortened(repr(name))}: {close if close.startswith('did') else f'families {close}'}; {more}",
         field="model_type",
         hint=close if close.startswith("did") else more,
     )

@@ -23,7 +23,7 @@ from distilbert_jax.base.file_fields import refuse_values
 from distilbert_jax.base.files import fingerprint_of, read_json
 from distilbert_jax.base.hub import locate, model_files
 from distilbert_jax.config import MOST_LABELS, ModelConfig
-from distilbert_jax.errors import InputError, few, warn_once
+from distilbert_jax.errors import InputError, few, shortened, warn_once
 from distilbert_jax.families import Family
 from distilbert_jax.models import config_fields
 from distilbert_jax.models.params import Params
@@ -126,7 +126,7 @@ def _labels(content: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
         except ValueError:
             raise wrong from None
         if sorted(by_id) != list(range(len(names))):
-            ids = few(list(names), ", ")
+            ids = shortened(few(list(names), ", "))
             raise InputError(f"id2label has the ids {ids}, expected 0 to {len(names) - 1}", field="id2label")
         if number in (None, len(by_id)):
             return tuple(by_id[i] for i in range(len(by_id)))
