@@ -33,8 +33,10 @@ class TokenizerKind:
         name: `tokenizer_class` of tokenizer_config.json, for transformers.
         pad, unk, cls, sep, mask: the special token of each role.
         files: what a directory without tokenizer.json has to have instead.
-        load: makes a `tokenizers.Tokenizer` of a directory that has those files; None: of BERT's vocab.txt.
-        settings: the content of tokenizer.json → what tokenizer_config.json says beside class, length and special tokens.
+        load: makes a `tokenizers.Tokenizer` of a directory that has those files, and tokenizer.json is taken as it stands; None:
+            they are BERT's vocab.txt, and of tokenizer.json the vocabulary and the added tokens are taken alone.
+        settings: the content of tokenizer.json → what tokenizer_config.json says beside class, length and special tokens; one that
+            says another thing is refused.
     """
 
     name: str = "BertTokenizer"
