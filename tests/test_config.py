@@ -162,7 +162,6 @@ REFUSED = [
     (RunConfig, "keep", POSITIVE),
     (PretrainConfig, "steps", (-1, 2**31, 100_000_000_000)),
     (FinetuneConfig, "length", (7,)),
-    (FinetuneConfig, "shapes", POSITIVE),
     (FinetuneConfig, "batch_size", (*POSITIVE, 100_000_000_000)),
     (FinetuneConfig, "epochs", POSITIVE),
     (FinetuneConfig, "max_train_rows", (0,)),

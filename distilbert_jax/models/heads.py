@@ -82,7 +82,11 @@ class Pooler(nnx.Module):
 
     def __call__(self, hidden: Array) -> Array:
         """[B, T, D] → [B, D]."""
-        return self.activation(self.dense(hidden[:, 0]))
+        return self.of_first(hidden[:, 0])
+
+    def of_first(self, first: Array) -> Array:
+        """Hidden states of first tokens [..., D] → [..., D]."""
+        return self.activation(self.dense(first))
 
 
 def _linear(config: ModelConfig, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Linear:
@@ -143,14 +147,17 @@ class SequenceClassification(PretrainedModel):
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
 
+    def logits(self, first: Array, rngs: Array | None = None) -> Array:
+        """Hidden states of first tokens, [B, D] or of packed rows [B, S, D] → logits [B, (S,) labels]. rngs [B]: for dropout."""
+        pooled = self.pooler.of_first(first)
+        return self.classifier(dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE)))
+
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None, *, rngs: Array | None = None, **inputs: Any
     ) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, labels]."""
         encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
-        pooled = self.pooler(encoded.last_hidden_state)
-        pooled = dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE))
-        return _with(encoded, ModelOutput, logits=self.classifier(pooled))
+        return _with(encoded, ModelOutput, logits=self.logits(encoded.last_hidden_state[:, 0], rngs))
 
 
 class TokenClassification(PretrainedModel):
