@@ -71,6 +71,11 @@ def said(error: BaseException) -> str:
     return f"{type(error).__name__}: {words}" if not words or isinstance(error, LookupError) else words
 
 
+def shortened(text: str, longest: int = 80) -> str:
+    """A text that a file gives, cut to what a line has room for."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """What is said of a name that is unknown: `did you mean 'x'?`, or all that are known. `cutoff`: how alike, 0 … 1."""
     found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)

@@ -100,7 +100,7 @@ def test_json_may_leave_fields_out_and_write_floats_as_integers():
         ('{"init": {"layers": [0, "2"]}}', "run.json.init.layers[1]: expected int, got '2'"),
         ('{"data": []}', "run.json.data: expected an object with the fields of DataConfig, got []"),
         ("[]", "run.json: expected an object with the fields of PretrainConfig, got []"),
-        ('{"run":\n{"seed": }}', "run.json: not valid JSON (line 2: Expecting value)"),
+        ('{"run":\n{"seed": }}', "run.json: damaged, not JSON that can be read (line 2: Expecting value)"),
     ],
 )
 def test_a_mistake_in_json_is_named_with_its_field(text, message):

@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from distilbert_jax.base.files import atomic_file
+from distilbert_jax.base.files import atomic_file, parse_json, read_json
 from distilbert_jax.configs import shipped
-from distilbert_jax.errors import InputError, nearest, said
+from distilbert_jax.errors import InputError, nearest, said, shortened
 
 T = typing.TypeVar("T")
 
@@ -65,12 +65,10 @@ def read_config(kind: type[T], file: Path, hint: str = "") -> T:
         hint: what to do about a file that is damaged.
 
     Raises:
-        InputError: as there, or the file is not UTF-8.
+        InputError: as there, or the file is no regular one that `read_json` reads.
     """
     try:
-        return from_json(kind, file.read_text(encoding="utf-8"), str(file))
-    except UnicodeDecodeError as error:
-        wrong = InputError(f"{file}: damaged, not UTF-8 ({error})", path=file)
+        return _build(kind, read_json(file, object, finite=False), str(file), "")
     except InputError as error:
         wrong = error
     if not hint:
@@ -85,25 +83,18 @@ def from_json(kind: type[T], text: str, where: str = "config") -> T:
         InputError: the text is not JSON, a field is unknown (the nearest name is given), has a value of another type, or one that
             the class refuses.
     """
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{where}: not valid JSON (line {error.lineno}: {error.msg})", path=where, row=error.lineno
-        ) from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists without end
-        raise InputError(f"{where}: not JSON that can be read ({error})", path=where) from None
-    return _build(kind, values, where, "")
+    return _build(kind, parse_json(text, object, where, finite=False), where, "")
 
 
 def _build(kind: Any, value: Any, path: str, field: str) -> Any:
     """`value` (parsed JSON) as an instance of the annotation `kind`; `path` and `field` are where it stands."""
     wrong = lambda what: InputError(f"{path}{field and '.'}{field}: {what}", path=path, field=field or None)
     inside = lambda name: f"{field}.{name}" if field else name
+    shown = shortened(repr(value))
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise wrong(f"expected an object with the fields of {kind.__name__}, got {value!r}")
+            raise wrong(f"expected an object with the fields of {kind.__name__}, got {shown}")
         if migrated := getattr(kind, "migrated", None):
             value = migrated(value)
         hints, names = typing.get_type_hints(kind), [item.name for item in dataclasses.fields(kind)]
@@ -136,15 +127,15 @@ def _build(kind: Any, value: Any, path: str, field: str) -> Any:
     if origin is Literal:
         if value in arguments:
             return value
-        raise wrong(f"expected one of {', '.join(map(repr, arguments))}, got {value!r}")
+        raise wrong(f"expected one of {', '.join(map(repr, arguments))}, got {shown}")
     if origin is tuple:
         if isinstance(value, list):
             return tuple(_build(arguments[0], item, path, f"{field}[{i}]") for i, item in enumerate(value))
-        raise wrong(f"expected a list, got {value!r}")
+        raise wrong(f"expected a list, got {shown}")
     if origin in (dict, Mapping):
         if isinstance(value, dict):
             return {name: _build(arguments[1], item, path, inside(name)) for name, item in value.items()}
-        raise wrong(f"expected an object, got {value!r}")
+        raise wrong(f"expected an object, got {shown}")
     if kind is Any:
         return value
     if kind is float and type(value) is int:
@@ -152,7 +143,7 @@ def _build(kind: Any, value: Any, path: str, field: str) -> Any:
             raise wrong("expected a number that float64 can hold")
         return float(value)
     if type(value) is not kind:
-        raise wrong(f"expected {kind.__name__}, got {value!r}")
+        raise wrong(f"expected {kind.__name__}, got {shown}")
     return value
 
 

@@ -1,19 +1,212 @@
-"""Files, JSON and arrays written atomically, there in full or not at all, and their checksums."""
+"""Files: regular ones opened, JSON from outside read, and all that is written there in full or not at all; checksums."""
 
 import contextlib
 import functools
 import hashlib
 import io
 import json
+import math
 import os
 import platform
+import re
+import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, shortened
+
+Root = TypeVar("Root")
+
+JSON_BYTES = 16 << 20  # parsed, the worst of it takes some 25 times as much
+JSON_DEPTH = 100
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ROOTS = {dict: "an object", list: "a list"}
+
+
+def kind_of_place(mode: int) -> str:
+    """What a path leads to, by `st_mode`, as errors call it: "a file", "a directory", "a named pipe" …"""
+    for holds, name in (
+        (stat.S_ISREG, "a file"),
+        (stat.S_ISDIR, "a directory"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if holds(mode):
+            return name
+    return "a device"
+
+
+def check_file(path: str | os.PathLike, expected: str = "a file") -> Path:
+    """A path that leads to a regular file, for libraries that open it by its name. Links are followed.
+
+    Args:
+        expected: what it should be, as the error calls it.
+
+    Raises:
+        InputError: nothing is there, or a directory, a pipe, a socket or a device, which is not opened.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such file", path=path) from None
+    except ValueError as error:  # a null byte in a name that another file gives
+        raise InputError(f"{str(path)!r}: cannot be the name of a file ({error})", path=path) from None
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{path}: is {kind_of_place(mode)}; expected {expected}", path=path)
+    return path
+
+
+def check_directory(path: str | os.PathLike, expected: str = "a directory") -> Path:
+    """A path that leads to a directory.
+
+    Args:
+        expected: what it should be, as the error calls it.
+
+    Raises:
+        InputError: nothing is there, or something else.
+    """
+    path = Path(path)
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise InputError(f"{path}: no such directory; expected {expected}", path=path) from None
+    if not stat.S_ISDIR(mode):
+        raise InputError(f"{path}: is {kind_of_place(mode)}; expected {expected}", path=path)
+    return path
+
+
+def open_file(path: str | os.PathLike, expected: str = "a file") -> io.BufferedReader:
+    """Open a regular file for reading, and nothing else: a pipe without a writer would wait for one, a device never ends.
+
+    Raises:
+        InputError: as `check_file`.
+    """
+    path = check_file(path, expected)
+    # What is there may have been replaced since; an open that does not wait finds out.
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    if stat.S_ISREG(mode := os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise InputError(f"{path}: is {kind_of_place(mode)}; expected {expected}", path=path)
+
+
+def read_bytes(path: str | os.PathLike, limit: int, expected: str = "a file") -> bytes:
+    """The content of a regular file of at most `limit` bytes.
+
+    Raises:
+        InputError: as `check_file`, or the file is larger.
+    """
+    with open_file(path, expected) as file:
+        content = file.read(limit + 1)  # some files (of /proc) have more than their size says
+    if len(content) > limit:
+        raise InputError(f"{path}: has more than {limit:,} bytes; {expected} of this kind has not", path=path)
+    return content
+
+
+def read_text(path: str | os.PathLike, limit: int = JSON_BYTES, expected: str = "a file") -> str:
+    """The content of a regular UTF-8 file of at most `limit` bytes; line ends stay as they are.
+
+    Raises:
+        InputError: as `check_file`, the file is larger, or not UTF-8: the line is named.
+    """
+    return _decoded(read_bytes(path, limit, expected), str(path))
+
+
+def _decoded(content: bytes, where: str, row: int | None = None) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = row or content.count(b"\n", 0, error.start) + 1
+        raise InputError(
+            f"{where}: damaged, not UTF-8 (line {line}: byte 0x{content[error.start]:02x})", path=where, row=line
+        ) from None
+
+
+def read_json(path: str | os.PathLike, root: type[Root], *, limit: int = JSON_BYTES, finite: bool = True) -> Root:
+    """Read a JSON file that may come from anywhere: `parse_json` of a regular file.
+
+    Args:
+        root: what the whole is: `dict`, `list`, or `object` for anything.
+        limit: bytes that the file may have.
+        finite: refuse numbers that are not.
+
+    Raises:
+        InputError: the file is missing, no regular one, too large, or as `parse_json`.
+    """
+    return parse_json(read_bytes(path, limit), root, str(path), finite=finite)
+
+
+def parse_json(
+    content: str | bytes, root: type[Root], where: str, *, row: int | None = None, finite: bool = True
+) -> Root:
+    """JSON as its standard has it: UTF-8, each key of an object once, `JSON_DEPTH` levels, text that is valid Unicode.
+
+    Args:
+        where: the file, for errors.
+        row: the line of the file that this is; None: it is the whole file.
+        finite: refuse numbers that are not, or that float64 cannot hold.
+
+    Raises:
+        InputError: it is not that, or something else than a `root`.
+    """
+    text = _decoded(content, where, row) if isinstance(content, bytes) else content
+    place = f"line {row}: " if row else ""
+
+    def wrong(what: object, line: int | None = row) -> InputError:
+        return InputError(f"{where}: damaged, not JSON that can be read ({what})", path=where, row=line)
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        values = dict(pairs)
+        if len(values) < len(pairs):
+            twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+            raise wrong(f"{place}{shortened(repr(twice))} is there twice")
+        return values
+
+    try:
+        value = json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        line = row or error.lineno
+        raise wrong(f"line {line}: {error.msg}", line) from None
+    except RecursionError:
+        raise wrong(f"{place}nested more than {JSON_DEPTH} deep") from None
+    except InputError:
+        raise
+    except ValueError:
+        raise wrong(f"{place}a number has thousands of digits") from None
+    if problem := _problem(value, finite, surrogates=bool(_SURROGATE.search(text))):
+        raise wrong(f"{place}{problem}")
+    if not isinstance(value, root):
+        what = f"expected {_ROOTS.get(root, root.__name__)}, got {shortened(repr(value))}"
+        raise InputError(f"{where}: {place}{what}", path=where, row=row)
+    return value
+
+
+def _problem(value: Any, finite: bool, surrogates: bool) -> str:
+    """What is wrong with a parsed value, which is gone through level by level; "" where nothing is."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        below: list[Any] = []
+        for one in level:
+            if isinstance(one, dict):
+                below += one.values()
+                if surrogates:
+                    below += one
+            elif isinstance(one, list):
+                below += one
+            elif finite and isinstance(one, float) and not math.isfinite(one):
+                return "a number is not finite"
+            elif surrogates and isinstance(one, str) and any("\ud800" <= letter <= "\udfff" for letter in one):
+                return "a text is not valid Unicode"
+        if below and depth > JSON_DEPTH:
+            return f"nested more than {JSON_DEPTH} deep"
+        level = below
+    return ""
 
 
 @contextlib.contextmanager
@@ -51,20 +244,6 @@ def write_json(path: Path, value: Any) -> None:
         file.write((json.dumps(value, indent=1) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: it is missing or damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file", path=path) from error
-    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError alike
-        raise InputError(f"{path}: damaged, not JSON that can be read ({error})", path=path) from error
-
-
 def save_figure(figure: Any, path: Path) -> None:
     """Write a matplotlib figure as a PNG, atomically, and close it."""
     from matplotlib import pyplot
@@ -78,14 +257,14 @@ def save_figure(figure: Any, path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fingerprint_of(path: Path) -> str:
     """`sha256_of`, taken once a process of a file that has not changed since, by its size and time."""
-    stat = path.stat()
-    return _known(path, stat.st_size, stat.st_mtime_ns)
+    status = check_file(path).stat()
+    return _known(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=256)

@@ -144,7 +144,7 @@ def write_demo(out: Path) -> tuple[dict, bool]:
     """
     origin = {"format": FORMAT, "python": sys.version.split()[0]}
     with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-        manifest = read_json(out / "manifest.json")
+        manifest = read_json(out / "manifest.json", dict)
         found = {key: manifest[key] for key in origin} == origin
         if found and all(sha256_of(out / file) == sum_ for file, sum_ in manifest["sha256"].items()):
             return manifest, True

@@ -113,11 +113,7 @@ def _tuned(run: Path) -> list[SweepRun]:
     tuned = read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
     for one in tuned:
         inputs = one.directory / "inputs.json"
-        recorded = read_json(inputs) if inputs.is_file() else {}
-        if not isinstance(recorded, dict):
-            raise InputError(
-                f"{inputs}: damaged; remove {one.directory} and run distilbert-jax glue again", path=inputs
-            )
+        recorded = read_json(inputs, dict) if inputs.is_file() else {}
         begun_with = recorded.get("model")
         if begun_with not in (None, hf_format.fingerprint(run / "model"), *_mnli_models(run)):
             raise InputError(

@@ -15,6 +15,8 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
+from distilbert_jax.models.ranges import check_rows
+
 SHORTEST = 16  # tokens; a length is padded to this times a power of 2
 _ROWS = 8  # up to here rows are padded to a power of 2, beyond to a multiple of it
 _ARRAYS = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "segment_ids")
@@ -82,7 +84,7 @@ def _rows_of(model: Any, arguments: tuple[Any, ...], inputs: Mapping[str, Any]) 
             return None
     if not rows["input_ids"].size or shape[-1] > model.config.max_length or len(shape) > 3:
         return None
-    model.encoder.check_ids(rows["input_ids"], rows.get("token_type_ids"), rows.get("position_ids"))
+    check_rows(rows, model.config)
     rows = {name: np.broadcast_to(array, shape) for name, array in rows.items()}
     if "segment_ids" in rows:
         rows.pop("attention_mask", None)  # which nothing would read

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.core import Tracer
 from jax.typing import DTypeLike
 
+from distilbert_jax.base.ranges import check_range
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.attention import SelfAttention, attention_bias
@@ -86,15 +87,6 @@ class Embeddings(nnx.Module):
         return dropout(self.norm(x), self.dropout, rngs)
 
 
-def _check_range(name: str, ids: Ids | None, size: int) -> None:
-    """Refuse ids outside 0 … size−1, which JAX would clamp to a wrong row. Inside `jax.jit` they cannot be seen."""
-    if ids is None or isinstance(ids, Tracer) or not ids.size:
-        return
-    low, high = int(ids.min()), int(ids.max())
-    if low < 0 or high >= size:
-        raise InputError(f"{name}: {low if low < 0 else high} is outside 0 … {size - 1}, what the model has rows for")
-
-
 class Layer(nnx.Module):
     """One Transformer layer: attention and feed-forward, each followed by residual and LayerNorm."""
 
@@ -154,13 +146,17 @@ class Encoder(nnx.Module):
         Raises:
             InputError: T is beyond the position table and no `position_ids` are given; outside `jax.jit`, an id without a row.
         """
+        given = lambda value: value if value is None or isinstance(value, jax.Array) else np.asarray(value)
+        # Before they are cut to 32 bits.
+        self._check_ids(
+            input_ids=given(input_ids), token_type_ids=given(token_type_ids), position_ids=given(position_ids)
+        )
         rows = lambda value: jnp.atleast_2d(jnp.asarray(value))
         input_ids = rows(input_ids)
         attention_mask, token_type_ids, position_ids, segment_ids = (
             None if value is None else rows(value)
             for value in (attention_mask, token_type_ids, position_ids, segment_ids)
         )
-        self.check_ids(input_ids, token_type_ids, position_ids)
         bias = attention_bias(attention_mask, segment_ids)
         x = self.embeddings(input_ids, position_ids, token_type_ids, fold_rows(rngs, 0))
         hidden_states, attentions = [x], []
@@ -172,10 +168,11 @@ class Encoder(nnx.Module):
             x, tuple(hidden_states) if output_hidden_states else None, tuple(attentions) if output_attentions else None
         )
 
-    def check_ids(self, input_ids: Ids, token_type_ids: Ids | None = None, position_ids: Ids | None = None) -> None:
+    def _check_ids(self, **ids: Ids | None) -> None:
         """Raise InputError for an id that has no row in its table, as far as the ids can be seen."""
-        embeddings = self.embeddings
-        _check_range("input_ids", input_ids, embeddings.word.shape[0])
-        _check_range("position_ids", position_ids, embeddings.max_length)
-        if hasattr(embeddings, "token_type"):
-            _check_range("token_type_ids", token_type_ids, embeddings.token_type.shape[0])
+        tables = {"input_ids": self.embeddings.word.shape[0], "position_ids": self.embeddings.max_length}
+        if hasattr(self.embeddings, "token_type"):
+            tables["token_type_ids"] = self.embeddings.token_type.shape[0]
+        for name, value in ids.items():
+            if name in tables and value is not None and not isinstance(value, Tracer):
+                check_range(name, value, tables[name])

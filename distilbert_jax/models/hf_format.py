@@ -5,7 +5,6 @@ reference's weight. Only safetensors are read: a pickle runs code when it is ope
 """
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.flax import load_file
 
 from distilbert_jax import families
-from distilbert_jax.base.files import fingerprint_of
+from distilbert_jax.base.files import fingerprint_of, read_json
 from distilbert_jax.base.hub import locate, model_files
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError, warn_once
@@ -32,17 +31,14 @@ def read_config(path_or_id: str | Path) -> ModelConfig:
     """`config.json` of a model as a `ModelConfig`; fields it leaves out have the reference's defaults."""
     directory = locate(path_or_id)
     path = directory / "config.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{directory}: has no config.json, so it is not a model directory", path=directory) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not valid JSON ({error})", path=path) from None
-    if isinstance(found, dict) and "model_type" not in found and "optimizer" in found:
+    if not path.exists():
+        raise InputError(f"{directory}: has no config.json, so it is not a model directory", path=directory)
+    found = read_json(path, dict)
+    if "model_type" not in found and "optimizer" in found:
         hint = str(directory / "model")
         raise InputError(f"{directory}: is a run's directory; its model is {hint}", path=directory, hint=hint)
     try:
-        family = families.find(found.get("model_type") if isinstance(found, dict) else None)
+        family = families.find(found.get("model_type"))
     except InputError as error:
         raise error.within(path) from None
     defaults = ModelConfig.of_family(family.name)
@@ -117,8 +113,8 @@ def read_tensors(directory: str | Path) -> dict[str, jnp.ndarray]:
         files = [directory / "model.safetensors"]
     elif index.is_file():
         try:
-            files = sorted({directory / name for name in json.loads(index.read_text())["weight_map"].values()})
-        except (ValueError, KeyError, TypeError, AttributeError):
+            files = sorted({directory / name for name in read_json(index, dict)["weight_map"].values()})
+        except (KeyError, TypeError, AttributeError):
             raise InputError(f"{index}: expected JSON with a weight_map from tensors to files", path=index) from None
     elif pickles := sorted(directory.glob("*.bin")):
         raise InputError(

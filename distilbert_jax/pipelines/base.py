@@ -17,6 +17,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.models.compiled import padded_length
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
+from distilbert_jax.models.ranges import check_rows
 from distilbert_jax.pipelines.scores import Ids
 from distilbert_jax.text.tokenizer import BertTokenizer, Row, announce_cut, check_fit, stack
 
@@ -40,6 +41,7 @@ class Forward:
 
     def __init__(self, model: PretrainedModel, compute: Callable[..., jax.Array], *, pad_id: int, batch_size: int):
         graphdef, self._params = split(model)
+        self._config = model.config
         self._longest = model.config.max_length
         self._pad_id, self._batch_size = pad_id, batch_size
         self._sizes = sorted({1, min(8, batch_size), batch_size})
@@ -65,6 +67,7 @@ class Forward:
                 size = next(size for size in self._sizes if size >= len(chunk))
                 length = padded_length(len(rows[chunk[0]].ids), self._longest)
                 batch = stack([rows[i] for i in chunk], self._pad_id, batch_size=size, length=length)
+                check_rows(batch, self._config)
                 if positions:
                     batch["positions"] = np.zeros((size, width[chunk[0]]), np.int32)
                     for row, i in enumerate(chunk):

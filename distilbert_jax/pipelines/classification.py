@@ -36,7 +36,7 @@ class TextClassification(Pipeline):
 
     def __init__(self, path_or_id: str | Path, *, revision: str | None = None, **options: Any):
         super().__init__(path_or_id, revision=revision, **options)
-        problem = read_json(locate(path_or_id, revision) / "config.json").get("problem_type")
+        problem = read_json(locate(path_or_id, revision) / "config.json", dict).get("problem_type")
         self._several_labels = problem == "multi_label_classification"
 
     def __call__(self, texts: Any, top_k: int | None = 1) -> Any:

@@ -49,7 +49,7 @@ class ShardMaker:
     def recorded(self, index: int, text_sha256: str) -> dict[str, Any] | None:
         """The manifest's entry of a shard that an earlier run or another host made of this text with the same tokenizer."""
         with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-            entry = read_json(self.out / f"shards/{index:05}.json")
+            entry = read_json(self.out / f"shards/{index:05}.json", dict)
             if (entry.pop("tokenizer"), entry["text_sha256"]) == (self.tokenizer_id, text_sha256):
                 return entry
         return None

@@ -79,8 +79,8 @@ class Corpus:
                 "an unfinished corpus: build it to its end" if (path / "shards").is_dir() else "no corpus: build one"
             )
             raise InputError(f"{path}: {state} with distilbert-jax corpus --out {path}", path=path)
-        manifest = read_json(path / "manifest.json")
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        manifest = read_json(path / "manifest.json", dict)
+        if manifest.get("format") != FORMAT:
             raise InputError(
                 f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again",
                 path=path / "manifest.json",

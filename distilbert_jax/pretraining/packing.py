@@ -14,6 +14,7 @@ import numpy as np
 
 from distilbert_jax.base.files import read_json, sha256_of, write_array, write_json
 from distilbert_jax.base.progress import progress
+from distilbert_jax.base.ranges import check_range
 from distilbert_jax.config import Sequences
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.corpus import Corpus, Shard
@@ -51,7 +52,7 @@ class PackedRows:
         path = Path(path)
         if not (path / "manifest.json").is_file():
             raise InputError(f"{path}: no packed rows, or not finished: pack the corpus", path=path)
-        manifest, corpus = read_json(path / "manifest.json"), Corpus.open(path.parent)
+        manifest, corpus = read_json(path / "manifest.json", dict), Corpus.open(path.parent)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(
                 f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: pack the corpus again",
@@ -110,11 +111,23 @@ class PackedRows:
             `input_ids` ([PAD] where empty) and `segment_ids` (1, 2, … of the sequences of a row, 0 where empty); `position_ids`,
             from 0 in each sequence; of pairs instead `token_type_ids`, 1 in the second text. int32 [n, T] each. Of pairs
             also `next_sentence_label` int32 [n], 0: the second text follows the first, 1: it is a stranger's.
+
+        Raises:
+            InputError: an id that the vocabulary lacks, a position beyond the row.
         """
         channels = np.moveaxis(self.read(indices), 1, 0).astype(np.int32, order="C")
         batch = dict(zip(self.channels, channels, strict=True))
         if "next_sentence_label" in batch:
             batch["next_sentence_label"] = np.ascontiguousarray(batch["next_sentence_label"][:, 0])
+        # Models are held to the vocabulary and the length when they are loaded, so these ranges are theirs too.
+        ranges = {
+            "input_ids": self.corpus.vocab_size,
+            "position_ids": self.length,
+            "token_type_ids": 2,
+            "next_sentence_label": 2,
+        }
+        for name in ranges.keys() & batch.keys():
+            check_range(name, batch[name], ranges[name], self.path)
         return batch
 
     def read(self, indices: np.ndarray) -> np.ndarray:
@@ -238,7 +251,7 @@ def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) 
     """The manifest's entry of one shard's rows, made now or found finished."""
     file = out / f"{index:05}.npy"
     with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-        record = read_json(file.with_suffix(".json"))
+        record = read_json(file.with_suffix(".json"), dict)
         if record["origin"] == origin and record["entry"]["sha256"] == sha256_of(file):
             return record["entry"]
     if origin["options"]["sequences"] == "pair":

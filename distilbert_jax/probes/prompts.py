@@ -10,7 +10,6 @@ A prompts file is a list of pairs, as YAML or JSON. A pair has a name, two sides
       words: [nurse, carpenter]
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,9 +17,11 @@ from typing import Any
 
 import yaml
 
+from distilbert_jax.base.files import parse_json, read_bytes
 from distilbert_jax.errors import InputError, nearest
 
 MASK = "[MASK]"
+PROMPTS_BYTES = 1 << 20
 
 
 def _check_text(value: Any, what: str) -> None:
@@ -121,10 +122,9 @@ def read_pairs(path: str | Path) -> list[Pair]:
 def _parse(path: Path) -> Any:
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise InputError(f"{path}: not a prompts file by its name: expected .yaml, .yml or .json", path=path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such prompts file", path=path)
+    content = read_bytes(path, PROMPTS_BYTES, "a file of prompts")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise InputError(
@@ -134,12 +134,10 @@ def _parse(path: Path) -> Any:
         ) from None
     if not text.strip():
         raise InputError(f"{path}: the file is empty; expected a list of pairs", path=path)
+    if path.suffix == ".json":
+        return parse_json(text, list, str(path))
     try:
-        return json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}, line {error.lineno}: not valid JSON ({error.msg})", path=path, row=error.lineno
-        ) from None
+        return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path}{line}: not valid YAML ({error.problem}); put prompts in quotes") from None

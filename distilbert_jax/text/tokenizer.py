@@ -104,7 +104,7 @@ def _load_vocabulary(directory: Path) -> Tokenizer:
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not a vocabulary in UTF-8 ({error})", path=file) from error
     settings = directory / "tokenizer_config.json"
-    settings = read_json(settings) if settings.is_file() else {}
+    settings = read_json(settings, dict) if settings.is_file() else {}
     if "[UNK]" not in tokens:
         raise InputError(f"{file}: no [UNK] among its {len(tokens)} lines: not the vocabulary of a BERT", path=file)
     normalizer = normalizers.BertNormalizer(
@@ -274,8 +274,8 @@ class BertTokenizer:
         directory = Path(path_or_id).parent if Path(path_or_id).is_file() else locate(path_or_id, revision)
         limits = []
         for name, field in (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings")):
-            settings = read_json(directory / name) if (directory / name).is_file() else {}
-            limit = settings.get(field) if isinstance(settings, dict) else None
+            settings = read_json(directory / name, dict) if (directory / name).is_file() else {}
+            limit = settings.get(field)
             if name == "config.json" and isinstance(limit, int):
                 limit -= _first_position(settings)
             if isinstance(limit, int) and 0 < limit < 2**31:  # some files say 10³⁰ for "no limit"

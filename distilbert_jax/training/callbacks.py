@@ -147,7 +147,7 @@ def _weights_and_biases(run: RunConfig, directory: Path, step: int) -> Callback:
             id=file.read_text(encoding="utf-8").strip(),
             resume="allow",
             dir=str(directory),
-            config=read_json(directory / "config.json"),
+            config=read_json(directory / "config.json", dict),
         )
     except Exception as error:  # of many kinds: no login, no network
         raise InputError(

@@ -18,7 +18,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from distilbert_jax.base.files import sha256_of
+from distilbert_jax.base.files import read_json, sha256_of
 from distilbert_jax.errors import InputError
 from distilbert_jax.training.step import TrainState
 
@@ -71,10 +71,8 @@ class Checkpoints:
         """What is wrong with a checkpoint's files, or None."""
         item = self.directory / str(step) / ITEM
         try:
-            recorded = json.loads((item / DIGESTS).read_text())
-        except (OSError, ValueError):
-            recorded = None
-        if not isinstance(recorded, dict):
+            recorded = read_json(item / DIGESTS, dict)
+        except (OSError, InputError):
             return f"{DIGESTS} is missing or damaged"
         found = _digests(item)
         wrong = [name for name, digest in recorded.items() if found.get(name) != digest]

@@ -22,6 +22,7 @@ from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttribut
 from tensorboardX.proto.summary_pb2 import Summary  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.record_writer import RecordWriter
 
+from distilbert_jax.base.files import open_file, parse_json
 from distilbert_jax.errors import InputError
 from distilbert_jax.training.callbacks import Callback, Moment
 from distilbert_jax.training.distributed import is_main_process
@@ -49,14 +50,15 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """
     if not path.is_file():
         return []
-    lines = path.read_bytes().splitlines(keepends=True)
+    with open_file(path) as file:
+        lines = file.readlines()
     entries = []
     for number, line in enumerate(lines, start=1):
         if line.endswith(b"\n"):
             try:
-                entry = json.loads(line)
+                entry = parse_json(line, dict, str(path), row=number, finite=False)
                 entries.append({**entry, "kind": entry["kind"], "step": int(entry["step"])})
-            except (ValueError, TypeError, KeyError, OverflowError):
+            except (ValueError, TypeError, KeyError, OverflowError):  # an InputError is a ValueError
                 raise InputError(
                     f"{path}: line {number} is damaged; remove the line, or the run's directory", path=path, row=number
                 ) from None

@@ -50,7 +50,7 @@ def distillation(student: Array, teacher: Array, weights: Array, temperature: fl
 
 
 def logit_mse(student: Array, teacher: Array, weights: Array) -> Array:
-    """Σ weights · Σ_V (student − teacher)². Divided by the tokens, as the other terms are (the original divides by the rows)."""
+    """Σ weights · Σ_V (student − teacher)². The term divides it by the tokens, as the original does."""
     return jnp.sum(weights * jnp.sum(jnp.square(student - jax.lax.stop_gradient(teacher)), axis=-1))
 
 

@@ -83,8 +83,7 @@ def _check_place(directory: Path) -> None:
 def _is_runs(directory: Path) -> bool:
     """Whether a directory is empty, but for traces of what ended early, or has the config of a run."""
     if (directory / "config.json").is_file():
-        found = read_json(directory / "config.json")
-        return isinstance(found, dict) and "optimizer" in found
+        return "optimizer" in read_json(directory / "config.json", dict)
     return all(path.name.startswith(".") for path in directory.iterdir())
 
 
@@ -125,9 +124,11 @@ def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
     """
     recorded, before = directory / "inputs.json", {}
     if recorded.is_file() and _has_begun(directory):
-        before = read_json(recorded)
-        if not isinstance(before, dict):
-            raise InputError(f"{recorded}: damaged; remove the run's directory to begin anew", path=recorded)
+        try:
+            before = read_json(recorded, dict)
+        except InputError as error:
+            hint = "remove the run's directory to begin anew"
+            raise InputError(f"{error}; {hint}", path=recorded, hint=hint) from None
         changed = [name for name in inputs if before.get(name) != inputs[name]]
         if changed:
             raise InputError(

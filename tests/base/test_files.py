@@ -1,11 +1,28 @@
 import errno
+import functools
+import json
+import os
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from distilbert_jax.base.files import atomic_file, read_json, sha256_of, write_array, write_json
-from distilbert_jax.errors import InputError
+from distilbert_jax.base.files import (
+    atomic_file,
+    check_directory,
+    check_file,
+    fingerprint_of,
+    open_file,
+    parse_json,
+    read_json,
+    read_text,
+    sha256_of,
+    write_array,
+    write_json,
+)
+from distilbert_jax.errors import InputError, shortened
+from tests.runs import refused
 
 
 def test_a_file_takes_its_name_only_when_it_is_complete(tmp_path):
@@ -14,8 +31,8 @@ def test_a_file_takes_its_name_only_when_it_is_complete(tmp_path):
     with atomic_file(path) as file:
         file.write(b"[2]")
         file.flush()
-        assert read_json(path) == [1]
-    assert read_json(path) == [2]
+        assert read_json(path, list) == [1]
+    assert read_json(path, list) == [2]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -25,7 +42,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         write_json(path, {1, 2})
     with pytest.raises(RuntimeError), atomic_file(path):
         raise RuntimeError
-    assert read_json(path) == [1]
+    assert read_json(path, list) == [1]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -41,12 +58,125 @@ def test_two_processes_may_write_the_same_file_at_the_same_moment(tmp_path, monk
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_missing_and_damaged_json_are_named(tmp_path):
-    with pytest.raises(InputError, match="file: no such file"):
-        read_json(tmp_path / "file")
-    (tmp_path / "file").write_bytes(b"[1")
-    with pytest.raises(InputError, match="file: damaged"):
-        read_json(tmp_path / "file")
+@pytest.mark.parametrize(
+    ("content", "row"),
+    [
+        (b"", 1),
+        (b"[1", 1),
+        (b'{"a": 1,\n "b": 2\n "c": 3}', 3),
+        (b"\xef\xbb\xbf{}", 1),
+        (b'{"a":\n"\xff"}', 2),
+        (b'{"a": 1, "b": 2, "a": 1}', None),
+        (b'{"x": [{"a": 1, "a": 2}]}', None),
+        (b"[" * 100_000 + b"]" * 100_000, None),
+        (b'{"a":' * 101 + b"1" + b"}" * 101, None),
+        (b'{"a": [NaN]}', None),
+        (b'{"a": -Infinity}', None),
+        (b'{"a": 1e999}', None),
+        (b'{"a": ' + b"9" * 5000 + b"}", None),
+        (rb'{"a": "\ud800"}', None),
+        (rb'{"\udfff": 1}', None),
+        (b"[1]", None),
+        (b'"text"', None),
+        (b"null", None),
+        (b'["' + b"a" * 1000 + b'"]', None),
+    ],
+    ids=lambda value: shortened(repr(value), 30),
+)
+def test_json_that_is_damaged_or_no_object_is_named_in_a_short_line(tmp_path, content, row):
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    line = refused(lambda: read_json(path, dict), path=str(path))
+    assert line.startswith(f"{path}: ")
+    assert len(line) < len(str(path)) + 150
+    with pytest.raises(InputError) as caught:
+        read_json(path, dict)
+    assert caught.value.row == row
+
+
+def test_json_is_read_up_to_a_limit_of_bytes(tmp_path):
+    (tmp_path / "file").write_bytes(b'{"a": 1}')
+    assert read_json(tmp_path / "file", dict, limit=8) == {"a": 1}
+    refused(lambda: read_json(tmp_path / "file", dict, limit=7), by="base.files.read_bytes")
+    with (tmp_path / "file").open("wb") as file:
+        file.truncate(1 << 40)
+    refused(lambda: read_json(tmp_path / "file", dict), by="base.files.read_bytes", path=str(tmp_path / "file"))
+
+
+def test_json_within_the_limits_is_what_json_says(tmp_path):
+    value = {"a": [1, 2.5, "é🙂\u2028", None, True, -(10**30)], "b": {"a": {}}, "": 1e300}
+    value["deep"] = functools.reduce(lambda inner, _: [inner], range(98), 1)
+    for ascii_only in (True, False):
+        (tmp_path / "file").write_text(json.dumps(value, ensure_ascii=ascii_only), encoding="utf-8")
+        assert read_json(tmp_path / "file", dict) == value
+        assert read_json(tmp_path / "file", object) == value
+
+
+def test_a_line_of_a_file_may_have_what_a_measurement_gives(tmp_path):
+    assert parse_json(b'{"loss": Infinity}', dict, "metrics.jsonl", row=3, finite=False) == {"loss": np.inf}
+    refused(lambda: parse_json(b'{"a": 1\n', dict, "metrics.jsonl", row=3), path="metrics.jsonl", row=3)
+
+
+def _nothing(path):
+    pass
+
+
+def _pipe(path):
+    os.mkfifo(path)
+
+
+def _socket(path):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+def _link_to_a_pipe(path):
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+NO_FILES = [
+    _nothing,
+    Path.mkdir,
+    _pipe,
+    _socket,
+    _link_to_a_pipe,
+    lambda path: path.symlink_to("/dev/zero"),
+    lambda path: path.symlink_to(path.parent),
+    lambda path: path.symlink_to("nothing"),
+]
+
+
+@pytest.mark.parametrize("make", NO_FILES)
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)  # a socket's name may have some hundred letters
+    path = Path("file")
+    make(path)
+    for read in (check_file, open_file, lambda path: read_json(path, dict), read_text, sha256_of, fingerprint_of):
+        refused(lambda read=read: read(path), by="base.files.check_file", path="file")
+
+
+def test_what_lies_under_a_file_is_no_file(tmp_path):
+    (tmp_path / "file").touch()
+    refused(lambda: open_file(tmp_path / "file" / "below"), path=str(tmp_path / "file" / "below"))
+
+
+def test_a_name_that_no_file_can_have_is_refused():
+    refused(lambda: open_file("a\0b"), by="base.files.check_file")
+
+
+def test_a_regular_file_behind_a_link_is_read(tmp_path):
+    (tmp_path / "file").write_bytes(b"a\r\n")
+    (tmp_path / "link").symlink_to("file")
+    assert read_text(tmp_path / "link") == "a\r\n"
+    assert check_file(tmp_path / "link") == tmp_path / "link"
+
+
+def test_a_directory_is_asked_for_as_such(tmp_path):
+    (tmp_path / "file").touch()
+    assert check_directory(tmp_path) == tmp_path
+    for name in ("file", "nothing", "file/below"):
+        refused(lambda name=name: check_directory(tmp_path / name), path=str(tmp_path / name))
 
 
 def test_checksum_is_the_published_one_of_its_input(tmp_path):

@@ -420,7 +420,7 @@ def test_an_index_that_is_none_is_named(content, directory):
     (directory / "model.safetensors").unlink()
     index = directory / "model.safetensors.index.json"
     index.write_text(content)
-    assert refusal(BertForMaskedLM, directory) == f"{index}: expected JSON with a weight_map from tensors to files"
+    assert refusal(BertForMaskedLM, directory).startswith(f"{index}: ")
 
 
 def test_what_is_missing_is_named(directory, tmp_path):
@@ -434,8 +434,8 @@ def test_what_is_missing_is_named(directory, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not valid JSON"),
-        ("[]", "model_type = None: families known: bert, distilbert; import the module"),
+        ("{", "damaged, not JSON that can be read (line 1"),
+        ("[]", "expected an object, got []"),
         ("{}", "model_type = None: families known: bert, distilbert; import the module"),
         ('{"model_type": "electra"}', "model_type = 'electra': families known: bert, distilbert; import the module"),
         ('{"model_type": ["bert"]}', "model_type = ['bert']: families known: bert, distilbert; import the module"),
@@ -455,7 +455,7 @@ def test_a_config_that_cannot_be_used_is_named(content, message, directory):
 
 def test_a_config_that_is_not_text_is_named(directory):
     (directory / "config.json").write_bytes(b"\xff\xfe")
-    assert refusal(BertForMaskedLM, directory).startswith(f"{directory}/config.json: not valid JSON")
+    assert refusal(BertForMaskedLM, directory).startswith(f"{directory}/config.json: damaged, not UTF-8")
 
 
 def test_the_other_family_is_refused_by_a_familys_own_class(directory):

@@ -72,3 +72,16 @@ def test_an_unknown_pooling_is_refused(features):
         field="pooling",
     )
     refused(lambda: features("reda", "max"), by="pipelines.features.FeatureExtraction.__call__", field="pooling")
+
+
+@pytest.mark.parametrize(("name", "value"), [("ids", 50), ("type_ids", 2)])
+def test_rows_that_the_model_has_no_tables_for_are_refused(features, name, value, monkeypatch):
+    rows = features.tokenizer.rows
+
+    def wrong(*given, **options):
+        (row,), cut = rows(*given, **options)
+        return [row._replace(**{name: np.append(getattr(row, name)[:-1], value)})], cut
+
+    monkeypatch.setattr(features.tokenizer, "rows", wrong)
+    field = "input_ids" if name == "ids" else "token_type_ids"
+    refused(lambda: features("reda"), by="base.ranges.check_range", field=field)

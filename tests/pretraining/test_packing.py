@@ -14,6 +14,7 @@ from distilbert_jax.pretraining.packing import PackedRows, pack
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.text.wordpiece import train_wordpiece
+from tests.runs import refused
 
 WORDS = [f"w{i}" for i in range(300)]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -169,6 +170,17 @@ def test_a_damaged_file_is_named(corpus):
         PackedRows.open(rows.path)
     assert pack(corpus.path, 32).verify() is None
     assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(("channel", "value"), [("input_ids", 305), ("position_ids", 32)])
+def test_an_id_beyond_the_vocabulary_or_the_row_never_reaches_a_model(channel, value, corpus):
+    rows = pack(corpus.path, 32)
+    array = np.load(rows.path / "00001.npy")
+    array[0, rows.channels.index(channel), 3] = value
+    np.save(rows.path / "00001.npy", array)
+    first = rows.manifest["files"][0]["rows"]
+    refused(lambda: rows.batch(np.arange(first, first + 2)), path="packed-32-line", field=channel, row=0)
+    rows.batch(np.arange(first))
 
 
 def test_what_cannot_be_packed_is_named(tokenizer, corpus, tmp_path):

@@ -66,7 +66,6 @@ def test_yaml_and_json_give_the_same_pairs(write):
         ({"words": "nurse"}, ["words is 'nurse', expected a list"]),
         ({"words": ["nurse", ""]}, ["a word of interest is empty"]),
         ({"words": ["nurse", False]}, ["a word of interest is False", "in quotes"]),
-        ({"words": ["\ud83d"]}, ["'\\ud83d'", "not valid Unicode"]),
         ({"word": ["nurse"]}, ["unknown field 'word'; did you mean 'words'?"]),
         ({"prompt": "x"}, ["unknown field 'prompt'; known: name, sides, words"]),
     ],
@@ -102,8 +101,10 @@ def test_a_pair_without_a_field_is_refused(write, field):
         ("a.yaml", "- name: \x00\n", ["cannot be read", "special characters are not allowed"]),
         ("a.yaml", "- name: 2020-13-45\n", ["cannot be read", "month"]),
         ("a.yaml", "- !!python/object/apply:os.getcwd []\n", ["line 1", "could not determine a constructor"]),
-        ("a.json", "[\n{'name': 1}]", ["a.json, line 2", "not valid JSON"]),
-        ("a.json", "[" * 100_000, ["cannot be read", "recursion"]),
+        ("a.json", "[\n{'name': 1}]", ["a.json: damaged", "line 2"]),
+        ("a.json", '[{"name": "\\ud83d"}]', ["a.json: damaged", "not valid Unicode"]),
+        ("a.json", '[{"name": "a", "name": "b"}]', ["a.json: damaged", "'name' is there twice"]),
+        ("a.json", "[" * 100_000, ["a.json: damaged", "deep"]),
         ("a.yaml", b"- name: ok\n  sides: \xff\n", ["line 2", "not UTF-8 (byte 0xff)"]),
         ("a.txt", YAML, ["expected .yaml, .yml or .json"]),
     ],
@@ -115,4 +116,4 @@ def test_a_malformed_file_is_one_line(write, name, content, words):
 
 
 def test_a_missing_file_is_one_line(tmp_path):
-    refused(lambda: read_pairs(tmp_path / "a.yaml"), by="probes.prompts._parse", path=f"{tmp_path}/a.yaml")
+    refused(lambda: read_pairs(tmp_path / "a.yaml"), by="base.files.check_file", path=f"{tmp_path}/a.yaml")

@@ -86,7 +86,7 @@ def test_a_run_of_another_kind_or_a_damaged_config_is_refused(begun):
         field="init",
     )
     (begun / "config.json").write_text('{"model": ')
-    refused(lambda: run_directory.enter(CONFIG, begun), by="base.files.read_json", path=str(begun / "config.json"))
+    refused(lambda: run_directory.enter(CONFIG, begun), by="base.files.parse_json", path=str(begun / "config.json"))
 
 
 def test_changed_inputs_are_refused_by_name(begun):
@@ -100,7 +100,9 @@ def test_changed_inputs_are_refused_by_name(begun):
     assert "teacher" not in message
     run_directory.check_inputs(begun, inputs)
     (begun / "inputs.json").write_text("{")
-    refused(lambda: run_directory.check_inputs(begun, inputs), by="base.files.read_json", path="inputs.json")
+    refused(
+        lambda: run_directory.check_inputs(begun, inputs), by="training.run_directory.check_inputs", path="inputs.json"
+    )
 
 
 def test_a_run_has_finished_when_its_model_is_there(begun):
