@@ -144,7 +144,7 @@ def _settings(run: SweepRun) -> str:
         f"{config.length}, {config.run.dtype}"
     )
     if run.result.batches == "similar lengths":
-        said += ", batches of similar lengths, as an earlier version drew them"
+        said += ", batches of similar lengths (of an earlier version)"
     if Path(config.model).parent.name.startswith("mnli-"):
         said += ", from the MNLI model of the same seed"
     if config.distill.teacher:

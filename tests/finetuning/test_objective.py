@@ -87,11 +87,11 @@ def test_packed_rows_have_the_losses_and_gradients_of_padded_ones(config, distil
         return 0.7 * own + 0.3 * other if distilled else own
 
     (loss, grads), (expected, wanted) = (jax.jit(jax.value_and_grad(one))(params) for one in (packed_loss, padded_loss))
-    assert loss == pytest.approx(expected, rel=1e-5)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     norm = np.sqrt(sum(float(jnp.sum(value**2)) for value in wanted.values()))
     for name, value in wanted.items():
-        scale = max(float(jnp.linalg.norm(value)), 1e-6 * norm)
-        assert float(jnp.linalg.norm(grads[name] - value)) <= 1e-5 * scale + 1e-8 * norm, name
+        scale = max(float(jnp.linalg.norm(value)), 0.01 * norm)  # key biases have no gradient, only noise
+        assert float(jnp.linalg.norm(grads[name] - value)) <= 1e-5 * scale, name
 
 
 def test_predictions_are_those_of_padded_rows_in_the_order_of_the_split():

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import random
@@ -421,6 +422,31 @@ def test_a_run_goes_by_what_it_began_with(folder, tmp_path):
     assert tune(config) == found
     DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(4)).save_pretrained(tmp_path / "model", tokenizer)
     refused(lambda: tune(config), by="training.run_directory.check_inputs")
+
+
+def as_by_an_earlier_version(directory):
+    """A run that drew its batches otherwise, and had a number of lengths to pad to."""
+    for name, lost in (("results.json", "batches"), ("inputs.json", "the way batches are drawn")):
+        values = json.loads((directory / name).read_text())
+        del values[lost]
+        (directory / name).write_text(json.dumps(values))
+    values = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**values, "shapes": 4}))
+
+
+def test_a_run_on_other_batches_is_read_and_not_mixed_with_those_of_now(folder, tmp_path):
+    config, other = seeds_of(folder, tmp_path, (0, 1), epochs=1)
+    result = tune(config)
+    as_by_an_earlier_version(tmp_path / "0")
+    old = tune(config)
+    assert old == dataclasses.replace(result, batches="similar lengths")
+    for configs in ([config, other], [change(config, save_model=True)]):
+        with pytest.raises(InputError) as caught:
+            finetune_seeds(configs)
+        assert (caught.value.path, caught.value.field) == (str(tmp_path / "0"), "batches")
+    assert not (tmp_path / "1/metrics.jsonl").exists()
+    (tmp_path / "0/results.json").unlink()
+    refused(lambda: tune(config), "batches", by="training.run_directory.check_inputs", path=str(tmp_path / "0"))
 
 
 @pytest.mark.parametrize(
