@@ -20,7 +20,8 @@ def main(args: list[str]) -> None:
         sys.exit(0 if args else 2)
     name, *rest = args
     if name not in COMMANDS:
-        raise InputError(f"evaluate.py {name}: no such command; {nearest(name, COMMANDS)}", field=name)
+        hint = nearest(name, COMMANDS)
+        raise InputError(f"evaluate.py {name}: no such command; {hint}", field=name, hint=hint)
     run(COMMANDS[name], rest, f"evaluate.py {name}")
 
 

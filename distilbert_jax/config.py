@@ -200,7 +200,10 @@ class MaskingConfig:
 
 @dataclass(frozen=True)
 class KLConfig:
-    """L_ce, T² · KL(teacher ‖ student) of the vocabulary's probabilities at temperature T (Hinton et al. 2015)."""
+    """L_ce, T² · KL(teacher ‖ student) of the vocabulary's probabilities at temperature T (Hinton et al. 2015).
+
+    metrics.jsonl calls it `loss_ce`, the terminal `ce`.
+    """
 
     weight: float = 5.0  # 0: the term is not computed
     temperature: float = 2.0  # T

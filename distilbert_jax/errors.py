@@ -51,9 +51,19 @@ class DivergedError(InputError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was asked to stop by Ctrl-C and left what the same command goes on from."""
+    """A run was asked to stop by Ctrl-C and left what the same command goes on from.
+
+    Attributes:
+        status: of the process that ends with it.
+        step: of a training run, the last that was taken.
+        kept: whether a checkpoint of that step was written.
+    """
 
     status = 130
+
+    def __init__(self, message: str = "", *, step: int | None = None, kept: bool = False):
+        super().__init__(message)
+        self.step, self.kept = step, kept
 
 
 class Preempted(Interrupted):
@@ -78,8 +88,8 @@ def shortened(text: str, longest: int = 80) -> str:
 
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """What is said of a name that is unknown: `did you mean 'x'?`, or all that are known. `cutoff`: how alike, 0 … 1."""
-    found = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
-    return f"did you mean {found[0]!r}?" if found else f"known: {', '.join(known) or 'none'}"
+    close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 @functools.cache

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 
-from tests import compiling
+from tests import compiling, shapes  # noqa: F401 - shapes: before the package is imported
 
 # Before jax is imported. NPROC: on two cores jax 0.10.2 aborts when a collective stands inside a scan, because its thread
 # pool is smaller than the number of devices that wait for one another.

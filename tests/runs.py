@@ -174,10 +174,15 @@ def weights(model: Path) -> dict[str, bytes]:
     return {name: value.tobytes() for name, value in load_file(model / "model.safetensors").items()}
 
 
+def metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl."""
+    return [{"kind": entry.kind, "step": entry.step, **entry.values} for entry in read_metrics(path)]
+
+
 def entries(directory: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what steps took."""
-    found = read_metrics(directory / "metrics.jsonl")
-    return [{name: value for name, value in entry.items() if name not in MEASURED} for entry in found]
+    logged = metrics(directory / "metrics.jsonl")
+    return [{name: value for name, value in entry.items() if name not in MEASURED} for entry in logged]
 
 
 def events(directory: Path) -> list[tuple[int, str, float]]:

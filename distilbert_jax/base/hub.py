@@ -31,13 +31,14 @@ def locate(path_or_id: str | Path, revision: str | None = None) -> Path:
         InputError: neither a directory nor reachable on the hub; the line says how to get a local copy.
     """
     if not str(path_or_id):
-        raise InputError("the name of the model is empty; expected a directory or a hub id")
+        raise InputError("the name of the model is empty; expected a directory or a hub id", field="model")
     path = Path(path_or_id).expanduser()
     if path.is_dir():
         if revision is not None:
             raise InputError(
                 f"{path_or_id}: revision {revision!r} was asked for, but this is a directory, which has no revisions",
                 path=path_or_id,
+                field="revision",
             )
         return path
     if path.exists():
@@ -69,22 +70,26 @@ def _download(name: str, revision: str | None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=model_files()))
     except GatedRepoError:
         raise InputError(
-            f"{absent} the hub gives this model to members only: ask for access there, then set HF_TOKEN"
+            f"{absent} the hub gives this model to members only: ask for access there, then set HF_TOKEN",
+            path=name,
         ) from None
     except RepositoryNotFoundError:
-        raise InputError(f"{absent} no such model on the hub (if it is a private one, set HF_TOKEN)") from None
+        raise InputError(
+            f"{absent} no such model on the hub (if it is a private one, set HF_TOKEN)", path=name
+        ) from None
     except RevisionNotFoundError:
-        raise InputError(f"{absent} the hub's model has no revision {revision!r}") from None
+        raise InputError(f"{absent} the hub's model has no revision {revision!r}", path=name) from None
     except HFValidationError:
-        raise InputError(f"{absent} this cannot be the name of a model on the hub") from None
+        raise InputError(f"{absent} this cannot be the name of a model on the hub", path=name) from None
     except HfHubHTTPError as error:
-        raise InputError(f"{absent} the hub refused: {error}") from None
+        raise InputError(f"{absent} the hub refused: {error}", path=name) from None
     except OSError as error:  # among them: not in the cache, and no connection or offline
         if error.errno is not None:  # of the disk, not of the network
             raise
         raise InputError(
             f"{absent} the hub's model is neither in the cache nor reachable: where there is a network, "
-            f"`hf download {name} --local-dir DIR` makes a copy; name that directory instead"
+            f"`hf download {name} --local-dir DIR` makes a copy; name that directory instead",
+            path=name,
         ) from None
 
 

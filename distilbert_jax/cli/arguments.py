@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -37,7 +38,11 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
         said, cause = _one_line(complaint.getvalue()), _cause(exit)
     except InputError as error:  # of a config that is a part of the command
         said, cause = str(error), error
-    cause = cause or InputError("")
+    if not cause:
+        options = re.findall(r"--[\w.-]*\w", said)
+        cause = InputError(
+            said, field=options[0] if options else None, hint=said.partition("; perhaps you meant ")[2] or None
+        )
     raise InputError(f"{prog}: {said}; --help lists what there is", path=cause.path, field=cause.field, hint=cause.hint)
 
 

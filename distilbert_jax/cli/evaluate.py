@@ -25,13 +25,13 @@ class EvaluateCommand:
     json: bool = False
 
     def run(self) -> None:
+        from distilbert_jax.base.config_io import to_values
         from distilbert_jax.pretraining.evaluate import evaluate_mlm
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
-        result = evaluate_mlm(**options)
-        print(
-            json.dumps(result) if self.json else "\n".join(f"{name:14} {value:.4f}" for name, value in result.items())
-        )
+        figures = to_values(evaluate_mlm(**options))
+        lines = (f"{name:14} {value:.4f}" for name, value in figures.items())
+        print(json.dumps(figures) if self.json else "\n".join(lines))
 
 
 COMMANDS = {"evaluate": running(EvaluateCommand)}

@@ -72,11 +72,15 @@ class FeaturesCommand(TextCommand):
 
         if self.out and (self.json or self.pooling == "tokens"):
             raise InputError(
-                "--out writes one vector a text: it goes with --pooling cls or mean, and without --json", field="--out"
+                "--out writes one vector a text: it goes with --pooling cls or mean, and without --json",
+                field="--out",
+                hint="--pooling",
             )
         if self.out and not Path(self.out).absolute().parent.is_dir():
             raise InputError(
-                f"--out {self.out}: the folder {Path(self.out).parent} does not exist; make it first", field="--out"
+                f"--out {self.out}: the folder {Path(self.out).parent} does not exist; make it first",
+                field="--out",
+                path=Path(self.out).parent,
             )
         vectors = self.results(FeatureExtraction, self.pooling, self.layer)
         if self.out:

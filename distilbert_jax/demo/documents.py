@@ -86,15 +86,15 @@ def _docstrings(source: Path) -> list[str]:
 
 def _docs_of(module: object) -> list[str]:
     """Docstrings of a module that is written in C, of its functions, classes and their methods."""
-    found = [module]
+    documented = [module]
     for _, member in sorted(vars(module).items()):
         if inspect.isroutine(member) or inspect.isclass(member):
-            found.append(member)
+            documented.append(member)
         if inspect.isclass(member):
-            found += [
+            documented += [
                 value for _, value in sorted(vars(member).items()) if callable(value) or hasattr(value, "__get__")
             ]
-    texts = (getattr(one, "__doc__", None) for one in found)
+    texts = (getattr(one, "__doc__", None) for one in documented)
     return [inspect.cleandoc(text) for text in texts if isinstance(text, str)]
 
 
@@ -145,8 +145,8 @@ def write_demo(out: Path) -> tuple[dict, bool]:
     origin = {"format": FORMAT, "python": sys.version.split()[0]}
     with contextlib.suppress(InputError, OSError, KeyError, TypeError):
         manifest = read_json(out / "manifest.json", dict)
-        found = {key: manifest[key] for key in origin} == origin
-        if found and all(sha256_of(out / file) == sum_ for file, sum_ in manifest["sha256"].items()):
+        same = {key: manifest[key] for key in origin} == origin
+        if same and all(sha256_of(out / file) == sum_ for file, sum_ in manifest["sha256"].items()):
             return manifest, True
 
     documents: dict[str, list[tuple[str, list[str]]]] = {"train": [], "validation": []}

@@ -23,7 +23,7 @@ from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE
 from distilbert_jax.glue.summary import medians
 from distilbert_jax.glue.sweep import run_sweep
-from distilbert_jax.pretraining.evaluate import evaluate_mlm
+from distilbert_jax.pretraining.evaluate import HeldoutFigures, evaluate_mlm
 from distilbert_jax.pretraining.run import pretrain
 
 REFERENCE = "full"
@@ -77,15 +77,15 @@ def measure(
     model = str(pretrain(dataclasses.replace(config, run=run)))
     tuning = dataclasses.replace(glue.run, directory=f"{run.directory}/glue")
     scores = medians(run_sweep(dataclasses.replace(glue, model=model, run=tuning, save_model=False), tasks, glue_seeds))
-    held: Mapping[str, float] = {}
+    held: HeldoutFigures | None = None
     if config.data.heldout:
         held = evaluate_mlm(model, config.data.heldout, teacher=config.teacher, length=config.data.length)
     jax.clear_caches()  # each run compiles its own step
     return AblationRun(
         score=statistics.mean(scores.values()),
         tasks=scores,
-        mlm_loss=held.get("mlm_loss"),
-        kl_to_teacher=held.get("kl_to_teacher"),
+        mlm_loss=held and held.mlm_loss,
+        kl_to_teacher=held and held.kl_to_teacher,
     )
 
 

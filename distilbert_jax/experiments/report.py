@@ -22,7 +22,7 @@ from distilbert_jax.models import MaskedLM, PreTraining, hf_format
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import count, split
 from distilbert_jax.pretraining.cost import step_flops
-from distilbert_jax.pretraining.evaluate import evaluate_mlm
+from distilbert_jax.pretraining.evaluate import HeldoutFigures, evaluate_mlm
 from distilbert_jax.probes.speed import speeds, throughputs
 from distilbert_jax.training.logging import read_metrics
 
@@ -43,7 +43,7 @@ def measure(
     """
     model = run / "model"
     config = read_config(model)
-    held: dict[str, float] = {}
+    held: HeldoutFigures | None = None
     if heldout and MaskedLM.is_whole(model):
         itself = bool(teacher) and Path(teacher).resolve() == run.resolve()
         teacher_model = str(Path(teacher) / "model") if teacher and not itself else ""
@@ -51,7 +51,7 @@ def measure(
             str(model), heldout, teacher=teacher_model, length=length, sequences=sequences, max_rows=max_rows
         )
         if itself:
-            held["kl_to_teacher"] = 0.0
+            held = dataclasses.replace(held, kl_to_teacher=0.0)
     every: list[RunResult] = [read_result(path) for path in sorted((run / "glue").rglob("results.json"))]
     tasks = summary(_tuned(run))
     steps, seconds, flops = _training(run)
@@ -61,15 +61,15 @@ def measure(
         steps=steps,
         train_seconds=seconds,
         train_flops=flops,
-        kl_to_teacher=held.get("kl_to_teacher"),
-        mlm_loss=held.get("mlm_loss"),
-        mlm_accuracy=held.get("mlm_accuracy"),
-        loss_mlm=held.get("loss_mlm"),
-        loss_nsp=held.get("loss_nsp"),
-        nsp_accuracy=held.get("nsp_accuracy"),
-        perplexity=held.get("perplexity"),
+        kl_to_teacher=held and held.kl_to_teacher,
+        mlm_loss=held and held.mlm_loss,
+        mlm_accuracy=held and held.mlm_accuracy,
+        loss_mlm=held and held.loss_mlm,
+        loss_nsp=held and held.loss_nsp,
+        nsp_accuracy=held and held.nsp_accuracy,
+        perplexity=held and held.perplexity,
         heldout_parts=_heldout_parts(run),
-        heldout_tokens=int(held["tokens"]) if held else None,
+        heldout_tokens=held and held.tokens,
         tuning_seconds=round(sum(one.train_seconds / one.together for one in every), 1) if every else None,
         tuning_flops=sum(one.flops for one in every) if every else None,
         tasks={name: row.median for name, row in tasks.items()},
@@ -84,24 +84,24 @@ def _training(run: Path) -> tuple[int | None, float | None, float | None]:
     Raises:
         InputError: the log is damaged, or the run's teacher is not where its config says.
     """
-    steps = [entry for entry in read_metrics(run / "metrics.jsonl") if entry["kind"] == "train"]
+    steps = [entry for entry in read_metrics(run / "metrics.jsonl") if entry.kind == "train"]
     if not steps and ((config := _config(run)) is None or config.steps):
         return None, None, None
-    seconds = [value for entry in steps if isinstance(value := entry.get("seconds"), int | float)]
+    seconds = [entry.values["seconds"] for entry in steps if "seconds" in entry.values]
     if len(seconds) < len(steps):
         raise InputError(
             f"{run / 'metrics.jsonl'}: damaged, has steps without their seconds; remove the run's directory",
             path=run / "metrics.jsonl",
             field="seconds",
         )
-    return steps[-1]["step"] if steps else 0, round(sum(seconds), 1), _train_flops(run)
+    return steps[-1].step if steps else 0, round(sum(seconds), 1), _train_flops(run)
 
 
 def _heldout_parts(run: Path) -> dict[str, float]:
     """The parts of a run's loss, `loss_<term>`, on its own held-out text after the last step, but for those that any model has."""
-    held = [entry for entry in read_metrics(run / "metrics.jsonl") if entry["kind"] == "eval"]
-    parts = [name for name in (held[-1] if held else ()) if name.startswith("loss_")]
-    return {name: held[-1][name] for name in parts if name not in ("loss_mlm", "loss_nsp")}
+    held = [entry.values for entry in read_metrics(run / "metrics.jsonl") if entry.kind == "eval"]
+    parts = {name: value for name, value in (held[-1] if held else {}).items() if name.startswith("loss_")}
+    return {name: value for name, value in parts.items() if name not in ("loss_mlm", "loss_nsp")}
 
 
 def _tuned(run: Path) -> list[SweepRun]:
@@ -201,10 +201,11 @@ def report(
     """
     paths = [Path(run) for run in runs]
     if not paths:
-        raise InputError("no run given; name directories that distilbert-jax train made")
+        raise InputError("no run given; name directories that distilbert-jax train made", field="runs")
     if len({path.name for path in paths}) < len(paths):
         raise InputError(
-            f"{', '.join(runs)}: two runs have the same name; the figures of a run go by its directory's name"
+            f"{', '.join(runs)}: two runs have the same name; the figures of a run go by its directory's name",
+            field="runs",
         )
     for path in (*paths, *map(Path, filter(None, (teacher, against)))):
         if not hf_format.has_weights(path / "model"):
@@ -219,7 +220,7 @@ def report(
         raise InputError(f"--out {out}: is a file, expected a directory", field="--out")
     for name, value in (("--length", length), ("--max-rows", max_rows)):
         if value is not None and value < 1:
-            raise InputError(f"{name} {value}: expected 1 or more")
+            raise InputError(f"{name} {value}: expected 1 or more", field=name)
     Path(out).mkdir(parents=True, exist_ok=True)
     trained = _data(paths)
     if length is None:

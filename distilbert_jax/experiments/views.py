@@ -117,9 +117,11 @@ def curves(runs: Sequence[Path], path: Path) -> None:
     for i, run in enumerate(runs):
         entries = read_metrics(run / "metrics.jsonl")
         train = [
-            (entry["step"], entry["loss_mlm"]) for entry in entries if entry["kind"] == "train" and "loss_mlm" in entry
+            (entry.step, entry.values["loss_mlm"])
+            for entry in entries
+            if entry.kind == "train" and "loss_mlm" in entry.values
         ]
-        held = [(entry["step"], entry["mlm_loss"]) for entry in entries if entry["kind"] == "eval"]
+        held = [(entry.step, entry.values["mlm_loss"]) for entry in entries if entry.kind == "eval"]
         if train:
             smooth, mean = [], train[0][1]
             for step, loss in train:

@@ -121,7 +121,11 @@ def _check_columns(names: Sequence[str], task: Task, where: str, *, labelled: bo
     columns = (*task.columns, *(["label"] if labelled else []))
     missing = [name for name in columns if name not in names]
     if missing:
-        raise InputError(f"{where}: no column {', '.join(missing)}; {task.name} has {', '.join(columns)}", path=where)
+        raise InputError(
+            f"{where}: no column {', '.join(missing)}; {task.name} has {', '.join(columns)}",
+            path=where,
+            field=missing[0],
+        )
 
 
 def has_split(task: Task, split: str, folder: str) -> bool:
@@ -187,7 +191,9 @@ def check(rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
     for name in task.columns:
         bad = next((i for i, text in enumerate(rows[name]) if not isinstance(text, str)), None)
         if bad is not None:
-            raise InputError(f"{where}: row {bad}: {name} is {rows[name][bad]!r}, expected a text", path=where, row=bad)
+            raise InputError(
+                f"{where}: row {bad}: {name} is {rows[name][bad]!r}, expected a text", path=where, field=name, row=bad
+            )
     if not labelled:
         return
     named = tuple(getattr(rows.features["label"], "names", None) or ())
@@ -195,6 +201,7 @@ def check(rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
         raise InputError(
             f"{where}: its labels are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}",
             path=where,
+            field="label",
         )
     low, high = task.label_range or (0, len(task.labels) - 1)
     for i, label in enumerate(rows["label"]):
@@ -204,6 +211,7 @@ def check(rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
             raise InputError(
                 f"{where}: row {i}: label {label!r}: expected {kind} from {low} to {high} of {task.name}",
                 path=where,
+                field="label",
                 row=i,
             )
 

@@ -110,7 +110,7 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
 def _inputs(config: FinetuneConfig) -> dict[str, str]:
     """Fingerprints of what a run trains with and is scored on."""
     if not config.model:
-        raise InputError("model is not set: name an HF directory with --model")
+        raise InputError("model is not set: name an HF directory with --model", field="model", hint="--model")
     task = find_task(config.task)
     splits = ("train",) if config.selection_split else ("train", *task.dev)
     inputs = {"model": hf_format.fingerprint(config.model), **sources(task)}
@@ -185,7 +185,8 @@ class Tuning:
         self.config, self.task = config, find_task(config.task)
         if self.task.trained_by:
             raise InputError(
-                f"task {self.task.name!r} has no training data; the model of {self.task.trained_by} predicts it (--submit)"
+                f"task {self.task.name!r} has no training data; the model of {self.task.trained_by} predicts it (--submit)",
+                field="task",
             )
         self.mesh = sharding.make_mesh(config.mesh)
         sharding.check_batch(config.batch_size, config.optimizer.accumulate, self.mesh)
@@ -220,7 +221,10 @@ class Tuning:
         if config.selection_split:
             out = datasets.in_selection_split(train, task)
             if out.all() or not out.any():
-                raise InputError(f"{task.name}: {len(train)} training rows are too few to hold a tenth of them out")
+                raise InputError(
+                    f"{task.name}: {len(train)} training rows are too few to hold a tenth of them out",
+                    field="selection_split",
+                )
             self.scored = {"selection_split": encode(train.select(np.flatnonzero(out)))}
             train = train.select(np.flatnonzero(~out))
         else:

@@ -83,20 +83,30 @@ def check(archive: Any, where: str) -> None:
     with zipfile.ZipFile(archive) as opened:
         for name in opened.namelist():
             if name not in known:
-                raise InputError(f"{where}: {name} is no file of a submission; expected {', '.join(known)}", path=where)
+                hint = ", ".join(known)
+                raise InputError(
+                    f"{where}: {name} is no file of a submission; expected {hint}", path=where, field=name, hint=hint
+                )
             task, split = known[name]
             head, *lines = opened.read(name).decode().splitlines()
             if head != HEADER:
-                raise InputError(f"{where}: {name} begins with {head!r}, expected {HEADER!r}", path=where)
+                raise InputError(
+                    f"{where}: {name} begins with {head!r}, expected {HEADER!r}", path=where, field=name, hint=HEADER
+                )
             if len(lines) != task.rows[split]:
                 raise InputError(
-                    f"{where}: {name} has {len(lines)} rows, the GLUE server takes {task.rows[split]}", path=where
+                    f"{where}: {name} has {len(lines)} rows, the GLUE server takes {task.rows[split]}",
+                    path=where,
+                    field=name,
                 )
             for i, line in enumerate(lines):
                 index, _, word = line.partition("\t")
                 if index != str(i) or not _spells(task, word):
                     raise InputError(
-                        f"{where}: {name}, row {i}: {line!r} is not what the GLUE server takes", path=where, row=i
+                        f"{where}: {name}, row {i}: {line!r} is not what the GLUE server takes",
+                        path=where,
+                        field=name,
+                        row=i,
                     )
 
 

@@ -43,7 +43,7 @@ def run_sweep(
     """
     for option, given in (("--tasks", tasks), ("--seeds", seeds)):
         if not given or len(set(given)) < len(given):
-            raise InputError(f"{option} {' '.join(map(str, given))}: expected one or more, each once")
+            raise InputError(f"{option} {' '.join(map(str, given))}: expected one or more, each once", field=option)
     for seed in seeds:
         dataclasses.replace(config.run, seed=seed)  # says what is wrong with it before anything is trained
     if sweep and sweep.seeds != SweepConfig().seeds and _settings(sweep) == [Setting()]:
@@ -115,7 +115,9 @@ def available(config: FinetuneConfig, names: Sequence[str]) -> list[Task]:
     for task in tasks:
         if task.trained_by:
             raise InputError(
-                f"task {task.name!r} has no training data: with --submit the model of {task.trained_by} predicts it"
+                f"task {task.name!r} has no training data: with --submit the model of {task.trained_by} predicts it",
+                field="task",
+                hint="--submit",
             )
     there = [task for task in tasks if has_split(task, "train", config.data)]
     absent = ", ".join(task.name for task in tasks if task not in there)

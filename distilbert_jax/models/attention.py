@@ -4,12 +4,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Float, Int, Shaped
 
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.models.layers import Array, Linear, dropout, einsum
+from distilbert_jax.models.layers import Array, Linear, RowKeys, dropout, einsum
 
 
-def attention_bias(attention_mask: Array | None, segment_ids: Array | None) -> Array | None:
+def attention_bias(
+    attention_mask: Shaped[Array, "B T"] | None, segment_ids: Int[Array, "B T"] | None
+) -> Float[Array, "B 1 #T T"] | None:
     """What to add to the scores, float32 [B, 1, 1 or T, T]: 0 where a query may look at a key, else the lowest float32.
 
     With `segment_ids` [B, T] (0 = padding, packed rows) a token looks at its own segment only; with `attention_mask` [B, T]
@@ -35,7 +38,9 @@ class SelfAttention(nnx.Module):
         self.dropout = config.attention_dropout
         self.dtype = dtype
 
-    def __call__(self, x: Array, bias: Array | None, rngs: Array | None) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Float[Array, "B T D"], bias: Float[Array, "#B 1 #T T"] | None, rngs: RowKeys | None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B {self.num_heads} T T"]]:
         """x [B, T, D], bias as `attention_bias` gives it, rngs [B] → output [B, T, D], probabilities [B, N, T, T]."""
         B, T, D = x.shape
         split = lambda y: y.reshape(B, T, self.num_heads, D // self.num_heads)  # [B, T, N, H]

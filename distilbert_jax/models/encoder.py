@@ -5,6 +5,7 @@ attention output, RoBERTa begins its positions after that of padding.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -13,14 +14,17 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 from jax.typing import DTypeLike
+from jaxtyping import Float, Int, Shaped
 
 from distilbert_jax.base.ranges import check_range
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.attention import SelfAttention, attention_bias
-from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, embedding, fold_rows, layer_norm
+from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, RowKeys, dropout, embedding, fold_rows, layer_norm
 
 Ids = Array | np.ndarray
+# What a model is called with: [B, T], or [T] for one row; lists are made arrays of.
+Rows = Shaped[Array | np.ndarray, "#B T"] | Shaped[Array | np.ndarray, " T"] | Sequence[Any]
 
 
 @jax.tree_util.register_dataclass
@@ -29,9 +33,9 @@ class EncoderOutput:
     """last_hidden_state [B, T, D]; on request hidden_states, L+1 of [B, T, D] (embeddings first), and attentions,
     L of [B, N, T, T] (probabilities before dropout). All float32."""
 
-    last_hidden_state: Array
-    hidden_states: tuple[Array, ...] | None = None
-    attentions: tuple[Array, ...] | None = None
+    last_hidden_state: Float[Array, "B T D"]
+    hidden_states: tuple[Float[Array, "B T D"], ...] | None = None
+    attentions: tuple[Float[Array, "B N T T"], ...] | None = None
 
     def __repr__(self) -> str:
         """What there is, with dtypes and shapes instead of the numbers."""
@@ -64,7 +68,7 @@ class Embeddings(nnx.Module):
         """Tokens of a sequence that there are positions for."""
         return self.position.shape[0] - self.first_position
 
-    def _positions(self, input_ids: Array, position_ids: Array | None) -> Array:
+    def _positions(self, input_ids: Int[Array, "B T"], position_ids: Int[Array, "#B T"] | None) -> Int[Array, "#B T"]:
         """Rows of the position table: int32 [B or 1, T]."""
         if position_ids is not None:
             return position_ids + self.first_position if self.first_position else position_ids
@@ -74,12 +78,19 @@ class Embeddings(nnx.Module):
         return jnp.where(is_token, jnp.cumsum(is_token, axis=1), 0) + self.pad_token_id
 
     def __call__(
-        self, input_ids: Array, position_ids: Array | None, token_type_ids: Array | None, rngs: Array | None
-    ) -> Array:
+        self,
+        input_ids: Int[Array, "B T"],
+        position_ids: Int[Array, "#B T"] | None,
+        token_type_ids: Int[Array, "#B T"] | None,
+        rngs: RowKeys | None,
+    ) -> Float[Array, "B T {self.word.shape[1]}"]:
         """int32 [B, T] each → [B, T, D]."""
         T, longest = input_ids.shape[1], self.max_length
         if position_ids is None and longest < T:  # JAX would clamp the index and go on with a wrong position
-            raise InputError(f"input_ids: {T} tokens in a row, the model has {longest} positions; truncate the text")
+            raise InputError(
+                f"input_ids: {T} tokens in a row, the model has {longest} positions; truncate the text",
+                field="input_ids",
+            )
         x = self.word[...][input_ids]
         x += self.position[...][self._positions(input_ids, position_ids)]
         if hasattr(self, "token_type"):
@@ -101,7 +112,9 @@ class Layer(nnx.Module):
         self.ffn_dropout = config.hidden_dropout
         self.attention_out_dropout = config.hidden_dropout if config.family.attention_output_dropout else 0.0
 
-    def __call__(self, x: Array, bias: Array | None, rngs: Array | None) -> tuple[Array, Array]:
+    def __call__(
+        self, x: Float[Array, "B T D"], bias: Float[Array, "#B 1 #T T"] | None, rngs: RowKeys | None
+    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T T"]]:
         """[B, T, D] → [B, T, D] and the attention probabilities [B, N, T, T]."""
         attended, probabilities = self.attention(x, bias, fold_rows(rngs, 0))
         x = self.attention_norm(x + dropout(attended, self.attention_out_dropout, fold_rows(rngs, 1)))
@@ -123,13 +136,13 @@ class Encoder(nnx.Module):
 
     def __call__(
         self,
-        input_ids: Array,
-        attention_mask: Array | None = None,
+        input_ids: Rows,
+        attention_mask: Rows | None = None,
         *,
-        token_type_ids: Array | None = None,
-        position_ids: Array | None = None,
-        segment_ids: Array | None = None,
-        rngs: Array | None = None,
+        token_type_ids: Rows | None = None,
+        position_ids: Rows | None = None,
+        segment_ids: Rows | None = None,
+        rngs: RowKeys | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> EncoderOutput:

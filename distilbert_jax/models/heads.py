@@ -5,19 +5,23 @@ The classes here choose the family by a directory's `model_type`: `MaskedLM.from
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Float, Shaped
 
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.models.encoder import EncoderOutput, encoder_of
-from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, dropout, einsum, fold_rows, layer_norm
+from distilbert_jax.models.encoder import EncoderOutput, Rows, encoder_of
+from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, RowKeys, dropout, einsum, fold_rows, layer_norm
 from distilbert_jax.models.pretrained import PretrainedModel
 
+Choices = Shaped[Array | np.ndarray, "B choices T"] | Sequence[Any]
 HEAD_SITE = 10_000  # row keys of a head never meet those of a layer
 
 
@@ -26,7 +30,7 @@ HEAD_SITE = 10_000  # row keys of a head never meet those of a layer
 class PooledOutput(EncoderOutput):
     """pooler_output float32 [B, D] (BERT's pooler; else None); the rest as in `EncoderOutput`."""
 
-    pooler_output: Array | None = None
+    pooler_output: Float[Array, "B D"] | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +39,7 @@ class ModelOutput(EncoderOutput):
     """logits float32: [B, T, V] of a masked LM, [B, labels] of a classifier, [B, T, labels] of a token classifier,
     [B, choices] of a multiple choice, [B, 2] (0: the second text follows the first) of next-sentence prediction."""
 
-    logits: Array
+    logits: Float[Array, " rows *scores"]
 
 
 @jax.tree_util.register_dataclass
@@ -43,8 +47,8 @@ class ModelOutput(EncoderOutput):
 class QuestionAnsweringOutput(EncoderOutput):
     """start_logits and end_logits float32 [B, T]."""
 
-    start_logits: Array
-    end_logits: Array
+    start_logits: Float[Array, "B T"]
+    end_logits: Float[Array, "B T"]
 
 
 @jax.tree_util.register_dataclass
@@ -52,8 +56,8 @@ class QuestionAnsweringOutput(EncoderOutput):
 class PreTrainingOutput(EncoderOutput):
     """prediction_logits float32 [B, T, V] (masked LM) and seq_relationship_logits [B, 2] (next sentence)."""
 
-    prediction_logits: Array
-    seq_relationship_logits: Array
+    prediction_logits: Float[Array, "B T V"]
+    seq_relationship_logits: Float[Array, "B 2"]
 
 
 class MLMHead(nnx.Module):
@@ -67,7 +71,7 @@ class MLMHead(nnx.Module):
         self.activation = config.family.mlm_activation or config.hidden_act
         self.dtype = dtype
 
-    def __call__(self, hidden: Array, table: Array) -> Array:
+    def __call__(self, hidden: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Float[Array, "B T V"]:
         """hidden [B, T, D], table [V, D] → logits [B, T, V]."""
         x = self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
         return einsum("btd,vd->btv", x, table, self.dtype) + self.bias[...]
@@ -80,11 +84,11 @@ class Pooler(nnx.Module):
         self.dense = _linear(config, config.hidden_size, dtype=dtype, rngs=rngs)
         self.activation = ACTIVATIONS[config.family.pooler_activation]
 
-    def __call__(self, hidden: Array) -> Array:
+    def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         """[B, T, D] → [B, D]."""
         return self.of_first(hidden[:, 0])
 
-    def of_first(self, first: Array) -> Array:
+    def of_first(self, first: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
         """Hidden states of first tokens [..., D] → [..., D]."""
         return self.activation(self.dense(first))
 
@@ -111,7 +115,7 @@ class EncoderModel(PretrainedModel):
         if add_pooling_layer and config.family.has_pooler:
             self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
 
-    def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> PooledOutput:
+    def __call__(self, input_ids: Rows, attention_mask: Rows | None = None, **inputs: Any) -> PooledOutput:
         """Arguments as `Encoder.__call__`."""
         encoded = self.encoder(input_ids, attention_mask, **inputs)
         pooled = self.pooler(encoded.last_hidden_state) if hasattr(self, "pooler") else None
@@ -128,11 +132,11 @@ class MaskedLM(PretrainedModel):
         self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
         self.head = MLMHead(config, dtype=dtype, rngs=rngs)
 
-    def logits(self, hidden: Array) -> Array:
+    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Hidden states [B, T, D] (all of them, or those at chosen positions) → logits [B, T, V]."""
         return self.head(hidden, self.encoder.embeddings.word[...])
 
-    def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> ModelOutput:
+    def __call__(self, input_ids: Rows, attention_mask: Rows | None = None, **inputs: Any) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, T, V]."""
         encoded = self.encoder(input_ids, attention_mask, **inputs)
         return _with(encoded, ModelOutput, logits=self.logits(encoded.last_hidden_state))
@@ -147,13 +151,13 @@ class SequenceClassification(PretrainedModel):
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
 
-    def logits(self, first: Array, rngs: Array | None = None) -> Array:
+    def logits(self, first: Float[Array, "B *S D"], rngs: RowKeys | None = None) -> Float[Array, "B *S C"]:
         """Hidden states of first tokens, [B, D] or of packed rows [B, S, D] → logits [B, (S,) labels]. rngs [B]: for dropout."""
         pooled = self.pooler.of_first(first)
         return self.classifier(dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE)))
 
     def __call__(
-        self, input_ids: Array, attention_mask: Array | None = None, *, rngs: Array | None = None, **inputs: Any
+        self, input_ids: Rows, attention_mask: Rows | None = None, *, rngs: RowKeys | None = None, **inputs: Any
     ) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, labels]."""
         encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
@@ -170,7 +174,7 @@ class TokenClassification(PretrainedModel):
         self.dropout = getattr(config, config.family.token_dropout)
 
     def __call__(
-        self, input_ids: Array, attention_mask: Array | None = None, *, rngs: Array | None = None, **inputs: Any
+        self, input_ids: Rows, attention_mask: Rows | None = None, *, rngs: RowKeys | None = None, **inputs: Any
     ) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, T, labels]."""
         encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
@@ -187,7 +191,7 @@ class QuestionAnswering(PretrainedModel):
         self.qa_outputs = _linear(config, 2, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, input_ids: Array, attention_mask: Array | None = None, *, rngs: Array | None = None, **inputs: Any
+        self, input_ids: Rows, attention_mask: Rows | None = None, *, rngs: RowKeys | None = None, **inputs: Any
     ) -> QuestionAnsweringOutput:
         """Arguments as `Encoder.__call__`; start_logits and end_logits [B, T], padding included."""
         encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
@@ -207,12 +211,12 @@ class MultipleChoice(PretrainedModel):
 
     def __call__(
         self,
-        input_ids: Array,
-        attention_mask: Array | None = None,
+        input_ids: Choices,
+        attention_mask: Choices | None = None,
         *,
-        token_type_ids: Array | None = None,
-        position_ids: Array | None = None,
-        rngs: Array | None = None,
+        token_type_ids: Choices | None = None,
+        position_ids: Choices | None = None,
+        rngs: RowKeys | None = None,
         output_hidden_states: bool = False,
         output_attentions: bool = False,
     ) -> ModelOutput:
@@ -223,7 +227,7 @@ class MultipleChoice(PretrainedModel):
         Raises:
             InputError: `input_ids` has not three axes.
         """
-        shape = jnp.shape(input_ids)
+        shape = np.shape(input_ids)
         if len(shape) != 3:
             raise InputError(f"input_ids has the shape {shape}: a multiple choice takes [rows, choices, tokens]")
         rows = lambda x: None if x is None else jnp.asarray(x).reshape(-1, shape[2])
@@ -253,7 +257,7 @@ class NextSentencePrediction(PretrainedModel):
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
 
-    def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> ModelOutput:
+    def __call__(self, input_ids: Rows, attention_mask: Rows | None = None, **inputs: Any) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, 2], 0: follows, 1: is a stranger."""
         encoded = self.encoder(input_ids, attention_mask, **inputs)
         return _with(encoded, ModelOutput, logits=self.seq_relationship(self.pooler(encoded.last_hidden_state)))
@@ -269,15 +273,15 @@ class PreTraining(PretrainedModel):
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
 
-    def logits(self, hidden: Array) -> Array:
+    def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
         """Hidden states [B, T, D] (all of them, or those at chosen positions) → logits of the masked LM [B, T, V]."""
         return self.head(hidden, self.encoder.embeddings.word[...])
 
-    def next_sentence(self, hidden: Array) -> Array:
+    def next_sentence(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B 2"]:
         """Hidden states [B, T, D] → logits [B, 2]: B follows A, B is of another document."""
         return self.seq_relationship(self.pooler(hidden))
 
-    def __call__(self, input_ids: Array, attention_mask: Array | None = None, **inputs: Any) -> PreTrainingOutput:
+    def __call__(self, input_ids: Rows, attention_mask: Rows | None = None, **inputs: Any) -> PreTrainingOutput:
         """Arguments as `Encoder.__call__`; prediction_logits [B, T, V], seq_relationship_logits [B, 2]."""
         encoded = self.encoder(input_ids, attention_mask, **inputs)
         hidden = encoded.last_hidden_state

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
+from jaxtyping import Float, Int, Key, Num
 
 Array = jax.Array
+RowKeys = Key[Array, " B"]
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     # Written with erf rather than erfc, which XLA expands to about twice the work.
@@ -75,7 +77,7 @@ _einsum = jax.custom_vjp(_contract, nondiff_argnums=(0, 3))
 _einsum.defvjp(_einsum_forward, _einsum_backward)
 
 
-def einsum(spec: str, a: Array, b: Array, dtype: DTypeLike) -> Array:
+def einsum(spec: str, a: Float[Array, "..."], b: Float[Array, "..."], dtype: DTypeLike) -> Float[Array, "..."]:
     """`jnp.einsum(spec, a, b)` under the precision rule: operands in `dtype`, float32 result.
 
     Every index of `a` and of `b` has to stand in the other operand or in the result (no sums inside one operand), so that the
@@ -93,7 +95,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((features_out,)))
         self.dtype = dtype
 
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "*rows {self.kernel.shape[0]}"]) -> Float[Array, "*rows {self.kernel.shape[1]}"]:
         """[..., in] → [..., out], float32."""
         lead = "abcdefgh"[: x.ndim - 1]
         return einsum(f"{lead}i,io->{lead}o", x, self.kernel[...], self.dtype) + self.bias[...]
@@ -104,7 +106,7 @@ def embedding(rows: int, features: int, *, std: float, rngs: nnx.Rngs) -> nnx.Pa
     return nnx.Param(std * jax.random.normal(rngs.params(), (rows, features)))
 
 
-def sinusoids(rows: int, features: int) -> Array:
+def sinusoids(rows: int, features: int) -> Float[Array, "{rows} {features}"]:
     """The fixed position table [rows, features] of Vaswani et al. 2017, sine and cosine in turn, as the reference has it."""
     angles = np.arange(rows)[:, None] / 10000.0 ** (2 * (np.arange(features) // 2) / features)
     return jnp.asarray(np.where(np.arange(features) % 2, np.cos(angles), np.sin(angles)), jnp.float32)
@@ -116,15 +118,15 @@ def layer_norm(features: int, *, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
 
 
 @overload
-def fold_rows(rngs: Array, site: int) -> Array: ...
+def fold_rows(rngs: RowKeys, site: int) -> RowKeys: ...
 @overload
-def fold_rows(rngs: Array | None, site: int) -> Array | None: ...
-def fold_rows(rngs: Array | None, site: int) -> Array | None:
+def fold_rows(rngs: RowKeys | None, site: int) -> RowKeys | None: ...
+def fold_rows(rngs: RowKeys | None, site: int) -> RowKeys | None:
     """Row keys [B] for one site of the model; None stays None."""
     return None if rngs is None else jax.vmap(jax.random.fold_in, (0, None))(rngs, site)
 
 
-def dropout(x: Array, rate: float, rngs: Array | None) -> Array:
+def dropout(x: Float[Array, " B *rest"], rate: float, rngs: RowKeys | None) -> Float[Array, " B *rest"]:
     """Zero a share `rate` of `x` [B, ...] and scale the rest by its inverse.
 
     `rngs` is a key array [B], one key for each row of the global batch (None: no dropout), so that what is dropped depends on
@@ -139,6 +141,6 @@ def dropout(x: Array, rate: float, rngs: Array | None) -> Array:
     return jnp.where(halves >= drop, x * (1.0 / (1.0 - drop / 2**16)), 0.0)
 
 
-def at_positions(values: Array, positions: Array) -> Array:
+def at_positions(values: Num[Array, "B T K"], positions: Int[Array, "B M"]) -> Num[Array, "B M K"]:
     """values [B, T, K] at positions [B, M] → [B, M, K]."""
     return jnp.take_along_axis(values, positions[..., None], axis=1)

@@ -44,7 +44,9 @@ class PretrainedModel(nnx.Module):
 
     def __init__(self, config: ModelConfig):
         if getattr(self, "family", config.family).name != config.model_type:
-            raise InputError(f"{type(self).__name__} cannot hold a model of type {config.model_type!r}")
+            raise InputError(
+                f"{type(self).__name__} cannot hold a model of type {config.model_type!r}", field="model_type"
+            )
         self.config = config
 
     @classmethod
@@ -58,7 +60,7 @@ class PretrainedModel(nnx.Module):
         for candidate in (cls, *cls.__subclasses__()):
             if getattr(candidate, "family", None) is family:
                 return candidate
-        raise InputError(f"{cls.__name__} cannot hold a model of type {model_type!r}")
+        raise InputError(f"{cls.__name__} cannot hold a model of type {model_type!r}", field="model_type")
 
     @classmethod
     def from_pretrained(

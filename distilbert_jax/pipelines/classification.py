@@ -62,8 +62,8 @@ class TextClassification(Pipeline):
             )
 
         def answer(texts: Sequence[Text], rows: Sequence[Row]) -> list[Answers]:
-            found = dict(self._forward(rows))
-            return [self._answers(texts[i], found[i], top_k) for i in range(len(rows))]
+            logits = dict(self._forward(rows))
+            return [self._answers(texts[i], logits[i], top_k) for i in range(len(rows))]
 
         return self._over(texts, answer, "classifying", collect=Answers, one=(str, tuple))
 

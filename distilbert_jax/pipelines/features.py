@@ -70,14 +70,14 @@ class FeatureExtraction(Pipeline):
             )
 
         def answer(texts: Sequence[str], rows: Sequence[Row]) -> list[np.ndarray]:
-            found = dict(self._forward(rows, options=(operator.index(layer) % states, pooling)))
+            features = dict(self._forward(rows, options=(operator.index(layer) % states, pooling)))
             if pooling == "tokens":  # copies: a view would hold the padded batch
-                return [found[i][: len(row.ids)].copy() for i, row in enumerate(rows)]
-            return [found[i] for i in range(len(rows))]
+                return [features[i][: len(row.ids)].copy() for i, row in enumerate(rows)]
+            return [features[i] for i in range(len(rows))]
 
-        def collect(found: Iterator[np.ndarray]) -> np.ndarray | list[np.ndarray]:
+        def collect(vectors: Iterator[np.ndarray]) -> np.ndarray | list[np.ndarray]:
             if pooling == "tokens":
-                return list(found)
-            return np.stack(list(found)) if len(texts) else np.zeros((0, self.model.config.hidden_size), np.float32)
+                return list(vectors)
+            return np.stack(list(vectors)) if len(texts) else np.zeros((0, self.model.config.hidden_size), np.float32)
 
         return self._over(texts, answer, "extracting features", collect=collect)

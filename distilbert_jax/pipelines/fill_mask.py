@@ -130,24 +130,24 @@ class FillMask(Pipeline):
 
     def _masks(self, texts: Sequence[str], rows: Sequence[Row]) -> list[np.ndarray]:
         """The positions of each row's masks."""
-        mask, found = self.tokenizer.id_to_token(self.tokenizer.ids.mask), []
+        mask, places = self.tokenizer.id_to_token(self.tokenizer.ids.mask), []
         for text, row in zip(texts, rows, strict=True):
-            found.append(np.flatnonzero(row.ids == self.tokenizer.ids.mask))
-            if len(found[-1]) < text.count(mask):
+            places.append(np.flatnonzero(row.ids == self.tokenizer.ids.mask))
+            if len(places[-1]) < text.count(mask):
                 raise InputError(
                     f"text {_shown(text)}: a {mask} lies beyond the {self.tokenizer.max_length} tokens that the model reads; "
                     "shorten what stands before it"
                 )
-            if not len(found[-1]):
+            if not len(places[-1]):
                 raise InputError(f"text {_shown(text)}: has no {mask}")
-        return found
+        return places
 
     def _single(
         self, texts: Sequence[str], rows: Sequence[Row], candidates: np.ndarray, top_k: int, share: bool
     ) -> list[Answers]:
         """Every mask on its own."""
         masks = self._masks(texts, rows)
-        found = [Answers()] * len(rows)
+        results = [Answers()] * len(rows)
         for i, values in self._forward(rows, masks):
             several = len(masks[i]) > 1
             per_mask = []
@@ -166,8 +166,8 @@ class FillMask(Pipeline):
                         }
                     )
                 per_mask.append(answers)
-            found[i] = _of_masks(per_mask, texts[i])
-        return found
+            results[i] = _of_masks(per_mask, texts[i])
+        return results
 
     def _joint(self, texts: Sequence[str], rows: Sequence[Row], candidates: np.ndarray, top_k: int) -> list[Answers]:
         """All masks of a text together."""
@@ -204,7 +204,7 @@ class FillMask(Pipeline):
                 )
         gaps = [(row, int(position)) for row, places in zip(rows, masks, strict=True) for position in places]
         scores = iter(word_log_scores(self._forward, gaps, words, self.tokenizer.ids.mask))
-        found = []
+        results = []
         for text, row, places in zip(texts, rows, masks, strict=True):
             per_mask = []
             for position, log_scores in zip(places, scores, strict=False):
@@ -224,8 +224,8 @@ class FillMask(Pipeline):
                         }
                     )
                 per_mask.append(answers)
-            found.append(_of_masks(per_mask, text))
-        return found
+            results.append(_of_masks(per_mask, text))
+        return results
 
     def _sequence(self, ids: np.ndarray, *, special: bool) -> str:
         """A filled text, with or without special tokens; a mask filled with padding is left out, as in the reference."""

@@ -275,7 +275,8 @@ def _read_through(text: TextSources, shard_bytes: int) -> None:
 
 
 def _blank(text: TextSources) -> InputError:
-    return InputError(f"{', '.join(map(str, text.paths))}: no documents, only blank lines")
+    paths = ", ".join(map(str, text.paths))
+    return InputError(f"{paths}: no documents, only blank lines", path=paths)
 
 
 def _make_shards(

@@ -42,12 +42,12 @@ def _forward(
     grad = jax.value_and_grad(term, argnums=(0, 1), has_aux=True)
 
     def piece(hidden: Array, beside: Any) -> tuple[Any, Array]:
-        found, (to_params, to_hidden) = grad(params, hidden, beside, whole)
-        return (found, to_params), to_hidden
+        result, (to_params, to_hidden) = grad(params, hidden, beside, whole)
+        return (result, to_params), to_hidden
 
-    (found, to_params), to_hidden = _over_pieces(piece, tokens, (hidden, beside))
+    (result, to_params), to_hidden = _over_pieces(piece, tokens, (hidden, beside))
     to_hidden = to_hidden.swapaxes(0, 1)  # [B, pieces, tokens, D]
-    return found, (to_params, to_hidden.reshape(len(hidden), -1, hidden.shape[-1])[:, : hidden.shape[1]])
+    return result, (to_params, to_hidden.reshape(len(hidden), -1, hidden.shape[-1])[:, : hidden.shape[1]])
 
 
 def _backward(term: Term, tokens: int, saved: tuple[Params, Array], given: tuple[Array, Any]) -> tuple[Any, ...]:

@@ -84,6 +84,7 @@ class Corpus:
             raise InputError(
                 f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again",
                 path=path / "manifest.json",
+                field="format",
             )
         needed = {"tokenizer", "sources", "vocab_size", "specials", "token_counts", "shards"}
         if missing := needed - manifest.keys():
@@ -91,6 +92,7 @@ class Corpus:
                 f"{path / 'manifest.json'}: damaged or of an earlier version, has no {', '.join(sorted(missing))}: build it again, "
                 "finished shards are kept",
                 path=path / "manifest.json",
+                field=min(missing),
             )
         for name in sorted(needed):
             if not _well_formed(name, manifest[name]):
@@ -98,6 +100,7 @@ class Corpus:
                     f"{path / 'manifest.json'}: damaged, {name} is {repr(manifest[name])[:80]}: build it again, "
                     "finished shards are kept",
                     path=path / "manifest.json",
+                    field=name,
                 )
         return cls(path, manifest)
 

@@ -7,6 +7,7 @@ whatever mesh, is asked the same questions.
 import contextlib
 import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
+from distilbert_jax.base.config_io import LEFT_OUT
 from distilbert_jax.base.progress import progress
 from distilbert_jax.config import DataConfig, MaskingConfig, MeshConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError
@@ -35,6 +37,21 @@ from distilbert_jax.training.objective import Batch, Metrics, Objective, Sums
 
 MASKING = MaskingConfig(weighting="uniform")
 SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldoutFigures:
+    """A model on held-out text: losses in nats, shares from 0 to 1."""
+
+    mlm_loss: float  # a masked token
+    mlm_accuracy: float
+    kl_to_teacher: float | None = field(default=None, metadata=LEFT_OUT)  # a masked token; None without a teacher
+    # Of the objective on pairs, where the model has the head for it.
+    loss_mlm: float | None = field(default=None, metadata=LEFT_OUT)
+    loss_nsp: float | None = field(default=None, metadata=LEFT_OUT)  # a row
+    nsp_accuracy: float | None = field(default=None, metadata=LEFT_OUT)
+    perplexity: float
+    tokens: int  # masked, which were asked
 
 
 def mlm_evaluation(
@@ -80,7 +97,7 @@ def mlm_evaluation(
             return model.logits(at_positions(hidden, masked.positions))
 
         ours = logits(graphdef, params)
-        found = {
+        result = {
             "tokens": masked_weights.sum(),
             "mlm_loss": cross_entropy(ours, masked.labels, masked_weights),
             "mlm_accuracy": jnp.sum(masked_weights * (ours.argmax(-1) == masked.labels)),
@@ -89,16 +106,16 @@ def mlm_evaluation(
             theirs = jax.nn.log_softmax(logits(teacher_graphdef, frozen))
             divergence = jnp.sum(jnp.exp(theirs) * (theirs - jax.nn.log_softmax(ours)), axis=-1)
             # Rounding takes the divergence of two equal distributions a little below 0.
-            found["kl_to_teacher"] = jnp.sum(masked_weights * jnp.maximum(divergence, 0.0))
+            result["kl_to_teacher"] = jnp.sum(masked_weights * jnp.maximum(divergence, 0.0))
         if objective is not None:  # what it has in common with the above is computed once
             real = segments * batch["counts"][:, None].astype(jnp.int32)
             given = {**batch, **masked._asdict(), "segment_ids": real, "masked_weights": masked_weights}
-            counts = {"masked": found["tokens"], "tokens": jnp.sum(real > 0), "rows": batch["counts"].sum()}
+            counts = {"masked": result["tokens"], "tokens": jnp.sum(real > 0), "rows": batch["counts"].sum()}
             if prepares:
                 given, counts = objective.prepare(keys, {**batch, "segment_ids": real})
-            found |= _sums(objective, params, frozen, {**given, "rngs": undropped})
-            found |= {_COUNT + name: value for name, value in counts.items()}
-        return found
+            result |= _sums(objective, params, frozen, {**given, "rngs": undropped})
+            result |= {_COUNT + name: value for name, value in counts.items()}
+        return result
 
     jitted = jax.jit(sums)
     local = sharding.local_rows(batch_size, mesh)
@@ -132,8 +149,8 @@ _COUNT = "count of "  # before the name of a count, beside the sums
 
 def _sums(objective: Objective, params: Params, frozen: Params, batch: Batch) -> Metrics:
     ones = {part.over: jnp.float32(1.0) for part in objective.parts.values()}
-    found = objective.sums(params, frozen, batch, ones)
-    return found.parts if isinstance(found, Sums) else found
+    result = objective.sums(params, frozen, batch, ones)
+    return result.parts if isinstance(result, Sums) else result
 
 
 def heldout(setup: Setup) -> Evaluate:
@@ -173,7 +190,7 @@ def evaluate_mlm(
     batch_size: int = 32,
     max_rows: int | None = None,
     dtype: str = "float32",
-) -> dict[str, float]:
+) -> HeldoutFigures:
     """`mlm_evaluation` of an HF directory on a corpus directory, with all devices; of pairs also `loss_nsp` (nats a row) and
     `nsp_accuracy`, where the model has the head for it.
 
@@ -183,7 +200,7 @@ def evaluate_mlm(
     """
     for name, value in (("--batch-size", batch_size), ("--max-rows", max_rows)):
         if value is not None and value < 1:
-            raise InputError(f"{name} {value}: expected 1 or more")
+            raise InputError(f"{name} {value}: expected 1 or more", field=name)
     for directory in filter(None, (model, teacher)):
         if length > (longest := read_config(directory).max_length):
             raise InputError(f"--length {length} is beyond the {longest} positions of {directory}", field="--length")
@@ -213,4 +230,5 @@ def evaluate_mlm(
         max_rows=max_rows,
         show_progress=True,
     )
-    return evaluate(params)
+    figures = evaluate(params)
+    return HeldoutFigures(**{**figures, "tokens": int(figures["tokens"])})

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float, Int, Key, Num
 
 from distilbert_jax.config import MaskingConfig
 
@@ -21,13 +22,15 @@ class Masked(NamedTuple):
     weights float32 [B, M], 1 where a token is masked, 0 where the row had fewer.
     """
 
-    input_ids: jax.Array
-    positions: jax.Array
-    labels: jax.Array
-    weights: jax.Array
+    input_ids: Int[jax.Array, "B T"]
+    positions: Int[jax.Array, "B M"]
+    labels: Int[jax.Array, "B M"]
+    weights: Float[jax.Array, "B M"]
 
 
-def log_weights(token_counts: np.ndarray, special_ids: tuple[int, ...], config: MaskingConfig) -> np.ndarray:
+def log_weights(
+    token_counts: Num[np.ndarray, " V"], special_ids: tuple[int, ...], config: MaskingConfig
+) -> Float[np.ndarray, " V"]:
     """Log of the weight with which each token is drawn, float32 [V]; -inf for special tokens.
 
     With `weighting="frequency"`, p ∝ max(count, 1)^-smoothing of the corpus counts (`token_smoothing` of the original
@@ -51,7 +54,12 @@ def masked_count(tokens: Any, probability: float) -> Any:
 
 
 def corrupt(
-    rngs: jax.Array, input_ids: jax.Array, is_token: jax.Array, weights: jax.Array, mask_id: int, config: MaskingConfig
+    rngs: Key[jax.Array, " B"],
+    input_ids: Int[jax.Array, "B T"],
+    is_token: Bool[jax.Array, "B T"],
+    weights: Float[jax.Array, " V"],
+    mask_id: int,
+    config: MaskingConfig,
 ) -> Masked:
     """Draw ceil(probability · tokens) tokens of each row, or of all rows together, without replacement and corrupt them 80/10/10.
 
@@ -81,7 +89,9 @@ def corrupt(
     chosen &= jnp.take_along_axis(scores, positions, 1) > -jnp.inf
     labels = jnp.take_along_axis(input_ids, positions, 1)
 
-    def replaced(how: jax.Array, other: jax.Array, labels: jax.Array) -> jax.Array:
+    def replaced(
+        how: Key[jax.Array, ""], other: Key[jax.Array, ""], labels: Int[jax.Array, " M"]
+    ) -> Int[jax.Array, " M"]:
         replacement = jax.random.randint(other, (M,), 0, V - config.random_differs)
         if config.random_differs:
             replacement += replacement >= labels

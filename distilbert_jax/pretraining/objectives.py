@@ -153,18 +153,18 @@ def distillation(given: Given) -> Objective:
         theirs = jax.lax.stop_gradient(encoded(taught_by, batch, None, **outputs))
         segment_ids = batch["segment_ids"]
         everywhere = (segment_ids > 0).astype(jnp.float32)
-        found, value = {}, 0.0
+        totals, value = {}, 0.0
         if in_pieces:
             decoder = {name: array for name, array in params.items() if name.startswith(model.DECODER)}
             beside = (theirs.last_hidden_state, everywhere, segment_ids)
-            value, found = in_chunks(piece, chunk, decoder, ours.last_hidden_state, beside, (params, frozen, counts))
+            value, totals = in_chunks(piece, chunk, decoder, ours.last_hidden_state, beside, (params, frozen, counts))
         student = _Pass(model, ours, whole, batch["positions"])
         teacher = _Pass(taught_by, theirs, whole, batch["positions"], is_teacher=True)
         for one in whole:
             weights, labels = (batch["masked_weights"], batch["labels"]) if one.over == "masked" else (everywhere, None)
             at = Tokens(weights, labels, segment_ids)
-            found[one.term.metric] = _value(one, student.view(one), teacher.view(one), at)
-        return Sums(found, value, tuple(one.term.metric for one in in_pieces))
+            totals[one.term.metric] = _value(one, student.view(one), teacher.view(one), at)
+        return Sums(totals, value, tuple(one.term.metric for one in in_pieces))
 
     counted = ("tokens", "masked", *(["rows"] if any(one.over == "rows" for one in asked) else []))
     return Objective(_counting(given, *counted), sums, parts)
@@ -296,11 +296,11 @@ def _guarded(build: Callable[[Given], Objective], given: Given, what: str) -> Ob
 
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Sums | Metrics:
         result = call(objective.sums, params, frozen, batch, counts)
-        found = result.parts if isinstance(result, Sums) else result
-        if not isinstance(found, dict) or found.keys() != objective.parts.keys():
-            given = ", ".join(found) if isinstance(found, dict) else f"{found!r:.80}"
+        parts = result.parts if isinstance(result, Sums) else result
+        if not isinstance(parts, dict) or parts.keys() != objective.parts.keys():
+            given = ", ".join(parts) if isinstance(parts, dict) else f"{parts!r:.80}"
             raise wrong(f"sums returned {given}; expected sums of {', '.join(objective.parts)}")
-        for name, value in found.items():
+        for name, value in parts.items():
             _scalar(value, f"{what}: part {name!r}", file)
         return result
 

@@ -57,9 +57,12 @@ class PackedRows:
             raise InputError(
                 f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: pack the corpus again",
                 path=path / "manifest.json",
+                field="format",
             )
         if manifest.get("corpus") != corpus.fingerprint:
-            raise InputError(f"{path}: packed from other tokens than the corpus has now: pack it again", path=path)
+            raise InputError(
+                f"{path}: packed from other tokens than the corpus has now: pack it again", path=path, field="corpus"
+            )
         try:
             rows = cls(path, manifest, corpus)
             rows._check()

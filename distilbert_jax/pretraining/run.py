@@ -36,7 +36,9 @@ def pretrain(config: PretrainConfig, *, profile: bool = False) -> Path:
         Interrupted, Preempted: after Ctrl-C, after SIGTERM; the same call goes on.
     """
     if not config.run.directory:
-        raise InputError("run.directory is empty: name a directory for the run with --run.directory")
+        raise InputError(
+            "run.directory is empty: name a directory for the run with --run.directory", field="run.directory"
+        )
     directory = Path(config.run.directory)
     check_objective(config)
     callbacks.check_callbacks(config.run, several=distributed.several())
@@ -120,7 +122,7 @@ def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
 
 def _warn_if_worse(directory: Path) -> None:
     """Say so when a run ends above the loss that it began with, by more than batches differ: finite, but nothing was learned."""
-    losses = [entry["loss"] for entry in read_metrics(directory / "metrics.jsonl") if entry["kind"] == "train"]
+    losses = [entry.values["loss"] for entry in read_metrics(directory / "metrics.jsonl") if entry.kind == "train"]
     some = max(len(losses) // 20, 1)
     if len(losses) < 20:
         return

@@ -75,8 +75,8 @@ def pair_rows(
     for start, stop in zip(text.bounds, text.bounds[1:], strict=False):
         if start < len(shard.tokens):
             shortest = max(min_tokens - _SPECIAL_TOKENS, 2)
-            found, left = _pairs_of(start, stop, text, length - _SPECIAL_TOKENS, shortest, choose)
-            pairs += found
+            made, left = _pairs_of(start, stop, text, length - _SPECIAL_TOKENS, shortest, choose)
+            pairs += made
             short += left > 0
     rows = _rows_of(np.array(pairs, np.int64).reshape(-1, 5), text.tokens, specials, length)
     known = (rows[:, 0] == specials.unk).sum(-1) < max_unk * rows[:, 1].sum(-1)
@@ -120,8 +120,8 @@ def _pairs_of(
                 place = lines[_outside(*own_lines, len(lines), choose)]
             else:
                 place = _outside(*document, bounds[-1], choose)
-            if (found := min(bounds[bisect_right(bounds, place)] - place, size)) > b_size:
-                b, b_size = place, found
+            if (size_there := min(bounds[bisect_right(bounds, place)] - place, size)) > b_size:
+                b, b_size = place, size_there
             if b_size == size:
                 break
         pairs.append(Pair(*a, b, b_size, STRANGER))

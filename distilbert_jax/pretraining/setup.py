@@ -90,7 +90,7 @@ class Setup:
 def corpus_rows(corpus: str, length: int, sequences: Sequences) -> tuple[PackedRows, Tokenizer]:
     """The packed rows of a corpus (packed now, if they were not yet), compared with their checksums, and its tokenizer."""
     if not corpus:
-        raise InputError("data.corpus is not set: name a directory made by distilbert-jax corpus")
+        raise InputError("data.corpus is not set: name a directory made by distilbert-jax corpus", field="data.corpus")
 
     def ready() -> tuple[PackedRows, Tokenizer]:
         tokenizer = Corpus.open(corpus).tokenizer()  # before anything is packed with its special tokens

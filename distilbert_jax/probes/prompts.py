@@ -24,23 +24,23 @@ MASK = "[MASK]"
 PROMPTS_BYTES = 1 << 20
 
 
-def _check_text(value: Any, what: str) -> None:
+def _check_text(value: Any, what: str, field: str) -> None:
     if value is None or (isinstance(value, str) and not value.strip()):
-        raise InputError(f"{what} is empty")
+        raise InputError(f"{what} is empty", field=field)
     if not isinstance(value, str):
-        raise InputError(f"{what} is {value!r}, not text; put it in quotes")
+        raise InputError(f"{what} is {value!r}, not text; put it in quotes", field=field, hint="put it in quotes")
     try:
         value.encode()
     except UnicodeEncodeError:  # a lone surrogate, from an escape in JSON or a byte of the command line
-        raise InputError(f"{what} is {value!r}, which is not valid Unicode") from None
+        raise InputError(f"{what} is {value!r}, which is not valid Unicode", field=field) from None
 
 
 def check_words(words: Any, where: str) -> None:
     """Refuse what is not a list of words."""
     if isinstance(words, str) or not isinstance(words, Sequence):
-        raise InputError(f"{where}: words is {words!r}, expected a list of words", path=where)
+        raise InputError(f"{where}: words is {words!r}, expected a list of words", path=where, field="words")
     for word in words:
-        _check_text(word, f"{where}: a word of interest")
+        _check_text(word, f"{where}: a word of interest", "words")
 
 
 @dataclass(frozen=True)
@@ -61,19 +61,23 @@ class Pair:
     words: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        _check_text(self.name, "the name of a pair")
+        _check_text(self.name, "the name of a pair", "name")
         where = f"pair {self.name!r}"
         if not isinstance(self.sides, Mapping) or len(self.sides) != 2:
             given = ", ".join(map(repr, self.sides)) if isinstance(self.sides, Mapping) else repr(self.sides)
             raise InputError(
-                f"{where}: expected two sides, each a name with its prompt; given: {given or 'none'}", path=where
+                f"{where}: expected two sides, each a name with its prompt; given: {given or 'none'}",
+                path=where,
+                field="sides",
             )
         for side, prompt in self.sides.items():
-            _check_text(side, f"{where}: the name of a side")
-            _check_text(prompt, f"{where}, side {side!r}: the prompt")
+            _check_text(side, f"{where}: the name of a side", "sides")
+            _check_text(prompt, f"{where}, side {side!r}: the prompt", f"sides.{side}")
             if (masks := prompt.count(MASK)) != 1:
                 raise InputError(
-                    f"{where}, side {side!r}: {prompt!r} has {masks or 'no'} {MASK}, expected one", path=where
+                    f"{where}, side {side!r}: {prompt!r} has {masks or 'no'} {MASK}, expected one",
+                    path=where,
+                    field=f"sides.{side}",
                 )
         check_words(self.words, where)
 
@@ -105,16 +109,19 @@ def read_pairs(path: str | Path) -> list[Pair]:
             raise InputError(f"{where}: is {entry!r}, expected name, sides and perhaps words", path=where)
         for name in entry:
             if name not in known:
-                raise InputError(f"{where}: unknown field {name!r}; {nearest(str(name), known)}", path=where)
+                hint = nearest(str(name), known)
+                raise InputError(f"{where}: unknown field {name!r}; {hint}", path=where, field=str(name), hint=hint)
         for name in ("name", "sides"):
             if name not in entry:
-                raise InputError(f"{where}: has no {name}", path=where)
+                raise InputError(f"{where}: has no {name}", path=where, field=name)
         try:
             pair = Pair(**entry)
         except InputError as error:
             raise error.within(where) from None
         if pair.name in pairs:
-            raise InputError(f"{where}: another pair is named {pair.name!r}; results go by the name", path=where)
+            raise InputError(
+                f"{where}: another pair is named {pair.name!r}; results go by the name", path=where, field="name"
+            )
         pairs[pair.name] = pair
     return list(pairs.values())
 
@@ -139,7 +146,11 @@ def _parse(path: Path) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}{line}: not valid YAML ({error.problem}); put prompts in quotes") from None
+        row = error.problem_mark.line + 1 if error.problem_mark else None
+        raise InputError(
+            f"{path}{f', line {row}' if row else ''}: not valid YAML ({error.problem}); put prompts in quotes",
+            path=path,
+            row=row,
+        ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # control characters, impossible dates, deep nesting
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())})", path=path) from None

@@ -32,7 +32,7 @@ def encoder_speed(
     """
     for name, value in (("--batch-size", batch_size), ("--length", length), ("--rounds", rounds)):
         if value < 1:
-            raise InputError(f"{name} {value}: expected 1 or more")
+            raise InputError(f"{name} {value}: expected 1 or more", field=name)
     forward, parameters = _encoder(model, batch_size, length, dtype)
     seconds = [forward() for _ in range(rounds + _WARM_UP)][_WARM_UP:]
     median = statistics.median(seconds)

@@ -111,17 +111,20 @@ def given_texts(arguments: Sequence[str], file: str) -> Iterator[str]:
         InputError: none is given, or both are; a file that cannot be read line by line (see `texts_of`), found before this returns.
     """
     if arguments and file:
-        raise InputError(f"texts are given as arguments and as --file {file}: give one of them")
+        raise InputError(f"texts are given as arguments and as --file {file}: give one of them", field="--file")
     if arguments:
         return iter(arguments)
     if not file:
         if sys.stdin is None or sys.stdin.isatty():
-            raise InputError("no text given; put texts in quotes behind the command, or name a file with --file")
+            raise InputError(
+                "no text given; put texts in quotes behind the command, or name a file with --file", field="--file"
+            )
         return texts_of(sys.stdin.buffer, "standard input")
     path = Path(file)
     if not path.exists() or path.is_dir():
         raise InputError(
             f"--file {file}: {'is a folder' if path.is_dir() else 'no such file'}; expected one text a line",
+            path=file,
             field="--file",
         )
     if path.is_file():  # no pipe, which can be read only once
@@ -155,10 +158,10 @@ def texts_of(stream: BinaryIO, name: str | Path) -> Iterator[str]:
     for number, line in enumerate(stream, 1):
         text = _decoded(line, number, name)
         if not text.strip():
-            raise InputError(f"{name}, line {number}: is blank; every line is a text", row=number)
+            raise InputError(f"{name}, line {number}: is blank; every line is a text", path=name, row=number)
         yield text
     if not number:
-        raise InputError(f"{name}: is empty; expected one text a line")
+        raise InputError(f"{name}: is empty; expected one text a line", path=name)
 
 
 def _decoded(line: bytes, number: int, name: str | Path) -> str:
@@ -168,5 +171,6 @@ def _decoded(line: bytes, number: int, name: str | Path) -> str:
         raise InputError(
             f"{name}, line {number}: not UTF-8 (byte {error.start + 1} of the line is "
             f"0x{error.object[error.start]:02x}); convert it to UTF-8 first",
+            path=name,
             row=number,
         ) from error

@@ -12,9 +12,10 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -42,7 +43,31 @@ def short_names(metrics: Iterable[str]) -> dict[str, str]:
     return {"loss": "loss", **{name: name.removeprefix("loss_") for name in parts}}
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Entry:
+    """One line of metrics.jsonl: {"kind": "train" or "eval", "step": n, name: value, …}.
+
+    values: loss, its parts, counts, learning rate, seconds, …; after an evaluation what it found.
+    """
+
+    kind: Kind
+    step: int
+    values: Mapping[str, float]
+
+    @classmethod
+    def of(cls, line: Mapping[str, Any]) -> Self:
+        """Raises ValueError for what is no entry."""
+        match line:
+            case {"kind": ("train" | "eval") as kind, "step": int() as step, **values}:
+                if all(isinstance(value, int | float) for value in values.values()):
+                    return cls(kind, step, values)
+        raise ValueError
+
+    def line(self) -> str:
+        return json.dumps({"kind": self.kind, "step": self.step, **self.values}) + "\n"
+
+
+def read_metrics(path: Path) -> list[Entry]:
     """The whole lines of a metrics.jsonl; a last line that a kill cut short is left out.
 
     Raises:
@@ -56,9 +81,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.endswith(b"\n"):
             try:
-                entry = parse_json(line, dict, str(path), row=number, finite=False)
-                entries.append({**entry, "kind": entry["kind"], "step": int(entry["step"])})
-            except (ValueError, TypeError, KeyError, OverflowError):  # an InputError is a ValueError
+                entries.append(Entry.of(parse_json(line, dict, str(path), row=number, finite=False)))
+            except ValueError:  # an InputError is one
                 raise InputError(
                     f"{path}: line {number} is damaged; remove the line, or the run's directory", path=path, row=number
                 ) from None
@@ -66,7 +90,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 class RunLog:
-    """The logs of one run from `step` on. Entries: {"kind": "train" | "eval", "step": n, name: value, …}.
+    """The logs of one run from `step` on.
 
     Args:
         every: steps from one that TensorBoard shows to the next.
@@ -75,8 +99,8 @@ class RunLog:
 
     def __init__(self, directory: Path, step: int, every: int, callbacks: Sequence[Callback] = ()):
         self.path, self._directory = directory / "metrics.jsonl", directory
-        kept = [entry for entry in read_metrics(self.path) if entry["step"] <= step]
-        taken = Counter(entry["step"] for entry in kept if entry["kind"] == "train")
+        kept = [entry for entry in read_metrics(self.path) if entry.step <= step]
+        taken = Counter(entry.step for entry in kept if entry.kind == "train")
         wrong = ""
         if missing := step - sum(number > 0 for number in taken):
             wrong = f"{missing} of the first {step} steps are missing, which the checkpoint has seen"
@@ -87,13 +111,12 @@ class RunLog:
                 f"{self.path}: {wrong}; put the file back, or remove the run's directory to begin anew", path=self.path
             )
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(entry) + "\n" for entry in kept), encoding="utf-8")
+        partial.write_text("".join(entry.line() for entry in kept), encoding="utf-8")
         partial.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8", buffering=1)
         self._callbacks = [tensorboard(directory / "tensorboard", every), *callbacks]
         for entry in kept:
-            values = {name: value for name, value in entry.items() if name not in ("kind", "step")}
-            self._tell([one for one in self._callbacks if one.replay], entry["kind"], entry["step"], values)
+            self._tell([one for one in self._callbacks if one.replay], entry)
 
     def wants_state(self, step: int, *, last: bool) -> bool:
         """Whether a callback asks for the state after this step."""
@@ -114,23 +137,22 @@ class RunLog:
             last: the run's last step.
             state: gives the state after the step, to callbacks that ask for it.
         """
-        self._file.write(json.dumps({"kind": kind, "step": step, **values}) + "\n")
-        self._tell(self._callbacks, kind, step, values, last=last, state=state)
+        entry = Entry(kind, step, values)
+        self._file.write(entry.line())
+        self._tell(self._callbacks, entry, last=last, state=state)
 
     def _tell(
         self,
         callbacks: Sequence[Callback],
-        kind: Kind,
-        step: int,
-        values: dict[str, float],
+        entry: Entry,
         *,
         last: bool = False,
         state: "Callable[[], TrainState] | None" = None,
     ) -> None:
         for one in callbacks:
-            if one.due(kind, step, last=last) and (state or not one.state):
+            if one.due(entry.kind, entry.step, last=last) and (state or not one.state):
                 given = state() if one.state and state else None
-                one.function(Moment(kind, step, values, last, self._directory, given))
+                one.function(Moment(entry.kind, entry.step, entry.values, last, self._directory, given))
 
     def close(self) -> None:
         """Close the files and the callbacks. An error here follows one of `write`, or concerns events that are written anew."""

@@ -197,7 +197,11 @@ def fit(
                 if checkpoints:
                     checkpoints.wait()
                 whence = "goes on from there" if checkpoints else "begins this run anew"
-                raise stop(f"stopped after step {step} of {steps}; the same command {whence}")
+                raise stop(
+                    f"stopped after step {step} of {steps}; the same command {whence}",
+                    step=step,
+                    kept=bool(checkpoints),
+                )
         settle(progress)
         if checkpoints:
             checkpoints.wait()

@@ -6,17 +6,19 @@ micro-batches. `question_answering`, which no training loop here uses, is a mean
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 Array = jax.Array
+Scalar = Float[Array, ""]
 
 
-def cross_entropy(logits: Array, labels: Array, weights: Array) -> Array:
+def cross_entropy(logits: Float[Array, "*at V"], labels: Int[Array, "*at"], weights: Float[Array, "*at"]) -> Scalar:
     """Σ weights · −log softmax(logits)[label]. logits [..., V], labels int32 [...], weights [...] → scalar."""
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     return jnp.sum(weights * (jax.nn.logsumexp(logits, axis=-1) - picked))
 
 
-def labelled(logits: Array, labels: Array) -> tuple[Array, Array]:
+def labelled(logits: Float[Array, "*at V"], labels: Int[Array, "*at"]) -> tuple[Scalar, Int[Array, ""]]:
     """Cross-entropy summed over the labels that are classes, and their number: labels outside 0 … V−1, such as −100, are ignored.
 
     logits [..., V], labels int32 [...] → two scalars. The loss of token classification, multiple choice and next sentence
@@ -26,7 +28,9 @@ def labelled(logits: Array, labels: Array) -> tuple[Array, Array]:
     return cross_entropy(logits, jnp.where(known, labels, 0), known.astype(jnp.float32)), known.sum()
 
 
-def question_answering(start_logits: Array, end_logits: Array, starts: Array, ends: Array) -> Array:
+def question_answering(
+    start_logits: Float[Array, "B T"], end_logits: Float[Array, "B T"], starts: Int[Array, " B"], ends: Int[Array, " B"]
+) -> Scalar:
     """Mean of the cross-entropies of start and end [B, T] at the positions int32 [B] → scalar.
 
     As in the reference, an answer that lies beyond the T tokens is left out, of start and end each on its own; a negative position
@@ -37,7 +41,9 @@ def question_answering(start_logits: Array, end_logits: Array, starts: Array, en
     return (start + end) / 2
 
 
-def distillation(student: Array, teacher: Array, weights: Array, temperature: float) -> Array:
+def distillation(
+    student: Float[Array, "*at V"], teacher: Float[Array, "*at V"], weights: Float[Array, "*at"], temperature: float
+) -> Scalar:
     """Σ weights · T² · KL(softmax(teacher/T) ‖ softmax(student/T)) (Hinton et al. 2015). Logits [..., V], weights [...] → scalar.
 
     No gradient flows into the teacher.
@@ -49,12 +55,14 @@ def distillation(student: Array, teacher: Array, weights: Array, temperature: fl
     return temperature**2 * jnp.sum(weights * kl)
 
 
-def logit_mse(student: Array, teacher: Array, weights: Array) -> Array:
+def logit_mse(student: Float[Array, "*at V"], teacher: Float[Array, "*at V"], weights: Float[Array, "*at"]) -> Scalar:
     """Σ weights · Σ_V (student − teacher)². The term divides it by the tokens, as the original does."""
     return jnp.sum(weights * jnp.sum(jnp.square(student - jax.lax.stop_gradient(teacher)), axis=-1))
 
 
-def cosine_distance(student: Array, teacher: Array, weights: Array) -> Array:
+def cosine_distance(
+    student: Float[Array, "*at D"], teacher: Float[Array, "*at D"], weights: Float[Array, "*at"]
+) -> Scalar:
     """Σ weights · (1 − cos(student, teacher)) of hidden states [..., D]."""
     teacher = jax.lax.stop_gradient(teacher)
     dot = jnp.sum(student * teacher, axis=-1)

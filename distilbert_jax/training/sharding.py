@@ -75,7 +75,9 @@ def shardings(tree: Any, mesh: Mesh, *, stacked: bool = False) -> Any:
                 of_tokens = axis == "tensor" and _vocabulary_fill(path) is not None
                 padded = f" (the vocabulary, padded to a multiple of {_VOCABULARY_MULTIPLE})" if of_tokens else ""
                 raise InputError(
-                    f"{path}: size {size}{padded} is not divisible by mesh.{axis} = {mesh.shape[axis]}", path=path
+                    f"{path}: size {size}{padded} is not divisible by mesh.{axis} = {mesh.shape[axis]}",
+                    path=path,
+                    field=f"mesh.{axis}",
                 )
         return NamedSharding(mesh, partition)
 

@@ -11,6 +11,7 @@ from distilbert_jax.cli import renamed
 from distilbert_jax.cli.arguments import calling, load_config, parse
 from distilbert_jax.config import ExperimentConfig, FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError
+from tests.runs import refused
 
 
 def command(out: str, processes: int | None = None) -> None:
@@ -19,16 +20,22 @@ def command(out: str, processes: int | None = None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wrong"),
-    [([], "--out"), (["--out", "a", "--procs", "2"], "--procs"), (["--out", "a", "--processes", "two"], "'two'")],
+    ("arguments", "field", "shown"),
+    [
+        ([], "--out", "--out"),
+        (["--out", "a", "--procs", "2"], "--procs", "--procs"),
+        (["--out", "a", "--processes", "two"], "--processes", "'two'"),
+    ],
 )
-def test_a_mistake_on_a_commands_line_is_one_line(arguments, wrong):
-    with pytest.raises(InputError, match=r"--help lists what there is$") as caught:
-        calling(command)(arguments, "a command")
-    message = str(caught.value)
-    assert message.startswith("a command: ")
-    assert wrong in message
-    assert "\n" not in message
+def test_a_mistake_on_a_commands_line_is_one_line(arguments, field, shown):
+    refused(
+        lambda: calling(command)(arguments, "a command"),
+        "a command: ",
+        "--help",
+        shown,
+        by="cli.arguments.parse",
+        field=field,
+    )
 
 
 def test_a_command_gets_its_arguments_and_keeps_its_stderr(capsys):

@@ -9,35 +9,47 @@ from tests.runs import refused
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "told"),
     [
-        (["fillmask"], ["evaluate.py fillmask: no such command", "did you mean 'fill-mask'?"]),
-        (["xyz"], ["no such command", *evaluate.COMMANDS]),
-        (["fill-mask", "[MASK]"], ["--model"]),
-        (["fill-mask", "--model", "nowhere"], ["no text given", "--file"]),
-        (["features", "--model", "nowhere"], ["no text given"]),
-        (["classify", "--model", "nowhere", "text", "--file", "texts.txt"], ["give one of them"]),
-        (["classify", "--model", "nowhere", "--file", "texts.txt"], ["--file texts.txt: no such file"]),
-        (["classify", "--model", "nowhere", "--file", "."], ["--file .: is a folder"]),
-        (["features", "--model", "nowhere", "a", "--out", "x.npy", "--pooling", "tokens"], ["--pooling cls or mean"]),
+        (["fillmask"], {"by": "evaluate.main", "field": "fillmask", "hint": "'fill-mask'"}),
+        (["xyz"], {"by": "evaluate.main", "field": "xyz", "hint": ", ".join(evaluate.COMMANDS)}),
+        (["fill-mask", "[MASK]"], {"by": "cli.arguments.parse", "field": "--model"}),
+        (["fill-mask", "--model", "nowhere"], {"by": "text.sources.given_texts", "field": "--file"}),
+        (["features", "--model", "nowhere"], {"by": "text.sources.given_texts", "field": "--file"}),
+        (
+            ["classify", "--model", "nowhere", "text", "--file", "texts.txt"],
+            {"by": "text.sources.given_texts", "field": "--file"},
+        ),
+        (
+            ["classify", "--model", "nowhere", "--file", "texts.txt"],
+            {"by": "text.sources.given_texts", "field": "--file", "path": "texts.txt"},
+        ),
+        (
+            ["classify", "--model", "nowhere", "--file", "."],
+            {"by": "text.sources.given_texts", "field": "--file", "path": "."},
+        ),
+        (
+            ["features", "--model", "nowhere", "a", "--out", "x.npy", "--pooling", "tokens"],
+            {"by": "cli.texts.FeaturesCommand.run", "field": "--out", "hint": "--pooling"},
+        ),
         (
             ["features", "--model", "nowhere", "a", "--out", "no/x.npy"],
-            ["--out no/x.npy: the folder no does not exist"],
+            {"by": "cli.texts.FeaturesCommand.run", "field": "--out", "path": "no"},
         ),
-        (["fill-mask", "--model", "nowhere", "[MASK]"], ["nowhere: no such directory"]),
-        (["fill-mask", "--model", "nowhere", "--topk", "3", "[MASK]"], ["--topk", "--top-k"]),
-        (["mlm", "--model", "nowhere"], ["--corpus"]),
-        (["speed", "--model", "nowhere", "--dtype", "float16"], ["--dtype", "'float16'", "'bfloat16'"]),
-        (["glue", "--model", "nowhere", "--tasks", "colla"], ["'colla'", "did you mean 'cola'"]),
-        (["glue", "--model", "nowhere", "--tasks"], ["--tasks"]),
-        (["glue", "--model", "nowhere", "--seeds"], ["--seeds"]),
-        (["glue", "--model", "nowhere", "--seeds", "1", "1"], ["--seeds", "1"]),
-        (["report", "--out", "nowhere"], ["no run given"]),
+        (["fill-mask", "--model", "nowhere", "[MASK]"], {"path": "nowhere"}),
+        (["fill-mask", "--model", "nowhere", "--topk", "3", "[MASK]"], {"field": "--topk", "hint": "--top-k"}),
+        (["mlm", "--model", "nowhere"], {"by": "cli.arguments.parse", "field": "--corpus"}),
+        (["speed", "--model", "nowhere", "--dtype", "float16"], {"by": "cli.arguments.parse", "field": "--dtype"}),
+        (["glue", "--model", "nowhere", "--tasks", "colla"], {"field": "task", "hint": "'cola'"}),
+        (["glue", "--model", "nowhere", "--tasks"], {"field": "--tasks"}),
+        (["glue", "--model", "nowhere", "--seeds"], {"field": "--seeds"}),
+        (["glue", "--model", "nowhere", "--seeds", "1", "1"], {"by": "glue.sweep.run_sweep", "field": "--seeds"}),
+        (["report", "--out", "nowhere"], {"by": "experiments.report.report", "field": "runs"}),
     ],
 )
-def test_a_mistake_in_a_command_is_one_line(arguments, words, capsys, monkeypatch):
+def test_a_mistake_in_a_command_is_one_line(arguments, told, capsys, monkeypatch):
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    refused(lambda: evaluate.main(arguments), *words)
+    refused(lambda: evaluate.main(arguments), **told)
     assert capsys.readouterr().out == ""
 
 

@@ -14,7 +14,7 @@ from distilbert_jax.models.params import split
 from distilbert_jax.models.student import student_from_teacher
 from distilbert_jax.text.tokenizer import fingerprint, load_tokenizer
 from tests.models.common import deviation
-from tests.runs import ROOT
+from tests.runs import ROOT, refused
 
 WORDS = ["the tokenizer reads words and writes pieces of words; reading, writing, rereading: Äpfel, naïve café"] * 20
 
@@ -28,8 +28,7 @@ def test_a_tokenizer_finds_its_own_output_and_keeps_another_tokenizer(tmp_path, 
     first, second = capsys.readouterr().out.splitlines()
     assert "64 entries from 1 file(s)" in first
     assert "found equal" in second
-    with pytest.raises(InputError, match="holds another tokenizer"):
-        tokenizer((text,), 70, tmp_path / "out")
+    refused(lambda: tokenizer((text,), 70, tmp_path / "out"), by="cli.prepare.tokenizer", path=str(tmp_path / "out"))
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == before
 
 
@@ -60,13 +59,19 @@ def test_a_student_is_made_from_a_directory_and_written_with_the_tokenizer(world
         np.testing.assert_array_equal(found[path], value, err_msg=path)
     assert fingerprint(load_tokenizer(tmp_path / "one")) == fingerprint(load_tokenizer(world.teacher))
     assert capfd.readouterr().err.splitlines()[-1] == f"{tmp_path}/one: layers 1 of {world.teacher}"
-    with pytest.raises(InputError, match="--num-hidden-layers 2, but --layers names 1"):
-        student(str(world.teacher), str(tmp_path / "two"), layers=(1,), num_hidden_layers=2)
+    refused(
+        lambda: student(str(world.teacher), str(tmp_path / "two"), layers=(1,), num_hidden_layers=2),
+        by="cli.prepare.student",
+        field="--num-hidden-layers",
+    )
 
 
 def test_a_student_never_takes_its_teachers_place(world):
-    with pytest.raises(InputError, match="is the teacher's own directory"):
-        student(str(world.teacher), f"{world.path}/./teacher", layers=(0,))
+    refused(
+        lambda: student(str(world.teacher), f"{world.path}/./teacher", layers=(0,)),
+        by="cli.prepare.student",
+        field="--out",
+    )
 
 
 def test_a_student_takes_the_place_of_nothing_that_is_there(world, tmp_path):

@@ -64,21 +64,21 @@ def test_texts_come_from_arguments_a_file_or_standard_input(world, tmp_path, cap
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "told"),
     [
-        (b"", ["is empty"]),
-        (b"reda\n \nredb\n", ["line 2: is blank"]),
-        (b"reda\nred\xff\n", ["line 2: not UTF-8 (byte 4 of the line is 0xff)"]),
+        (b"", {"by": "text.sources.texts_of"}),
+        (b"reda\n \nredb\n", {"by": "text.sources.texts_of", "row": 2}),
+        (b"reda\nred\xff\n", {"by": "text.sources._decoded", "row": 2}),
     ],
 )
 def test_a_file_that_cannot_be_read_is_refused_before_the_first_result(
-    world, content, words, tmp_path, capsys, standard_input
+    world, content, told, tmp_path, capsys, standard_input
 ):
     (tmp_path / "texts").write_bytes(content)
     command = ["features", "--batch-size", "1", "--json", "--model"]
-    refused(lambda: evaluate.main([*command, "nowhere", "--file", str(tmp_path / "texts")]), str(tmp_path), *words)
+    refused(lambda: evaluate.main([*command, "nowhere", "--file", str(tmp_path / "texts")]), path=str(tmp_path), **told)
     standard_input(content)
-    refused(lambda: evaluate.main([*command, world.teacher]), "standard input", *words)
+    refused(lambda: evaluate.main([*command, world.teacher]), path="standard input", **told)
     assert capsys.readouterr().out.count("\n") <= 1
 
 

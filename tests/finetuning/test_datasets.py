@@ -25,29 +25,29 @@ def test_a_split_is_read_from_a_local_folder(tmp_path, task, columns):
 
 
 @pytest.mark.parametrize(
-    ("task", "columns", "words"),
+    ("task", "columns", "field", "row"),
     [
-        ("sst2", changed(ROWS, sentence=None), ["no column sentence;", "sst2 has sentence, label"]),
-        ("sst2", changed(ROWS, label=None), ["no column label;"]),
-        ("stsb", ROWS, ["no column sentence1, sentence2;"]),
-        ("sst2", {"sentence": [], "label": []}, ["has no rows"]),
-        ("sst2", changed(ROWS, label=[0, 1, 2]), ["row 2: label 2:", "0 to 1"]),
-        ("sst2", changed(ROWS, label=[0, -1, 1]), ["row 1: label -1:"]),
-        ("sst2", changed(ROWS, label=[0, None, 1]), ["row 1: label None"]),
-        ("sst2", changed(ROWS, label=[True, False, True]), ["row 0: label True"]),
-        ("sst2", changed(ROWS, label=[0.0, 1.0, 1.0]), ["row 0: label 0.0"]),
-        ("sst2", changed(ROWS, label=["0", "1", "1"]), ["row 0: label '0'"]),
-        ("stsb", changed(PAIRS, label=[0.0, 5.5, 1.0]), ["row 1: label 5.5", "0.0 to 5.0"]),
-        ("stsb", changed(PAIRS, label=[0.0, 1.0, float("nan")]), ["row 2: label nan"]),
-        ("stsb", changed(PAIRS, label=[0.0, 1.0, None]), ["row 2: label None"]),
-        ("stsb", changed(PAIRS, label=[True, False, True]), ["row 0: label True"]),
-        ("sst2", changed(ROWS, sentence=["a", None, "c"]), ["row 1: sentence is None, expected a text"]),
-        ("stsb", changed(PAIRS, sentence2=[1, 2, 3]), ["row 0: sentence2 is 1, expected a text"]),
+        ("sst2", changed(ROWS, sentence=None), "sentence", None),
+        ("sst2", changed(ROWS, label=None), "label", None),
+        ("stsb", ROWS, "sentence1", None),
+        ("sst2", {"sentence": [], "label": []}, None, None),
+        ("sst2", changed(ROWS, label=[0, 1, 2]), "label", 2),
+        ("sst2", changed(ROWS, label=[0, -1, 1]), "label", 1),
+        ("sst2", changed(ROWS, label=[0, None, 1]), "label", 1),
+        ("sst2", changed(ROWS, label=[True, False, True]), "label", 0),
+        ("sst2", changed(ROWS, label=[0.0, 1.0, 1.0]), "label", 0),
+        ("sst2", changed(ROWS, label=["0", "1", "1"]), "label", 0),
+        ("stsb", changed(PAIRS, label=[0.0, 5.5, 1.0]), "label", 1),
+        ("stsb", changed(PAIRS, label=[0.0, 1.0, float("nan")]), "label", 2),
+        ("stsb", changed(PAIRS, label=[0.0, 1.0, None]), "label", 2),
+        ("stsb", changed(PAIRS, label=[True, False, True]), "label", 0),
+        ("sst2", changed(ROWS, sentence=["a", None, "c"]), "sentence", 1),
+        ("stsb", changed(PAIRS, sentence2=[1, 2, 3]), "sentence2", 0),
     ],
 )
-def test_a_split_that_does_not_fit_its_task_is_refused_in_one_line(tmp_path, task, columns, words):
+def test_a_split_that_does_not_fit_its_task_is_refused_in_one_line(tmp_path, task, columns, field, row):
     file = write_split(tmp_path, task, "train", columns)
-    refused(lambda: load_split(find_task(task), "train", str(tmp_path)), str(file), *words)
+    refused(lambda: load_split(find_task(task), "train", str(tmp_path)), path=str(file), field=field, row=row)
 
 
 def test_labels_that_a_file_names_are_in_the_order_of_the_task(tmp_path):

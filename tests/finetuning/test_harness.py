@@ -115,20 +115,20 @@ def test_a_teacher_stands_beside_its_student(folder, done, capsys):
 def test_the_results_of_another_model_are_not_taken_for_this_ones(folder, done, world):
     other = command(folder, done / "glue")
     other[2] = world.teacher
-    refused(lambda: evaluate.main(other), str(done / "glue"), "holds a run of another config", "model")
+    refused(lambda: evaluate.main(other), by="training.run_directory.enter", path=str(done / "glue"), field="model")
 
 
 @pytest.mark.parametrize(
-    ("more", "words"),
+    ("more", "told"),
     [
-        (["--task", "rte"], ["--task", "--tasks"]),
-        (["--run.seed", "3"], ["--run.seed", "--seeds"]),
-        (["--selection-split"], ["--selection-split", "--sweep"]),
-        (["--submit", "glue.tsv"], ["--submit glue.tsv", ".zip"]),
-        (["--teacher-runs", "nowhere"], ["nowhere: holds no runs"]),
-        (["--sweep.learning-rate", "0"], ["learning_rate"]),
+        (["--task", "rte"], {"field": "--task", "hint": "--tasks"}),
+        (["--run.seed", "3"], {"field": "--run.seed", "hint": "--seeds"}),
+        (["--selection-split"], {"field": "--selection-split", "hint": "--sweep"}),
+        (["--submit", "glue.tsv"], {"by": "glue.submission.check_path", "field": "--submit"}),
+        (["--teacher-runs", "nowhere"], {"by": "glue.summary.read_runs", "path": "nowhere"}),
+        (["--sweep.learning-rate", "0"], {"field": "learning_rate"}),
     ],
 )
-def test_what_makes_no_sense_is_refused_before_anything_is_trained(folder, tmp_path, more, words):
-    refused(lambda: evaluate.main(command(folder, tmp_path / "glue", *more)), *words)
+def test_what_makes_no_sense_is_refused_before_anything_is_trained(folder, tmp_path, more, told):
+    refused(lambda: evaluate.main(command(folder, tmp_path / "glue", *more)), **told)
     assert not (tmp_path / "glue").exists()

@@ -22,10 +22,10 @@ from distilbert_jax.finetuning.runs import directory_of, finetune, finetune_seed
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import cost, run_directory, step
-from distilbert_jax.training.logging import RunLog, read_metrics
+from distilbert_jax.training.logging import RunLog
 from tests import runs
 from tests.models.common import call
-from tests.runs import BERT, STUDENT, change, refused
+from tests.runs import BERT, STUDENT, change, metrics, refused
 
 TRAIN, DEV = 150, 45
 
@@ -153,7 +153,7 @@ def test_the_score_is_that_of_the_saved_model(tuned):
 
 def test_every_row_counts_once_an_epoch_and_the_rows_that_fill_up_a_batch_do_not(tuned):
     config, found = tuned
-    entries = read_metrics(Path(config.run.directory) / "metrics.jsonl")
+    entries = metrics(Path(config.run.directory) / "metrics.jsonl")
     examples = [entry["examples"] for entry in entries if entry["kind"] == "train"]
     for epoch in np.reshape(examples, (3, -1)):
         assert epoch.sum() == TRAIN
@@ -181,8 +181,9 @@ def test_an_interrupted_run_begins_anew_and_gives_the_same_bits(folder, tuned, t
 
     monkeypatch.setattr(RunLog, "write", stop)
     config = tuning(folder, tmp_path / "run")
-    with pytest.raises(Interrupted, match="stopped after step 12 of 30; the same command begins this run anew"):
+    with pytest.raises(Interrupted) as left:
         tune(config)
+    assert (left.value.step, left.value.kept) == (12, False)
     assert not (tmp_path / "run/results.json").exists()
     monkeypatch.undo()
     assert tune(config).scores == tuned[1].scores
@@ -221,22 +222,22 @@ def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, c
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "told"),
     [
-        ({"task": "sst-2"}, ["task 'sst-2'", "did you mean 'sst2'"]),
-        ({"model": ""}, ["model is not set", "--model"]),
-        ({"model": "nowhere"}, ["nowhere"]),
-        ({"data": "nowhere"}, ["nowhere/sst2/train.parquet", "--data"]),
-        ({"length": 64}, ["length = 64", "32 positions"]),
-        ({"batch_size": 12}, ["batch_size = 12", "8"]),
-        ({"mesh": MeshConfig(data=3)}, ["--mesh.data 3", "8 devices"]),
-        ({"model": "few"}, ["needs 48 rows", "has only 40"]),
+        ({"task": "sst-2"}, {"field": "task", "hint": "'sst2'"}),
+        ({"model": ""}, {"field": "model", "hint": "--model"}),
+        ({"model": "nowhere"}, {"path": "nowhere"}),
+        ({"data": "nowhere"}, {"by": "finetuning.datasets._file", "path": "nowhere/sst2/train.parquet"}),
+        ({"length": 64}, {"by": "finetuning.runs.Tuning._check_sizes", "field": "length"}),
+        ({"batch_size": 12}, {"by": "training.sharding.check_batch", "field": "data.batch_size"}),
+        ({"mesh": MeshConfig(data=3)}, {"by": "training.sharding.make_mesh", "field": "mesh"}),
+        ({"model": "few"}, {"by": "text.tokenizer.check_fit", "path": "few"}),
     ],
 )
-def test_refused_in_one_line_before_any_step(folder, tmp_path, no_training, changes, words):
+def test_refused_in_one_line_before_any_step(folder, tmp_path, no_training, changes, told):
     if changes.get("model") == "few":
         changes = {"model": str(folder / "few")}
-    refused(lambda: tune(tuning(folder, tmp_path / "run", **changes)), *words)
+    refused(lambda: tune(tuning(folder, tmp_path / "run", **changes)), **told)
     assert not (tmp_path / "run/metrics.jsonl").exists()
     with pytest.raises(StoppedError):
         tune(tuning(folder, tmp_path / "run"))
@@ -262,7 +263,7 @@ def seeds_of(folder, directory, seeds, **changes):
 
 
 def losses_of(config):
-    entries = read_metrics(Path(config.run.directory) / "metrics.jsonl")
+    entries = metrics(Path(config.run.directory) / "metrics.jsonl")
     return np.array([entry["loss"] for entry in entries if entry["kind"] == "train"])
 
 
@@ -324,8 +325,9 @@ def test_a_run_that_diverges_is_kept_as_one_that_failed(folder, tmp_path):
     assert "is not finite" in found.diverged
     assert found.scores == {"validation": {"accuracy": 0.0, "score": 0.0}}
     assert finetune_seeds([config]) == [found]
-    with pytest.raises(DivergedError, match="is not finite"):
+    with pytest.raises(DivergedError) as refusal:
         tune(config)
+    assert refusal.value.path == config.run.directory
 
 
 @pytest.mark.slow
@@ -542,13 +544,13 @@ def test_a_teacher_of_the_task_teachers_its_student(folder, tuned, tmp_path):
     given = {"distill__teacher": teacher, "distill__alpha": 1.0, "epochs": 6}
     config = tuning(folder, tmp_path / "run", **given)
     assert tune(config).score > 90, "from the teacher alone"
-    entries = [entry for entry in read_metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
+    entries = [entry for entry in metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
     for entry in entries:
         assert entry["loss"] == pytest.approx(entry["loss_ce"])
     assert entries[-1]["loss_ce"] < entries[0]["loss_ce"]
     half = tuning(folder, tmp_path / "half", **{**given, "distill__alpha": 0.25, "epochs": 1})
     tune(half)
-    entry = read_metrics(tmp_path / "half/metrics.jsonl")[0]
+    entry = metrics(tmp_path / "half/metrics.jsonl")[0]
     assert entry["loss"] == pytest.approx(0.75 * entry["loss_labels"] + 0.25 * entry["loss_ce"], rel=1e-5)
 
 
@@ -567,15 +569,18 @@ def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "told"),
     [
-        ({"distill__teacher": "nowhere/{task}-{seed}"}, ["nowhere/sst2-0"]),
-        ({"distill__teacher": "student"}, ["student", "no trained head"]),
-        ({"distill__teacher": "tuned", "task": "stsb"}, ["distill.teacher", "2 labels", "stsb 1"]),
-        ({"distill__teacher": "other"}, ["distill.teacher", "tokenizer"]),
+        ({"distill__teacher": "nowhere/{task}-{seed}"}, {"path": "nowhere/sst2-0"}),
+        ({"distill__teacher": "student"}, {"by": "models.hf_format.to_params", "path": "student"}),
+        (
+            {"distill__teacher": "tuned", "task": "stsb"},
+            {"by": "finetuning.runs.Tuning._load_teacher", "field": "distill.teacher"},
+        ),
+        ({"distill__teacher": "other"}, {"by": "finetuning.runs.Tuning._load_teacher", "field": "distill.teacher"}),
     ],
 )
-def test_a_teacher_that_does_not_fit_is_refused_in_one_line(folder, tuned, tmp_path, changes, words):
+def test_a_teacher_that_does_not_fit_is_refused_in_one_line(folder, tuned, tmp_path, changes, told):
     model = Path(tuned[0].run.directory) / "model"
     if changes["distill__teacher"] == "tuned":
         changes = {**changes, "distill__teacher": str(model)}
@@ -586,5 +591,5 @@ def test_a_teacher_that_does_not_fit_is_refused_in_one_line(folder, tuned, tmp_p
         other = load_tokenizer(runs.write_tokenizer(tmp_path / "tokenizer", ["other", *words_of]))
         SequenceClassification.from_pretrained(model).save_pretrained(tmp_path / "other", other)
         changes = {**changes, "distill__teacher": str(tmp_path / "other")}
-    refused(lambda: tune(tuning(folder, tmp_path / "run", **changes)), *words)
+    refused(lambda: tune(tuning(folder, tmp_path / "run", **changes)), **told)
     assert not (tmp_path / "run/metrics.jsonl").exists()

@@ -29,7 +29,7 @@ def test_a_misspelt_task_is_answered_with_the_nearest(name, nearest):
 
 
 def test_a_task_like_no_other_is_answered_with_all():
-    refused(lambda: find_task("xyzw"), *TASKS)
+    refused(lambda: find_task("xyzw"), *TASKS, by="finetuning.tasks.find_task", field="task")
 
 
 def test_the_references_give_the_means_that_were_reported():

@@ -7,7 +7,7 @@ import pytest
 from distilbert_jax.finetuning.predictions import write_predictions
 from distilbert_jax.finetuning.tasks import TASKS, find_task
 from distilbert_jax.glue.results import SweepRun
-from distilbert_jax.glue.submission import check, check_path, spelled, write_submission
+from distilbert_jax.glue.submission import HEADER, check, check_path, spelled, write_submission
 from tests.glue.examples import result
 from tests.runs import refused
 
@@ -87,21 +87,21 @@ def test_predictions_of_another_number_of_rows_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "words"),
+    ("name", "change", "shown", "told"),
     [
-        ("WNLI.tsv", lambda lines: ["id\tlabel", *lines[1:]], ["'id\\tlabel'", "index"]),
-        ("WNLI.tsv", lambda lines: lines[:-1], ["145 rows"]),
-        ("WNLI.tsv", lambda lines: [*lines[:-1], "145\t2"], ["row 145", "145\\t2"]),
-        ("WNLI.tsv", lambda lines: [*lines[:-1], "145\tentailment"], ["row 145"]),
-        ("WNLI.tsv", lambda lines: [*lines[:-1], "144\t1"], ["row 145"]),
-        ("STS-B.tsv", lambda lines: [*lines[:-1], "1378\t5.001"], ["row 1378"]),
-        ("STS-B.tsv", lambda lines: [*lines[:-1], "1378\t-0.001"], ["row 1378"]),
-        ("STS-B.tsv", lambda lines: [*lines[:-1], "1378\tnan"], ["row 1378"]),
-        ("AX.tsv", lambda lines: [*lines[:-1], "1103\tnot_entailment"], ["row 1103"]),
-        ("WMLI.tsv", lambda lines: lines, ["WMLI.tsv is no file"]),
+        ("WNLI.tsv", lambda lines: ["id\tlabel", *lines[1:]], "'id\\tlabel'", {"hint": HEADER}),
+        ("WNLI.tsv", lambda lines: lines[:-1], "145", {}),
+        ("WNLI.tsv", lambda lines: [*lines[:-1], "145\t2"], "145\\t2", {"row": 145}),
+        ("WNLI.tsv", lambda lines: [*lines[:-1], "145\tentailment"], "", {"row": 145}),
+        ("WNLI.tsv", lambda lines: [*lines[:-1], "144\t1"], "", {"row": 145}),
+        ("STS-B.tsv", lambda lines: [*lines[:-1], "1378\t5.001"], "", {"row": 1378}),
+        ("STS-B.tsv", lambda lines: [*lines[:-1], "1378\t-0.001"], "", {"row": 1378}),
+        ("STS-B.tsv", lambda lines: [*lines[:-1], "1378\tnan"], "", {"row": 1378}),
+        ("AX.tsv", lambda lines: [*lines[:-1], "1103\tnot_entailment"], "", {"row": 1103}),
+        ("WMLI.tsv", lambda lines: lines, "", {"hint": "WNLI.tsv"}),
     ],
 )
-def test_a_wrong_file_is_found(name, change, words):
+def test_a_wrong_file_is_found(name, change, shown, told):
     answers = {"WNLI.tsv": (146, "1"), "STS-B.tsv": (1379, "2.500"), "AX.tsv": (1104, "neutral"), "WMLI.tsv": (1, "1")}
     rows, answer = answers[name]
     lines = ["index\tprediction", *(f"{i}\t{answer}" for i in range(rows))]
@@ -114,7 +114,7 @@ def test_a_wrong_file_is_found(name, change, words):
 
     if name != "WMLI.tsv":
         check(zipped(lines), "glue.zip")
-    refused(lambda: check(zipped(change(lines)), "glue.zip"), "glue.zip", *words)
+    refused(lambda: check(zipped(change(lines)), "glue.zip"), shown, path="glue.zip", field=name, **told)
 
 
 def test_a_place_where_no_zip_can_be_is_refused_at_once(tmp_path):

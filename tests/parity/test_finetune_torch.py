@@ -14,7 +14,7 @@ from distilbert_jax.finetuning.runs import finetune
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
-from distilbert_jax.training.logging import read_metrics
+from tests.runs import metrics
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 torch = pytest.importorskip("torch")
@@ -43,7 +43,7 @@ def test_twenty_steps_have_the_losses_of_transformers_and_torch(task, glue_dir, 
         run=RunConfig(directory=str(tmp_path / "run"), seed=2),
     )
     finetune(config)
-    ours = [entry for entry in read_metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
+    ours = [entry for entry in metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
     theirs = reference_losses(config, tmp_path / "model", glue_dir)
     assert len(ours) == len(theirs) == STEPS
     np.testing.assert_allclose([entry["loss"] for entry in ours], theirs, rtol=1e-4)

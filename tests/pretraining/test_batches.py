@@ -11,6 +11,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.batches import PackedBatches
 from distilbert_jax.pretraining.packing import PACKED_CHANNELS
 from distilbert_jax.training.batches import prefetch
+from tests.runs import refused
 
 
 class Rows:
@@ -143,15 +144,13 @@ raise KeyboardInterrupt
 def test_an_error_while_reading_reaches_the_consumer():
     class Damaged(Rows):
         def read(self, indices):
-            raise InputError("00000.npy: damaged")
+            raise InputError("00000.npy: damaged", path="00000.npy")
 
-    with pytest.raises(InputError, match="damaged"):
-        next(prefetch(PackedBatches(Damaged(23), 5, seed=1), 0, 3))
+    refused(lambda: next(prefetch(PackedBatches(Damaged(23), 5, seed=1), 0, 3)), path="00000.npy")
 
 
 def test_what_cannot_be_batched_is_named():
-    with pytest.raises(InputError, match="batch_size = 0"):
-        PackedBatches(Rows(3), 0, seed=0)
+    refused(lambda: PackedBatches(Rows(3), 0, seed=0), field="batch_size")
 
 
 def test_importing_batches_does_not_import_jax():

@@ -116,8 +116,8 @@ def test_an_hf_directory_is_evaluated_on_all_devices(world, tmp_path, rows, stud
     student.save_pretrained(tmp_path / "student", load_tokenizer(world.tokenizer))
     found = evaluate_mlm(str(tmp_path / "student"), world.heldout, teacher=world.teacher, length=32, batch_size=8)
     expected = brute_force(student, rows)
-    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-5)
-    assert found["kl_to_teacher"] > 0
+    assert {name: getattr(found, name) for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert found.kl_to_teacher > 0
 
 
 def test_refused_in_one_line(world, tmp_path):

@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining import packing as packing_module
 from distilbert_jax.pretraining.build_corpus import build_corpus
 from distilbert_jax.pretraining.packing import pack
 from distilbert_jax.text.tokenizer import load_tokenizer
+from tests.runs import refused
 
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 PAD, UNK, CLS, SEP = range(4)
@@ -230,12 +230,16 @@ def test_a_shard_of_one_document_takes_strangers_from_the_next(tokenizer, tmp_pa
 @pytest.mark.parametrize("documents", [[[30] * 20], [[30] * 20, [0, 0]]])
 def test_a_single_document_is_refused(tokenizer, tmp_path, documents):
     corpus = build(tokenizer, tmp_path, make_documents(documents))
-    with pytest.raises(InputError, match=r"corpus: has a single document.*blank lines between documents"):
-        pack(corpus.path, 32, sequences="pair")
+    refused(
+        lambda: pack(corpus.path, 32, sequences="pair"),
+        by="pretraining.sentence_pairs.pair_rows",
+        path=str(corpus.path),
+    )
     assert not (corpus.path / "packed-32-pair/manifest.json").exists()
 
 
 def test_text_of_short_documents_only_is_named(tokenizer, tmp_path):
     corpus = build(tokenizer, tmp_path, make_documents([[3], [4, 2]]))
-    with pytest.raises(InputError, match="no sequence is left to pack: 2 have fewer than 12 tokens"):
-        pack(corpus.path, 32, sequences="pair")
+    refused(
+        lambda: pack(corpus.path, 32, sequences="pair"), "2 have", by="pretraining.packing.pack", path=str(corpus.path)
+    )

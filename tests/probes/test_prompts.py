@@ -50,29 +50,29 @@ def test_yaml_and_json_give_the_same_pairs(write):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "field", "shown"),
     [
-        ({"sides": {"a": "x", "b": "y [MASK]"}}, ["side 'a'", "'x' has no [MASK], expected one"]),
-        ({"sides": {"a": "x [MASK]", "b": "[MASK] [MASK]"}}, ["side 'b'", "has 2 [MASK], expected one"]),
-        ({"sides": {"a": "x [MASK]"}}, ["expected two sides", "given: 'a'"]),
-        ({"sides": dict.fromkeys("abc", "[MASK]")}, ["expected two sides", "given: 'a', 'b', 'c'"]),
-        ({"sides": ["x [MASK]", "y [MASK]"]}, ["expected two sides", "given: ['x [MASK]', 'y [MASK]']"]),
-        ({"sides": {}}, ["expected two sides", "given: none"]),
-        ({"sides": {"a": "x [MASK]", "b": None}}, ["side 'b': the prompt is empty"]),
-        ({"sides": {"a": "x [MASK]", "b": ["MASK"]}}, ["side 'b': the prompt is ['MASK'], not text", "in quotes"]),
-        ({"sides": {"a": "x [MASK]", " ": "[MASK]"}}, ["the name of a side is empty"]),
-        ({"name": 7}, ["the name of a pair is 7, not text"]),
-        ({"name": "other"}, ["another pair is named 'other'"]),
-        ({"words": "nurse"}, ["words is 'nurse', expected a list"]),
-        ({"words": ["nurse", ""]}, ["a word of interest is empty"]),
-        ({"words": ["nurse", False]}, ["a word of interest is False", "in quotes"]),
-        ({"word": ["nurse"]}, ["unknown field 'word'; did you mean 'words'?"]),
-        ({"prompt": "x"}, ["unknown field 'prompt'; known: name, sides, words"]),
+        ({"sides": {"a": "x", "b": "y [MASK]"}}, "sides.a", "'x'"),
+        ({"sides": {"a": "x [MASK]", "b": "[MASK] [MASK]"}}, "sides.b", "2 [MASK]"),
+        ({"sides": {"a": "x [MASK]"}}, "sides", "'a'"),
+        ({"sides": dict.fromkeys("abc", "[MASK]")}, "sides", "'a', 'b', 'c'"),
+        ({"sides": ["x [MASK]", "y [MASK]"]}, "sides", "['x [MASK]', 'y [MASK]']"),
+        ({"sides": {}}, "sides", "none"),
+        ({"sides": {"a": "x [MASK]", "b": None}}, "sides.b", ""),
+        ({"sides": {"a": "x [MASK]", "b": ["MASK"]}}, "sides.b", "['MASK']"),
+        ({"sides": {"a": "x [MASK]", " ": "[MASK]"}}, "sides", ""),
+        ({"name": 7}, "name", "7"),
+        ({"name": "other"}, "name", "'other'"),
+        ({"words": "nurse"}, "words", "'nurse'"),
+        ({"words": ["nurse", ""]}, "words", ""),
+        ({"words": ["nurse", False]}, "words", "False"),
+        ({"word": ["nurse"]}, "word", "'words'"),
+        ({"prompt": "x"}, "prompt", "name, sides, words"),
     ],
 )
-def test_a_malformed_pair_is_one_line_with_file_and_number(write, changes, words):
+def test_a_malformed_pair_is_one_line_with_file_and_number(write, changes, field, shown):
     path = write(json.dumps([{**ENTRY, "name": "other"}, {**ENTRY, **changes}]), "prompts.json")
-    message = refused(lambda: read_pairs(path), *words)
+    message = refused(lambda: read_pairs(path), shown, path=f"{path}, pair 2", field=field)
     assert message.startswith(f"{path}, pair 2: ")
 
 
@@ -81,37 +81,37 @@ def test_a_pair_without_a_field_is_refused(write, field):
     entry = {name: value for name, value in ENTRY.items() if name != field}
     refused(
         lambda: read_pairs(write(json.dumps([entry]), "a.json")),
-        f"has no {field}",
         by="probes.prompts.read_pairs",
         path="a.json, pair 1",
+        field=field,
     )
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "by", "row"),
     [
-        ("a.yaml", "", ["empty"]),
-        ("a.json", " \n", ["empty"]),
-        ("a.yaml", "# nothing\n", ["expected a list of pairs"]),
-        ("a.json", "[]", ["expected a list of pairs"]),
-        ("a.yaml", "name: x\nsides: {a: b}\n", ["expected a list of pairs"]),
-        ("a.yaml", "- just text\n", ["pair 1: is 'just text'"]),
-        ("a.yaml", "- name: x\n  sides:\n    a: [MASK] goes\n", ["a.yaml, line 3", "not valid YAML", "put prompts in quotes"]),
-        ("a.yaml", "- name: x\n  sides: {1: '[MASK]', b: '[MASK]'}\n", ["pair 1", "the name of a side is 1, not text"]),
-        ("a.yaml", "- name: \x00\n", ["cannot be read", "special characters are not allowed"]),
-        ("a.yaml", "- name: 2020-13-45\n", ["cannot be read", "month"]),
-        ("a.yaml", "- !!python/object/apply:os.getcwd []\n", ["line 1", "could not determine a constructor"]),
-        ("a.json", "[\n{'name': 1}]", ["a.json: damaged", "line 2"]),
-        ("a.json", '[{"name": "\\ud83d"}]', ["a.json: damaged", "not valid Unicode"]),
-        ("a.json", '[{"name": "a", "name": "b"}]', ["a.json: damaged", "'name' is there twice"]),
-        ("a.json", "[" * 100_000, ["a.json: damaged", "deep"]),
-        ("a.yaml", b"- name: ok\n  sides: \xff\n", ["line 2", "not UTF-8 (byte 0xff)"]),
-        ("a.txt", YAML, ["expected .yaml, .yml or .json"]),
+        ("a.yaml", "", "probes.prompts._parse", None),
+        ("a.json", " \n", "probes.prompts._parse", None),
+        ("a.yaml", "# nothing\n", "probes.prompts.read_pairs", None),
+        ("a.json", "[]", "probes.prompts.read_pairs", None),
+        ("a.yaml", "name: x\nsides: {a: b}\n", "probes.prompts.read_pairs", None),
+        ("a.yaml", "- just text\n", "probes.prompts.read_pairs", None),
+        ("a.yaml", "- name: x\n  sides:\n    a: [MASK] goes\n", "probes.prompts._parse", 3),
+        ("a.yaml", "- name: x\n  sides: {1: '[MASK]', b: '[MASK]'}\n", "probes.prompts.read_pairs", None),
+        ("a.yaml", "- name: \x00\n", "probes.prompts._parse", None),
+        ("a.yaml", "- name: 2020-13-45\n", "probes.prompts._parse", None),
+        ("a.yaml", "- !!python/object/apply:os.getcwd []\n", "probes.prompts._parse", 1),
+        ("a.json", "[\n{'name': 1}]", "base.files.parse_json", 2),
+        ("a.json", '[{"name": "\\ud83d"}]', "base.files.parse_json", None),
+        ("a.json", '[{"name": "a", "name": "b"}]', "base.files.parse_json.once", None),
+        ("a.json", "[" * 100_000, "base.files.parse_json", None),
+        ("a.yaml", b"- name: ok\n  sides: \xff\n", "probes.prompts._parse", 2),
+        ("a.txt", YAML, "probes.prompts._parse", None),
     ],
 )  # fmt: skip
-def test_a_malformed_file_is_one_line(write, name, content, words):
+def test_a_malformed_file_is_one_line(write, name, content, by, row):
     path = write(content, name)
-    message = refused(lambda: read_pairs(path), *words)
+    message = refused(lambda: read_pairs(path), by=by, path=str(path), row=row)
     assert message.startswith(str(path))
 
 

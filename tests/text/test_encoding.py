@@ -143,9 +143,9 @@ def test_padding_and_truncation_are_asked_for_by_name(tokenizer, capfd):
         assert tokenizer("reda " * 9, truncation=cut, max_length=6)["input_ids"].shape == (1, 6)
     assert tokenizer("reda goes", truncation=False, max_length=4)["input_ids"].shape == (1, 4)
     capfd.readouterr()
-    with pytest.raises(InputError, match="has 11 tokens, above the limit of 6") as refusal:
-        tokenizer(["reda", "reda " * 9], truncation=False, max_length=6)
-    assert (refusal.value.field, refusal.value.row) == ("truncation", 2)
+    refused(
+        lambda: tokenizer(["reda", "reda " * 9], truncation=False, max_length=6), "11", "6", field="truncation", row=2
+    )
     assert capfd.readouterr().err == ""
 
 
@@ -161,7 +161,7 @@ def test_padding_and_truncation_are_asked_for_by_name(tokenizer, capfd):
     ],
 )
 def test_an_argument_that_is_not_known_is_named(tokenizer, arguments, field, hint):
-    with pytest.raises(InputError, match=field) as refusal:
+    with pytest.raises(InputError) as refusal:
         tokenizer(["reda", "reda goes"], **arguments)
     assert (refusal.value.field, refusal.value.hint) == (field, hint)
 

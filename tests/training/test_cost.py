@@ -105,7 +105,7 @@ def test_a_profile_holds_a_trace_of_steps_past_the_compilation(world, tmp_path, 
 
 
 def test_the_log_says_what_steps_take(finished):
-    entries = runs.read_metrics(runs.Path(finished.run.directory) / "metrics.jsonl")
+    entries = runs.metrics(runs.Path(finished.run.directory) / "metrics.jsonl")
     train = [entry for entry in entries if entry["kind"] == "train"]
     for entry in train:
         assert entry["tokens_per_second"] == pytest.approx(

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import RunConfig
-from distilbert_jax.errors import InputError, Interrupted, Preempted
+from distilbert_jax.errors import Interrupted, Preempted
 from distilbert_jax.training import loop
-from distilbert_jax.training.logging import RunLog, read_metrics
+from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit
 from distilbert_jax.training.step import TrainState
+from tests.runs import metrics, refused
 
 
 class Saves:
@@ -27,7 +28,7 @@ class Saves:
 
     def save(self, step, state):
         assert state.step == step
-        self.logged[step] = [entry["step"] for entry in read_metrics(self.path)] if self.path else []
+        self.logged[step] = [entry["step"] for entry in metrics(self.path)] if self.path else []
 
     def wait(self):
         self.waited = len(self.logged)
@@ -74,7 +75,7 @@ def log(tmp_path):
 def test_every_step_is_logged_once_with_its_values_and_its_learning_rate(log):
     end, taken = run(log=log)
     assert (end.step, taken) == (10, list(range(10)))
-    entries = read_metrics(log.path)
+    entries = metrics(log.path)
     assert [entry["step"] for entry in entries] == list(range(1, 11))
     for entry in entries:
         assert entry["kind"] == "train"
@@ -104,9 +105,9 @@ def test_a_checkpoint_is_never_ahead_of_the_logs(log):
 @pytest.mark.parametrize(("every", "expected"), [(0, [10]), (4, [4, 8, 10]), (5, [5, 10]), (99, [10])])
 def test_evaluation_comes_every_so_many_steps_and_at_the_end(log, every, expected):
     run(log=log, evaluate=lambda params: {"mlm_loss": 100.0 + params["w"]}, numbers={"eval_every": every})
-    entries = [entry for entry in read_metrics(log.path) if entry["kind"] == "eval"]
+    entries = [entry for entry in metrics(log.path) if entry["kind"] == "eval"]
     assert entries == [{"kind": "eval", "step": step, "mlm_loss": 100.0 + step} for step in expected]
-    order = [(entry["step"], entry["kind"]) for entry in read_metrics(log.path)]
+    order = [(entry["step"], entry["kind"]) for entry in metrics(log.path)]
     assert order == sorted(order, key=lambda item: (item[0], item[1] == "eval"))
 
 
@@ -115,20 +116,19 @@ def test_evaluation_comes_every_so_many_steps_and_at_the_end(log, every, expecte
 def test_a_loss_that_is_not_finite_stops_the_run_before_that_step_is_logged_or_saved(log, step, value):
     saves = Saves(log.path)
     values = lambda n: {"loss": 1.0, "loss_ce": value if n == step else 1.0}
-    with pytest.raises(
-        InputError, match=rf"^step {step}: loss_ce is not finite .* batch {step - 1} .*learning rate"
-    ) as error:
-        run(values=values, log=log, checkpoints=saves)
-    assert "\n" not in str(error.value)
-    assert [entry["step"] for entry in read_metrics(log.path)] == list(range(1, step))
+    refused(
+        lambda: run(values=values, log=log, checkpoints=saves),
+        f"step {step}: loss_ce ",
+        f"batch {step - 1} ",
+        by="training.loop.fit.settle",
+    )
+    assert [entry["step"] for entry in metrics(log.path)] == list(range(1, step))
     assert all(saved < step for saved in saves.logged)
 
 
 def test_every_part_that_is_not_finite_is_named():
-    with pytest.raises(InputError, match="step 2: grad_norm, loss is not finite"):
-        run(
-            values=lambda n: {"loss": math.nan if n == 2 else 1, "loss_ce": 1.0, "grad_norm": math.inf if n == 2 else 1}
-        )
+    broken = lambda n: {"loss": math.nan if n == 2 else 1, "loss_ce": 1.0, "grad_norm": math.inf if n == 2 else 1}
+    refused(lambda: run(values=broken), "step 2: grad_norm, loss ", by="training.loop.fit.settle")
 
 
 def test_seconds_add_up_to_the_time_of_training_alone(log, monkeypatch):
@@ -147,23 +147,25 @@ def test_seconds_add_up_to_the_time_of_training_alone(log, monkeypatch):
         evaluate=lambda params: passes(100.0, {"mlm_loss": 1.0}),
         numbers={"eval_every": 3},
     )
-    assert sum(entry["seconds"] for entry in read_metrics(log.path) if entry["kind"] == "train") == 10.0
+    assert sum(entry["seconds"] for entry in metrics(log.path) if entry["kind"] == "train") == 10.0
 
 
 @pytest.mark.parametrize(("number", "error"), [(signal.SIGINT, Interrupted), (signal.SIGTERM, Preempted)])
 def test_asked_to_stop_the_run_saves_the_step_it_was_in(log, number, error):
     saves, before = Saves(log.path), signal.getsignal(number)
-    with pytest.raises(Interrupted, match=r"^stopped after step 6 of 10; the same command goes on from there$") as left:
+    with pytest.raises(Interrupted) as left:
         run(log=log, checkpoints=saves, before=lambda step: step == 6 and os.kill(os.getpid(), number))
     assert saves.logged == {4: list(range(1, 5)), 6: list(range(1, 7))}
     assert saves.waited == 2
     assert type(left.value) is error
+    assert (left.value.step, left.value.kept) == (6, True)
     assert signal.getsignal(number) is before
 
 
 def test_asked_to_stop_a_run_without_checkpoints_says_that_it_begins_anew():
-    with pytest.raises(Interrupted, match="the same command begins this run anew"):
+    with pytest.raises(Interrupted) as left:
         run(before=lambda step: step == 6 and os.kill(os.getpid(), signal.SIGINT))
+    assert (left.value.step, left.value.kept) == (6, False)
 
 
 def test_asked_to_stop_in_the_last_step_the_run_ends():
@@ -200,7 +202,7 @@ def test_sigterm_that_comes_again_never_cuts_the_checkpoint_short(numbers, error
     """The first comes in a step, the others while its checkpoint is written."""
     saves, first = Saves(), numbers[0]
     saves.wait = lambda: [os.kill(os.getpid(), number) for number in numbers[1:]]
-    with pytest.raises(Interrupted, match="stopped after step 6 of 10") as left:
+    with pytest.raises(Interrupted) as left:
         run(checkpoints=saves, before=lambda step: step == 6 and os.kill(os.getpid(), first))
     assert list(saves.logged) == [4, 6]
     assert type(left.value) is error
