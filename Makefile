@@ -21,18 +21,22 @@ help:
 	@sed -n '2p' Makefile
 
 # One stamp for each set of extras; a change of the requirements renews them.
-$(VENV)/.core: pyproject.toml setup.py constraints.txt
+$(VENV)/.python: pyproject.toml setup.py constraints.txt
 	@test -n "$(BASE)" || { echo "error: $(PYTHON): no such interpreter; name one with PYTHON=…" >&2; exit 1; }
 	@"$(BASE)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $$("$(BASE)" --version) is too old; name Python 3.11 or later with PYTHON=…" >&2; exit 1; }
 	@echo "making $(VENV) with $$("$(BASE)" --version) and installing the packages …"
 	@$(ENTER) "$(BASE)" -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.python
 	@$(PIP) -e .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.core
+# All at once, the core too: pip takes as long to find out what is there as to install what is not.
+$(VENV)/.test: $(VENV)/.python
 	@$(PIP) -e '.[test]'
-	@touch $@
+	@touch $(VENV)/.core $@
 
 $(VENV)/.lint: $(VENV)/.test
 	@$(PIP) -e '.[test,lint]'

@@ -13,10 +13,12 @@ def commit() -> str:
 
 
 def processor() -> str:
-    """Its name and the instruction sets that matter for matmuls."""
+    """Its name, family and model, and the instruction sets that matter for matmuls."""
     lines = [line.partition(":") for line in _read("/proc/cpuinfo").splitlines()]
-    names = [value.strip() for name, _, value in lines if name.strip() == "model name"]
-    model = names[0] if names else platform.processor() or platform.machine()
+    says = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    model = says.get("model name") or platform.processor() or platform.machine()
+    if "cpu family" in says:  # of one brand there are many
+        model += f", family {says['cpu family']} model {says.get('model', '?')}"
     flags = set(_read("/proc/cpuinfo").split()) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
     return f"{model} ({', '.join(sorted(flags))})" if flags else model
 

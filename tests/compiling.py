@@ -1,4 +1,4 @@
-"""XLA's flags while tests run: programs that are compiled in a third of the time and do what their HLO says.
+"""XLA's flags while tests run, programs that are compiled in a third of the time and do what their HLO says; and quick checkpoints.
 
 A tiny model's step takes seconds to compile and milliseconds to run, so LLVM does not optimise it. XLA's own passes stay as
 they are, partitioning, fusion and collectives among them. `make parity` and `make demo` compile as users do; so do all tests
@@ -15,6 +15,23 @@ def quick_flags() -> str:
     """Flags of quick compilation that this version of XLA knows: one that it does not know ends the process."""
     if os.environ.get("DISTILBERT_JAX_OPTIMIZE"):
         return ""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
     known = metadata.version("jaxlib").startswith("0.10.")
     return f"{flags} --xla_cpu_use_fusion_emitters=false" if known else flags
+
+
+def quick_checkpoints() -> None:
+    """Save small arrays whole. orbax cuts what is replicated into a piece for each device, each by a program of its own: on eight
+    devices hundreds of them for a toy. Several processes, and `tests/training/test_checkpoint.py`, save as users do."""
+    if not os.environ.get("DISTILBERT_JAX_OPTIMIZE"):
+        whole_below(1 << 20)
+
+
+def whole_below(size: int | None) -> None:
+    """Arrays of fewer bytes a device are not cut; None: all are, as by default."""
+    import jax  # here: conftest sets what it reads before it is imported
+    import orbax.checkpoint as ocp
+
+    handler = ocp.type_handlers.get_type_handler(jax.Array)
+    assert hasattr(handler, "_min_slice_bytes_for_replica_parallel")
+    handler._min_slice_bytes_for_replica_parallel = size

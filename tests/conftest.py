@@ -1,6 +1,7 @@
 """What every test stands on: eight devices on a CPU, tiny models, and the real data when it is there."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -43,6 +44,11 @@ _TINY = {
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr != "parity":  # which compares what users run
         os.environ["XLA_FLAGS"] += f" {compiling.quick_flags()}"
+        compiling.quick_checkpoints()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays: else each full collection looks through all of it
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

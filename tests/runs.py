@@ -1,7 +1,4 @@
-"""Runs small enough for tests: a tiny language, its corpora and teacher, configs, and a child process that kills itself.
-
-`python -m tests.runs MOMENT CONFIG.py` is that child: `train.py CONFIG.py` with a signal at a moment of `MOMENTS`.
-"""
+"""Runs small enough for tests: a tiny language, its corpora and teacher, configs, and children that train or kill themselves."""
 
 import dataclasses
 import functools
@@ -10,7 +7,6 @@ import random
 import signal
 import struct
 import subprocess
-import sys
 import threading
 import types
 from collections.abc import Callable
@@ -29,6 +25,7 @@ from distilbert_jax import config as c
 from distilbert_jax.base.config_io import to_json
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.models import BertForMaskedLM
+from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pretraining import run
 from distilbert_jax.pretraining.build_corpus import build_corpus
@@ -37,6 +34,7 @@ from distilbert_jax.pretraining.run import pretrain
 from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import MEASURED, RunLog, read_metrics
+from tests import children, compiling
 
 ROOT = Path(__file__).parents[1]
 SPECIALS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -97,6 +95,18 @@ def make_world(path: Path) -> World:
     write_corpus(path / "heldout", tokenizer, 6, seed=1)
     BertForMaskedLM(BERT, rngs=nnx.Rngs(7)).save_pretrained(path / "teacher", load_tokenizer(tokenizer))
     return World(path)
+
+
+def pad_vocabulary(model: str, directory: Path, rows: int) -> None:
+    """A copy of a masked LM whose embedding has rows that are no token's, with weights of their own."""
+    source = BertForMaskedLM.from_pretrained(model)
+    graphdef, params = split(source)
+    wider = change(source.config, vocab_size=rows)
+    drawn = split(BertForMaskedLM(wider, rngs=nnx.Rngs(8)))[1]
+    params = {name: drawn[name].at[: len(value)].set(value) for name, value in params.items()}
+    padded = merge(graphdef, params)
+    padded.config = wider
+    padded.save_pretrained(directory, load_tokenizer(model))
 
 
 def pretraining(world: World, directory: Path, **changes: Any) -> c.PretrainConfig:
@@ -317,16 +327,21 @@ def _wrapped_evaluation(evaluate: Callable[..., Any], wrap: Callable[..., None])
     return holder.evaluate
 
 
+def train_command(*arguments: str) -> None:
+    """`python train.py …`, for a child process."""
+    with one_line_errors():
+        train_script.main(list(arguments))
+
+
+def _stopped_at(moment: str, config_file: str) -> None:
+    compiling.quick_checkpoints()
+    if moment.startswith("random"):
+        _kill_at_random(int(moment.split()[1]))
+    else:
+        MOMENTS[moment]()
+    train_command(config_file)
+
+
 def child(moment: str, config_file: str) -> subprocess.CompletedProcess:
     """Train in a process that is stopped at a moment of `MOMENTS`, or at one that a seed draws (`random 1`)."""
-    command = [sys.executable, "-m", "tests.runs", moment, config_file]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
-
-
-if __name__ == "__main__":
-    if sys.argv[1].startswith("random"):
-        _kill_at_random(int(sys.argv[1].split()[1]))
-    else:
-        MOMENTS[sys.argv[1]]()
-    with one_line_errors():
-        train_script.main(sys.argv[2:])
+    return children.run(_stopped_at, moment, config_file)

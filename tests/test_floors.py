@@ -20,7 +20,7 @@ FLOORS = (
     {"pipelines", "training"},
     {"pretraining", "finetuning"},
     {"glue", "probes", "demo"},
-    {"experiments"},
+    {"experiments", "planning"},
     {"cli"},
 )
 LEVEL = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -262,11 +262,13 @@ def sha256_of(path: Path) -> str:
 
 
 def fingerprint_of(path: Path) -> str:
-    """`sha256_of`, taken once a process of a file that has not changed since, by its size and time."""
+    """`sha256_of`, taken once a process of a file that has not changed since, by its inode, size and times: the change time
+    moves with whatever is written, though the modification time be set back."""
     status = check_file(path).stat()
-    return _known(path, status.st_size, status.st_mtime_ns)
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return _known(path.resolve(), (status.st_dev, status.st_ino, status.st_size, *times))
 
 
 @functools.lru_cache(maxsize=256)
-def _known(path: Path, size: int, time: int) -> str:
+def _known(path: Path, state: tuple[int, ...]) -> str:
     return sha256_of(path)

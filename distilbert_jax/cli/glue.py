@@ -56,11 +56,10 @@ class GlueCommand:
     json: bool = False  # the whole table as one JSON object in the place of the terminal's
 
     def run(self) -> None:
-        from distilbert_jax.base.hub import locate
         from distilbert_jax.finetuning.runs import sweep_directory
         from distilbert_jax.finetuning.tasks import TASKS
         from distilbert_jax.glue import submission, table
-        from distilbert_jax.glue.summary import read_runs
+        from distilbert_jax.glue.summary import model_of, read_runs
         from distilbert_jax.glue.sweep import run_sweep
         from distilbert_jax.probes.speed import relative_speed
 
@@ -77,19 +76,18 @@ class GlueCommand:
         if self.submit:
             submission.check_path(self.submit, self.tasks)
         teacher = read_runs(self.teacher_runs) if self.teacher_runs else []
-        if teacher:
-            locate(teacher[0].result.model)  # its speed is measured in the end
-            if not set(self.tasks) & {run.result.task for run in teacher} - {"wnli"}:
-                raise InputError(
-                    f"--teacher-runs {self.teacher_runs}: has none of the tasks {', '.join(self.tasks)} (WNLI aside)",
-                    field="--teacher-runs",
-                )
+        teacher_model = model_of(teacher) if teacher else ""  # whose speed is measured in the end
+        if teacher and not set(self.tasks) & {run.result.task for run in teacher} - {"wnli"}:
+            raise InputError(
+                f"--teacher-runs {self.teacher_runs}: has none of the tasks {', '.join(self.tasks)} (WNLI aside)",
+                field="--teacher-runs",
+            )
         config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
         with signals.leaving_when_asked(), runtime.compiling_once():
             results = run_sweep(
                 config, self.tasks, self.seeds, sweep=self.sweep, together=self.vmap_seeds, from_mnli=self.from_mnli
             )
-        cost = relative_speed(config.model, teacher[0].result.model) if teacher else None
+        cost = relative_speed(config.model, teacher_model) if teacher else None
         result = table.table_of(config.model, results, teacher, cost)
         out = Path(config.run.directory or sweep_directory(config))
         table.write(result, results, out)

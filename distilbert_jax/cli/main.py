@@ -20,6 +20,7 @@ class Command:
 
 COMMANDS = {
     "train": Command("train", "pre-train, distil or fine-tune from a config"),
+    "plan": Command("plan", "what a run takes on TPUs or GPUs that are not here: memory, time, price"),
     "evaluate": Command(
         "evaluate", "masked LM on held-out text: loss, accuracy, perplexity, KL divergence from a teacher"
     ),

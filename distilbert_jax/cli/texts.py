@@ -18,20 +18,26 @@ from distilbert_jax.text.sources import given_texts, split_pair
 
 @dataclass(frozen=True)
 class TextCommand:
-    """What the commands on texts have in common. Texts are arguments, lines of --file, or lines of standard input."""
+    """What the commands on texts have in common. Texts are arguments, lines or a column of --file, or lines of standard input."""
 
     texts: tyro.conf.Positional[tuple[str, ...]]  # none: --file, or standard input
     model: str  # HF directory or hub id
-    file: str = ""  # UTF-8, one text a line
+    file: str = ""  # UTF-8, one text a line; of a .csv, .tsv, .jsonl, .json or .parquet a column
+    column: tuple[str, ...] = ()  # the column of such a file that holds the texts
     batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
     dtype: Dtype = "float32"
     json: bool = False  # one JSON object a line
 
     def results(self, pipeline: type, *options: Any, pairs: bool = False) -> Iterator[tuple[Any, Any]]:
         """Texts and what a pipeline says of them, as they are read."""
-        texts = given_texts(self.texts, self.file)
+        texts = given_texts(self.texts, self.file, self.column)
+        if len(self.column) > 1 + pairs:
+            what = "one column, or two of pairs" if pairs else "one column"
+            raise InputError(f"--column {' '.join(self.column)}: expected {what}", field="--column")
         loaded = pipeline(self.model, dtype=self.dtype, batch_size=self.batch_size)
-        asked, texts = itertools.tee(map(split_pair, texts, itertools.count(1)) if pairs else texts)
+        asked, texts = itertools.tee(
+            map(split_pair, texts, itertools.count(1)) if pairs and len(self.column) < 2 else texts
+        )
         return zip(texts, loaded(asked, *options), strict=True)
 
 
@@ -105,7 +111,7 @@ class ClassifyCommand(TextCommand):
     """Labels and scores of a fine-tuned model."""
 
     top_k: int | None = 1  # None: all labels
-    pairs: bool = False  # a text is two with a tab between
+    pairs: bool = False  # a text is two with a tab between, or those of two columns
 
     def run(self) -> None:
         from distilbert_jax.pipelines import TextClassification

@@ -16,12 +16,12 @@ from pathlib import Path
 import jax
 
 from distilbert_jax.base import runtime, signals
-from distilbert_jax.base.hub import locate, model_files, write_directory
+from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.config import STAGES, ExperimentConfig, Stage, Variant
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.experiments.report import report
 from distilbert_jax.glue.sweep import available, run_sweep
-from distilbert_jax.models.hf_format import fingerprint, has_weights, read_config, read_tensors
+from distilbert_jax.models.hf_format import fingerprint, has_weights, loaded_files, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.run import pretrain
@@ -65,9 +65,9 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
 
 
 def _copy_model(source: Path, to: Path) -> None:
-    for pattern in model_files():
-        for path in source.glob(pattern):
-            shutil.copy(path, to)
+    for name in loaded_files(source):
+        (to / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / name, to / name)
 
 
 def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -> None:
@@ -145,6 +145,7 @@ def tune(config: ExperimentConfig, variant: Variant) -> None:
     run = config.run_of(variant)
     if not has_weights(run / "model"):
         raise InputError(f"{run}: has no model yet; --stages pretrain makes it", path=run)
+    run_directory.check_outputs(run, "model/")
     print(f"{variant.name}: fine-tuning", file=sys.stderr)
     where = dataclasses.replace(config.glue.run, directory=str(run / "glue"))
     tuning = dataclasses.replace(config.glue, model=str(run / "model"), run=where)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distilbert_jax.base import config_io
-from distilbert_jax.base.files import atomic_file, read_json
+from distilbert_jax.base.files import atomic_file
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DataConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError, warn_once
@@ -17,13 +17,14 @@ from distilbert_jax.experiments.views import curves, differences, markdown, mean
 from distilbert_jax.finetuning.results import RunResult, read_result
 from distilbert_jax.glue import bootstrap
 from distilbert_jax.glue.results import Comparison, SweepRun, by_task
-from distilbert_jax.glue.summary import choices, mean_score, read, read_runs, remarks, summary
+from distilbert_jax.glue.summary import begun_with, choices, mean_score, mnli_models, read, read_runs, remarks, summary
 from distilbert_jax.models import MaskedLM, PreTraining, hf_format
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import count, split
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.evaluate import HeldoutFigures, evaluate_mlm
 from distilbert_jax.probes.speed import speeds, throughputs
+from distilbert_jax.training import run_directory
 from distilbert_jax.training.logging import read_metrics
 
 
@@ -111,22 +112,16 @@ def _tuned(run: Path) -> list[SweepRun]:
         InputError: they are of another model than the run's, by the fingerprint that each was trained from.
     """
     tuned = read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
+    models = (run / "model", *mnli_models(run / "glue")) if tuned else ()
+    known = {None, *(digest for model in models for digest in hf_format.known_fingerprints(model))}
     for one in tuned:
-        inputs = one.directory / "inputs.json"
-        recorded = read_json(inputs, dict) if inputs.is_file() else {}
-        begun_with = recorded.get("model")
-        if begun_with not in (None, hf_format.fingerprint(run / "model"), *_mnli_models(run)):
+        if begun_with(one) not in known:
             raise InputError(
                 f"{one.directory}: was not fine-tuned from {run / 'model'} as it is now; remove it and run "
                 "distilbert-jax glue again",
                 path=one.directory,
             )
     return tuned
-
-
-def _mnli_models(run: Path) -> list[str]:
-    """Fingerprints of the MNLI models of a run, which other tasks may have started at (--from-mnli)."""
-    return [hf_format.fingerprint(path.parent) for path in (run / "glue").glob("mnli-*/model/model.safetensors")]
 
 
 def common_tasks(tasks: Iterable[Collection[str]]) -> list[str]:
@@ -213,6 +208,7 @@ def report(
                 hint = str(path.parent)
                 raise InputError(f"{path}: is a model; a report takes its run, {hint}", path=path, hint=hint)
             raise InputError(f"{path}: has no model/model.safetensors; finish the run first", path=path)
+        run_directory.check_outputs(path, "model/")
     for path in paths:
         if _training(path)[0] is None:
             print(f"{path}: has no metrics.jsonl; its steps, seconds and curves are left out", file=sys.stderr)

@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,11 +60,12 @@ class Examples:
 def load_split(task: Task, split: str, folder: str = "") -> Any:
     """A split as a `datasets.Dataset`: `<folder>/<task>/<split>.parquet`, or from the hub when no folder is given.
 
-    A test split (one of `task.submission`) comes without its labels, whatever the file has in their place.
+    A test split (one of `task.submission`) comes without its labels, whatever the file has in their place. Rows of dev and test
+    that have an `idx` come in its order, whatever theirs is in the file.
 
     Raises:
         InputError: the file is missing, damaged or empty, a column is missing, a label is out of range, a test split has
-            not the rows that the GLUE server counts.
+            not the rows that the GLUE server counts, or an `idx` that does not number them.
     """
     import datasets  # imports pandas and pyarrow: seconds that commands without GLUE need not spend
 
@@ -105,7 +106,36 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
         rows = rows.remove_columns([name for name in ("label",) if name in rows.column_names])
     _check_rows(len(rows), task, split, str(where))
     check(rows, task, str(where), labelled=split not in task.submission)
-    return rows
+    if split == "train" or "idx" not in rows.column_names:
+        return rows
+    order = _order(rows["idx"], str(where), numbered=split in task.submission)
+    return rows if order is None else rows.select(order)
+
+
+def _order(given: Iterable[Any], where: str, *, numbered: bool) -> np.ndarray | None:
+    """The rows by their `idx`, int64 [n]; None where they stand in that order.
+
+    Args:
+        numbered: each of 0 … n−1 has to be there once, which the GLUE server knows them by. Else what does not tell rows apart
+            tells nothing of their order.
+    """
+    idx = list(given)
+    whole = all(type(value) is int for value in idx)
+    if numbered and (not whole or set(idx) != set(range(len(idx)))):
+        seen: set[Any] = set()
+        for row, value in enumerate(idx):
+            if type(value) is not int or not 0 <= value < len(idx) or value in seen:
+                raise InputError(
+                    f"{where}: row {row}: idx is {value!r}, expected each of 0 to {len(idx) - 1} once: an answer goes by it",
+                    path=where,
+                    field="idx",
+                    row=row,
+                )
+            seen.add(value)
+    if not whole or len(set(idx)) < len(idx):
+        return None
+    order = np.argsort(np.array(idx, np.int64), kind="stable")
+    return None if bool(np.all(order == np.arange(len(order)))) else order
 
 
 def _check_rows(rows: int, task: Task, split: str, where: str) -> None:
@@ -142,6 +172,21 @@ def fingerprint(task: Task, split: str, folder: str) -> str:
     return fingerprint_of(_file(task, split, folder)) if folder else f"{HUB} {task.name} {split}"
 
 
+def fingerprint_of_test(task: Task, split: str, folder: str) -> str:
+    """`fingerprint` of a test split, which says also whether its rows were put in the order of their `idx`."""
+    found = fingerprint(task, split, folder)
+    return found if not folder or _idx_order(_file(task, split, folder), numbered=True) is None else f"{found} by idx"
+
+
+def _idx_order(where: Path, *, numbered: bool) -> np.ndarray | None:
+    """`_order` of a local file; None where it has no `idx`."""
+    from pyarrow import parquet
+
+    if "idx" not in parquet.read_schema(where).names:
+        return None
+    return _order(parquet.read_table(where, columns=["idx"])["idx"].to_pylist(), str(where), numbered=numbered)
+
+
 def test_splits(task: Task, folder: str) -> list[tuple[Task, str, str]]:
     """(task, split, file of a submission) of the test splits that a model of `task` predicts, as far as they are there."""
     by_it = [of for of in TASKS.values() if of is task or of.trained_by == task.name]
@@ -154,7 +199,7 @@ def test_splits(task: Task, folder: str) -> list[tuple[Task, str, str]]:
 
 def check_file(task: Task, split: str, folder: str) -> None:
     """Raise InputError, before anything is trained, unless a local split can be read and has rows, columns, and those rows that the
-    GLUE server counts; `load_split` looks at every row. The hub is not asked."""
+    GLUE server counts, by their `idx`; `load_split` looks at every row. The hub is not asked."""
     if not folder:
         return
     from pyarrow import ArrowException, parquet
@@ -162,6 +207,10 @@ def check_file(task: Task, split: str, folder: str) -> None:
     where = _file(task, split, folder)
     try:
         metadata, schema = parquet.read_metadata(where), parquet.read_schema(where)
+        if split in task.submission:
+            _idx_order(where, numbered=True)
+    except InputError:
+        raise
     except (ArrowException, OSError, ValueError) as error:
         raise InputError(f"{where}: damaged or not parquet ({error})", path=where) from None
     _check_columns(schema.names, task, str(where), labelled=split not in task.submission)

@@ -17,6 +17,9 @@ from distilbert_jax.finetuning.objective import READ, classify
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import sharding
+from distilbert_jax.training.run_directory import check_output
+
+_AGAIN = "remove the run's directory and train it again"
 
 
 class Predictions(NamedTuple):
@@ -57,7 +60,7 @@ def read_predictions(directory: Path, split: str, task: Task, *, diverged: bool 
         InputError: it is missing or damaged.
     """
     file = _file(directory, f"{split}-labels")
-    labels, highest = _load(file), max(len(task.labels) - 1, 0)
+    labels, highest = _load(directory, file), max(len(task.labels) - 1, 0)
     if labels.ndim != 1 or not len(labels) or not np.isfinite(labels).all():
         raise _damaged(file, f"labels of the shape {labels.shape}, or not finite")
     if not task.is_regression and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() > highest):
@@ -74,16 +77,19 @@ def read_logits(directory: Path, name: str, task: Task) -> np.ndarray:
     Raises:
         InputError: they are missing or damaged.
     """
-    logits = _load(_file(directory, name))
+    logits = _load(directory, _file(directory, name))
     if logits.ndim != 2 or logits.shape[1] != max(len(task.labels), 1) or not np.isfinite(logits).all():
         raise _damaged(_file(directory, name), f"logits of the shape {logits.shape}, or not finite")
     return logits
 
 
-def _load(file: Path) -> np.ndarray:
+def _load(directory: Path, file: Path) -> np.ndarray:
     try:
+        check_output(directory, file.relative_to(directory).as_posix())
         with file.open("rb") as opened:
             values = np.lib.format.read_array(opened, allow_pickle=False)  # np.load would open a zip, too
+    except InputError as error:
+        raise InputError(f"{error}; {_AGAIN}", path=file, hint=_AGAIN) from None
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(file, str(error)) from None
     if values.dtype.kind not in "fiu":
@@ -92,8 +98,7 @@ def _load(file: Path) -> np.ndarray:
 
 
 def _damaged(file: Path, why: str) -> InputError:
-    hint = "remove the run's directory and train it again"
-    return InputError(f"{file}: predictions that cannot be ({why}); {hint}", path=file, hint=hint)
+    return InputError(f"{file}: predictions that cannot be ({why}); {_AGAIN}", path=file, hint=_AGAIN)
 
 
 def predictor(

@@ -15,11 +15,13 @@ import numpy as np
 from flax import nnx
 
 from distilbert_jax.base.config_io import write_config
+from distilbert_jax.base.files import read_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.finetuning import datasets, objective
 from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
+from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.predictions import has_predictions, predictor, write_predictions
 from distilbert_jax.finetuning.results import RunResult, read_result
@@ -27,7 +29,7 @@ from distilbert_jax.finetuning.tasks import find_task, sources
 from distilbert_jax.models import SequenceClassification, hf_format
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import Params, merge, split
-from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
+from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids, special_ids
 from distilbert_jax.training import cost, run_directory, sharding
 from distilbert_jax.training.callbacks import callbacks_of, check_callbacks
 from distilbert_jax.training.logging import RunLog
@@ -90,18 +92,23 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             # First the lock: what is refused must not write its config into another process' run.
             stack.enter_context(run_directory.alone(directory))
             run_directory.enter(config, directory)
-            drawn = {} if (directory / "results.json").is_file() else {"the way batches are drawn": BATCHES}
-            run_directory.check_inputs(directory, given | drawn)
+            _check_batches(directory)
+            models = {"model": config.model, "distill.teacher": teacher_of(config)}
+            known = {name: hf_format.known_fingerprints(model) for name, model in models.items() if model}
+            drawn = {} if (directory / "results.json").is_file() else {"batches": BATCHES}
+            run_directory.check_inputs(directory, given | drawn, known)
         for i in range(len(configs)):
             if ended := _ended(configs[i], directories[i]):
                 print(f"{directories[i]}: finished before", file=sys.stderr)
                 results[i] = ended
         left = [i for i in range(len(configs)) if i not in results]
-        if left:
-            _check_batches(directories)
+        for directory in directories if left else ():
+            _check_batches(directory, ended=True)
         for group in [left] if together and left else [[i] for i in left]:
             trained = tuning().train([configs[i] for i in group], [directories[i] for i in group])
             for i, result in zip(group, trained, strict=True):
+                places = {name: directories[i] / name for name in ("predictions", "model")}
+                run_directory.record_outputs(directories[i], places)
                 write_config(result, directories[i] / "results.json")
                 results[i] = result
     return [results[i] for i in range(len(configs))]
@@ -130,12 +137,19 @@ def _ended(config: FinetuneConfig, directory: Path) -> RunResult | None:
     if not (directory / "results.json").is_file():
         return None
     result = read_result(directory / "results.json")
-    if (result.task, result.seed) != (config.task, config.run.seed):
+    said = {
+        "task": (result.task, config.task),
+        "seed": (result.seed, config.run.seed),
+        "model": (result.model, config.model),
+    }
+    if other := [name for name, (there, asked) in said.items() if there != asked]:
         raise InputError(
-            f"{directory}: its results.json is of {result.task}, seed {result.seed}; remove the directory to train it again",
+            f"{directory}: its results.json is of {result.task}, seed {result.seed}, model {result.model}; remove the directory to "
+            "train it again",
             path=directory,
-            field="task" if result.task != config.task else "seed",
+            field=other[0],
         )
+    run_directory.check_outputs(directory)
     unsaved = config.save_model and not run_directory.finished(directory)
     if result.diverged or not (unsaved or _unpredicted(config, directory, result)):
         return result
@@ -144,17 +158,22 @@ def _ended(config: FinetuneConfig, directory: Path) -> RunResult | None:
     return None
 
 
-def _check_batches(directories: Sequence[Path]) -> None:
-    """Raise InputError for a run that has ended on other batches than the seeds beside it are to be trained on."""
-    for directory in directories:
-        file = directory / "results.json"
-        if file.is_file() and (result := read_result(file)).batches != BATCHES:
-            raise InputError(
-                f"{directory}: was trained on batches of {result.batches} by an earlier version, what is left to train takes "
-                "random ones; name another --run.directory, or remove the run to train it again",
-                path=directory,
-                field="batches",
-            )
+def _check_batches(directory: Path, *, ended: bool = False) -> None:
+    """Raise InputError for a run that took other batches than are taken now: one that has begun, or that has `ended`."""
+    result, inputs = directory / "results.json", directory / "inputs.json"
+    if ended and result.is_file():
+        drawn = read_result(result).batches
+    elif not result.is_file() and (directory / "metrics.jsonl").is_file() and inputs.is_file():
+        drawn = read_json(inputs, dict).get("batches")
+    else:
+        return
+    if drawn != BATCHES:
+        raise InputError(
+            f"{directory}: took batches of similar lengths, as an earlier version drew them, and what is to be trained now takes "
+            "random ones; name another --run.directory, or remove the run to train it again",
+            path=directory,
+            field="batches",
+        )
 
 
 def _unpredicted(config: FinetuneConfig, directory: Path, result: RunResult) -> bool:
@@ -162,7 +181,7 @@ def _unpredicted(config: FinetuneConfig, directory: Path, result: RunResult) -> 
     if not config.predict_test:
         return False
     splits = datasets.test_splits(find_task(config.task), config.data)
-    asked = {file: datasets.fingerprint(of, split, config.data) for of, split, file in splits}
+    asked = {file: datasets.fingerprint_of_test(of, split, config.data) for of, split, file in splits}
     return result.tested != asked or not has_predictions(directory, asked)
 
 
@@ -276,17 +295,24 @@ class Tuning:
         if not name:
             return None, {}
         teacher = SequenceClassification.from_pretrained(name, dtype=jnp.dtype(self.config.run.dtype), new_head=False)
-        if len(teacher.config.labels) != len(self.labels):
+        where = f"distill.teacher = {name}"
+        try:
+            order = label_order(teacher.config.labels, self.labels, where)
+            check_fit(self.tokenizer, teacher.config.vocab_size, where)
+        except InputError as error:
+            raise InputError(str(error), path=name, field="distill.teacher", hint=error.hint) from None
+        if not same_ids(load_tokenizer(name), self.tokenizer):
             raise InputError(
-                f"distill.teacher = {name}: has {len(teacher.config.labels)} labels, {self.task.name} {len(self.labels)}",
-                field="distill.teacher",
+                f"{where}: its tokenizer is not that of {self.config.model}; ids would differ", field="distill.teacher"
             )
-        if load_tokenizer(name).get_vocab() != self.tokenizer.get_vocab():
+        if self.config.length > teacher.config.max_length:
             raise InputError(
-                f"distill.teacher = {name}: its tokenizer is not that of {self.config.model}; ids would differ",
-                field="distill.teacher",
+                f"length = {self.config.length} is beyond the {teacher.config.max_length} positions of {where}",
+                field="length",
             )
         graphdef, params = split(teacher)
+        head = {path: value[..., jnp.array(order)] for path, value in params.items() if path.startswith("classifier.")}
+        params |= head  # its logits in the order of the task's labels
         params = sharding.pad_vocabulary(params)
         return graphdef, jax.device_put(params, sharding.shardings(params, self.mesh))
 
@@ -404,7 +430,7 @@ class Tuning:
             padding_share=self.padding,
             batches=BATCHES,
             flops=self.steps * cost.tuning_flops(self.model_config, self.placed_shape.rows, self.placed_shape.length),
-            tested={file: datasets.fingerprint(of, name, config.data) for of, name, file in tests},
+            tested={file: datasets.fingerprint_of_test(of, name, config.data) for of, name, file in tests},
             diverged=why,
             train_seconds=seconds,
             together=together,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from distilbert_jax.base.config_io import read_config
+from distilbert_jax.base.files import read_json
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.metrics import majority, score
@@ -15,6 +16,7 @@ from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE, REMARKS
 from distilbert_jax.glue.results import Choice, SweepRun, TaskSummary, by_task
+from distilbert_jax.models.hf_format import known_fingerprints
 
 _EPSILON = 1e-9
 _ROUNDING = 0.01  # of a score × 100: another version of a metric may sum in another order
@@ -124,6 +126,51 @@ def read_runs(directory: str) -> list[SweepRun]:
         choice = file.parent.parent / "choice" / result.task / "choice.json"
         runs[key] = SweepRun(result, file.parent, _read_choice(choice))
     return list(runs.values())
+
+
+def begun_with(run: SweepRun) -> str | None:
+    """The fingerprint of the model that a run was fine-tuned from; None where an earlier version left none.
+
+    Raises:
+        InputError: inputs.json is damaged.
+    """
+    inputs = run.directory / "inputs.json"
+    return read_json(inputs, dict).get("model") if inputs.is_file() else None
+
+
+def mnli_models(directory: Path) -> list[Path]:
+    """The MNLI models that a sweep has left, which other tasks may have started at (--from-mnli)."""
+    return [path.parent for path in directory.glob("mnli-*/model/model.safetensors")]
+
+
+def _is_mnli_model(model: str, directory: Path) -> bool:
+    """Whether a model is that of an MNLI run of a sweep's directory."""
+    run = Path(model).resolve().parent
+    return run.name.startswith("mnli-") and run.parent == directory.resolve()
+
+
+def model_of(runs: Sequence[SweepRun]) -> str:
+    """The model that the runs of a sweep were fine-tuned from, as it is now.
+
+    Raises:
+        InputError: there are several, it is not there, or it is another one than it was then.
+    """
+    directory = runs[0].directory.parent
+    of_runs = {run.result.model: run for run in runs if not _is_mnli_model(run.result.model, directory)}
+    if len(of_runs) > 1:
+        raise InputError(
+            f"{directory}: its runs are of several models ({', '.join(of_runs)}); a table is of one", path=directory
+        )
+    for model, run in of_runs.items():
+        known = (None, *known_fingerprints(model))
+        other = next((one for one in runs if one.result.model == model and begun_with(one) not in known), None)
+        if other:
+            raise InputError(
+                f"{other.directory}: was not fine-tuned from {run.result.model} as it is now; remove it and run distilbert-jax "
+                "glue again",
+                path=other.directory,
+            )
+    return next(iter(of_runs), runs[0].result.model)
 
 
 def _read_choice(file: Path) -> Choice | None:

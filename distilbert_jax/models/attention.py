@@ -45,8 +45,10 @@ class SelfAttention(nnx.Module):
         B, T, D = x.shape
         split = lambda y: y.reshape(B, T, self.num_heads, D // self.num_heads)  # [B, T, N, H]
         query = split(self.query(x)) * (D // self.num_heads) ** -0.5
-        scores = einsum("bqnh,bknh->bnqk", query, split(self.key(x)), self.dtype)
-        probabilities = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
-        kept = dropout(probabilities, self.dropout, rngs)
-        mixed = einsum("bnqk,bknh->bqnh", kept, split(self.value(x)), self.dtype)
+        key, value = split(self.key(x)), split(self.value(x))
+        with jax.named_scope("attention"):
+            scores = einsum("bqnh,bknh->bnqk", query, key, self.dtype)
+            probabilities = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+            kept = dropout(probabilities, self.dropout, rngs)
+            mixed = einsum("bnqk,bknh->bqnh", kept, value, self.dtype)
         return self.out(mixed.reshape(B, T, D)), probabilities

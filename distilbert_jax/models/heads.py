@@ -73,8 +73,9 @@ class MLMHead(nnx.Module):
 
     def __call__(self, hidden: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Float[Array, "B T V"]:
         """hidden [B, T, D], table [V, D] → logits [B, T, V]."""
-        x = self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
-        return einsum("btd,vd->btv", x, table, self.dtype) + self.bias[...]
+        with jax.named_scope("vocabulary"):
+            x = self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
+            return einsum("btd,vd->btv", x, table, self.dtype) + self.bias[...]
 
 
 class Pooler(nnx.Module):

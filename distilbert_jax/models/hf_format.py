@@ -4,9 +4,10 @@ The names of tensors and fields come from the record of each family (`families.F
 reference's weight. Only safetensors are read: a pickle runs code when it is opened.
 """
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.families import Family
 from distilbert_jax.models.params import Params
 
+# Until 0.1: with the files of the families' tokenizers.
+_READ_BEFORE = (
+    "config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
 _BUFFERS = re.compile(r"(\.|^)(position_ids|token_type_ids)$")
 
 
@@ -140,11 +150,35 @@ def has_weights(directory: Path) -> bool:
     return any((directory / name).is_file() for name in ("model.safetensors", "model.safetensors.index.json"))
 
 
+def loaded_files(directory: Path) -> list[str]:
+    """Every file that is read of a model's directory, by its name in there: weights, in whatever sub-folder an index names
+    them, config and tokenizer."""
+    names = {path.name for pattern in model_files() for path in directory.glob(pattern) if path.is_file()}
+    index = directory / "model.safetensors.index.json"
+    with contextlib.suppress(
+        InputError, OSError, KeyError, TypeError, AttributeError
+    ):  # `read_tensors` says what is wrong
+        shards = read_json(index, dict)["weight_map"].values()
+        names |= {str(name) for name in shards if (directory / name).is_file()}
+    return sorted(names)
+
+
 def fingerprint(path_or_id: str | Path) -> str:
-    """One SHA-256 for all that is read of a model's directory: weights, config and tokenizer."""
+    """One SHA-256 for all that is read of a model's directory, see `loaded_files`."""
     directory = locate(path_or_id)
-    names = sorted({path for pattern in model_files() for path in directory.glob(pattern)})
-    return hashlib.sha256("".join(f"{path.name} {fingerprint_of(path)}\n" for path in names).encode()).hexdigest()
+    return _fingerprint(directory, loaded_files(directory))
+
+
+def known_fingerprints(path_or_id: str | Path) -> tuple[str, ...]:
+    """`fingerprint`, and what an earlier version took for it, which read fewer files: for the records of its runs."""
+    directory = locate(path_or_id)
+    before = sorted({path.name for pattern in _READ_BEFORE for path in directory.glob(pattern) if path.is_file()})
+    return fingerprint(directory), _fingerprint(directory, before)
+
+
+def _fingerprint(directory: Path, names: Sequence[str]) -> str:
+    lines = (f"{name} {fingerprint_of(directory / name)}\n" for name in names)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def reference_names(tensors: dict[str, jnp.ndarray], family: Family) -> dict[str, jnp.ndarray]:

@@ -123,7 +123,8 @@ def fold_rows(rngs: RowKeys, site: int) -> RowKeys: ...
 def fold_rows(rngs: RowKeys | None, site: int) -> RowKeys | None: ...
 def fold_rows(rngs: RowKeys | None, site: int) -> RowKeys | None:
     """Row keys [B] for one site of the model; None stays None."""
-    return None if rngs is None else jax.vmap(jax.random.fold_in, (0, None))(rngs, site)
+    with jax.named_scope("dropout"):
+        return None if rngs is None else jax.vmap(jax.random.fold_in, (0, None))(rngs, site)
 
 
 def dropout(x: Float[Array, " B *rest"], rate: float, rngs: RowKeys | None) -> Float[Array, " B *rest"]:
@@ -136,9 +137,10 @@ def dropout(x: Float[Array, " B *rest"], rate: float, rngs: RowKeys | None) -> F
         return x
     drop = round(rate * 2**16)
     size = x[0].size
-    words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,), jnp.uint32))(rngs)
-    halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape[0], -1)[:, :size].reshape(x.shape)
-    return jnp.where(halves >= drop, x * (1.0 / (1.0 - drop / 2**16)), 0.0)
+    with jax.named_scope("dropout"):
+        words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,), jnp.uint32))(rngs)
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape[0], -1)[:, :size].reshape(x.shape)
+        return jnp.where(halves >= drop, x * (1.0 / (1.0 - drop / 2**16)), 0.0)
 
 
 def at_positions(values: Num[Array, "B T K"], positions: Int[Array, "B M"]) -> Num[Array, "B M K"]:

@@ -19,6 +19,7 @@ from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.models.ranges import check_rows
 from distilbert_jax.pipelines.scores import Ids
+from distilbert_jax.text.objects import several_texts
 from distilbert_jax.text.tokenizer import BertTokenizer, Row, announce_cut, check_fit, stack
 
 _WINDOW = 8  # batches that are tokenized and sorted by length at once
@@ -134,18 +135,20 @@ class Pipeline:
         one: type | tuple[type, ...] = str,
     ) -> Any:
         """The result of one text (of a type `one`), what `collect` makes of those of a sequence, or an iterator of those of an
-        iterator."""
+        iterator.
+
+        Raises:
+            InputError: a table, a mapping or the like, see `several_texts`.
+        """
         if isinstance(texts, one):
             (result,) = self._windows((texts,), answer)
             return result
-        if isinstance(texts, bytes | Mapping) or not isinstance(texts, Iterable):
-            raise InputError(
-                f"a {type(texts).__name__} was given; expected a text, a list of texts or an iterator of them"
-            )
-        if not isinstance(texts, Sized):
-            return self._lazily(texts, answer, description)
-        with progress(description, len(texts)) if len(texts) > self.batch_size else contextlib.nullcontext() as done:
-            return collect(self._windows(texts, answer, done))
+        given = several_texts(texts)
+        number = len(given) if isinstance(given, Sized) else None
+        if number is None:
+            return self._lazily(given, answer, description)
+        with progress(description, number) if number > self.batch_size else contextlib.nullcontext() as done:
+            return collect(self._windows(given, answer, done))
 
     def _lazily(self, texts: Iterable[Any], answer: Answer, description: str) -> Iterator[Any]:
         with progress(description, None) as done:

@@ -15,6 +15,7 @@ from distilbert_jax.models.layers import at_positions
 from distilbert_jax.pipelines.base import Pipeline
 from distilbert_jax.pipelines.results import Answers
 from distilbert_jax.pipelines.scores import Ids, joint_search, largest, open_gap, replaced, word_log_scores
+from distilbert_jax.text.objects import several_texts
 from distilbert_jax.text.tokenizer import Row, check_text
 
 _BEAM = 16  # hypotheses that a joint search keeps at least
@@ -81,8 +82,10 @@ class FillMask(Pipeline):
             raise InputError("joint and whole_words exclude each other: a joint search fills every mask with one token")
         if whole_words and targets is None:
             raise InputError("whole_words scores given words: name them as targets")
-        targets = [targets] if isinstance(targets, str) else targets
-        if targets is not None and not len(targets):
+        if targets is not None:  # whose order is no matter
+            given = sorted(targets, key=str) if isinstance(targets, set | frozenset) else targets
+            targets = [targets] if isinstance(targets, str) else list(several_texts(given, "targets"))
+        if targets is not None and not targets:
             raise InputError("targets: none is given; name at least one word, or leave targets out")
 
         answer: Callable[[Sequence[str], Sequence[Row]], list[Answers]]

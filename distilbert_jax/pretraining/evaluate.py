@@ -68,8 +68,8 @@ def mlm_evaluation(
     show_progress: bool = False,
 ) -> Evaluate:
     """A function of parameters: `mlm_loss` (nats a masked token), `mlm_accuracy`, `perplexity`, `tokens` (how many were masked)
-    and, with a teacher, `kl_to_teacher`, the mean of KL(teacher ‖ model) over the masked tokens in nats, at temperature 1; with an
-    objective the parts of its loss, without dropout.
+    and, with a teacher, `kl_to_teacher`, the mean of KL(teacher ‖ model) over the masked tokens in nats, at temperature 1, of the
+    tokens that both vocabularies have rows for; with an objective the parts of its loss, without dropout.
 
     Args:
         graphdef: of a `MaskedLM`, or of a `PreTraining`.
@@ -103,8 +103,10 @@ def mlm_evaluation(
             "mlm_accuracy": jnp.sum(masked_weights * (ours.argmax(-1) == masked.labels)),
         }
         if teacher_graphdef is not None:
-            theirs = jax.nn.log_softmax(logits(teacher_graphdef, frozen))
-            divergence = jnp.sum(jnp.exp(theirs) * (theirs - jax.nn.log_softmax(ours)), axis=-1)
+            theirs = logits(teacher_graphdef, frozen)
+            common = min(ours.shape[-1], theirs.shape[-1])  # the rows that pad one of the vocabularies are no tokens
+            theirs, student = (jax.nn.log_softmax(values[..., :common]) for values in (theirs, ours))
+            divergence = jnp.sum(jnp.exp(theirs) * (theirs - student), axis=-1)
             # Rounding takes the divergence of two equal distributions a little below 0.
             result["kl_to_teacher"] = jnp.sum(masked_weights * jnp.maximum(divergence, 0.0))
         if objective is not None:  # what it has in common with the above is computed once

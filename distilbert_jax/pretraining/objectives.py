@@ -82,7 +82,8 @@ def _counting(given: Given, *counted: str) -> Callable[[jax.Array, Batch], tuple
 def encoded(model: Any, batch: Batch, rngs: jax.Array | None, **outputs: bool) -> EncoderOutput:
     """The encoder's output of packed rows; `outputs` as `Encoder.__call__` takes them."""
     inputs = {name: batch[name] for name in ("position_ids", "segment_ids", "token_type_ids") if name in batch}
-    return model.encoder(batch["input_ids"], **inputs, rngs=rngs, **outputs)
+    with jax.named_scope("encoder"):
+        return model.encoder(batch["input_ids"], **inputs, rngs=rngs, **outputs)
 
 
 def encode(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
@@ -150,7 +151,8 @@ def distillation(given: Given) -> Objective:
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Sums:
         model, taught_by = merge(given.student, params), merge(teacher_graph, frozen)
         ours = encoded(model, batch, batch["rngs"], **outputs)
-        theirs = jax.lax.stop_gradient(encoded(taught_by, batch, None, **outputs))
+        with jax.named_scope("teacher"):
+            theirs = jax.lax.stop_gradient(encoded(taught_by, batch, None, **outputs))
         segment_ids = batch["segment_ids"]
         everywhere = (segment_ids > 0).astype(jnp.float32)
         totals, value = {}, 0.0
@@ -230,7 +232,8 @@ class _Pass:
 def _value(one: Weighted, student: View, teacher: View, at: Tokens) -> jax.Array:
     """A term's sum. What a user's function does wrong is told with its file."""
     if not one.file:
-        return one.function(student, teacher, at, **one.options)
+        with jax.named_scope("losses"):
+            return one.function(student, teacher, at, **one.options)
     what, file = f"term {one.term.name!r}", file_of(one.function)
     try:
         value = one.function(student, teacher, at)

@@ -28,6 +28,17 @@ SHORTEST_LENGTH = 8
 PACKED_CHANNELS = ("input_ids", "segment_ids", "position_ids")
 
 
+def channels_of(sequences: Sequences) -> tuple[str, ...]:
+    """What a packed row holds, by name."""
+    return PAIR_CHANNELS if sequences == "pair" else PACKED_CHANNELS
+
+
+def batch_shapes(sequences: Sequences, batch_size: int, length: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of what `PackedRows.batch` returns; all are int32."""
+    of_rows = {"next_sentence_label": (batch_size,)}
+    return {name: of_rows.get(name, (batch_size, length)) for name in channels_of(sequences)}
+
+
 class PackedRows:
     """The packed rows of a corpus, read from disk as they are asked for.
 
@@ -98,7 +109,7 @@ class PackedRows:
     @property
     def channels(self) -> tuple[str, ...]:
         """What a row holds, in the order of the files: C names."""
-        return PAIR_CHANNELS if self.manifest["options"]["sequences"] == "pair" else PACKED_CHANNELS
+        return channels_of(self.manifest["options"]["sequences"])
 
     @property
     def dtype(self) -> np.dtype:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+from tokenizers import Tokenizer
 
 from distilbert_jax.base.config_io import to_json
+from distilbert_jax.base.hub import write_directory
 from distilbert_jax.config import PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.params import count, digest, merge
+from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.evaluate import heldout
 from distilbert_jax.pretraining.objective_table import check_objective, sources
@@ -64,6 +67,7 @@ def _check_finished(config: PretrainConfig, directory: Path) -> None:
     run_directory.check_inputs(directory, corpora | sources(config))
     model = directory / "model"
     try:
+        run_directory.check_outputs(directory, "model/", whole=True)
         head_of(config).from_pretrained(model, new_head=False)
         load_tokenizer(model)
     except InputError as error:
@@ -76,7 +80,8 @@ def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
     config, run = setup.config, setup.config.run
     evaluate = heldout(setup) if config.data.heldout else None
     distributed.on_main_process(lambda: run_directory.check_inputs(directory, setup.fingerprints))
-    checkpoints = Checkpoints(directory / "checkpoints", run.keep)
+    identity = run_directory.identity(directory)
+    checkpoints = Checkpoints(directory / "checkpoints", run.keep, run=identity)
     restored = checkpoints.restore(setup.state)
     state = restored or setup.state
     logs: list[RunLog] = []  # none in the other processes
@@ -113,11 +118,19 @@ def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
         for log in logs:
             log.close()
     trained = sharding.cut_vocabulary(distributed.whole(state.params, setup.mesh), config.model.vocab_size)
-    distributed.on_main_process(
-        lambda: merge(setup.graphdef, trained).save_pretrained(directory / "model", setup.tokenizer)
-    )
+    distributed.on_main_process(lambda: _save(merge(setup.graphdef, trained), setup.tokenizer, directory))
     _say(f"{directory / 'model'}: written; weights {digest(trained)[:16]}")
     distributed.on_main_process(lambda: _warn_if_worse(directory))
+
+
+def _save(model: PretrainedModel, tokenizer: Tokenizer, directory: Path) -> None:
+    """Write a run's model. Its digests are there before it takes its name: what is there later is known to be it, or not."""
+
+    def write(partial: Path) -> None:
+        model.save_pretrained(partial, tokenizer)
+        run_directory.record_outputs(directory, {"model": partial})
+
+    write_directory(directory / "model", write)
 
 
 def _warn_if_worse(directory: Path) -> None:

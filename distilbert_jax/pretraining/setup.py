@@ -1,5 +1,8 @@
 """All that a pre-training run consists of before its first step, checked: rows, teacher, model, state, and the compiled step."""
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +10,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
@@ -15,7 +19,7 @@ from distilbert_jax.config import InitConfig, ModelConfig, PretrainConfig, Seque
 from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
-from distilbert_jax.models.params import Params, count, digest, split
+from distilbert_jax.models.params import Params, count, digest, merge, split
 from distilbert_jax.models.student import student_from_teacher
 from distilbert_jax.pretraining import cost, objective_table, terms
 from distilbert_jax.pretraining.batches import PackedBatches
@@ -23,7 +27,7 @@ from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.masking import log_weights
 from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import PackedRows, pack
-from distilbert_jax.text.tokenizer import check_fit, fingerprint, load_tokenizer, special_ids
+from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids, special_ids
 from distilbert_jax.training import distributed, sharding
 from distilbert_jax.training.batches import prefetch
 from distilbert_jax.training.objective import Batch, Metrics, Objective
@@ -108,22 +112,28 @@ def load_teacher(
     *,
     head: type[MaskedLM | PreTraining] = MaskedLM,
     new_head: bool = False,
+    vocab_size: int | None = None,
 ) -> MaskedLM | PreTraining:
     """A masked LM whose vocabulary is the corpus' own.
 
     Args:
+        vocab_size: not below that of the tokenizer: rows of the embedding beyond it, which are no tokens', are cut off.
         new_head: True: the masked-LM head may be missing, and is new then. A new head teaches nothing.
 
     Raises:
         InputError: its tokenizer differs from the corpus', or it has no head.
     """
     teacher = head.from_pretrained(directory, dtype=dtype, new_head=new_head)
-    if fingerprint(load_tokenizer(directory)) != fingerprint(tokenizer):
+    if not same_ids(load_tokenizer(directory), tokenizer):
         raise InputError(
             f"{field} = {directory}: its tokenizer is not the one that made the corpus; the ids would differ",
             field=field,
         )
     check_fit(tokenizer, teacher.config.vocab_size, f"{field} = {directory}")
+    if vocab_size is not None and vocab_size < teacher.config.vocab_size:
+        graphdef, params = split(teacher)
+        teacher = merge(graphdef, sharding.cut_vocabulary(params, vocab_size))
+        teacher.config = dataclasses.replace(teacher.config, vocab_size=vocab_size)
     return teacher
 
 
@@ -140,7 +150,8 @@ def initial_model(
     if not init.source:
         family = head.of_family(config.model.model_type)
         return _with_unigram_bias(family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed)), init, counts)
-    source = load_teacher(init.source, tokenizer, "init.source", dtype, head=head, new_head=True)
+    rows = config.model.vocab_size
+    source = load_teacher(init.source, tokenizer, "init.source", dtype, head=head, new_head=True, vocab_size=rows)
     _with_unigram_bias(source, init, counts)
     if not config.model.family.student:
         if source.config != config.model:
@@ -170,6 +181,11 @@ def _with_unigram_bias(model: MaskedLM | PreTraining, init: InitConfig, counts: 
     return model
 
 
+def optimizer_of(config: PretrainConfig) -> optax.GradientTransformation:
+    held = () if config.init.positions == "learned" else ("encoder.embeddings.position",)
+    return adamw(config.optimizer, config.steps, held)
+
+
 def set_up(config: PretrainConfig) -> Setup:
     """Read and check all that a run needs.
 
@@ -197,8 +213,11 @@ def set_up(config: PretrainConfig) -> Setup:
                 f"tokenizer of {data.corpus} has pieces; they stay unused"
             )
         model = initial_model(config, tokenizer, counts, dtype)
-        teacher_model = load_teacher(config.teacher, tokenizer, "teacher", dtype) if config.teacher else None
-        if teacher_model:
+        teacher_model = None
+        if config.teacher:
+            teacher_model = load_teacher(
+                config.teacher, tokenizer, "teacher", dtype, vocab_size=config.model.vocab_size
+            )
             _check_pair(config, teacher_model)
         heldout = {"data.heldout": Corpus.open(data.heldout).fingerprint} if data.heldout else {}
         return model, teacher_model, counts, heldout
@@ -220,6 +239,8 @@ def set_up(config: PretrainConfig) -> Setup:
     if teacher_model:
         teacher_graphdef, frozen = split(teacher_model)
         fingerprints["teacher"] = digest(frozen)
+        # The same weights compute something else with other heads or another activation.
+        fingerprints["teacher's config"] = _architecture(teacher_model.config)
         frozen = sharding.pad_vocabulary(frozen)
         teacher = Teacher(
             teacher_graphdef, jax.device_put(frozen, sharding.shardings(frozen, mesh)), teacher_model.config
@@ -227,8 +248,7 @@ def set_up(config: PretrainConfig) -> Setup:
     objective = objective_of(Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config))
     if objective_table.origins(config, objective.parts):
         _try(objective, params, teacher.params if teacher else {}, rows)
-    held = () if config.init.positions == "learned" else ("encoder.embeddings.position",)
-    optimizer = adamw(config.optimizer, config.steps, held)
+    optimizer = optimizer_of(config)
     state = init_state(sharding.pad_vocabulary(params), optimizer, config.run.seed, mesh)
     train_step = make_train_step(
         objective, optimizer, state, teacher.params if teacher else {}, mesh, config.optimizer.accumulate
@@ -248,12 +268,22 @@ def _try(objective: Objective, params: Params, frozen: Params, rows: PackedRows)
     jax.eval_shape(step, params, frozen, batch)
 
 
+def _architecture(config: ModelConfig) -> str:
+    """SHA-256 of the fields by which equal weights compute something else. Of a field at its default nothing is said: one that a
+    later version brings changes no digest."""
+    usual = ModelConfig.of_family(config.model_type)
+    silent = ("labels", "initializer_range", "hidden_dropout", "attention_dropout", "classifier_dropout", "qa_dropout")
+    said = {name: value for name, value in vars(config).items() if name not in silent and value != getattr(usual, name)}
+    return hashlib.sha256(json.dumps([config.model_type, said], sort_keys=True).encode()).hexdigest()
+
+
 def _check_pair(config: PretrainConfig, teacher: MaskedLM | PreTraining) -> None:
     if teacher.config.vocab_size != config.model.vocab_size:
         raise InputError(
             f"teacher = {config.teacher}: its vocabulary has {teacher.config.vocab_size} entries, "
             f"model.vocab_size is {config.model.vocab_size}",
             field="teacher",
+            hint=f"--model.vocab-size {teacher.config.vocab_size}",
         )
     if config.objective == "distillation":
         terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher.config)

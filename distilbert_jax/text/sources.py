@@ -7,9 +7,10 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from distilbert_jax.errors import InputError
+from distilbert_jax.text.columns import READERS, column_texts, has_columns
 
 _OPENERS = {".txt": None, ".xz": lzma.open, ".gz": gzip.open}
 # A paragraph is far shorter; without a limit, a file without line ends would be read into memory whole.
@@ -104,12 +105,18 @@ class TextSources:
                 ) from error
 
 
-def given_texts(arguments: Sequence[str], file: str) -> Iterator[str]:
-    """The texts of a command: its arguments, the lines of `file` or, where neither is given, of standard input.
+def given_texts(arguments: Sequence[str], file: str, columns: Sequence[str] = ()) -> Iterator[Any]:
+    """The texts of a command: its arguments, the lines of `file` or, where neither is given, of standard input. Of a file that has
+    columns (.csv, .jsonl, .parquet, …) those of the column that is named, or tuples of those of several.
 
     Raises:
-        InputError: none is given, or both are; a file that cannot be read line by line (see `texts_of`), found before this returns.
+        InputError: none is given, or both are; a file that cannot be read line by line (see `texts_of`) or has columns of which
+            none is named (see `column_texts`), found before this returns.
     """
+    if columns and not (file and has_columns(Path(file))):
+        raise InputError(
+            f"--column {' '.join(columns)}: is for a --file with columns ({', '.join(READERS)})", field="--column"
+        )
     if arguments and file:
         raise InputError(f"texts are given as arguments and as --file {file}: give one of them", field="--file")
     if arguments:
@@ -128,12 +135,15 @@ def given_texts(arguments: Sequence[str], file: str) -> Iterator[str]:
             field="--file",
         )
     if path.is_file():  # no pipe, which can be read only once
-        for _ in _texts_in(path):
+        for _ in _texts_in(path, columns):
             pass
-    return _texts_in(path)
+    return _texts_in(path, columns)
 
 
-def _texts_in(path: Path) -> Iterator[str]:
+def _texts_in(path: Path, columns: Sequence[str]) -> Iterator[Any]:
+    if has_columns(path):
+        yield from column_texts(path, columns)
+        return
     with path.open("rb") as stream:
         yield from texts_of(stream, path)
 

@@ -29,6 +29,7 @@ from distilbert_jax.base.files import atomic_file, read_json, write_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.families import BERT_TOKENIZER, TokenizerKind
+from distilbert_jax.text.objects import several_texts
 
 SPECIAL_TOKENS = BERT_TOKENIZER.special_tokens
 _LONGEST = 512  # BERT's positions, where no file says how many there are
@@ -152,6 +153,19 @@ def fingerprint(tokenizer: Tokenizer) -> str:
     parts = json.loads(tokenizer.to_str())
     deciding = {name: parts[name] for name in ("normalizer", "pre_tokenizer", "model", "added_tokens")}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+_PROBE = "Élève NAÏVE don't 中文字 e\u0301\tx\u00a0y\u200bz 12,345.67% İß ﬁ½ ٣ 🙂 snake_case ##s [MASK] [SEP]"
+
+
+def same_ids(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether two tokenizers give a text the same ids, however their files put it: the tokens have the same ids, and a text with
+    all that normalizers differ in, and with every added token, the same pieces."""
+    if fingerprint(one) == fingerprint(other):
+        return True
+    added = {token.content for each in (one, other) for token in each.get_added_tokens_decoder().values()}
+    probe = " ".join((_PROBE, *sorted(added)))
+    return one.get_vocab() == other.get_vocab() and one.encode(probe).ids == other.encode(probe).ids
 
 
 def entries(tokenizer: Tokenizer) -> int:
@@ -399,8 +413,8 @@ class BertTokenizer:
         to_longest = _chosen("padding", padding, {True: True, "longest": True, "max_length": False, **_NOT_PADDED})
         cut_off = _chosen("truncation", truncation, _TRUNCATION)
         _chosen("return_tensors", return_tensors, {"np": "np"})
-        texts = [texts] if isinstance(texts, str) else texts
-        pairs = [pairs] if isinstance(pairs, str) else pairs
+        texts = [texts] if isinstance(texts, str) else list(several_texts(texts))
+        pairs = [pairs] if isinstance(pairs, str) else pairs if pairs is None else list(several_texts(pairs, "pairs"))
         if pairs is not None and len(pairs) != len(texts):
             raise InputError(
                 f"{len(texts)} texts and {len(pairs)} pairs: expected the same number of both", field="pairs"

@@ -23,6 +23,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.training.step import TrainState
 
 DIGESTS = "sha256.json"
+RUN = "run.sha256"  # the digest of the run that a checkpoint belongs to
 ITEM = "default"  # orbax' name for the one item in a checkpoint
 SPARE = 2 << 20  # bytes that a checkpoint's many files may take beyond its arrays
 
@@ -46,11 +47,14 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 class Checkpoints:
     """The checkpoints of one run, `<directory>/<step>/`, at most `keep` of them.
 
+    Args:
+        run: digest of the run (`run_directory.identity`), which each of them carries; "" of a run of an earlier version.
+
     `save` and `wait` raise an OSError where the disk is full; the checkpoints before are kept.
     """
 
-    def __init__(self, directory: Path, keep: int):
-        self.directory = directory.absolute()
+    def __init__(self, directory: Path, keep: int, *, run: str = ""):
+        self.directory, self._run = directory.absolute(), run
         # What orbax logs of an error, in each of its threads, it raises too: the user is told once.
         logging.getLogger("absl").addFilter(_not_of_orbax)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -65,6 +69,8 @@ class Checkpoints:
         """Runs in the saving thread when all data is written, before the rename."""
         if jax.process_index() == 0:
             for partial in self.directory.glob(f"*.orbax-checkpoint-tmp*/{ITEM}"):
+                if self._run:
+                    (partial / RUN).write_text(self._run)
                 (partial / DIGESTS).write_text(json.dumps(_digests(partial)))
 
     def _problem(self, step: int) -> str | None:
@@ -81,6 +87,16 @@ class Checkpoints:
         # Of a file without a digest nobody knows whether it is what was written.
         unknown = sorted(found.keys() - recorded.keys())
         return f"{DIGESTS} is damaged, it lacks {unknown[0]}" if unknown else None
+
+    def _check_run(self, step: int) -> None:
+        """Raise InputError unless a checkpoint belongs to this run: of the same shapes it would be taken for its own."""
+        file = self.directory / str(step) / ITEM / RUN
+        if (file.read_text() if file.is_file() else "") != self._run:
+            raise InputError(
+                f"{self.directory / str(step)}: belongs to another run, of another config or other inputs; remove it, or the run's "
+                "directory to begin anew",
+                path=self.directory / str(step),
+            )
 
     def _check_shapes(self, step: int, abstract: TrainState) -> None:
         """Raise InputError unless a checkpoint holds the arrays of `abstract`. orbax would find it out halfway through."""
@@ -101,12 +117,13 @@ class Checkpoints:
         A damaged one is named on stderr and the one before it is used; it is removed then, since its step will be saved again.
 
         Raises:
-            InputError: there are checkpoints, and all are damaged; or the newest is of another model.
+            InputError: there are checkpoints, and all are damaged; or the newest is of another run or another model.
         """
         damaged: list[int] = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem = self._problem(step)
             if problem is None:
+                self._check_run(step)
                 self._check_shapes(step, abstract)
                 state: Any = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
                 for later in damaged:

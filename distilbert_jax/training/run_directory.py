@@ -1,16 +1,19 @@
 """Run directory: its config, and whether the command that is given again goes on, has ended, or is another run.
 
-config.json · inputs.json · metrics.jsonl · tensorboard/ · checkpoints/ · model/ (the HF directory, written last).
+config.json · inputs.json · metrics.jsonl · tensorboard/ · checkpoints/ · outputs.json · model/ (the HF directory, written last).
 """
 
 import contextlib
 import fcntl
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from distilbert_jax.base.config_io import differences, read_config, to_json
-from distilbert_jax.base.files import atomic_file, read_json, write_json
+from distilbert_jax.base.files import atomic_file, fingerprint_of, read_json, sha256_of, write_json
 from distilbert_jax.errors import InputError
 
 # Fields that do not change what is computed: they may differ when a run goes on. With a dot at the end: all below.
@@ -30,6 +33,8 @@ FREE = (
 BEGUN = ("metrics.jsonl", "checkpoints", "model", "results.json")  # one of them is there: the run has begun
 
 FOLDERS = ("tensorboard", "checkpoints", "model", "profile")
+INPUTS, OUTPUTS = "inputs.json", "outputs.json"
+_RUN = "run"  # in inputs.json: the digest of the run, beside the fingerprints of what it reads
 
 
 def enter(config: Any, directory: Path) -> Path:
@@ -116,26 +121,100 @@ def locked(directory: Path) -> Iterator[None]:
         yield
 
 
-def check_inputs(directory: Path, inputs: dict[str, str]) -> None:
-    """Record what the run reads (name → fingerprint), or check that it is what the run began with.
+def check_inputs(
+    directory: Path, inputs: dict[str, str], before: Mapping[str, Collection[str]] = MappingProxyType({})
+) -> None:
+    """Record what the run reads (name → fingerprint) and its digest, or check that it is what the run began with.
+
+    Args:
+        before: fingerprints that a run of an earlier version may have recorded for the same.
 
     Raises:
         InputError: an input has changed since the run began.
     """
-    recorded, before = directory / "inputs.json", {}
-    if recorded.is_file() and _has_begun(directory):
-        try:
-            before = read_json(recorded, dict)
-        except InputError as error:
-            hint = "remove the run's directory to begin anew"
-            raise InputError(f"{error}; {hint}", path=recorded, hint=hint) from None
-        changed = [name for name in inputs if before.get(name) != inputs[name]]
-        if changed:
-            raise InputError(
-                f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
-                path=directory,
-            )
-    write_json(recorded, before | inputs)
+    recorded = _recorded(directory / INPUTS) if _has_begun(directory) else {}
+    if _RUN in recorded:
+        changed = [name for name in inputs if recorded.get(name) != inputs[name]]
+    else:  # of an earlier version, in which not all was looked at
+        same = lambda name: recorded[name] in (inputs[name], *before.get(name, ()))
+        changed = [name for name in inputs if name in recorded and not same(name)]
+    if changed:
+        raise InputError(
+            f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
+            path=directory,
+        )
+    digest = {} if recorded else {_RUN: _digest(directory, inputs)}
+    write_json(directory / INPUTS, recorded | inputs | digest)
+
+
+def _recorded(file: Path) -> dict[str, str]:
+    """What inputs.json or outputs.json says; nothing where it is not there."""
+    if not file.is_file():
+        return {}
+    hint = "remove the run's directory to begin anew"
+    try:
+        values = read_json(file, dict)
+    except InputError as error:
+        raise InputError(f"{error}; {hint}", path=file, hint=hint) from None
+    if not all(isinstance(value, str) for value in values.values()):
+        raise InputError(f"{file}: damaged, expected names and digests; {hint}", path=file, hint=hint)
+    return values
+
+
+def _digest(directory: Path, inputs: dict[str, str]) -> str:
+    """SHA-256 of what decides a run's bits: the fields of its config that bind it, and what it reads."""
+    fields = _flat(read_json(directory / "config.json", dict))
+    binding = {name: value for name, value in fields.items() if not _is_free(name)}
+    return hashlib.sha256(json.dumps([binding, inputs], sort_keys=True).encode()).hexdigest()
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"run.seed": 0} of {"run": {"seed": 0}}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def identity(directory: Path) -> str:
+    """The digest of the run in a directory, of its config and inputs; "" of a run of an earlier version."""
+    return _recorded(directory / INPUTS).get(_RUN, "")
+
+
+def record_outputs(directory: Path, places: Mapping[str, Path]) -> None:
+    """Record the digests of the files that a run leaves, before the last of them takes its name.
+
+    Args:
+        places: {folder of the run: where its files lie now}.
+    """
+    files = {
+        f"{name}/{path.relative_to(place).as_posix()}": sha256_of(path)
+        for name, place in places.items()
+        for path in sorted(place.rglob("*"))
+        if path.is_file()
+    }
+    write_json(directory / OUTPUTS, files)
+
+
+def check_outputs(directory: Path, folder: str = "", *, whole: bool = False) -> None:
+    """Raise InputError unless the files that a run has left in `folder` (empty: in all) are as it wrote them. Of a run of an
+    earlier version nothing is known.
+
+    Args:
+        whole: what is missing is an error, too; else somebody has removed it.
+    """
+    for name in _recorded(directory / OUTPUTS):
+        if name.startswith(folder):
+            check_output(directory, name)
+            if whole and not (directory / name).is_file():
+                raise InputError(f"{directory / name}: missing", path=directory / name)
+
+
+def check_output(directory: Path, name: str) -> None:
+    """`check_outputs` of one file, as far as it is there and the run has recorded it."""
+    digest, file = _recorded(directory / OUTPUTS).get(name), directory / name
+    if digest is not None and file.is_file() and fingerprint_of(file) != digest:
+        raise InputError(f"{file}: damaged or replaced: not what this run has written, by its {OUTPUTS}", path=file)
 
 
 def finished(directory: Path) -> bool:

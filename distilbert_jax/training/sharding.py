@@ -1,7 +1,7 @@
 """Sharding over a mesh: where each parameter and each batch row lives, from one table of path rules; none in model code."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,13 +30,13 @@ _VOCABULARY_MULTIPLE = 128
 _VOCABULARY_FILL = ((r"embeddings\.word$", 0.0), (r"head\.bias$", -1e9))
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """A mesh (data, fsdp, tensor) over all devices of all processes.
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
+    """A mesh (data, fsdp, tensor) over all devices of all processes, or over those given.
 
     Raises:
         InputError: the axes ask for more devices than there are, or do not use them all.
     """
-    available, inner = jax.device_count(), config.fsdp * config.tensor
+    available, inner = jax.device_count() if devices is None else len(devices), config.fsdp * config.tensor
     data = available // inner if config.data == -1 else config.data
     if data * inner != available:
         asked = f"--mesh.fsdp {config.fsdp} --mesh.tensor {config.tensor}"
@@ -47,7 +47,10 @@ def make_mesh(config: MeshConfig) -> Mesh:
             field="mesh",
         )
     return jax.make_mesh(
-        (data, config.fsdp, config.tensor), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3
+        (data, config.fsdp, config.tensor),
+        ("data", "fsdp", "tensor"),
+        axis_types=(AxisType.Auto,) * 3,
+        devices=devices,
     )
 
 

@@ -1,6 +1,7 @@
 """The one train step: prepare, gradients over micro-batches, optimiser update; jitted with shardings and donation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -30,11 +31,15 @@ class TrainState:
 def init_state(params: Params, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> TrainState:
     """The state before step 0, placed on the mesh. `params` are copied: the step may consume its own."""
 
-    def build(values: Params) -> TrainState:
-        key = jax.random.key_data(jax.random.key(seed))
-        return TrainState(jnp.zeros((), jnp.int32), key, values, optimizer.init(values))
-
+    build = functools.partial(first_state, optimizer=optimizer, seed=seed)
     return jax.jit(build, out_shardings=shardings(jax.eval_shape(build, params), mesh))(params)
+
+
+def first_state(params: Params, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state before step 0 (`jax.eval_shape` of it takes no memory)."""
+    return TrainState(
+        jnp.zeros((), jnp.int32), jax.random.key_data(jax.random.key(seed)), params, optimizer.init(params)
+    )
 
 
 def stack_states(states: Sequence[TrainState], mesh: Mesh) -> TrainState:
@@ -56,7 +61,8 @@ def gradients(
 
     Micro-batch a takes rows a, a + A, a + 2A, …: cutting the row axis into contiguous pieces would move rows between devices.
     """
-    batch, counts = objective.prepare(rngs, batch)
+    with jax.named_scope("prepare"):
+        batch, counts = objective.prepare(rngs, batch)
     grad = jax.value_and_grad(objective.loss, has_aux=True)
 
     def micro(rows: Batch) -> tuple[Params, Metrics]:
@@ -97,8 +103,9 @@ def make_train_step(
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         rngs = row_keys(jax.random.wrap_key_data(state.key), state.step, len(batch["input_ids"]))
         grads, metrics = gradients(objective, gather(state.params, mesh), gather(frozen, mesh), batch, rngs, accumulate)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = cast(Params, optax.apply_updates(state.params, updates))
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = cast(Params, optax.apply_updates(state.params, updates))
         return TrainState(state.step + 1, state.key, params, opt_state), {
             **metrics,
             "grad_norm": optax.tree.norm(grads),

@@ -1,28 +1,27 @@
 """Where a model is found: on the disk, in the hub's cache, on the hub. A process each: the hub's settings are read once."""
 
 import os
-import subprocess
 import sys
 
 import pytest
 
 from distilbert_jax.base.hub import locate
-from distilbert_jax.models import BertForMaskedLM
+from distilbert_jax.errors import one_line_errors
+from distilbert_jax.models import BertForMaskedLM, MaskedLM
 from distilbert_jax.models.params import digest, split
+from tests import children
 from tests.hub import COMMIT, serve
 from tests.models.common import build
 from tests.runs import refused
 
 NAME = "someone/tiny-bert"
-LOAD = """
-import sys
-from distilbert_jax.errors import one_line_errors
-from distilbert_jax.models import MaskedLM
-from distilbert_jax.models.params import digest, split
-name, *revision = sys.argv[1:]
-with one_line_errors():
-    print(digest(split(MaskedLM.from_pretrained(name, revision=revision[0] if revision else None))[1]))
-"""
+
+
+def load_and_print(name, revision=None):
+    """In a child."""
+    assert "huggingface_hub" not in sys.modules, "it has read its settings already"
+    with one_line_errors():
+        print(digest(split(MaskedLM.from_pretrained(name, revision=revision))[1]))
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +42,7 @@ def load(tmp_path):
     def run(*arguments, **settings):
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
         environment = kept | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"} | settings
-        done = subprocess.run(
-            [sys.executable, "-c", LOAD, *arguments], env=environment, capture_output=True, text=True, check=False
-        )
+        done = children.run(load_and_print, *arguments, environment=environment)
         return done.returncode, done.stdout.strip(), done.stderr.strip()
 
     return run

@@ -112,6 +112,27 @@ def test_classify_takes_texts_and_pairs(world, tmp_path, capsys):
     assert "yes" in shown or "no" in shown
 
 
+def test_a_file_with_columns_is_asked_for_one(world, tmp_path, capsys):
+    kind = models.BertForSequenceClassification
+    build(kind, change(BERT, labels=("no", "yes"))).save_pretrained(tmp_path, load_tokenizer(world.tokenizer))
+    command = ["classify", "--json", "--model", str(tmp_path), "--file"]
+    (tmp_path / "my.csv").write_text("label,text,pair\n0,reda goes,redb\n1,to,redc\n")
+    (tmp_path / "my.txt").write_text("label,text\n0,reda goes\n")
+    evaluate.main([*command, str(tmp_path / "my.csv"), "--column", "text"])
+    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == ["reda goes", "to"]
+    evaluate.main([*command, str(tmp_path / "my.csv"), "--pairs", "--column", "text", "pair"])
+    assert json.loads(capsys.readouterr().out.splitlines()[1])["pair"] == "redc"
+    evaluate.main([*command, str(tmp_path / "my.txt")])  # lines, whatever is in them
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    for name in ("classify", "features", "fill-mask"):
+        ask = [name, "--model", "nowhere", "--file", str(tmp_path / "my.csv")]
+        refused(lambda ask=ask: evaluate.main(ask), "label, text", path=str(tmp_path / "my.csv"), field="--column")
+    for asked in (["--file", str(tmp_path / "my.txt"), "--column", "text"], ["reda", "--column", "text"]):
+        refused(lambda asked=asked: evaluate.main([*command[:-1], *asked]), "text", field="--column")
+    two = [*command, str(tmp_path / "my.csv"), "--column", "text", "pair"]
+    refused(lambda: evaluate.main(two), "text pair", field="--column")
+
+
 @pytest.mark.parametrize("options", [["--json"], []])
 def test_a_reader_that_goes_away_ends_a_command_quietly(world, options):
     command = [sys.executable, "evaluate.py", "fill-mask", "--model", world.teacher, *["reda [MASK]"] * 2, *options]

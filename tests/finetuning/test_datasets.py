@@ -4,7 +4,16 @@ import datasets
 import numpy as np
 import pytest
 
-from distilbert_jax.finetuning.datasets import check, encode, has_split, in_selection_split, load_split
+from distilbert_jax.finetuning.datasets import (
+    check,
+    check_file,
+    encode,
+    fingerprint,
+    fingerprint_of_test,
+    has_split,
+    in_selection_split,
+    load_split,
+)
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.runs import refused, write_split
@@ -48,6 +57,45 @@ def test_a_split_is_read_from_a_local_folder(tmp_path, task, columns):
 def test_a_split_that_does_not_fit_its_task_is_refused_in_one_line(tmp_path, task, columns, field, row):
     file = write_split(tmp_path, task, "train", columns)
     refused(lambda: load_split(find_task(task), "train", str(tmp_path)), path=str(file), field=field, row=row)
+
+
+WNLI = find_task("wnli")
+
+
+def wnli(folder, split, idx):
+    """Rows that say their own idx."""
+    texts = [f"row {i}" for i in idx]
+    columns = {"sentence1": texts, "sentence2": texts, "label": [0] * len(idx), "idx": idx}
+    return write_split(folder, "wnli", split, columns)
+
+
+def test_rows_go_by_their_idx(tmp_path):
+    shuffled = np.random.default_rng(0).permutation(146).tolist()
+    wnli(tmp_path, "test", shuffled)
+    check_file(WNLI, "test", str(tmp_path))
+    assert load_split(WNLI, "test", str(tmp_path))["sentence1"][:] == [f"row {i}" for i in range(146)]
+    unsorted = fingerprint_of_test(WNLI, "test", str(tmp_path))
+    assert unsorted != fingerprint(WNLI, "test", str(tmp_path)), "an earlier version took them in the file's order"
+    wnli(tmp_path, "test", sorted(shuffled))
+    assert fingerprint_of_test(WNLI, "test", str(tmp_path)) == fingerprint(WNLI, "test", str(tmp_path))
+    wnli(tmp_path, "validation", [30, 9, 18])
+    assert load_split(WNLI, "validation", str(tmp_path))["sentence1"][:] == ["row 9", "row 18", "row 30"]
+    wnli(tmp_path, "validation", [1, 1, 0])  # tells nothing apart
+    assert load_split(WNLI, "validation", str(tmp_path))["sentence1"][:] == ["row 1", "row 1", "row 0"]
+    wnli(tmp_path, "train", [2, 1, 0])  # whose order is that of training
+    assert load_split(WNLI, "train", str(tmp_path))["sentence1"][:] == ["row 2", "row 1", "row 0"]
+
+
+@pytest.mark.parametrize(
+    ("idx", "row"),
+    [([*range(145), 144], 145), (list(range(1, 147)), 145), ([*range(145), None], 145), ([-1, *range(1, 146)], 0)],
+)
+def test_a_test_split_whose_idx_does_not_number_its_rows_is_refused(tmp_path, idx, row):
+    file = str(wnli(tmp_path, "test", idx))
+    for read in (check_file, load_split):
+        refused(lambda read=read: read(WNLI, "test", str(tmp_path)), path=file, field="idx", row=row)
+    wnli(tmp_path, "test", [float(i) for i in range(146)])
+    refused(lambda: load_split(WNLI, "test", str(tmp_path)), path=file, field="idx", row=0)
 
 
 def test_labels_that_a_file_names_are_in_the_order_of_the_task(tmp_path):

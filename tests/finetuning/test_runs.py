@@ -17,9 +17,12 @@ from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, R
 from distilbert_jax.errors import DivergedError, InputError, Interrupted
 from distilbert_jax.finetuning import runs as module
 from distilbert_jax.finetuning.batches import packed_shape
+from distilbert_jax.finetuning.predictions import read_predictions
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.runs import directory_of, finetune, finetune_seeds
+from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
+from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import cost, run_directory, step
 from distilbert_jax.training.logging import RunLog
@@ -51,8 +54,8 @@ def folder(world, tmp_path_factory):
     """A folder of two tasks, and the encoders to fine-tune beside them."""
     path = tmp_path_factory.mktemp("glue")
     for task, make in (("sst2", topics), ("stsb", shares)):
-        for seed, (split, rows) in enumerate({"train": TRAIN, "validation": DEV}.items()):
-            runs.write_split(path, task, split, make(rows, seed))
+        for seed, (name, rows) in enumerate({"train": TRAIN, "validation": DEV}.items()):
+            runs.write_split(path, task, name, make(rows, seed))
     tokenizer = load_tokenizer(world.tokenizer)
     DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(3)).save_pretrained(path / "student", tokenizer)
     BertForMaskedLM(change(BERT, num_hidden_layers=1), rngs=nnx.Rngs(3)).save_pretrained(path / "bert", tokenizer)
@@ -169,6 +172,20 @@ def test_a_finished_run_is_found(tuned, monkeypatch, capsys):
     monkeypatch.setattr(module, "fit", lambda *_, **__: pytest.fail("it trains again"))
     assert tune(tuned[0]) == tuned[1]
     assert "finished before" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["model/model.safetensors", "predictions/validation.npy"])
+def test_a_finished_run_with_a_flipped_bit_says_so(tuned, name):
+    file = Path(tuned[0].run.directory) / name
+    kept = file.read_bytes()
+    try:
+        file.write_bytes(kept[:-3] + bytes([kept[-3] ^ 1]) + kept[-2:])
+        refused(lambda: tune(tuned[0]), path=str(file), by="training.run_directory.check_output")
+        if name.startswith("predictions"):
+            task = find_task("sst2")
+            refused(lambda: read_predictions(Path(tuned[0].run.directory), "validation", task), path=str(file))
+    finally:
+        file.write_bytes(kept)
 
 
 def test_an_interrupted_run_begins_anew_and_gives_the_same_bits(folder, tuned, tmp_path, monkeypatch):
@@ -428,7 +445,7 @@ def test_a_run_goes_by_what_it_began_with(folder, tmp_path):
 
 def as_by_an_earlier_version(directory):
     """A run that drew its batches otherwise, and had a number of lengths to pad to."""
-    for name, lost in (("results.json", "batches"), ("inputs.json", "the way batches are drawn")):
+    for name, lost in (("results.json", "batches"), ("inputs.json", "batches")):
         values = json.loads((directory / name).read_text())
         del values[lost]
         (directory / name).write_text(json.dumps(values))
@@ -442,13 +459,13 @@ def test_a_run_on_other_batches_is_read_and_not_mixed_with_those_of_now(folder, 
     as_by_an_earlier_version(tmp_path / "0")
     old = tune(config)
     assert old == dataclasses.replace(result, batches="similar lengths")
-    for configs in ([config, other], [change(config, save_model=True)]):
+    for configs in ([config, other], [change(config, save_model=True)], None, None):
+        if configs is None:  # begun, not ended: asked twice, refused twice
+            (tmp_path / "0/results.json").unlink(missing_ok=True)
         with pytest.raises(InputError) as caught:
-            finetune_seeds(configs)
+            finetune_seeds(configs or [config])
         assert (caught.value.path, caught.value.field) == (str(tmp_path / "0"), "batches")
     assert not (tmp_path / "1/metrics.jsonl").exists()
-    (tmp_path / "0/results.json").unlink()
-    refused(lambda: tune(config), "batches", by="training.run_directory.check_inputs", path=str(tmp_path / "0"))
 
 
 @pytest.mark.parametrize(
@@ -458,6 +475,7 @@ def test_a_run_on_other_batches_is_read_and_not_mixed_with_those_of_now(folder, 
         ({"task": "rte"}, "task"),
         ({"task": "colla"}, "task"),
         ({"seed": 3}, "seed"),
+        ({"model": "another"}, "model"),
         ({"score": 99.0}, "score"),
         ({"together": 0}, "together"),
         ({"together": 10**400}, "together"),
@@ -566,6 +584,43 @@ def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
     np.testing.assert_array_equal(losses_of(configs[1]), losses_of(one))
     other = seeds_of(folder, tmp_path / "together", (0, 1), **given)
     refused(lambda: finetune_seeds(other, together=True), "distill.teacher", "share their teacher", "--vmap-seeds")
+
+
+def relabelled(source, directory, labels, order=(0, 1)):
+    """A classifier with other names, each at another id: the same function where the names go along."""
+    model = SequenceClassification.from_pretrained(source)
+    graphdef, params = split(model)
+    params |= {name: params[name][..., list(order)] for name in params if name.startswith("classifier.")}
+    swapped = merge(graphdef, params)
+    swapped.config = dataclasses.replace(model.config, labels=labels)
+    swapped.save_pretrained(directory, load_tokenizer(source))
+    return str(directory)
+
+
+def test_a_teacher_is_understood_by_the_names_of_its_labels(folder, tuned, tmp_path):
+    right = str(Path(tuned[0].run.directory) / "model")
+    swapped = relabelled(right, tmp_path / "swapped", ("POSITIVE", "NEGATIVE"), (1, 0))
+    for name, teacher in (("right", right), ("swapped_run", swapped)):
+        tune(tuning(folder, tmp_path / name, distill__teacher=teacher, distill__alpha=1.0, epochs=1, save_model=False))
+    losses = [
+        [entry["loss_ce"] for entry in metrics(tmp_path / name / "metrics.jsonl") if entry["kind"] == "train"]
+        for name in ("right", "swapped_run")
+    ]
+    assert losses[0] == losses[1]
+    unnamed = relabelled(right, tmp_path / "unnamed", ("LABEL_0", "LABEL_1"))
+    given = {"distill__teacher": unnamed, "epochs": 1}
+    refused(lambda: tune(tuning(folder, tmp_path / "x", **given)), "negative", field="distill.teacher", path=unnamed)
+
+
+def test_a_teacher_of_fewer_positions_is_refused(folder, tuned, tmp_path):
+    model = SequenceClassification.from_pretrained(Path(tuned[0].run.directory) / "model")
+    graphdef, params = split(model)
+    params["encoder.embeddings.position"] = params["encoder.embeddings.position"][:12]
+    short = merge(graphdef, params)
+    short.config = dataclasses.replace(model.config, max_position_embeddings=12)
+    short.save_pretrained(tmp_path / "short", load_tokenizer(folder / "student"))
+    config = tuning(folder, tmp_path / "run", distill__teacher=str(tmp_path / "short"))
+    refused(lambda: tune(config), "16", "12", field="length")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.results import Choice, Setting, SweepRun
-from distilbert_jax.glue.summary import mean_score, medians, read_runs, remarks, settings, summary
+from distilbert_jax.glue.summary import mean_score, medians, model_of, read_runs, remarks, settings, summary
+from distilbert_jax.models.hf_format import fingerprint
 from tests.glue.examples import result, run
 from tests.runs import change, refused
 
@@ -136,6 +137,24 @@ def test_the_runs_of_a_directory_are_read_back_or_refused(tmp_path):
     refused(lambda: read_runs(str(tmp_path)), "rte-0", "rte-1", by="glue.summary.read_runs")
     file.write_text("{")
     assert damaged(lambda: read_runs(str(tmp_path)), file) is None
+
+
+def test_a_sweep_is_of_one_model_and_of_that_as_it_is_now(tmp_path):
+    model, other, sweep = tmp_path / "model", tmp_path / "other", tmp_path / "sweep"
+    for place in (model, other, sweep / "mnli-0/model"):
+        place.mkdir(parents=True)
+        (place / "config.json").write_text("{}")
+    begun = {"model": fingerprint(model)}
+    runs = [run(sweep, "rte", seed, 8, model=str(model)) for seed in (0, 1)]
+    for one in runs:
+        write_json(one.directory / "inputs.json", begun)
+    runs.append(run(sweep, "mrpc", 0, 8, model=str(sweep / "mnli-0/model")))  # --from-mnli
+    assert model_of(runs) == str(model)
+    runs.append(run(sweep, "cola", 0, 8, model=str(other)))
+    refused(lambda: model_of(runs), str(other), by="glue.summary.model_of", path=str(sweep))
+    (model / "config.json").write_text("[]")
+    refused(lambda: model_of(runs[:3]), by="glue.summary.model_of", path=str(runs[0].directory))
+    refused(lambda: model_of([run(sweep, "wnli", 0, 8, model=str(tmp_path / "gone"))]), path=str(tmp_path / "gone"))
 
 
 def damaged(call, file):

@@ -21,7 +21,7 @@ from distilbert_jax.models import (
     MaskedLM,
     PreTraining,
 )
-from distilbert_jax.models.hf_format import hf_name, read_config
+from distilbert_jax.models.hf_format import fingerprint, hf_name, loaded_files, read_config
 from distilbert_jax.models.params import count, split
 from tests.models.common import CLASSES, build
 from tests.runs import refused
@@ -64,6 +64,28 @@ def rewrite(directory, change):
 
 
 # Round trip
+
+
+def shard_into(directory, folder):
+    """The weights in two files in a sub-folder, and their index."""
+    (directory / folder).mkdir()
+    tensors, places = load_file(directory / "model.safetensors"), {}
+    for half in (0, 1):
+        names = sorted(tensors)[half::2]
+        places |= dict.fromkeys(names, f"{folder}/{half}.safetensors")
+        save_file({name: tensors[name] for name in names}, directory / folder / f"{half}.safetensors")
+    (directory / "model.safetensors").unlink()
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+
+
+def test_a_fingerprint_covers_shards_in_whatever_folder(directory, bert):
+    shard_into(directory, "weights")
+    assert_equal_params(BertForMaskedLM.from_pretrained(directory), bert)
+    before = fingerprint(directory)
+    assert "weights/0.safetensors" in loaded_files(directory)
+    file = directory / "weights/1.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert fingerprint(directory) != before
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -132,9 +132,7 @@ def test_what_is_no_text_is_refused(fill):
     refused(lambda: list(fill(iter(["reda [MASK]"] * 40 + [None]))), "41", by="text.tokenizer.check_text")
     refused(lambda: fill(["reda [MASK] \ud800"]), by="text.tokenizer.check_text")
     for given in (None, 3, b"reda [MASK]", {"text": "reda [MASK]"}):
-        refused(
-            lambda given=given: fill(given), f"a {type(given).__name__} was given", by="pipelines.base.Pipeline._over"
-        )
+        refused(lambda given=given: fill(given), type(given).__name__, by="text.objects.several_texts", field="texts")
 
 
 def test_a_batch_has_at_least_one_row(directory):

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas
 import pytest
 
 from distilbert_jax.models import BertForSequenceClassification, DistilBertModel
@@ -41,6 +42,14 @@ def test_a_text_has_one_result_and_no_text_has_none(features):
     assert features([]) == []
     assert features([], "cls").shape == (0, 32)
     assert list(features(iter([]), "cls")) == []
+
+
+def test_a_column_is_a_list_of_texts_and_a_table_is_asked_for_one(features):
+    table = pandas.DataFrame({"text": TEXTS, "label": range(4)}, index=[3, 2, 1, 0])
+    np.testing.assert_array_equal(features(table["text"], "cls"), features(TEXTS, "cls"))
+    refused(lambda: features(table), "text, label", by="text.objects.several_texts", field="texts")
+    refused(lambda: features.tokenizer(table), "text, label", by="text.objects.several_texts", field="texts")
+    refused(lambda: features(table["label"]), by="text.tokenizer.check_text")
 
 
 @pytest.mark.parametrize(("kind", "config"), [(BertForSequenceClassification, BERT), (DistilBertModel, STUDENT)])

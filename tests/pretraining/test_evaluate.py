@@ -120,6 +120,17 @@ def test_an_hf_directory_is_evaluated_on_all_devices(world, tmp_path, rows, stud
     assert found.kl_to_teacher > 0
 
 
+def test_vocabularies_are_compared_without_the_rows_that_pad_them(world, tmp_path, rows, student, teacher):
+    student.save_pretrained(tmp_path / "student", load_tokenizer(world.tokenizer))
+    teacher.save_pretrained(tmp_path / "teacher", load_tokenizer(world.tokenizer))
+    runs.pad_vocabulary(str(tmp_path / "teacher"), tmp_path / "padded", 64)
+    asked = {"length": 32, "batch_size": 8}
+    found = evaluate_mlm(str(tmp_path / "student"), world.heldout, teacher=str(tmp_path / "padded"), **asked)
+    assert found.kl_to_teacher == pytest.approx(brute_force(student, rows, teacher)["kl_to_teacher"], rel=1e-5)
+    other = evaluate_mlm(str(tmp_path / "padded"), world.heldout, teacher=str(tmp_path / "teacher"), **asked)
+    assert abs(other.kl_to_teacher) < 1e-6
+
+
 def test_refused_in_one_line(world, tmp_path):
     shutil.copytree(world.teacher, tmp_path / "foreign")
     other = runs.write_tokenizer(tmp_path / "tokenizer", runs.WORDS[::-1])

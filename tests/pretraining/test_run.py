@@ -80,14 +80,23 @@ def cut_short(file):
     os.truncate(file, 300)
 
 
+def flip_a_bit(file):
+    data = bytearray(file.read_bytes())
+    data[-10] ^= 1
+    file.write_bytes(data)
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [
+        ("model.safetensors", flip_a_bit),
         ("model.safetensors", cut_short),  # without it the run has not finished: it is written again
         ("config.json", cut_short),
         ("config.json", Path.unlink),
         ("tokenizer.json", cut_short),
         ("tokenizer.json", Path.unlink),
+        ("tokenizer_config.json", flip_a_bit),
+        ("tokenizer_config.json", Path.unlink),
     ],
 )
 def test_a_finished_run_whose_model_is_damaged_says_so(finished, name, damage, tmp_path, monkeypatch):
@@ -97,6 +106,54 @@ def test_a_finished_run_whose_model_is_damaged_says_so(finished, name, damage, t
     config = change(finished, run__directory=str(tmp_path / "run"))
     message = f"remove the directory {tmp_path / 'run/model'}, and the same command writes it again"
     refused(lambda: runs.train(config), name, message, by="pretraining.run._check_finished")
+
+
+def test_a_checkpoint_of_another_run_is_refused(world, finished, tmp_path):
+    config = pretraining(world, tmp_path / "run", run__seed=1, data__heldout="", steps=2, run__eval_every=0)
+    runs.train(config)
+    for name in ("model", "checkpoints"):
+        shutil.rmtree(tmp_path / "run" / name)
+    shutil.copytree(Path(finished.run.directory) / "checkpoints", tmp_path / "run/checkpoints")
+    newest = str(tmp_path / "run/checkpoints/30")
+    refused(lambda: runs.train(config), by="training.checkpoint.Checkpoints._check_run", path=newest)
+    assert not (tmp_path / "run/model").exists()
+
+
+def test_a_run_of_an_earlier_version_goes_on(world, finished, tmp_path, monkeypatch):
+    """Neither its checkpoints nor its inputs.json had the digest of the run, and of its model nothing was recorded."""
+    shutil.copytree(finished.run.directory, tmp_path / "run")
+    for file in (tmp_path / "run/checkpoints").rglob("run.sha256"):
+        digests = json.loads((file.parent / "sha256.json").read_text())
+        del digests[file.name]
+        (file.parent / "sha256.json").write_text(json.dumps(digests))
+        file.unlink()
+    inputs = json.loads((tmp_path / "run/inputs.json").read_text())
+    del inputs["run"]
+    (tmp_path / "run/inputs.json").write_text(json.dumps(inputs))
+    (tmp_path / "run/outputs.json").unlink()
+    config = change(finished, run__directory=str(tmp_path / "run"))
+    runs.train(config)  # finished before
+    shutil.rmtree(tmp_path / "run/model")
+    runs.train(config)  # from its last checkpoint
+    assert runs.weights(tmp_path / "run/model") == runs.weights(Path(finished.run.directory) / "model")
+
+
+def test_a_teacher_is_told_apart_by_its_config_too(world, tmp_path):
+    """The same weights with other heads are another teacher."""
+    shutil.copytree(world.teacher, tmp_path / "teacher")
+    config = distilling(world, tmp_path / "run", teacher=str(tmp_path / "teacher"))
+    before = set_up(config).fingerprints
+    values = json.loads((tmp_path / "teacher/config.json").read_text())
+    (tmp_path / "teacher/config.json").write_text(json.dumps({**values, "num_attention_heads": 2}))
+    changed = {name for name, digest in set_up(config).fingerprints.items() if digest != before[name]}
+    assert changed == {"teacher's config"}
+
+
+def test_a_teacher_with_rows_for_no_token_teaches_as_without_them(world, padded, tmp_path):
+    given = {"teacher": padded, "init__source": padded}
+    setup, expected = set_up(distilling(world, tmp_path / "run", **given)), set_up(distilling(world, tmp_path / "b"))
+    assert setup.fingerprints == expected.fingerprints
+    assert setup.teacher.config == expected.teacher.config
 
 
 def test_refused_beside_another_process_a_run_changes_nothing(world, tmp_path):
@@ -147,6 +204,14 @@ def test_a_finished_run_is_not_found_for_another_corpus(world, tmp_path, capsys)
 
 
 @pytest.fixture(scope="module")
+def padded(world, tmp_path_factory):
+    """The teacher with a vocabulary that is padded to 64 rows."""
+    directory = tmp_path_factory.mktemp("padded") / "teacher"
+    runs.pad_vocabulary(world.teacher, directory, 64)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
 def odd(world, tmp_path_factory):
     """Teachers and corpora that do not fit, by what is odd about them."""
     path = tmp_path_factory.mktemp("odd")
@@ -155,7 +220,6 @@ def odd(world, tmp_path_factory):
         "narrow": {"hidden_size": 16},
         "short": {"max_position_embeddings": 16},
         "few": {"vocab_size": 40},
-        "more": {"vocab_size": 60},
     }.items():
         BertForMaskedLM(change(BERT, **changes), rngs=nnx.Rngs(0)).save_pretrained(path / name, tokenizer)
     BertModel(BERT, rngs=nnx.Rngs(0)).save_pretrained(path / "headless", tokenizer)
@@ -247,8 +311,8 @@ REFUSED = {
         lambda w, o, d: distilling(w, d, teacher=o.foreign),
         {"by": "pretraining.setup.load_teacher", "field": "teacher"},
     ),
-    "teacher of another vocabulary": (
-        lambda w, o, d: distilling(w, d, teacher=o.more),
+    "teacher of fewer rows": (
+        lambda w, o, d: distilling(w, d, init__source="", model__vocab_size=60),
         {"by": "pretraining.setup._check_pair", "field": "teacher"},
     ),
     "tokenizer beyond the embedding": (

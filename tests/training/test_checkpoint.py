@@ -16,9 +16,17 @@ from distilbert_jax.errors import one_line_errors
 from distilbert_jax.training import checkpoint as module
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.step import TrainState, init_state
+from tests import compiling
 from tests.runs import refused
 
 SHAPES = {"encoder.layers.0.ffn_in.kernel": (16, 8), "encoder.layers.0.ffn_in.bias": (8,), "head.norm.scale": (16,)}
+
+
+@pytest.fixture(autouse=True)
+def as_users_save():
+    compiling.whole_below(None)
+    yield
+    compiling.quick_checkpoints()
 
 
 def mesh(devices, fsdp=1, tensor=1):
@@ -132,6 +140,25 @@ def test_whatever_file_of_the_newest_is_damaged_it_is_named_and_the_one_before_i
             assert not (directory / "2").exists(), "its step will be saved again"
         else:
             assert found in (bits(make_state(1)), bits(make_state(2)))
+
+
+def test_a_checkpoint_is_restored_in_its_own_run_alone(two, tmp_path):
+    directory = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(directory, 9, run="a")
+    checkpoints.save(3, make_state(3))
+    checkpoints.close()
+    assert json.loads((directory / "3/default/sha256.json").read_text()).keys() >= {"run.sha256"}
+
+    def read(place, run):
+        checkpoints = Checkpoints(place, 9, run=run)
+        try:
+            return checkpoints.restore(make_state(99))
+        finally:
+            checkpoints.close()
+
+    assert bits(read(directory, "a")) == bits(make_state(3))
+    for place, run in ((directory, "b"), (directory, ""), (two, "a")):
+        refused(lambda place=place, run=run: read(place, run), by="training.checkpoint.Checkpoints._check_run")
 
 
 def test_a_checkpoint_without_digests_is_skipped(copy, capsys):

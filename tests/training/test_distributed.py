@@ -7,10 +7,8 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,41 +19,32 @@ import pytest
 from distilbert_jax.errors import InputError
 from distilbert_jax.training import distributed
 from distilbert_jax.training import distributed as module
-from tests import compiling, runs
+from tests import children, compiling, runs
+from tests.children import Child
 
 
-@contextlib.contextmanager
 def started(
     count: int, *commands: list[str], last: Mapping[str, str] = MappingProxyType({})
-) -> Iterator[list[subprocess.Popen]]:
+) -> contextlib.AbstractContextManager[list[Child]]:
     """`train.py` in `count` processes of one device each, with the arguments of `commands`, the last of them for the rest, and
     the variables `last` for the last process alone."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
     common = {**os.environ, "JAX_COORDINATOR_ADDRESS": coordinator, "JAX_NUM_PROCESSES": str(count)}
-    common |= {"XLA_FLAGS": compiling.quick_flags(), "NPROC": "16", "JAX_NUM_CPU_DEVICES": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "train.py", *commands[min(index, len(commands) - 1)]],
-            cwd=runs.ROOT,
-            env={**common, "JAX_PROCESS_ID": str(index), **(last if index == count - 1 else {})},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+    common |= {"XLA_FLAGS": compiling.quick_flags(), "NPROC": "16"}
+    return children.together(
+        Child(
+            runs.train_command,
+            *commands[min(index, len(commands) - 1)],
+            environment={**common, "JAX_PROCESS_ID": str(index), **(last if index == count - 1 else {})},
         )
         for index in range(count)
-    ]
-    try:
-        yield processes
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
+    )
 
 
-def ends(processes: list[subprocess.Popen]) -> tuple[list[int], list[tuple[str, str]]]:
-    said = [process.communicate(timeout=300) for process in processes]
+def ends(processes: list[Child]) -> tuple[list[int | None], list[tuple[str, str]]]:
+    said = [process.communicate() for process in processes]
     return [process.returncode for process in processes], said
 
 

@@ -101,8 +101,51 @@ def test_changed_inputs_are_refused_by_name(begun):
     run_directory.check_inputs(begun, inputs)
     (begun / "inputs.json").write_text("{")
     refused(
-        lambda: run_directory.check_inputs(begun, inputs), by="training.run_directory.check_inputs", path="inputs.json"
+        lambda: run_directory.check_inputs(begun, inputs), by="training.run_directory._recorded", path="inputs.json"
     )
+
+
+def test_a_run_has_a_digest_of_its_config_and_inputs(tmp_path):
+    def digest(name, config, **inputs):
+        run_directory.enter(config, tmp_path / name)
+        run_directory.check_inputs(tmp_path / name, inputs)
+        return run_directory.identity(tmp_path / name)
+
+    usual = digest("a", CONFIG, corpus="x")
+    assert digest("b", change(CONFIG, run__directory="elsewhere", run__log_every=7), corpus="x") == usual
+    assert digest("c", change(CONFIG, run__seed=7), corpus="x") != usual
+    assert digest("d", CONFIG, corpus="y") != usual
+    (tmp_path / "a/metrics.jsonl").write_text("")
+    run_directory.check_inputs(tmp_path / "a", {"corpus": "x"})
+    assert run_directory.identity(tmp_path / "a") == usual, "it stays what it was when the run began"
+
+
+def test_inputs_that_an_earlier_version_did_not_look_at_are_added(begun):
+    (begun / "inputs.json").write_text('{"teacher": "aaa"}')
+    run_directory.check_inputs(begun, {"teacher": "aaa", "teacher's config": "bbb"})
+    assert run_directory.identity(begun) == ""
+    run_directory.check_inputs(begun, {"teacher": "of more files"}, {"teacher": ("of more files", "aaa")})
+    refused(lambda: run_directory.check_inputs(begun, {"teacher's config": "ccc"}), "teacher's config", path=str(begun))
+    for damaged in ("[]", '{"teacher": 3}'):
+        (begun / "inputs.json").write_text(damaged)
+        refused(lambda: run_directory.check_inputs(begun, {}), path="inputs.json")
+
+
+def test_what_a_run_leaves_is_known_again(begun):
+    for name in ("model", "model/deep", "predictions"):
+        (begun / name).mkdir()
+        (begun / name / "file").write_text(name)
+    run_directory.check_outputs(begun, whole=True)  # of an earlier version
+    run_directory.record_outputs(begun, {name: begun / name for name in ("model", "predictions")})
+    run_directory.check_outputs(begun, whole=True)
+    (begun / "model/deep/file").write_text("other")
+    refused(lambda: run_directory.check_outputs(begun), path=str(begun / "model/deep/file"))
+    run_directory.check_outputs(begun, "predictions/")
+    (begun / "model/deep/file").unlink()
+    run_directory.check_outputs(begun)
+    refused(lambda: run_directory.check_outputs(begun, whole=True), path=str(begun / "model/deep/file"))
+    (begun / "outputs.json").write_text("[1]")
+    refused(lambda: run_directory.check_outputs(begun), path=str(begun / "outputs.json"))
 
 
 def test_a_run_has_finished_when_its_model_is_there(begun):

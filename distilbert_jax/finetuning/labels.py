@@ -1,0 +1,41 @@
+"""Labels of two classifiers, matched by their names: the order of ids is each model's own."""
+
+import re
+from collections.abc import Sequence
+
+from distilbert_jax.errors import InputError
+
+_NUMBERED = re.compile(r"(?:label[_ -]?)?(\d+)")  # "LABEL_1", which is what a config says that names no labels, or "1"
+
+
+def label_order(given: Sequence[str], wanted: Sequence[str], where: str) -> tuple[int, ...]:
+    """For each of the labels `wanted` its id in a classifier that has the labels `given`, whatever their order there.
+
+    Case, hyphens and underscores make no difference; a number stands for itself with or without "LABEL_". One label each is a
+    regression, which has no names to compare.
+
+    Args:
+        where: what the classifier is called in the error.
+
+    Raises:
+        InputError: their numbers differ, or their names: those of "LABEL_0" and "negative" cannot be told to mean the same.
+    """
+    if len(given) != len(wanted):
+        raise InputError(f"{where}: has {len(given)} labels, expected {len(wanted)}", path=where)
+    if len(given) == 1:
+        return (0,)
+    theirs, ours = list(map(_meaning, given)), list(map(_meaning, wanted))
+    if len(set(theirs)) == len(theirs) and set(theirs) == set(ours):
+        return tuple(theirs.index(meaning) for meaning in ours)
+    hint = f"name them in its config.json (id2label) as {', '.join(wanted)}, each by the id that it has there"
+    raise InputError(
+        f"{where}: its labels are {', '.join(given)}, expected {', '.join(wanted)} in any order; if they mean the same, {hint}",
+        path=where,
+        hint=hint,
+    )
+
+
+def _meaning(name: str) -> str:
+    plain = " ".join(re.split(r"[\s_-]+", name.strip().casefold()))
+    number = _NUMBERED.fullmatch(plain)
+    return str(int(number[1])) if number else plain

@@ -1,0 +1,1 @@
+"""Planning: what a run takes on a machine that is not here, by that machine's own compiler."""

@@ -1,0 +1,106 @@
+"""Report of a plan: lines for a terminal, a table of several meshes, the roofline."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from distilbert_jax.base.files import save_figure
+from distilbert_jax.planning.estimate import Plan
+
+
+def _time(seconds: float) -> str:
+    return f"{1e3 * seconds:,.2f} ms" if seconds < 10 else f"{seconds:,.1f} s"
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.1f} h" if hours >= 1 else f"{60 * hours:,.1f} min"
+
+
+def lines(plan: Plan) -> str:
+    """A plan as text."""
+    word = "estimated" if plan.method.startswith("estimate") else "at least"
+    memory = f"{plan.argument_bytes / 1e9:.2f} GB arguments, {plan.temporary_bytes / 1e9:.2f} temporaries"
+    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    rows = [
+        (
+            "target",
+            f"{plan.target}, mesh {plan.mesh}, {plan.batch_size:,} rows of {plan.length} tokens a step"
+            + (f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""),
+        ),
+        (
+            "memory of a device",
+            f"{verdict}: {plan.total_bytes / 1e9:.2f} of {plan.memory_bytes / 1e9:.0f} GB ({memory})",
+        ),
+        ("time a step", f"{_time(plan.seconds)} {word}, {plan.share_of_peak:.1%} of the peak"),
+        ("", plan.method),
+        (
+            "FLOPs",
+            f"{plan.model_flops / 1e12:,.2f} T of the model; {plan.compiled_flops / 1e12:,.2f} T of matmuls on a device",
+        ),
+        (
+            "HBM",
+            f"{plan.hbm_bytes / 1e9:,.1f} GB a device, {plan.flops_per_byte:,.0f} FLOP a byte (ridge {plan.ridge:,.0f})",
+        ),
+        *(
+            (
+                "where it goes" if not i else "",
+                f"{part.share:6.1%}  {_time(part.seconds):>11}  {part.hbm_bytes / 1e9:8.2f} GB  {part.name}",
+            )
+            for i, part in enumerate(plan.parts)
+        ),
+        *(
+            (
+                "collectives" if not i else "",
+                f"{one.number} × {one.kind} among {one.group}: {one.bytes / 1e6:,.1f} MB, "
+                f"{_time(one.seconds)} {'overlapped' if one.overlapped else 'exposed'}",
+            )
+            for i, one in enumerate(plan.collectives)
+        ),
+        ("speed", f"{plan.tokens_per_second:,.0f} tokens/s {word}"),
+        (
+            "the run",
+            f"{plan.steps:,} steps: {_hours(plan.hours)}, {plan.chip_hours:,.1f} chip-hours"
+            + (f", {plan.cost:,.2f} at the price given" if plan.cost is not None else ""),
+        ),
+        ("compiled in", f"{plan.trace_seconds + plan.compile_seconds:.0f} s by {plan.versions}"),
+    ]
+    return "\n".join(f"{name:20}{text}" for name, text in rows)
+
+
+def comparison(plans: Sequence[Plan]) -> str:
+    """Plans side by side, as a table of Markdown."""
+    header = (
+        "| target | mesh | fits | GB | ms a step | share of the peak | exposed collectives, ms | tokens/s | hours |"
+    )
+    rows = [
+        f"| {plan.target} | {plan.mesh} | {'yes' if plan.fits else 'no'} | {plan.total_bytes / 1e9:.1f} | "
+        f"{1e3 * plan.seconds:,.1f} | {plan.share_of_peak:.3f} | "
+        f"{1e3 * sum(one.seconds for one in plan.collectives if not one.overlapped):,.1f} | "
+        f"{plan.tokens_per_second:,.0f} | {plan.hours:,.1f} |"
+        for plan in plans
+    ]
+    return "\n".join([header, "| --- | --- | --- | --- | --- | --- | --- | --- | --- |", *rows])
+
+
+def roofline(plans: Sequence[Plan], peak: float, file: Path) -> None:
+    """FLOP/s over FLOP a byte of each part that computes and of each whole step, under the chip's roof; written as a PNG.
+
+    Args:
+        peak: FLOP/s of a device.
+    """
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    ridge = plans[0].ridge
+    places = [ridge / 64, ridge, ridge * 16]
+    axes.loglog(places, [min(place / ridge, 1) * peak for place in places], color="0.5")
+    for plan in plans:
+        for part in plan.parts:
+            if part.flops and part.hbm_bytes and part.seconds:
+                axes.plot(part.flops / part.hbm_bytes, part.flops / part.seconds, ".", color="C0")
+                axes.annotate(part.name, (part.flops / part.hbm_bytes, part.flops / part.seconds), fontsize=7)
+        axes.plot(plan.flops_per_byte, plan.share_of_peak * peak, "o", label=f"{plan.target}, mesh {plan.mesh}")
+    axes.set_xlabel("FLOP a byte of HBM")
+    axes.set_ylabel("FLOP/s of a device, estimated")
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    save_figure(figure, file)

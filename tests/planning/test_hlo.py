@@ -1,0 +1,59 @@
+"""The reader of HLO text, on small programs as the compilers write them; every expected figure is counted by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from distilbert_jax.planning.hlo import operations
+
+MIB = 2**20
+
+
+def by_name(program):
+    text = (Path(__file__).parent / "programs" / f"{program}.hlo").read_text("utf-8")
+    return {one.name: one for one in operations(text)}
+
+
+def test_a_batched_matmul_is_counted_once_though_it_is_a_dilated_convolution():
+    read = by_name("attention")
+    assert set(read) == {"copy-start", "copy-done", "fusion"}
+    fusion = read["fusion"]
+    assert fusion.flops == 2 * 64 * 12 * 128 * 128 * 64
+    assert fusion.cycles == 173424
+    assert "attention" in fusion.scope
+
+
+def test_what_lies_on_the_chip_is_no_traffic():
+    read = by_name("attention")
+    assert read["fusion"].bytes == (12 + 48) * MIB  # the keys and the scores; the queries were prefetched
+    assert read["copy-start"].bytes == 12 * MIB
+    assert read["copy-done"].bytes == 0
+    assert [read[name].asynchronous for name in ("copy-start", "copy-done", "fusion")] == [True, True, False]
+
+
+def test_the_body_of_a_loop_counts_as_often_as_it_runs():
+    read = by_name("loop")
+    dot = read["dot.1"]
+    assert (dot.count, dot.cycles, dot.flops) == (5, 5000, 5 * 2 * 256**3)
+    assert dot.bytes == 5 * 2 * 256 * 256 * 4  # the carry in and out; the weight is on the chip
+    assert read["weight"].kernel
+    assert not dot.kernel
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "sent", "group", "asynchronous"),
+    [
+        ("all-gather.1", "all-gather", 32 * 128 * 4, 4, False),
+        ("all-reduce-start.1", "all-reduce", 1024 * 4, 4, True),
+        ("all-reduce-done.1", "", 0, 1, True),
+        ("reduce-scatter.1", "reduce-scatter", 1024 * 4, 4, False),
+        ("add.1", "", 0, 1, False),
+    ],
+)
+def test_collectives_have_their_kind_their_bytes_and_their_group(name, kind, sent, group, asynchronous):
+    one = by_name("collectives")[name]
+    assert (one.collective, one.sent, one.group, one.asynchronous) == (kind, sent, group, asynchronous)
+
+
+def test_text_without_a_program_has_no_operations():
+    assert operations("") == operations("HloModule nothing\n") == []

@@ -1,0 +1,180 @@
+import dataclasses
+import json
+
+import pytest
+
+from distilbert_jax.base.config_io import from_json, to_json
+from distilbert_jax.cli import main
+from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig
+from distilbert_jax.planning import compile as compiling
+from distilbert_jax.planning import plan as planning
+from distilbert_jax.planning import report
+from distilbert_jax.planning.compile import Compiled
+from distilbert_jax.planning.estimate import Work, plan_of
+from distilbert_jax.planning.hlo import Operation
+from distilbert_jax.planning.targets import CHIPS, parse_target
+from tests.runs import refused
+
+GB = 10**9
+
+
+def operation(scope="", *, cycles=0, bytes=0.0, flops=0.0, **more):
+    return Operation("one", more.pop("opcode", "fusion"), scope, "", 1, cycles, bytes, flops, **more)
+
+
+def compiled(*operations, temporary=1 * GB, clock=1.5e9):
+    return Compiled(
+        operations=operations,
+        argument_bytes=2 * GB,
+        output_bytes=GB,
+        temporary_bytes=temporary,
+        aliased_bytes=GB,
+        clock=clock,
+        clock_calibrated=False,
+        trace_seconds=1.0,
+        compile_seconds=2.0,
+        versions="jax",
+    )
+
+
+WORK = Work(mesh="data 1", batch_size=64, length=128, accumulate=1, steps=1000, model_flops=1.97e12)
+STEP = (
+    operation("jit(step)/jvp(encoder)/dot_general", cycles=15_000_000, bytes=1e9, flops=1e12),
+    operation("jit(step)/transpose(jvp(encoder))/dropout/ge", cycles=3_000_000, bytes=2e9),
+    operation("jit(step)/jvp(vocabulary)/dot_general", cycles=6_000_000, bytes=3e9, flops=9e11),
+    operation("jit(step)/kernel", opcode="custom-call", kernel=True, flops=1.97e11, bytes=8.19e8),
+    operation("", opcode="copy-start", bytes=5e8, asynchronous=True),
+    operation("", opcode="all-reduce", collective="all-reduce", sent=9e7, group=4),
+    operation("", opcode="all-reduce-start", collective="all-reduce", sent=9e7, group=4, asynchronous=True),
+)
+
+
+def test_a_step_takes_the_cycles_of_its_parts_and_the_bounds_of_what_has_none():
+    plan = plan_of(compiled(*STEP), parse_target("v5e:1x1"), WORK, price_per_chip_hour=2.0)
+    parts = {part.name: part for part in plan.parts}
+    assert {name: round(1e3 * part.seconds, 6) for name, part in parts.items()} == {
+        "encoder": 10.0,
+        "vocabulary and losses": 4.0,
+        "dropout": 2.0,
+        "other": 1.0,  # the kernel: its FLOPs at the peak, or its bytes at full bandwidth; the copy beside it takes none
+        "collectives": 1.5,  # 2 · 3/4 of 90 MB over a link both ways
+    }
+    assert [part.name for part in plan.parts][:2] == ["encoder", "vocabulary and losses"]
+    assert plan.seconds == pytest.approx(0.0185)
+    assert plan.share_of_peak == pytest.approx(1.97e12 / (197e12 * 0.0185))
+    assert plan.hours == pytest.approx(18.5 / 3600)
+    assert plan.cost == pytest.approx(2 * 18.5 / 3600)
+    assert plan.tokens_per_second == pytest.approx(64 * 128 / 0.0185)
+    assert plan.hbm_bytes == pytest.approx(1e9 + 2e9 + 3e9 + 8.19e8 + 5e8)
+    assert [(one.kind, one.group, one.overlapped) for one in plan.collectives] == [
+        ("all-reduce", 4, False),
+        ("all-reduce", 4, True),
+    ]
+
+
+def test_a_gpu_s_step_is_bounded_by_its_matmuls_and_by_its_bytes():
+    gpu = parse_target("h100:1")
+    moved = plan_of(compiled(operation(bytes=6.7e9), clock=None), gpu, WORK)
+    assert moved.seconds == pytest.approx(2e-3)
+    assert moved.method.startswith("bound")
+    computed = plan_of(compiled(operation(bytes=1.0), clock=None), gpu, WORK)
+    assert computed.share_of_peak == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("temporary", "fits"), [(14 * GB, True), (14 * GB + 1, False)])
+def test_a_step_fits_where_its_memory_does(temporary, fits):
+    assert plan_of(compiled(temporary=temporary), parse_target("v5e:1x1"), WORK).fits is fits
+
+
+def test_share_of_peak_is_a_fraction_and_the_first_share_of_the_json():
+    plan = plan_of(compiled(*STEP), parse_target("v5e:1x1"), WORK)
+    shares = [name for name in json.loads(to_json(plan)) if "share" in name]
+    assert shares[0] == "share_of_peak"
+    assert from_json(type(plan), to_json(plan)) == plan
+    shown = report.lines(plan)
+    assert "estimate" in shown
+    assert "v5e:1x1" in report.comparison([plan])
+
+
+@pytest.fixture
+def distilling():
+    return PretrainConfig(
+        model=ModelConfig.distilbert_base(),
+        objective="distillation",
+        teacher="bert-base-uncased",
+        data=DataConfig(length=128, batch_size=64),
+    )
+
+
+@pytest.fixture
+def compiler(monkeypatch):
+    """A compiler whose program takes 1 GB and 0.3 GB a row; the batch sizes that it was asked for."""
+    asked = []
+
+    def compile_step(job):
+        devices = parse_target(job.target).devices
+        asked.append((job.config.data.batch_size, job.config.optimizer.accumulate))
+        rows = job.config.data.batch_size // job.config.optimizer.accumulate / devices
+        return compiled(*STEP, temporary=int(rows * 0.3 * GB) - GB)
+
+    monkeypatch.setattr(planning, "compile_step", compile_step)
+    return asked
+
+
+def test_the_largest_batch_that_fits_is_found_by_four_compilations_at_most(distilling, compiler):
+    plan = planning.largest_batch(distilling, "v5e:2x2")
+    assert (plan.batch_size, plan.fits) == (4 * 48, True)  # 1 + 48 · 0.3 = 15.4 GB of 16
+    assert len(compiler) <= 4
+    assert compiler[-1][0] == 4 * 48
+
+
+def test_the_fewest_micro_batches_that_fit_are_found(distilling, compiler):
+    whole = dataclasses.replace(distilling, data=DataConfig(length=128, batch_size=240))
+    plan = planning.fewest_micro_batches(whole, "v5e:1x1")
+    assert (plan.accumulate, plan.batch_size, plan.fits) == (5, 240, True)  # 48 rows at a time; 60 would take 19 GB
+    assert len(compiler) <= 4
+
+
+def test_a_step_that_fits_at_no_batch_is_told(distilling, monkeypatch):
+    monkeypatch.setattr(planning, "compile_step", lambda job: compiled(*STEP, temporary=20 * GB))
+    refused(lambda: planning.largest_batch(distilling, "v5e:1x1"), "22.0", field="--target")
+
+
+def test_the_teacher_s_shape_is_that_of_its_directory_or_of_its_name(distilling, world):
+    assert planning.teacher_of(distilling) == ModelConfig.bert_base()
+    cased = dataclasses.replace(distilling, teacher="bert-base-cased")
+    assert planning.teacher_of(cased).vocab_size == 28996
+    assert planning.teacher_of(dataclasses.replace(distilling, teacher=world.teacher)).hidden_size == 32
+    assert planning.teacher_of(PretrainConfig()) is None
+    refused(lambda: planning.teacher_of(dataclasses.replace(distilling, teacher="")), field="teacher")
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ([], "--target"),
+        (["--target", "v5x:2x2"], "--target"),
+        (["--target", "v5e:2x2", "--mesh.tensor", "3"], "--target"),
+        (["--target", "v5e:2x2", "--data.batch-size", "30"], "data.batch_size"),
+        (["--target", "v5e:2x2", "--compare", "4,1"], "--compare"),
+        (["--target", "v5e:2x2", "--data.batch-size", "auto", "--optimizer.accumulate=auto"], "--optimizer.accumulate"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_compiled(options, field, monkeypatch):
+    monkeypatch.setattr(planning, "compile_step", None)
+    given = ["plan", "distilbert_base", "--teacher", "bert-base-uncased", *options]
+    refused(lambda: main.main(given), field=field)
+
+
+def test_a_compiler_that_is_not_installed_is_named_with_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+    for target, extra in (("v5e:1x1", "[plan]"), ("h100:1", "[plan-gpu]")):
+        refused(
+            lambda target=target: compiling._check_installed(parse_target(target).chip), field="--target", hint=extra
+        )
+
+
+def test_every_chip_has_what_a_plan_needs():
+    for chip in CHIPS.values():
+        assert chip.kind == "gpu" or chip.generation
+        assert min(chip.peak, chip.memory, chip.bandwidth, chip.link) > 0
