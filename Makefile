@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · test · venv · parity · lint · types · bench · ablations · miniature     PYTHON=python3.12 make test: another interpreter
+#   make demo · test · venv · parity · lint · types · bench · kills · fuzz · ablations · miniature     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -14,7 +14,7 @@ ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
 
-.PHONY: help venv demo test quick parity lint types format bench bench-corpus ablations miniature clean
+.PHONY: help venv demo test quick parity lint types format bench bench-corpus kills fuzz ablations miniature clean
 .DELETE_ON_ERROR:
 
 help:
@@ -79,6 +79,13 @@ bench: $(VENV)/.bench
 
 bench-corpus: $(VENV)/.bench
 	python benchmarks/corpus.py $(CORPUS_ARGS)
+
+# Jobs that are interrupted 300 times and have to end with the same bits: an hour or two; begun again, it goes on.
+fuzz: $(VENV)/.parity
+	python benchmarks/fuzz.py $(FUZZ_ARGS)
+
+kills: $(VENV)/.test
+	python benchmarks/kills.py $(KILLS_ARGS)
 
 venv: $(VENV)/.core
 

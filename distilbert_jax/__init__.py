@@ -8,6 +8,8 @@ nor NumPy.
 
 import importlib
 import importlib.util
+import opcode
+import sys
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.2.0"  # the only place; packaging reads it from here
@@ -201,7 +203,11 @@ def __getattr__(name: str) -> Any:
 
         close = difflib.get_close_matches(name, __all__, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "; dir(distilbert_jax) lists what it has"
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+    message = f"module {__name__!r} has no attribute {name!r}{hint}"
+    caller = sys._getframe(1)
+    if hint and caller.f_code.co_code[caller.f_lasti] == opcode.opmap["IMPORT_FROM"]:
+        raise ImportError(message, name=__name__)  # of an AttributeError, `from … import` would drop the hint
+    raise AttributeError(message)
 
 
 def __dir__() -> list[str]:

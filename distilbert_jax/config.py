@@ -5,8 +5,10 @@ Files in `configs/` return one from `get_config()`; the command line overrides s
 """
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +17,7 @@ from distilbert_jax.errors import InputError, nearest
 
 SMALLEST, LARGEST = 1.1754944e-38, 3.4028235e38  # that float32 tells from 0 and from infinity
 LARGEST_BATCH = 1 << 20  # rows; thirty times those of BERT's largest batches
+MOST_LABELS = 1 << 17  # of a classifier; a new one of that size takes 400 MB in the width of BERT-base
 
 
 def require(condition: bool, owner: object, name: str, what: str) -> None:
@@ -30,6 +33,7 @@ def require_share(owner: object, *names: str) -> None:
 
 def require_positive(owner: object, *names: str) -> None:
     for name in names:
+        require(not math.isnan(getattr(owner, name)), owner, name, "expected a number")
         require(getattr(owner, name) >= SMALLEST, owner, name, "expected a value above 0")
         require(getattr(owner, name) <= LARGEST, owner, name, "expected a finite value (float32)")
 
@@ -50,14 +54,57 @@ def require_temperature(owner: object, name: str) -> None:
 
 def require_choices(owner: object) -> None:
     for name, kind in typing.get_type_hints(type(owner)).items():
+        value, alternatives = getattr(owner, name), typing.get_args(kind)
+        if len(alternatives) == 2 and alternatives[1] is type(None) and value is not None:
+            kind = alternatives[0]
         if typing.get_origin(kind) is Literal:
             choices = typing.get_args(kind)
-            require(getattr(owner, name) in choices, owner, name, f"expected one of {', '.join(map(repr, choices))}")
+            few = len(choices) <= 8
+            what = f"expected one of {', '.join(map(repr, choices))}" if few else nearest(str(value), choices)
+            require(value in choices, owner, name, what)
+
+
+def require_types(owner: object) -> None:
+    """Raise InputError unless a number stands where a number is due, and true or false where one of them is."""
+    for name, kind in typing.get_type_hints(type(owner)).items():
+        value = getattr(owner, name)
+        if kind is int:
+            require(isinstance(value, Integral) and type(value) is not bool, owner, name, "expected a whole number")
+        elif kind is float:
+            require(isinstance(value, Real) and type(value) is not bool, owner, name, "expected a number")
+        elif kind is bool:
+            require(type(value) is bool, owner, name, "expected true or false")
 
 
 Dtype = Literal["float32", "bfloat16"]
 Sequences = Literal["line", "document", "pair"]
 TermTokens = Literal["all", "masked"]
+# Under the names of config.json, of which several may mean one function; `models.layers.ACTIVATIONS` has them.
+Activation = Literal[
+    "gelu",
+    "gelu_python",
+    "gelu_new",
+    "gelu_fast",
+    "gelu_pytorch_tanh",
+    "gelu_python_tanh",
+    "gelu_accurate",
+    "gelu_10",
+    "quick_gelu",
+    "relu",
+    "relu2",
+    "relu6",
+    "leaky_relu",
+    "silu",
+    "swish",
+    "hardswish",
+    "mish",
+    "tanh",
+    "sigmoid",
+    "laplace",
+    "sqrtsoftplus",
+    "linear",
+]
+ProblemType = Literal["regression", "single_label_classification", "multi_label_classification"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +119,7 @@ class ModelConfig:
     intermediate_size: int = 3072
     max_position_embeddings: int = 512
     type_vocab_size: int = 2  # 0: the model has no token types (DistilBERT)
-    hidden_act: Literal["gelu", "gelu_new", "relu"] = "gelu"  # "gelu" is the exact one, with erf
+    hidden_act: Activation = "gelu"  # "gelu" is the exact one, with erf
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
     hidden_dropout: float = (
@@ -83,16 +130,24 @@ class ModelConfig:
     qa_dropout: float = 0.0  # before the question-answering head; BERT has none there
     pad_token_id: int = 0
     labels: tuple[str, ...] = ("LABEL_0", "LABEL_1")  # of a classifier, in the order of their ids
+    # What a classifier's logits are: values, one choice, or one yes or no a label. None: one choice; of one label, yes or no.
+    problem_type: ProblemType | None = None
+    tie_word_embeddings: bool = True  # False: the masked LM's decoder is a table of its own, not the word embedding
+    output_hidden_states: bool = False  # what a call of the model gives beside its logits where it does not say itself
+    output_attentions: bool = False
 
     def __post_init__(self) -> None:
         try:
             family = self.family
         except InputError as error:
             raise InputError(f"{type(self).__name__}.{error}", field=error.field, hint=error.hint) from None
+        require_types(self)
         require_choices(self)
         require_positive(self, "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
-        require_positive(self, "intermediate_size", "max_position_embeddings", "layer_norm_eps", "initializer_range")
-        require_share(self, "hidden_dropout", "attention_dropout", "classifier_dropout", "qa_dropout")
+        require_positive(self, "intermediate_size", "max_position_embeddings")
+        require_weight(self, "layer_norm_eps", "initializer_range")
+        for name in ("hidden_dropout", "attention_dropout", "classifier_dropout", "qa_dropout"):
+            require(0.0 <= getattr(self, name) <= 1.0, self, name, "expected a share, 0 ≤ value ≤ 1")
         require(
             self.hidden_size % self.num_attention_heads == 0,
             self,
@@ -100,16 +155,31 @@ class ModelConfig:
             f"does not divide hidden_size = {self.hidden_size}",
         )
         require(0 <= self.pad_token_id < self.vocab_size, self, "pad_token_id", "outside the vocabulary")
-        require(len(self.labels) > 0, self, "labels", "expected at least one; one makes a regression")
+        self._check_labels()
         for one in fields(self):
-            if one.name not in (*family.config_fields, "model_type", "labels"):
+            if one.name not in (*family.config_fields, "model_type", "labels", "problem_type"):
                 fixed = family.defaults.get(one.name, one.default)
                 require(getattr(self, one.name) == fixed, self, one.name, f"{family.title}'s is fixed at {fixed!r}")
         if "type_vocab_size" in family.config_fields:
             what = f"{family.title} has token types; expected 1 or more"
             require(self.type_vocab_size > 0, self, "type_vocab_size", what)
+        what = f"{family.title}'s table of parameters has no decoder of its own (head.decoder)"
+        require(self.tie_word_embeddings or "head.decoder" in family.parameters, self, "tie_word_embeddings", what)
         what = f"{family.title}'s positions begin after pad_token_id = {self.pad_token_id}: none is left"
         require(self.max_length > 0, self, "max_position_embeddings", what)
+
+    def _check_labels(self) -> None:
+        if isinstance(self.labels, list):
+            object.__setattr__(self, "labels", tuple(self.labels))
+        are_names = isinstance(self.labels, tuple) and all(isinstance(label, str) for label in self.labels)
+        require(are_names, self, "labels", "expected a tuple of names")
+        number = len(self.labels)
+        if not 0 < number <= MOST_LABELS:  # the value is not shown: it may be long
+            raise InputError(
+                f"{type(self).__name__}.labels has {number}; expected 1 to {MOST_LABELS:,} labels", field="labels"
+            )
+        one_of_one = self.problem_type == "single_label_classification" and number == 1
+        require(not one_of_one, self, "problem_type", "of one label there is no choice; expected a 'regression'")
 
     @property
     def family(self) -> families.Family:

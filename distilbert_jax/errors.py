@@ -8,7 +8,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Self
 
 
@@ -44,6 +44,9 @@ class InputError(ValueError):
     def within(self, path: object) -> Self:
         """The same error, told of something inside a file: its message and `path` begin with that file."""
         return type(self)(f"{path}: {self}", path=path, field=self.field, row=self.row, hint=self.hint)
+
+
+_LESS = "give it less at once (a smaller batch, shorter rows, fewer texts), or a larger machine"
 
 
 class DivergedError(InputError):
@@ -86,10 +89,26 @@ def shortened(text: str, longest: int = 80) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+def with_article(noun: str) -> str:
+    """`an int`, `a str`."""
+    return f"{'an' if noun[:1].lower() in 'aeio' else 'a'} {noun}"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 tensor`, `2 tensors`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def nearest(name: str, known: Collection[str], cutoff: float = 0.6) -> str:
     """What is said of a name that is unknown: `did you mean 'x'?`, or all that are known. `cutoff`: how alike, 0 … 1."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def few(items: Sequence[str], separator: str = "; ", shown: int = 6) -> str:
+    """A list for a line of text: the first `shown` of the items, and how many more there are."""
+    left = len(items) - shown
+    return separator.join(items[:shown]) + (f" … and {left:,} more" if left > 0 else "")
 
 
 @functools.cache
@@ -103,9 +122,10 @@ def one_line_errors() -> Iterator[None]:
     """Turn the errors that a user can cause or mend into one line on stderr and an exit status.
 
     `InputError` exits with 2, Ctrl-C with 130, SIGTERM to a training run with 75, an error of the file system (a full disk, a
-    missing permission) with 1, a reader that closed the pipe with 141. Anything else is a defect of this package and keeps its
-    traceback.
+    missing permission), a memory that is full and a library that gave up with 1, a reader that closed the pipe with 141. Anything
+    else is a defect of this package and keeps its traceback.
     """
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):  # where a terminal or a pipe takes ASCII or Latin-1 only
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -129,12 +149,31 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(141)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        advice = (
-            "free some space and run the same command again; finished work is kept"
-            if error.errno == errno.ENOSPC
-            else ""
-        )
-        _leave(f"{error.strerror or error}{where}" + (f": {advice}" if advice else ""), 1)
+        mend = {errno.ENOSPC: "free some space", errno.EFBIG: "let files be larger (ulimit -f)"}.get(error.errno or 0)
+        advice = f": {mend} and run the same command again; finished work is kept" if mend else ""
+        _leave(f"{error.strerror or error}{where}{advice}", 1)
+    except MemoryError as error:
+        _leave(f"out of memory{f' ({error})' if str(error) else ''}: {_LESS}", 1)
+    except BaseException as error:
+        if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
+            _leave(f"{shortened(said(error), 200)}: {_LESS}", 1)
+        if type(error).__name__ == "PanicException":  # of a library in Rust; its class can be named in no other way
+            _leave(f"a library has given up: {shortened(said(error), 200)}", 1)
+        raise
+
+
+def _open_what_is_closed() -> None:
+    """Let what is closed by `2>&-` or `>&-` lead to nowhere. Else `print` takes standard output in the place of a standard error
+    that is None, and the next file that is opened takes the number of the closed one, for every library that writes there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number, which is this one
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", closefd=False)
 
 
 def _leave(message: str, status: int) -> None:

@@ -69,8 +69,11 @@ class Family:
             another value.
         defaults: fields of `ModelConfig` that have another default here than in BERT-base.
         config_fallbacks: fields of `ModelConfig` → the field whose value they have where config.json leaves them out.
+        config_aliases: other names that config.json may have for its fields → those names; they go before them.
         config_extra: what config.json says beside these fields, for transformers.
         tied: the reference's names of copies that files may hold → the tensors they are copies of.
+        untied: with a decoder that is not the word embedding, the paths that have another name than in `parameters` → it.
+        untied_copies: then also written: names that the reference asks for and does not use → the tensors they are copies of.
         positions_after_pad: positions are counted from pad_token_id + 1 over the tokens that are no padding; padding stands at
             pad_token_id (RoBERTa). Else from 0 over all.
         attention_output_dropout: `hidden_dropout` also after the attention's output.
@@ -88,8 +91,11 @@ class Family:
     config_fields: Mapping[str, str]
     defaults: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     config_fallbacks: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    config_aliases: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     config_extra: Mapping[str, Any] = field(default_factory=lambda: _NOTHING)
     tied: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    untied: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    untied_copies: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
     positions_after_pad: bool = False
     attention_output_dropout: bool = True
     pooler_activation: str = "tanh"
@@ -103,6 +109,14 @@ class Family:
     def word(self) -> str:
         """The reference's name of the word embedding."""
         return self.parameters["encoder.embeddings.word"]
+
+    def names(self, *, tied: bool) -> Mapping[str, str]:
+        """`parameters`, as they are called where the masked LM's decoder is the word embedding, or a table of its own."""
+        return self.parameters if tied else {**self.parameters, **self.untied}
+
+    def copies(self, *, tied: bool) -> Mapping[str, str]:
+        """`tied` or `untied_copies`."""
+        return self.tied if tied else self.untied_copies
 
     @property
     def prefix(self) -> str:
@@ -173,7 +187,18 @@ def find(name: object) -> Family:
     )
 
 
-_SHARED_FIELDS = {name: name for name in ("vocab_size", "max_position_embeddings", "initializer_range", "pad_token_id")}
+_SHARED_FIELDS = {
+    name: name
+    for name in (
+        "vocab_size",
+        "max_position_embeddings",
+        "initializer_range",
+        "pad_token_id",
+        "tie_word_embeddings",
+        "output_hidden_states",
+        "output_attentions",
+    )
+}
 
 BERT = register(
     Family(
@@ -195,6 +220,7 @@ BERT = register(
             "head.transform": "cls.predictions.transform.dense",
             "head.norm": "cls.predictions.transform.LayerNorm",
             "head.bias": "cls.predictions.bias",
+            "head.decoder": "cls.predictions.decoder.weight",
             "pooler.dense": "bert.pooler.dense",
             "classifier": "classifier",
             "qa_outputs": "qa_outputs",
@@ -218,6 +244,8 @@ BERT = register(
             "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
             "cls.predictions.decoder.bias": "cls.predictions.bias",
         },
+        untied={"head.bias": "cls.predictions.decoder.bias"},
+        untied_copies={"cls.predictions.bias": "cls.predictions.decoder.bias"},
     )
 )
 
@@ -240,6 +268,7 @@ DISTILBERT = register(
             "head.transform": "vocab_transform",
             "head.norm": "vocab_layer_norm",
             "head.bias": "vocab_projector.bias",
+            "head.decoder": "vocab_projector.weight",
             "pooler.dense": "pre_classifier",
             "classifier": "classifier",
             "qa_outputs": "qa_outputs",
@@ -257,6 +286,7 @@ DISTILBERT = register(
             "qa_dropout": "qa_dropout",
         },
         defaults={"num_hidden_layers": 6, "type_vocab_size": 0, "classifier_dropout": 0.2, "qa_dropout": 0.1},
+        config_aliases={"hidden_size": "dim", "num_attention_heads": "n_heads", "num_hidden_layers": "n_layers"},
         config_extra={"sinusoidal_pos_embds": False, "tie_weights_": True},
         tied={"vocab_projector.weight": "distilbert.embeddings.word_embeddings.weight"},
         attention_output_dropout=False,

@@ -15,6 +15,7 @@ from distilbert_jax.base.config_io import (
     variants_of,
 )
 from distilbert_jax.config import (
+    MOST_LABELS,
     OLD_FLAGS,
     CosConfig,
     DataConfig,
@@ -40,7 +41,27 @@ from distilbert_jax.errors import InputError
 from tests import runs
 
 MODEL = ModelConfig(
-    "distilbert", 99, 32, 3, 4, 48, 40, 0, "relu", 1e-12, 0.03, 0.2, 0.3, 0.4, 0.5, 7, ("no", "yes", "ähm")
+    "distilbert",
+    99,
+    32,
+    3,
+    4,
+    48,
+    40,
+    0,
+    "relu",
+    1e-12,
+    0.03,
+    0.2,
+    0.3,
+    0.4,
+    0.5,
+    7,
+    ("no", "yes", "ähm"),
+    "multi_label_classification",
+    tie_word_embeddings=False,
+    output_hidden_states=True,
+    output_attentions=True,
 )
 DATA = DataConfig("corpus", "heldout", "document", 16, 24)
 MASKING = MaskingConfig(0.2, 0.7, 0.2, True, "uniform", 0.5, "batch")
@@ -114,21 +135,23 @@ POSITIVE, SHARE, WEIGHT = (0, -1), (-0.1, 1.0), (-0.1, INF, NAN, 1e300)
 REAL = (*POSITIVE, INF, NAN, 1e300, 1e-300)  # float32 has neither
 REFUSED = [
     (ModelConfig, "model_type", ("gpt2",)),
-    (ModelConfig, "vocab_size", POSITIVE),
+    (ModelConfig, "vocab_size", (*POSITIVE, 30522.0, "30522", True)),
     (ModelConfig, "hidden_size", POSITIVE),
     (ModelConfig, "num_hidden_layers", POSITIVE),
     (ModelConfig, "num_attention_heads", (*POSITIVE, 7)),
     (ModelConfig, "intermediate_size", POSITIVE),
     (ModelConfig, "max_position_embeddings", POSITIVE),
     (ModelConfig, "type_vocab_size", POSITIVE),
-    (ModelConfig, "hidden_act", ("silu",)),
-    (ModelConfig, "layer_norm_eps", REAL),
-    (ModelConfig, "initializer_range", REAL),
-    (ModelConfig, "hidden_dropout", (*SHARE, float("nan"))),
-    (ModelConfig, "attention_dropout", SHARE),
-    (ModelConfig, "classifier_dropout", SHARE),
+    (ModelConfig, "hidden_act", ("prelu",)),
+    (ModelConfig, "layer_norm_eps", WEIGHT),
+    (ModelConfig, "initializer_range", WEIGHT),
+    (ModelConfig, "hidden_dropout", (-0.1, 1.1, NAN, "0.1", True, None)),
+    (ModelConfig, "attention_dropout", (-0.1, 1.1)),
+    (ModelConfig, "classifier_dropout", (-0.1, 1.1)),
+    (ModelConfig, "problem_type", ("multi_label",)),
+    (ModelConfig, "tie_word_embeddings", ("no", 0)),
     (ModelConfig, "pad_token_id", (-1, 30522)),
-    (ModelConfig, "labels", ((),)),
+    (ModelConfig, "labels", (3, "no", (1, 2))),
     (DataConfig, "batch_size", (*POSITIVE, 2**20 + 1, 100_000_000_000)),
     (DataConfig, "length", (7,)),
     (DataConfig, "sequences", ("page",)),
@@ -187,6 +210,19 @@ def test_a_value_out_of_range_is_refused_by_its_name(kind, name, value):
         kind(**{name: value})
     assert str(caught.value).startswith(f"{kind.__name__}.{name} = {value!r}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_no_label_and_more_than_a_classifier_has_are_refused():
+    for labels in ((), ("a",) * (MOST_LABELS + 1)):
+        with pytest.raises(InputError) as caught:
+            ModelConfig(labels=labels)
+        assert caught.value.field == "labels"
+        assert len(str(caught.value)) < 100
+
+
+def test_an_unknown_activation_is_answered_with_the_nearest():
+    with pytest.raises(InputError, match=r"did you mean 'quick_gelu'\?"):
+        ModelConfig(hidden_act="quickgelu")
 
 
 @pytest.mark.parametrize(
@@ -266,7 +302,8 @@ def test_every_old_flag_leads_to_a_field():
 
 
 def test_limits_themselves_are_allowed():
-    ModelConfig(hidden_dropout=0.0, pad_token_id=30521, num_attention_heads=768, labels=("score",))
+    ModelConfig(hidden_dropout=0.0, attention_dropout=1.0, layer_norm_eps=0.0, initializer_range=0.0)
+    ModelConfig(pad_token_id=30521, num_attention_heads=768, labels=("score",))
     MaskingConfig(mask=0.9, random=0.1, smoothing=0.0)
     MaskingConfig(mask=0.0, random=0.0)
     MaskingConfig(probability=1e-4)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distilbert_jax.errors import nearest, said
+from distilbert_jax.errors import _LESS, counted, nearest, said, with_article
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = """
@@ -17,7 +17,7 @@ with one_line_errors():
 
 
 def run(body: str, stdout=subprocess.PIPE) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", PROGRAM.format(body=body)]
+    command = [sys.executable, "-c", PROGRAM.replace("{body}", body)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, text=True, env=environment, stdout=stdout, stderr=subprocess.PIPE)
 
@@ -43,6 +43,12 @@ def run(body: str, stdout=subprocess.PIPE) -> subprocess.CompletedProcess:
             "error: No space left on device (runs/x): free some space and run the same command again; finished work is kept",
         ),
         ("raise OSError('a library said\\nthis')", 1, "error: a library said this"),
+        ("raise MemoryError", 1, f"error: out of memory: {_LESS}"),
+        (
+            "raise type('PanicException', (BaseException,), {})('called unwrap on\\nan Err')",
+            1,
+            "error: a library has given up: called unwrap on an Err",
+        ),
         ("pass", 0, ""),
     ],
 )
@@ -61,6 +67,24 @@ def test_a_defect_keeps_its_traceback():
 def test_a_closed_output_is_no_error():
     done = run("os.close(1); sys.stdout = None")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "1>&-", "0<&- 1>&- 2>&-"])
+def test_what_is_said_to_a_closed_stream_goes_nowhere_else(closed, tmp_path):
+    body = "print('notice', file=sys.stderr, flush=True); print('result'); f = open('data', 'w')"
+    body += "; os.write(2, b'library'); raise InputError('no')"
+    program = PROGRAM.replace("{body}", body)
+    done = subprocess.run(
+        ["bash", "-c", f'"$0" -c "$1" {closed}', sys.executable, program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ("result\n" if "1>" not in closed else "")
+    assert done.stderr == ("notice\nlibraryerror: no\n" if "2>" not in closed else "")
+    assert (tmp_path / "data").read_text() == ""
 
 
 def test_an_unknown_name_is_answered_with_the_nearest_or_with_all():
@@ -83,6 +107,11 @@ def test_an_output_that_takes_ascii_only_is_no_error():
     )
     assert (done.returncode, done.stdout) == (2, rb"\u2192 \U0001f642" + b"\n")
     assert done.stderr == rb"error: \xd7" + b"\n"
+
+
+def test_words_have_their_article_and_their_plural():
+    assert [with_article("int"), with_article("str")] == ["an int", "a str"]
+    assert [counted(number, "tensor") for number in (0, 1, 2000)] == ["0 tensors", "1 tensor", "2,000 tensors"]
 
 
 def test_an_exception_that_is_a_riddle_is_said_with_its_name():

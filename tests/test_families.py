@@ -57,7 +57,12 @@ def test_a_records_fields_are_those_of_the_config(family):
 
 @both
 def test_what_config_json_cannot_say_is_fixed(family):
-    fixed = {field.name for field in dataclasses.fields(ModelConfig)} - {*family.config_fields, "model_type", "labels"}
+    fixed = {field.name for field in dataclasses.fields(ModelConfig)} - {
+        *family.config_fields,
+        "model_type",
+        "labels",
+        "problem_type",
+    }
     assert fixed == {"bert": {"qa_dropout"}, "distilbert": {"type_vocab_size", "layer_norm_eps"}}[family.name]
     for name in fixed:
         with pytest.raises(InputError) as caught:

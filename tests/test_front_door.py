@@ -69,6 +69,12 @@ def test_a_misspelt_name_is_answered_with_the_nearest():
     assert not hasattr(distilbert_jax, "__wrapped__")
 
 
+def test_a_misspelt_name_in_an_import_is_answered_too():
+    with pytest.raises(ImportError, match="'MaskdLM'; did you mean 'MaskedLM'"):
+        from distilbert_jax import MaskdLM  # noqa: F401
+    assert not hasattr(distilbert_jax, "MaskdLM")
+
+
 def test_a_room_needs_no_import_of_its_own():
     assert "yaml" not in loaded_by("import distilbert_jax; distilbert_jax.config.ModelConfig; distilbert_jax.errors")
 

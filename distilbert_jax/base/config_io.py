@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from distilbert_jax.base.files import atomic_file, parse_json, read_json
 from distilbert_jax.configs import shipped
-from distilbert_jax.errors import InputError, nearest, said, shortened
+from distilbert_jax.errors import InputError, nearest, said, shortened, with_article
 
 T = typing.TypeVar("T")
 
@@ -54,7 +54,7 @@ def write_config(config: Any, file: Path) -> None:
 
 def _refuse(value: Any) -> typing.NoReturn:
     raise InputError(
-        f"{value!r} is a {type(value).__name__}; expected text, a number, True, False, None or a tuple of them"
+        f"{value!r} is {with_article(type(value).__name__)}; expected text, a number, True, False, None or a tuple of them"
     )
 
 
@@ -204,9 +204,10 @@ def find_config(name: str) -> ConfigFile:
         if given in known:
             return ConfigFile(given, known[given], word if colon else None)
     hint = _nearest_config(given)
-    raise InputError(
-        f"{given}: no such config file" + (f"; did you mean {hint}?" if hint else ""), path=given, hint=hint
-    )
+    if Path(given).is_dir():
+        raise InputError(f"{given}: is a directory; expected a config file", path=given)
+    said = f"did you mean {hint}?" if hint else "distilbert-jax configs lists those that come with the package"
+    raise InputError(f"{given}: no such config file; {said}", path=given, hint=hint)
 
 
 def _nearest_config(name: str) -> str | None:
@@ -283,7 +284,7 @@ def _config_of(file: ConfigFile, module: types.ModuleType, kinds: tuple[type, ..
     if not isinstance(config, kinds or object):
         expected = " or ".join(kind.__name__ for kind in kinds)
         raise InputError(
-            f"{file}: get_config() returned a {type(config).__name__}, expected {expected}", path=file.name
+            f"{file}: get_config() returned {with_article(type(config).__name__)}, expected {expected}", path=file.name
         )
     try:
         text = to_json(config)
@@ -325,7 +326,8 @@ def _mistakes_of(file: ConfigFile) -> Iterator[None]:
     except InputError:
         raise
     except SyntaxError as error:
-        raise InputError(f"{file.name}: line {error.lineno}: {error.msg}", path=file.name, row=error.lineno) from None
+        line = f"line {error.lineno}: " if error.lineno else ""
+        raise InputError(f"{file.name}: {line}{error.msg}", path=file.name, row=error.lineno) from None
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.path.resolve()]

@@ -209,23 +209,63 @@ def _problem(value: Any, finite: bool, surrogates: bool) -> str:
     return ""
 
 
+def check_writable(path: str | os.PathLike, option: str, *, directory: bool = False) -> Path:
+    """A path that can be written to, asked before the work whose result goes there. Nothing is made.
+
+    Args:
+        option: that names it, for the error.
+        directory: a directory is meant, which may be there or not, as may those above it; else a file in one that is there.
+
+    Raises:
+        InputError: something else is there, it lies under a file, or the place may not be written to.
+    """
+    path = Path(path)
+    wrong = lambda what: InputError(f"{option} {path}: {what}", path=path, field=option)
+    expected = "a directory" if directory else "a file"
+    above = path.absolute()
+    try:
+        mode = path.stat().st_mode
+        if directory != stat.S_ISDIR(mode) or not (directory or stat.S_ISREG(mode)):
+            raise wrong(f"is {kind_of_place(mode)}; expected the name of {expected}")
+    except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():
+            raise wrong("is a link to nothing; remove it, or choose another name") from None
+        above = next(one for one in above.parents if one.exists() or one.is_symlink())
+        if not above.is_dir():
+            there = "a link to nothing" if above.is_symlink() else kind_of_place(above.stat().st_mode)
+            raise wrong(f"{above} is {there}, under which nothing can lie") from None
+        if not directory and above != path.absolute().parent:
+            raise wrong(f"the folder {path.parent} does not exist; make it first") from None
+    if not os.access(above, os.W_OK) or not os.access(above if above.is_dir() else above.parent, os.W_OK):
+        raise wrong(f"{above} may not be written to")
+    return path
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when the `with` block ends without an error.
 
-    A disk that runs full or a process that is killed leaves what was under the name before; the OSError names `path`.
+    A disk that runs full or a process that is killed leaves what was under the name before; the OSError names `path`. A link is
+    followed: what it names is replaced, not the link.
+
+    Raises:
+        InputError: a directory, a device or a pipe has the name; it stays as it is.
     """
+    target = Path(os.path.realpath(path))
+    if target.exists():
+        check_file(target, "the name of a file to write")
     # Hosts that share the directory may write the same file at the same moment.
-    partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.partial")
+    partial = target.with_name(f".{target.name[:50]}.{platform.node()}-{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
             yield file
-        partial.replace(path)
+        partial.replace(target)
     except BaseException as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # as when the name is too long: the first error tells
+            partial.unlink(missing_ok=True)
         # Unlike an open, a write does not say in its error what it wrote to.
-        if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)
+        if isinstance(error, OSError) and error.filename in (None, str(partial)):
+            error.filename, error.filename2 = str(path), None
         raise
 
 

@@ -32,7 +32,12 @@ def locate(path_or_id: str | Path, revision: str | None = None) -> Path:
     """
     if not str(path_or_id):
         raise InputError("the name of the model is empty; expected a directory or a hub id", field="model")
-    path = Path(path_or_id).expanduser()
+    try:
+        path = Path(path_or_id).expanduser()
+    except RuntimeError:
+        raise InputError(
+            f"{path_or_id}: there is no home of this user; expected a directory or a hub id", path=path_or_id
+        ) from None
     if path.is_dir():
         if revision is not None:
             raise InputError(
@@ -101,11 +106,13 @@ def write_directory(directory: str | Path, write: Callable[[Path], None]) -> Non
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
     try:
+        partial.mkdir()
         write(partial)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, OSError) and str(error.filename).startswith(str(partial)):
+            error.filename = str(directory) + str(error.filename).removeprefix(str(partial))
         raise
     if directory.exists():
         for file in partial.iterdir():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from distilbert_jax.errors import InputError, nearest, said
+from distilbert_jax.errors import InputError, nearest, said, shortened
 
 
 class Named(Protocol):
@@ -110,14 +110,25 @@ def load(place: str) -> Callable[..., Any]:
     return getattr(sys.modules[module], name)
 
 
-def told(what: str, error: Exception, file: str) -> InputError:
+_OF_JAX = {
+    "TracerBoolConversionError": "a Python if, while, and or or on an array, whose values are not known yet; use jnp.where",
+    "TracerArrayConversionError": "an array whose values are not known yet was given to NumPy; use jax.numpy",
+    "ConcretizationTypeError": "a Python number is asked of an array whose values are not known yet",
+    "TracerIntegerConversionError": "a Python number is asked of an array whose values are not known yet",
+}
+
+
+def told(what: str, error: BaseException, file: str) -> InputError:
     """What a user's function has raised, as one line that names its file, the line in it and `what` ("term 'norm'")."""
     if isinstance(error, InputError) and error.path == file:
         return error
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if frame.filename == file]
     row = lines[-1] if lines else None
-    return InputError(f"{file}: {f'line {row}: ' if row else ''}{what}: {said(error)}", path=file, field=what, row=row)
+    words = _OF_JAX.get(type(error).__name__) or shortened(said(error), 200)
+    if isinstance(error, SystemExit):
+        words = "must not end Python"
+    return InputError(f"{file}: {f'line {row}: ' if row else ''}{what}: {words}", path=file, field=what, row=row)
 
 
 def source_digest(function: Callable[..., Any]) -> str:

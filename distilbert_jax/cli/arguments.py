@@ -3,8 +3,11 @@
 import contextlib
 import functools
 import io
+import json
+import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -36,6 +39,8 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
             raise
         renamed.check_options(args, prog)
         said, cause = _one_line(complaint.getvalue()), _cause(exit)
+        if cause and said.startswith("Error parsing"):  # the box breaks lines within numbers, too
+            said = f"{said.partition(': ')[0]}: {cause}"
     except InputError as error:  # of a config that is a part of the command
         said, cause = str(error), error
     if not cause:
@@ -85,6 +90,20 @@ def load_variants(name: str, kind: type[C]) -> dict[str, C]:
     """`config_io.load_variants`, with the same answer."""
     with _old_names(name):
         return config_io.load_variants(name, kind)
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on one line of standard output: valid whatever its encoding is, null where a number is not finite."""
+    takes_all = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    print(json.dumps(_finite(value), ensure_ascii=not takes_all, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _finite(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

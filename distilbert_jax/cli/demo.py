@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from distilbert_jax.base import runtime, signals
+from distilbert_jax.base.files import check_writable
 from distilbert_jax.cli.arguments import calling
 from distilbert_jax.errors import InputError
 
@@ -30,12 +31,42 @@ def demo(out: Path = Path("runs/demo"), only: tuple[Step, ...] = STEPS) -> None:
     """
     if not only:
         raise InputError(f"--only: expected one or more of {', '.join(STEPS)}", field="--only")
-    if out.exists() and not out.is_dir():
-        raise InputError(f"--out {out}: is a file, expected a directory", path=out, field="--out")
+    check_writable(out, "--out", directory=True)
+    _check_before(only, out)
     runtime.keep_freed_memory()
     for step in STEPS:
         if step in only:
             _do(step, out)
+
+
+def _check_before(only: tuple[Step, ...], out: Path) -> None:
+    """Raise InputError where a step needs what no earlier one has made."""
+    made = {
+        "data": "data/manifest.json",
+        "tokenizer": "tokenizer/tokenizer.json",
+        "corpora": "heldout/manifest.json",
+        **{name: f"{name}/model/model.safetensors" for name in TRAININGS},
+    }
+    needs: dict[str, tuple[Step, ...]] = {
+        "tokenizer": ("data",),
+        "corpora": ("data", "tokenizer"),
+        "teacher": ("corpora",),
+        "student": ("corpora", "teacher"),
+        "copied": ("corpora", "teacher"),
+        "control": ("corpora",),
+        "glue": ("data", *TUNED),
+        "fill-mask": ("student",),
+        "report": ("corpora", *TRAININGS),
+    }
+    for step in only:
+        for other in needs.get(step, ()):
+            if other not in only and not (out / made[other]).exists():
+                raise InputError(
+                    f"--only {step}: needs {out / made[other]}, which is not there; --only {other} makes it first",
+                    path=out / made[other],
+                    field="--only",
+                    hint=f"--only {other}",
+                )
 
 
 def _do(step: Step, out: Path) -> None:

@@ -1,9 +1,8 @@
 """Masked LM on held-out text: `distilbert-jax evaluate`."""
 
-import json
 from dataclasses import dataclass
 
-from distilbert_jax.cli.arguments import running
+from distilbert_jax.cli.arguments import print_json, running
 from distilbert_jax.config import Dtype, Sequences
 
 
@@ -18,11 +17,11 @@ class EvaluateCommand:
     corpus: str  # directory made by distilbert-jax corpus
     teacher: str = ""  # HF directory or hub id
     length: int = 128  # tokens in a packed row
-    sequences: Sequences = "line"
-    batch_size: int = 32
-    max_rows: int | None = None
-    dtype: Dtype = "float32"
-    json: bool = False
+    sequences: Sequences = "line"  # what a sequence of a row is: a line, a document, or two texts
+    batch_size: int = 32  # rows at once
+    max_rows: int | None = None  # the first so many; all if not given
+    dtype: Dtype = "float32"  # of the matmuls
+    json: bool = False  # one JSON object
 
     def run(self) -> None:
         from distilbert_jax.base.config_io import to_values
@@ -30,8 +29,10 @@ class EvaluateCommand:
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
         figures = to_values(evaluate_mlm(**options))
-        lines = (f"{name:14} {value:.4f}" for name, value in figures.items())
-        print(json.dumps(figures) if self.json else "\n".join(lines))
+        if self.json:
+            print_json(figures)
+        else:
+            print("\n".join(f"{name:14} {value:.4f}" for name, value in figures.items()))
 
 
 COMMANDS = {"evaluate": running(EvaluateCommand)}

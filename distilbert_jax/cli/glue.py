@@ -1,7 +1,6 @@
 """GLUE sweep and its table: `distilbert-jax glue`."""
 
 import dataclasses
-import json
 import operator
 import sys
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ import tyro
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.tables import show
-from distilbert_jax.cli.arguments import load_config, parse
+from distilbert_jax.cli.arguments import load_config, parse, print_json
 from distilbert_jax.config import FinetuneConfig, SweepConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.glue.references import GLUE
@@ -63,16 +62,8 @@ class GlueCommand:
         from distilbert_jax.glue.sweep import run_sweep
         from distilbert_jax.probes.speed import relative_speed
 
-        given, usual = self.run_with, FinetuneConfig()
-        for option, hint in (
-            ("task", "--tasks"),
-            ("selection_split", "--sweep.learning-rate …"),
-            ("run.seed", "--seeds"),
-        ):
-            value = operator.attrgetter(option)
-            if value(given) != value(usual):
-                option = f"--{option.replace('_', '-')}"
-                raise InputError(f"{option} is for distilbert-jax train; here: {hint}", field=option, hint=hint)
+        given = self.run_with
+        _check_other(given)
         if self.submit:
             submission.check_path(self.submit, self.tasks)
         teacher = read_runs(self.teacher_runs) if self.teacher_runs else []
@@ -92,7 +83,7 @@ class GlueCommand:
         out = Path(config.run.directory or sweep_directory(config))
         table.write(result, results, out)
         if self.json:
-            print(json.dumps(to_values(result)))
+            print_json(to_values(result))
         else:
             for view in table.terminal(result):
                 show(view)
@@ -105,12 +96,31 @@ class GlueCommand:
             print(f"{self.submit}: {said}" + (f"; not in it: {lacking}" if lacking else ""), file=sys.stderr)
 
 
+def _check_other(config: FinetuneConfig, name: str = "") -> None:
+    """Raise InputError where a config, the file `name` or the options, says what the sweep decides."""
+    usual = FinetuneConfig()
+    for field_, hint in (
+        ("task", "--tasks"),
+        ("selection_split", "--sweep.learning-rate …"),
+        ("run.seed", "--seeds"),
+    ):
+        value = operator.attrgetter(field_)
+        if value(config) != value(usual):
+            option = f"--{field_.replace('_', '-')}"
+            said = f"{name}: sets {field_} = {value(config)!r}, which" if name else option
+            raise InputError(
+                f"{said} is for distilbert-jax train; here: {hint}", path=name or None, field=option, hint=hint
+            )
+
+
 def glue(args: list[str], prog: str) -> None:
     """The command; a config may come first."""
     default = None
     if args and not args[0].startswith("-"):
         name, *args = args
-        default = GlueCommand(dataclasses.replace(load_config(name, FinetuneConfig), save_model=False))
+        config = load_config(name, FinetuneConfig)
+        _check_other(config, name)
+        default = GlueCommand(dataclasses.replace(config, save_model=False))
     command = parse(GlueCommand, args, prog=prog, default=default)
     runtime.keep_freed_memory()
     command.run()

@@ -66,9 +66,11 @@ def run(name: str, args: list[str], prog: str) -> None:
 
 def _run_first(files: list[str]) -> None:
     """Run a user's file, whose families, tasks and terms the command then knows."""
-    if not files or not Path(files[0]).is_file():
-        given = f" {files[0]}: no such file" if files else ": no file is given"
-        raise InputError(f"--with{given}; expected a Python file", path=files[0] if files else None, field="--with")
+    if not files:
+        raise InputError("--with: no file is given; expected a Python file", field="--with")
+    if not Path(files[0]).is_file():
+        what = "is a directory" if Path(files[0]).is_dir() else "no such file"
+        raise InputError(f"--with {files[0]}: {what}; expected a Python file", path=files[0], field="--with")
     with signals.leaving_at_ctrl_c():
         from distilbert_jax.base import config_io  # brings NumPy, for which a list of commands need not wait
 
@@ -104,6 +106,9 @@ def main(args: list[str]) -> None:
         now = renamed.COMMANDS.get(name)
         hint = f"it is now {now!r}" if now else nearest(name, COMMANDS)
         raise InputError(f"distilbert-jax {name}: no such command; {hint}", field=name, hint=now or hint)
+    if "--with" in rest:
+        hint = f"distilbert-jax --with FILE.py {name} …"
+        raise InputError(f"--with stands before the command: {hint}", field="--with", hint=hint)
     run(name, rest, f"distilbert-jax {name}")
 
 

@@ -32,6 +32,7 @@ def corpus(
         hosts: among how many hosts the shards are divided.
         host: which of them this is, from 0.
     """
+    from distilbert_jax.base.files import check_writable
     from distilbert_jax.pretraining.build_corpus import build_share, totals
     from distilbert_jax.text.tokenizer import load_tokenizer
 
@@ -39,6 +40,7 @@ def corpus(
         raise InputError(f"--hosts {hosts}: expected at least 1", field="--hosts")
     if hosts > 1 and host is None:
         raise InputError(f"--hosts {hosts}: say with --host 0 … {hosts - 1} which of them this is", field="--hosts")
+    check_writable(out, "--out", directory=True)
     start = time.monotonic()
     share = build_share(text, load_tokenizer(tokenizer), out, hosts=hosts, host=host or 0, processes=processes)
     part = "" if hosts == 1 else f"host {host} of {hosts}, its "
@@ -58,10 +60,13 @@ def tokenizer(text: tuple[Path, ...], vocab_size: int, out: Path, lowercase: boo
         out: directory for tokenizer.json and tokenizer_config.json.
         lowercase: lower-case the text and strip accents, as the uncased models do.
     """
+    from distilbert_jax.base.files import check_writable
     from distilbert_jax.text.sources import TextSources
     from distilbert_jax.text.tokenizer import fingerprint, load_tokenizer, save_tokenizer
-    from distilbert_jax.text.wordpiece import train_wordpiece
+    from distilbert_jax.text.wordpiece import check_vocab_size, train_wordpiece
 
+    check_writable(out, "--out", directory=True)
+    check_vocab_size(vocab_size)
     sources = TextSources(text)
     with progress("reading text", sources.size) as done:
 
@@ -101,6 +106,7 @@ def student(
         fold_token_type: add the teacher's token-type-0 embedding to the positions (the original drops it).
         copy_transform: copy the masked-LM transform too.
     """
+    from distilbert_jax.base.files import check_writable
     from distilbert_jax.config import student_config
     from distilbert_jax.models.heads import MaskedLM
     from distilbert_jax.models.hf_format import has_weights
@@ -109,8 +115,7 @@ def student(
 
     if Path(out).exists() and Path(teacher).exists() and Path(out).samefile(teacher):
         raise InputError(f"--out {out}: is the teacher's own directory; choose another", field="--out")
-    if Path(out).exists() and not Path(out).is_dir():
-        raise InputError(f"--out {out}: is a file, expected a directory", field="--out")
+    check_writable(out, "--out", directory=True)
     if Path(out).is_dir() and any(Path(out).iterdir()):
         what = "holds a model" if has_weights(Path(out)) else "is not empty"
         raise InputError(f"--out {out}: {what}; name another directory, or remove this one", field="--out", path=out)

@@ -1,15 +1,12 @@
 """Probes of a model: `distilbert-jax bias`, `card`, `speed`."""
 
-import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.tables import show
-from distilbert_jax.cli.arguments import running
+from distilbert_jax.cli.arguments import print_json, running
 from distilbert_jax.config import Dtype
-from distilbert_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -18,23 +15,24 @@ class BiasCommand:
 
     model: str  # HF directory or hub id
     prompts: str = ""  # .yaml or .json file, form: distilbert_jax/probes/prompts.py; empty: the model card's pair
-    top_k: int = 10
+    top_k: int = 10  # likeliest words of each side
     words: tuple[str, ...] = ()  # of interest, for every pair; none: those of the file, else all in either top
     out: str = ""  # directory for results.json and log_odds.png
-    json: bool = False
+    json: bool = False  # one JSON object a pair, in the place of tables
 
     def run(self) -> None:
+        from distilbert_jax.base.files import check_writable
         from distilbert_jax.pipelines import FillMask
         from distilbert_jax.probes import bias
         from distilbert_jax.probes.prompts import CARD_PAIR, read_pairs
 
-        if Path(self.out).is_file():
-            raise InputError(f"--out {self.out}: is a file, expected a directory", field="--out")
+        if self.out:
+            check_writable(self.out, "--out", directory=True)
         pairs = read_pairs(self.prompts) if self.prompts else [CARD_PAIR]
         results = bias.bias_probe(FillMask(self.model), pairs, top_k=self.top_k, words=self.words)
         for result in results:
             if self.json:
-                print(json.dumps(to_values(result), ensure_ascii=False))
+                print_json(to_values(result))
             else:
                 show(bias.table(result))
         if self.out:
@@ -46,7 +44,7 @@ class CardCommand:
     """The three prompts of distilbert-base-uncased's model card: exit status 1 if a token differs or a score by over 1e-4."""
 
     model: str  # HF directory or hub id
-    json: bool = False
+    json: bool = False  # one JSON object a score
 
     def run(self) -> None:
         from distilbert_jax.pipelines import FillMask
@@ -54,7 +52,8 @@ class CardCommand:
 
         rows = check_card(FillMask(self.model))
         if self.json:
-            print("\n".join(map(json.dumps, to_values(rows))))
+            for row in to_values(rows):
+                print_json(row)
         else:
             show(table(rows))
         if not all(row.ok for row in rows):
@@ -66,18 +65,21 @@ class SpeedCommand:
     """Latency and tokens a second of the encoder on random tokens, without padding."""
 
     model: str  # HF directory or hub id
-    batch_size: int = 8
-    length: int = 128
-    rounds: int = 20
-    dtype: Dtype = "float32"
-    json: bool = False
+    batch_size: int = 8  # rows at once
+    length: int = 128  # tokens a row
+    rounds: int = 20  # that are timed
+    dtype: Dtype = "float32"  # of the matmuls
+    json: bool = False  # one JSON object
 
     def run(self) -> None:
         from distilbert_jax.probes.speed import encoder_speed, summary
 
         options = {name: value for name, value in vars(self).items() if name != "json"}
         result = encoder_speed(**options)
-        print(json.dumps(to_values(result)) if self.json else summary(result))
+        if self.json:
+            print_json(to_values(result))
+        else:
+            print(summary(result))
 
 
 COMMANDS = {"bias": running(BiasCommand), "card": running(CardCommand), "speed": running(SpeedCommand)}

@@ -1,7 +1,6 @@
 """Models on texts: `distilbert-jax fill-mask`, `features`, `classify`."""
 
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import tyro
 
 from distilbert_jax.base.tables import show
-from distilbert_jax.cli.arguments import running
+from distilbert_jax.cli.arguments import print_json, running
 from distilbert_jax.config import Dtype
 from distilbert_jax.errors import InputError
 from distilbert_jax.text.sources import given_texts, split_pair
@@ -25,7 +24,7 @@ class TextCommand:
     file: str = ""  # UTF-8, one text a line; of a .csv, .tsv, .jsonl, .json or .parquet a column
     column: tuple[str, ...] = ()  # the column of such a file that holds the texts
     batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
-    dtype: Dtype = "float32"
+    dtype: Dtype = "float32"  # of the matmuls
     json: bool = False  # one JSON object a line
 
     def results(self, pipeline: type, *options: Any, pairs: bool = False) -> Iterator[tuple[Any, Any]]:
@@ -56,7 +55,7 @@ class FillMaskCommand(TextCommand):
         options = (self.top_k, self.targets or None, self.joint, self.whole_words)
         for text, answers in self.results(FillMask, *options):
             if self.json:
-                print(json.dumps({"text": text, "answers": answers}, ensure_ascii=False))
+                print_json({"text": text, "answers": answers})
             else:
                 show(answers)
 
@@ -72,7 +71,7 @@ class FeaturesCommand(TextCommand):
     def run(self) -> None:
         import numpy as np
 
-        from distilbert_jax.base.files import write_array
+        from distilbert_jax.base.files import check_writable, write_array
         from distilbert_jax.pipelines import FeatureExtraction
         from distilbert_jax.pipelines.results import Answers
 
@@ -82,12 +81,8 @@ class FeaturesCommand(TextCommand):
                 field="--out",
                 hint="--pooling",
             )
-        if self.out and not Path(self.out).absolute().parent.is_dir():
-            raise InputError(
-                f"--out {self.out}: the folder {Path(self.out).parent} does not exist; make it first",
-                field="--out",
-                path=Path(self.out).parent,
-            )
+        if self.out:
+            check_writable(self.out, "--out")
         vectors = self.results(FeatureExtraction, self.pooling, self.layer)
         if self.out:
             stacked = np.stack([vector for _, vector in vectors])
@@ -97,7 +92,7 @@ class FeaturesCommand(TextCommand):
         rows = []
         for text, values in vectors:
             if self.json:
-                print(json.dumps({"text": text, "features": values.tolist()}, ensure_ascii=False))
+                print_json({"text": text, "features": values.tolist()})
             else:
                 shape = " × ".join(map(str, values.shape))
                 begins = " ".join(f"{value:.4f}" for value in values.flat[:4])
@@ -121,7 +116,7 @@ class ClassifyCommand(TextCommand):
         for text, labels in self.results(TextClassification, self.top_k, pairs=self.pairs):
             parts = dict(zip(("text", "pair"), text if self.pairs else (text,), strict=False))
             if self.json:
-                print(json.dumps({**parts, "labels": labels}, ensure_ascii=False))
+                print_json({**parts, "labels": labels})
             else:
                 rows += [{**label, **parts} for label in labels]
         if rows:

@@ -84,12 +84,23 @@ def _pretrain(command: PretrainCommand, together: bool) -> None:
 
 def _finetune(config: FinetuneConfig) -> None:
     with signals.leaving_at_ctrl_c():
-        from distilbert_jax.finetuning.runs import finetune
+        from distilbert_jax.finetuning.runs import directory_of, finetune
+        from distilbert_jax.glue.results import SweepRun
+        from distilbert_jax.glue.summary import summary
 
     with signals.leaving_when_asked():
         result = finetune(config)
     for split, values in result.scores.items():
         print(f"{result.task} {split}: " + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))
+    if config.selection_split or result.task == "wnli":  # whose rows nobody beats
+        return
+    row = summary([SweepRun(result, directory_of(config))])[result.task]
+    if row.failed:
+        print(
+            f"{result.task}: no better than the same answer to every row, {row.majority:.2f}: nothing was learned; try another "
+            "learning rate, or another seed",
+            file=sys.stderr,
+        )
 
 
 COMMANDS = {"train": train}

@@ -36,7 +36,6 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
         InputError: files are given for one of the two alone, none are given and a corpus is not there, or the variants name
             several corpora.
     """
-    tokenizer = load_tokenizer(config.tokenizer)
     data = [variant.pretrain.data for variant in config.variants if variant.pretrain]
     if not data and (text or heldout_text):
         raise InputError(
@@ -58,6 +57,7 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
                     f"{place}: there is no corpus yet; name the files that it is made of with {option}", path=place
                 )
             wanted.append((files, place))
+    tokenizer = load_tokenizer(config.tokenizer)  # perhaps from the hub: what else is missing has been said
     for files, place in wanted:
         if files:
             _check_text(config, Path(place), files)

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from distilbert_jax.base import config_io
-from distilbert_jax.base.files import atomic_file
+from distilbert_jax.base.files import atomic_file, check_writable
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DataConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError, warn_once
@@ -212,8 +212,7 @@ def report(
     for path in paths:
         if _training(path)[0] is None:
             print(f"{path}: has no metrics.jsonl; its steps, seconds and curves are left out", file=sys.stderr)
-    if Path(out).exists() and not Path(out).is_dir():
-        raise InputError(f"--out {out}: is a file, expected a directory", field="--out")
+    check_writable(out, "--out", directory=True)
     for name, value in (("--length", length), ("--max-rows", max_rows)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: expected 1 or more", field=name)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from distilbert_jax.base.files import fingerprint_of
+from distilbert_jax.base import files
+from distilbert_jax.base.files import fingerprint_of, open_file
 from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.finetuning.batches import PackedShape, Packing
+from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.tasks import TASKS, Task
 from distilbert_jax.text.tokenizer import Row
 
@@ -76,7 +78,10 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
         from pyarrow import parquet
 
         try:
-            rows = datasets.Dataset(parquet.read_table(where))
+            with open_file(where) as file:  # of a name, pyarrow would take parts ("a=b/") for columns
+                table = parquet.read_table(file)
+            table.validate(full=True)  # a text that is not UTF-8 would be found out row by row
+            rows = datasets.Dataset(table)
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{where}: damaged or not parquet ({error})", path=where) from None
     else:
@@ -218,10 +223,15 @@ def check_file(task: Task, split: str, folder: str) -> None:
 
 
 def _file(task: Task, split: str, folder: str) -> Path:
+    expected = f"a folder with {task.name}/{split}.parquet"
+    try:
+        files.check_directory(folder, expected)
+    except InputError as error:
+        raise InputError(f"--data {error}", path=folder, field="--data") from None
     where = Path(folder) / task.name / f"{split}.parquet"
-    if not where.is_file():
-        raise InputError(f"{where}: no such file; --data names a folder with {task.name}/{split}.parquet", path=where)
-    return where
+    if not where.exists():
+        raise InputError(f"{where}: no such file; --data names {expected}", path=where)
+    return files.check_file(where)
 
 
 def in_selection_split(rows: Any, task: Task) -> np.ndarray:
@@ -246,7 +256,7 @@ def check(rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
     if not labelled:
         return
     named = tuple(getattr(rows.features["label"], "names", None) or ())
-    if named != task.labels and set(named) == set(task.labels):
+    if named and task.labels and not _are_labels(named, task):
         raise InputError(
             f"{where}: its labels are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}",
             path=where,
@@ -263,6 +273,16 @@ def check(rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
                 field="label",
                 row=i,
             )
+
+
+def _are_labels(named: tuple[str, ...], task: Task) -> bool:
+    """Whether the names of a file's label ids are those of the task, in its order, or say nothing (0, 1, …)."""
+    if named == tuple(map(str, range(len(named)))):
+        return True
+    try:
+        return label_order(named, task.labels, task.name) == tuple(range(len(task.labels)))
+    except InputError:
+        return False
 
 
 def encode(rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> Examples:

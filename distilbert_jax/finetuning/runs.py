@@ -263,6 +263,7 @@ class Tuning:
             seed=config.run.seed,
             reinitialise=() if known else ("classifier.",),
             labels=self.labels,
+            problem_type="regression" if self.task.is_regression else None,
         )
 
     def _check_sizes(self, model: SequenceClassification) -> None:

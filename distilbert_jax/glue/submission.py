@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distilbert_jax.base.files import atomic_file
+from distilbert_jax.base.files import atomic_file, check_writable
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.predictions import read_logits
 from distilbert_jax.finetuning.tasks import TASKS, Task, find_task
@@ -20,10 +20,9 @@ HEADER = "index\tprediction"
 def check_path(path: str, tasks: Sequence[str]) -> None:
     """Raise InputError, before anything is trained, if no submission could be written there."""
     where = Path(path)
-    if where.suffix != ".zip" or where.is_dir():
+    if where.suffix != ".zip":
         raise InputError(f"--submit {path}: expected the name of a .zip file", field="--submit")
-    if not where.absolute().parent.is_dir():
-        raise InputError(f"--submit {path}: the folder {where.parent} does not exist; make it first", field="--submit")
+    check_writable(where, "--submit")
     if not any(find_task(name).submission for name in tasks):
         raise InputError(f"--submit: the GLUE server takes none of {', '.join(tasks)}", field="--submit")
 

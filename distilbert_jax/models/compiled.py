@@ -5,6 +5,7 @@ added here is padding that nothing sees: the outputs are cut back to the shapes 
 """
 
 import functools
+import inspect
 import sys
 import types
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
-from distilbert_jax.models.ranges import check_rows
+from distilbert_jax.models.ranges import check_input, check_rows
 
 SHORTEST = 16  # tokens; a length is padded to this times a power of 2
 _ROWS = 8  # up to here rows are padded to a power of 2, beyond to a multiple of it
@@ -47,13 +48,18 @@ def compiled(plain: Callable[..., Any]) -> Callable[..., Any]:
     positions for; where the mask of a row shows no token.
     """
 
+    taken = tuple(inspect.signature(plain).parameters)[1:]
+
     @functools.wraps(plain)
     def call(model: Any, *arguments: Any, **inputs: Any) -> Any:
+        for name, value in (*zip(taken, arguments, strict=False), *inputs.items()):
+            if name in _ARRAYS and (value is not None or name == "input_ids"):
+                check_input(name, value)
         rows = _rows_of(model, arguments, inputs)
         prepared = None if rows is None else _own_parts(model)
         if prepared is None or rows is None:
             return plain(model, *arguments, **inputs)
-        flags = tuple((name, bool(inputs[name])) for name in _FLAGS if name in inputs)
+        flags = tuple((name, bool(inputs[name])) for name in _FLAGS if inputs.get(name) is not None)
         return _run(plain, *prepared, rows, flags, model.config)
 
     return call

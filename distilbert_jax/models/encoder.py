@@ -133,6 +133,7 @@ class Encoder(nnx.Module):
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         self.embeddings = Embeddings(config, rngs=rngs)
         self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)])
+        self.output_hidden_states, self.output_attentions = config.output_hidden_states, config.output_attentions
 
     def __call__(
         self,
@@ -143,8 +144,8 @@ class Encoder(nnx.Module):
         position_ids: Rows | None = None,
         segment_ids: Rows | None = None,
         rngs: RowKeys | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> EncoderOutput:
         """Encode `input_ids` int32 [B, T]; NumPy arrays and lists of lists do as well, and one list is one row.
 
@@ -155,6 +156,7 @@ class Encoder(nnx.Module):
                 padding).
             segment_ids: int32 [B, T] of packed rows, 0 = padding; sequences do not see each other.
             rngs: key array [B] for dropout, one a row; None: no dropout.
+            output_hidden_states, output_attentions: whether they are given beside the rest; None: as the config says.
 
         Raises:
             InputError: T is beyond the position table and no `position_ids` are given; outside `jax.jit`, an id without a row.
@@ -177,8 +179,11 @@ class Encoder(nnx.Module):
             x, probabilities = layer(x, bias, fold_rows(rngs, i + 1))
             hidden_states.append(x)
             attentions.append(probabilities)
+        asked = lambda flag, otherwise: otherwise if flag is None else flag
         return EncoderOutput(
-            x, tuple(hidden_states) if output_hidden_states else None, tuple(attentions) if output_attentions else None
+            x,
+            tuple(hidden_states) if asked(output_hidden_states, self.output_hidden_states) else None,
+            tuple(attentions) if asked(output_attentions, self.output_attentions) else None,
         )
 
     def _check_ids(self, **ids: Ids | None) -> None:

@@ -18,7 +18,17 @@ from jaxtyping import Float, Shaped
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.encoder import EncoderOutput, Rows, encoder_of
-from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, RowKeys, dropout, einsum, fold_rows, layer_norm
+from distilbert_jax.models.layers import (
+    ACTIVATIONS,
+    Array,
+    Linear,
+    RowKeys,
+    dropout,
+    einsum,
+    embedding,
+    fold_rows,
+    layer_norm,
+)
 from distilbert_jax.models.pretrained import PretrainedModel
 
 Choices = Shaped[Array | np.ndarray, "B choices T"] | Sequence[Any]
@@ -61,7 +71,7 @@ class PreTrainingOutput(EncoderOutput):
 
 
 class MLMHead(nnx.Module):
-    """Linear, activation, LayerNorm, then the word embedding itself as decoder, with a bias of its own."""
+    """Linear, activation, LayerNorm, then the word embedding itself as decoder (or, untied, a table of its own), with a bias."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         D = config.hidden_size
@@ -70,9 +80,12 @@ class MLMHead(nnx.Module):
         self.bias = nnx.Param(jnp.zeros((config.vocab_size,)))
         self.activation = config.family.mlm_activation or config.hidden_act
         self.dtype = dtype
+        if not config.tie_word_embeddings:
+            self.decoder = embedding(config.vocab_size, D, std=config.initializer_range, rngs=rngs)
 
     def __call__(self, hidden: Float[Array, "B T D"], table: Float[Array, "V D"]) -> Float[Array, "B T V"]:
-        """hidden [B, T, D], table [V, D] → logits [B, T, V]."""
+        """hidden [B, T, D], table [V, D] (the word embedding) → logits [B, T, V]."""
+        table = self.decoder[...] if hasattr(self, "decoder") else table
         with jax.named_scope("vocabulary"):
             x = self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
             return einsum("btd,vd->btv", x, table, self.dtype) + self.bias[...]
@@ -144,7 +157,7 @@ class MaskedLM(PretrainedModel):
 
 
 class SequenceClassification(PretrainedModel):
-    """Encoder, pooler, dropout, classifier. One label makes it a regression."""
+    """Encoder, pooler, dropout, classifier (with one label a regression)."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         super().__init__(config)
@@ -187,7 +200,9 @@ class QuestionAnswering(PretrainedModel):
     """Encoder, dropout (DistilBERT's alone), and for every token how well an answer would start and end there."""
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        super().__init__(config)
+        # Start and end: with other labels than two the reference would not load what is saved.
+        two = config if len(config.labels) == 2 else dataclasses.replace(config, labels=ModelConfig.labels)
+        super().__init__(two)
         self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
         self.qa_outputs = _linear(config, 2, dtype=dtype, rngs=rngs)
 
@@ -218,8 +233,8 @@ class MultipleChoice(PretrainedModel):
         token_type_ids: Choices | None = None,
         position_ids: Choices | None = None,
         rngs: RowKeys | None = None,
-        output_hidden_states: bool = False,
-        output_attentions: bool = False,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
     ) -> ModelOutput:
         """Arguments as `Encoder.__call__`, but [B, choices, T] each, `rngs` [B]; logits [B, choices].
 

@@ -7,6 +7,7 @@ accumulates *and returns* float32; everything between matmuls is float32. With c
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import overload
 
@@ -20,12 +21,37 @@ from jaxtyping import Float, Int, Key, Num
 Array = jax.Array
 RowKeys = Key[Array, " B"]
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+
+def _gelu(x: Array) -> Array:
     # Written with erf rather than erfc, which XLA expands to about twice the work.
-    "gelu": lambda x: 0.5 * x * (1.0 + jax.lax.erf(x * 0.7071067811865476)),
-    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
+    return 0.5 * x * (1.0 + jax.lax.erf(x * 0.7071067811865476))
+
+
+_gelu_tanh = functools.partial(jax.nn.gelu, approximate=True)
+# `config.Activation` by name. Left out are those of the reference that have parameters of their own (prelu, xielu).
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu": _gelu,
+    "gelu_python": _gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "gelu_python_tanh": _gelu_tanh,
+    "gelu_accurate": _gelu_tanh,
+    "gelu_10": lambda x: jnp.clip(_gelu(x), -10.0, 10.0),
+    "quick_gelu": lambda x: x * jax.nn.sigmoid(1.702 * x),
     "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "relu6": jax.nn.relu6,
+    "leaky_relu": jax.nn.leaky_relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "hardswish": jax.nn.hard_swish,
+    "mish": jax.nn.mish,
     "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "laplace": lambda x: 0.5 * (1.0 + jax.lax.erf((x - 0.707107) / (0.282095 * math.sqrt(2.0)))),
+    "sqrtsoftplus": lambda x: jnp.sqrt(jax.nn.softplus(x)),
+    "linear": lambda x: x,
 }
 
 
@@ -136,6 +162,8 @@ def dropout(x: Float[Array, " B *rest"], rate: float, rngs: RowKeys | None) -> F
     if rngs is None or rate == 0.0:
         return x
     drop = round(rate * 2**16)
+    if drop == 2**16:  # nothing is left to scale
+        return jnp.zeros_like(x)
     size = x[0].size
     with jax.named_scope("dropout"):
         words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,), jnp.uint32))(rngs)

@@ -1,6 +1,7 @@
 """The base of all models: from an HF directory or a hub id to an NNX module, and back to a directory."""
 
 import dataclasses
+import inspect
 import json
 import os
 import re
@@ -20,12 +21,50 @@ from tokenizers import Tokenizer
 from distilbert_jax import families
 from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.families import Family
 from distilbert_jax.models.compiled import compiled
-from distilbert_jax.models.hf_format import hf_config, hf_name, read_config, read_tensors, reference_names, to_params
+from distilbert_jax.models.hf_format import (
+    check_sizes,
+    hf_config,
+    hf_name,
+    read_config,
+    read_headers,
+    read_tensors,
+    reference_names,
+    to_params,
+)
 from distilbert_jax.models.params import count, merge, split
 from distilbert_jax.text.tokenizer import BertTokenizer, save_tokenizer
+
+
+def float_dtype(dtype: DTypeLike) -> jnp.dtype:
+    """The dtype of matmuls or of a file.
+
+    Raises:
+        InputError: it is none, or not one of floating-point numbers of 16 bits or more.
+    """
+    try:
+        known = None if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        known = None
+    if known is None or not jnp.issubdtype(known, jnp.floating) or known.itemsize < 2:
+        raise InputError(
+            f"dtype = {dtype!r}: matmuls take a floating-point dtype, such as float32 or bfloat16", field="dtype"
+        )
+    return known
+
+
+def _check_options(kind: type, options: Collection[str], fields: Collection[str]) -> None:
+    """Raise InputError for what is no field of a config and no argument of the model's class."""
+    taken = inspect.signature(kind.__init__).parameters
+    if any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        return
+    known = {*fields, *taken} - {"self", "config", "rngs"}
+    for name in options:
+        if name not in known:
+            hint = nearest(name, sorted(known))
+            raise InputError(f"{name}: no argument of {kind.__name__}.from_pretrained; {hint}", field=name, hint=hint)
 
 
 class PretrainedModel(nnx.Module):
@@ -92,23 +131,24 @@ class PretrainedModel(nnx.Module):
         Raises:
             InputError: what is missing, damaged or contradictory, in one line.
         """
-        if not jnp.issubdtype(jnp.dtype(dtype), jnp.floating):
-            raise InputError(
-                f"dtype = {dtype!r}: matmuls take a floating-point dtype, such as float32 or bfloat16", field="dtype"
-            )
+        dtype = float_dtype(dtype)
         directory = locate(path_or_id, revision)
         fields = {field.name for field in dataclasses.fields(ModelConfig)}
-        config = ModelConfig(**vars(read_config(directory)) | {k: v for k, v in changes.items() if k in fields})
-        kind = cls.of_family(config.model_type)
+        read = read_config(directory, family=getattr(cls, "family", None))
+        kind = cls.of_family(read.model_type)
         options = {name: value for name, value in changes.items() if name not in fields}
+        _check_options(kind, options, fields)
+        config = ModelConfig(**vars(read) | {k: v for k, v in changes.items() if k in fields})
+        check_sizes(config, read_headers(directory), str(path_or_id))
         make = cast(Callable[..., Self], kind)  # which takes more than this base
         draw = lambda: make(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
         graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
-        tensors = read_tensors(directory)
+        tensors, names = read_tensors(directory), kind.family.names(tied=config.tie_word_embeddings)
+        anew = (reinitialise,) if isinstance(reinitialise, str) else tuple(reinitialise)
         for path in shapes:
-            if path.startswith(tuple(reinitialise)):
-                tensors.pop(hf_name(kind.family.parameters, path), None)
-        params = to_params(tensors, kind.family, shapes, str(path_or_id), new_head=new_head)
+            if path.startswith(anew):
+                tensors.pop(hf_name(names, path), None)
+        params = to_params(tensors, config, shapes, str(path_or_id), new_head=new_head)
         if len(params) < len(shapes):
             params = {path: params.get(path, value) for path, value in split(draw())[1].items()}
         return merge(graphdef, params)
@@ -121,12 +161,13 @@ class PretrainedModel(nnx.Module):
             InputError: they cannot be read, or hold a model of a family that has no such class.
         """
         directory = locate(path_or_id)
-        config = read_config(directory)
-        kind = cls.of_family(config.model_type)
+        config = read_config(directory, family=getattr(cls, "family", None))
+        kind, headers = cls.of_family(config.model_type), read_headers(directory)
+        check_sizes(config, headers, str(path_or_id))
         make = cast(Callable[..., Self], kind)
         _, shapes = split(nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))))
-        found = reference_names(read_tensors(directory), kind.family)
-        return all(hf_name(kind.family.parameters, path) in found for path in shapes)
+        there, names = reference_names(headers, config), kind.family.names(tied=config.tie_word_embeddings)
+        return all(hf_name(names, path) in there for path in shapes)
 
     def num_parameters(self) -> int:
         """Number of parameters; the tied decoder is one table with the embedding and counts once."""
@@ -145,11 +186,14 @@ class PretrainedModel(nnx.Module):
         Args:
             dtype: of the file. A model that was read from a bfloat16 file gives that file's bits back with `jnp.bfloat16`.
         """
-        tensors = {}
+        dtype, tied, tensors = float_dtype(dtype), self.config.tie_word_embeddings, {}
         for path, value in split(self)[1].items():
-            name = hf_name(self.family.parameters, path)
+            name = hf_name(self.family.names(tied=tied), path)
             tensor = np.asarray(value).T if path.endswith(".kernel") else np.asarray(value)
             tensors[name.removeprefix(self.family.prefix) if self.bare else name] = jnp.asarray(tensor, dtype)
+        if not tied:
+            copies = self.family.untied_copies.items()
+            tensors |= {copy: tensors[original] for copy, original in copies if original in tensors}
         config = json.dumps(hf_config(self.config, type(self).__name__, dtype), indent=2) + "\n"
 
         def write(partial: Path) -> None:

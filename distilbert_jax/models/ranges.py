@@ -1,12 +1,15 @@
-"""Ranges of what a model looks up in its tables: token ids, token types and positions, checked on the host (`base.ranges`)."""
+"""What goes into a model and comes out of it, checked on the host: rows of whole numbers, ranges of token ids, token types and
+positions (`base.ranges`), and scores that have to be finite."""
 
 from collections.abc import Mapping
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from distilbert_jax.base.ranges import check_range
 from distilbert_jax.config import ModelConfig
+from distilbert_jax.errors import InputError
 
 
 def check_rows(batch: Mapping[str, np.ndarray | jax.Array], config: ModelConfig, where: object = "") -> None:
@@ -26,3 +29,43 @@ def check_rows(batch: Mapping[str, np.ndarray | jax.Array], config: ModelConfig,
     for name, size in tables.items():
         if name in batch:
             check_range(name, batch[name], size, where)
+
+
+def check_input(name: str, value: object) -> None:
+    """Check that an input of a model is rows of numbers, which a text, say, is not.
+
+    Args:
+        name: `input_ids`, `attention_mask` (whole numbers or shares), `token_type_ids` …
+
+    Raises:
+        InputError: it is not: names the argument.
+    """
+    try:
+        array = value if isinstance(value, jax.Array) else np.asarray(value)
+    except (TypeError, ValueError):  # rows of different lengths
+        array = np.asarray(None)
+    kind = jnp.number if name == "attention_mask" else jnp.integer
+    if not jnp.issubdtype(array.dtype, kind) and array.dtype != bool:
+        given = f"{array.dtype} array" if array.dtype.kind in "fc" else type(value).__name__
+        raise InputError(
+            f"{name}: a {given} was given, expected whole numbers [B, T], rows of one length; of texts a tokenizer makes them: "
+            "model(**tokenizer(text))",
+            field=name,
+        )
+
+
+def check_finite(scores: np.ndarray, name: object) -> None:
+    """Check what a model computed.
+
+    Args:
+        scores: of any shape.
+        name: of the model: its directory or hub id.
+
+    Raises:
+        InputError: a score is infinite or not a number.
+    """
+    if not np.isfinite(scores).all():
+        raise InputError(
+            f"{name}: scores that are not finite: its weights are too large for {scores.dtype}, or damaged",
+            path=name,
+        )

@@ -97,7 +97,8 @@ def student_from_teacher(
         if getattr(given, name) != getattr(config, name):
             raise InputError(
                 f"model.{name} = {getattr(config, name)}, the teacher's is {getattr(given, name)}: "
-                "a student that begins with the teacher's layers has its sizes"
+                "a student that begins with the teacher's layers has its sizes",
+                field=f"model.{name}",
             )
     chosen = chosen_layers(layers, given.num_hidden_layers, config.num_hidden_layers)
     source = split(teacher)[1]
@@ -105,7 +106,9 @@ def student_from_teacher(
     for path in params:
         if path.startswith(("head.transform", "head.norm")) and not copy_transform:
             continue
-        parts = path.split(".")
+        # A decoder of the student's own begins as the teacher's, which may be its word embedding.
+        tied = path == "head.decoder" and path not in source
+        parts = (path if not tied else "encoder.embeddings.word").split(".")
         if parts[:2] == ["encoder", "layers"]:
             parts[2] = str(chosen[int(parts[2])])
         # A copy: a train step that donates the student's buffers must not take the teacher's with them.

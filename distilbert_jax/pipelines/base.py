@@ -16,8 +16,8 @@ from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.compiled import padded_length
 from distilbert_jax.models.params import merge, split
-from distilbert_jax.models.pretrained import PretrainedModel
-from distilbert_jax.models.ranges import check_rows
+from distilbert_jax.models.pretrained import PretrainedModel, float_dtype
+from distilbert_jax.models.ranges import check_finite, check_rows
 from distilbert_jax.pipelines.scores import Ids
 from distilbert_jax.text.objects import several_texts
 from distilbert_jax.text.tokenizer import BertTokenizer, Row, announce_cut, check_fit, stack
@@ -36,13 +36,16 @@ class Forward:
 
     Args:
         model: whose `config` tells its positions.
+        name: of the model, for errors.
         compute: (model, batch, *options) → array [B, …]. The batch holds `input_ids`, `token_type_ids`, `attention_mask` [B, T]
             and, where they are asked for, `positions` [B, M]. For each set of options it is compiled anew.
     """
 
-    def __init__(self, model: PretrainedModel, compute: Callable[..., jax.Array], *, pad_id: int, batch_size: int):
+    def __init__(
+        self, model: PretrainedModel, compute: Callable[..., jax.Array], *, pad_id: int, batch_size: int, name: str = ""
+    ):
         graphdef, self._params = split(model)
-        self._config = model.config
+        self._config, self._name = model.config, name
         self._longest = model.config.max_length
         self._pad_id, self._batch_size = pad_id, batch_size
         self._sizes = sorted({1, min(8, batch_size), batch_size})
@@ -58,6 +61,9 @@ class Forward:
         Args:
             positions: for each row the tokens that are asked for; their number M is padded to a power of 2.
             options: what `compute` takes after the batch.
+
+        Raises:
+            InputError: an id that the model has no row for, a result that is not finite.
         """
         width = [1 << (len(places) - 1).bit_length() for places in positions] if positions else [0] * len(rows)
         order = sorted(range(len(rows)), key=lambda i: (width[i], len(rows[i].ids)), reverse=True)
@@ -73,7 +79,9 @@ class Forward:
                     batch["positions"] = np.zeros((size, width[chunk[0]]), np.int32)
                     for row, i in enumerate(chunk):
                         batch["positions"][row, : len(positions[i])] = positions[i]
-                yield from zip(chunk, np.asarray(self._jitted(self._params, batch, options)), strict=False)
+                result = np.asarray(self._jitted(self._params, batch, options))
+                check_finite(result[: len(chunk)], self._name)
+                yield from zip(chunk, result, strict=False)
 
 
 class Pipeline:
@@ -87,6 +95,7 @@ class Pipeline:
         batch_size: rows of a batch; None: 8 on a CPU, 64 on an accelerator.
 
     Attributes:
+        name: `path_or_id` as text.
         model, tokenizer: usable on their own, `model(**tokenizer(text))`.
 
     Raises:
@@ -113,17 +122,19 @@ class Pipeline:
             batch_size = 8 if jax.default_backend() == "cpu" else 64
         if batch_size < 1:
             raise InputError(f"batch_size = {batch_size}: expected 1 or more", field="batch_size")
-        self._name, self._dtype = str(path_or_id), jnp.dtype(dtype)
+        self.name, self._dtype = str(path_or_id), float_dtype(dtype)
         # The model first: one of an unknown family is named as such, not by its special tokens.
         self.model = self._kind.from_pretrained(path_or_id, revision=revision, dtype=self._dtype, **self._loading)
         self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
         check_fit(self.tokenizer.tokenizer, self.model.config.vocab_size, str(path_or_id))
         self.batch_size = batch_size
-        self._forward = Forward(self.model, self._compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size)
+        self._forward = Forward(
+            self.model, self._compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size, name=self.name
+        )
 
     def __repr__(self) -> str:
         size = f"{self.model.num_parameters():,} parameters"
-        return f"{type(self).__name__}({self._name!r}, {type(self.model).__name__}, {size}, {self._dtype})"
+        return f"{type(self).__name__}({self.name!r}, {type(self.model).__name__}, {size}, {self._dtype})"
 
     def _over(
         self,

@@ -1,15 +1,12 @@
 """Classification: labels of texts, from a fine-tuned directory."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from scipy.special import expit, softmax
 
-from distilbert_jax.base.files import read_json
-from distilbert_jax.base.hub import locate
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.pipelines.base import Pipeline, Text
@@ -34,11 +31,6 @@ class TextClassification(Pipeline):
         """float32 [B, labels]."""
         return model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"]).logits
 
-    def __init__(self, path_or_id: str | Path, *, revision: str | None = None, **options: Any):
-        super().__init__(path_or_id, revision=revision, **options)
-        problem = read_json(locate(path_or_id, revision) / "config.json", dict).get("problem_type")
-        self._several_labels = problem == "multi_label_classification"
-
     def __call__(self, texts: Any, top_k: int | None = 1) -> Any:
         """Classify a text, a list of texts (a list of results), or an iterator (an iterator of results).
 
@@ -48,9 +40,9 @@ class TextClassification(Pipeline):
             top_k: how many labels, None: all.
 
         Returns:
-            For a text a list of `{"label", "score"}`, best first. Scores are the softmax over the labels; a model with one label is
-            a regression, and its score is the plain value; if config.json says `multi_label_classification`, each label has its
-            own sigmoid.
+            For a text a list of `{"label", "score"}`, best first. Scores are what config.json's `problem_type` makes of the logits,
+            as in the reference: the plain values of a `regression`; of each label its own sigmoid, for
+            `multi_label_classification` and where there is one label; else the softmax over the labels.
 
         Raises:
             InputError: an empty text, a tuple that is no pair, `top_k` outside 1 … labels.
@@ -68,9 +60,10 @@ class TextClassification(Pipeline):
         return self._over(texts, answer, "classifying", collect=Answers, one=(str, tuple))
 
     def _answers(self, text: Text, logits: np.ndarray, top_k: int | None) -> Answers:
-        if len(logits) == 1:
+        problem = self.model.config.problem_type
+        if problem == "regression":
             scores = logits
-        elif self._several_labels:
+        elif problem == "multi_label_classification" or len(logits) == 1:
             scores = expit(logits)
         else:
             scores = softmax(logits)

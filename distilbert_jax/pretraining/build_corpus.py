@@ -220,18 +220,18 @@ def build_share(
         )
     described = describe(text.paths)
     origin = {"format": FORMAT, "tokenizer": tokenizer_id, "shard_bytes": shard_bytes, "sources": described}
-    found = _opened(out)
+    before = _opened(out)
     kept = {source["file"] for source in described}
     # A file that was edited, or one more, is another matter: shards that stay the same are kept.
-    if found and (lost := {source["file"] for source in found.manifest["sources"]} - kept):
+    if before and (lost := {source["file"] for source in before.manifest["sources"]} - kept):
         raise InputError(
             f"{out}: holds a corpus of {', '.join(sorted(lost))}; name another directory, or remove this one", path=out
         )
-    if found and {key: found.manifest.get(key) for key in origin} == origin:
+    if before and {key: before.manifest.get(key) for key in origin} == origin:
         with contextlib.suppress(InputError):  # what is damaged is made again
-            found.verify()
-            return Share(found, len(range(host, len(found), hosts)), 0)
-    if found:  # a text that cannot be read to its end must not cost the corpus that is there
+            before.verify()
+            return Share(before, len(range(host, len(before), hosts)), 0)
+    if before:  # a text that cannot be read to its end must not cost the corpus that is there
         _read_through(text, shard_bytes)
     (out / "shards").mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
@@ -287,7 +287,7 @@ def _make_shards(
     Returns:
         SHA-256 of the text of every shard; the manifest's entries of the own ones; how many of these were made.
     """
-    digests, entries, running, found = [], {}, {}, 0
+    digests, entries, running, kept = [], {}, {}, 0
     with progress("tokenizing", text.size) as done, contextlib.ExitStack() as stack:
         submit = stack.enter_context(worker_pool(workers, maker)) if workers > 1 else None
         for index, chunk in enumerate(text.chunks(shard_bytes)):
@@ -296,7 +296,7 @@ def _make_shards(
                 pass
             elif entry := maker.finished(index, digests[-1]):
                 entries[index] = entry
-                found += 1
+                kept += 1
             elif submit is None:
                 entries[index] = maker.make(index, chunk)
             else:
@@ -307,7 +307,7 @@ def _make_shards(
                         entries[running.pop(future)] = future.result()
             done(text.position)
         entries.update({index: future.result() for future, index in running.items()})
-    return digests, entries, len(entries) - found
+    return digests, entries, len(entries) - kept
 
 
 def _completed(

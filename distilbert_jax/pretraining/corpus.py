@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from distilbert_jax.base.files import read_json, sha256_of
+from distilbert_jax.base.files import open_file, read_json, sha256_of
 from distilbert_jax.errors import InputError
 from distilbert_jax.text.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, special_ids
 
@@ -74,12 +74,17 @@ class Corpus:
             InputError: there is none, it is unfinished or damaged, or another version of this package made it.
         """
         path = Path(path)
+        if path.is_file():
+            hint = f"distilbert-jax corpus --text {path} --tokenizer MODEL --out DIR"
+            raise InputError(f"{path}: is a file; a corpus is a directory, which {hint} makes", path=path, hint=hint)
         if not (path / "manifest.json").is_file():
             state = (
                 "an unfinished corpus: build it to its end" if (path / "shards").is_dir() else "no corpus: build one"
             )
             raise InputError(f"{path}: {state} with distilbert-jax corpus --out {path}", path=path)
         manifest = read_json(path / "manifest.json", dict)
+        if not {"tokenizer", "shards", "vocab_size"} & manifest.keys():
+            raise InputError(f"{path}: no corpus: its manifest.json is that of something else", path=path)
         if manifest.get("format") != FORMAT:
             raise InputError(
                 f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again",
@@ -136,8 +141,9 @@ class Corpus:
         """How often each id occurs in the text, int64 [V]; [CLS], [SEP] and [PAD] are no text and have 0."""
         file = self.path / "token_counts.npy"
         try:
-            counts = np.load(file)
-        except (OSError, ValueError, EOFError):
+            with open_file(file) as stream:
+                counts = np.load(stream)
+        except (OSError, ValueError, EOFError, MemoryError):
             raise InputError(f"{file}: missing or damaged: build the corpus again", path=file) from None
         if counts.shape != (self.vocab_size,):
             raise InputError(
@@ -180,7 +186,7 @@ class Corpus:
         """Read one shard into memory."""
         file = self.path / self.manifest["shards"][index]["file"]
         try:
-            with file.open("rb") as stream, np.load(stream) as arrays:
+            with open_file(file) as stream, np.load(stream) as arrays:
                 return Shard(arrays["tokens"], arrays["line_ends"], arrays["document_ends"])
         except Exception as error:  # a damaged zip raises errors of many kinds
             raise InputError(

@@ -24,6 +24,8 @@ from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.models.ranges import check_finite
+from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.masking import corrupt, log_weights
 from distilbert_jax.pretraining.objective_table import OBJECTIVES
 from distilbert_jax.pretraining.objectives import Given, encode, masked_lm_nsp
@@ -203,6 +205,7 @@ def evaluate_mlm(
     for name, value in (("--batch-size", batch_size), ("--max-rows", max_rows)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: expected 1 or more", field=name)
+    Corpus.open(corpus)  # before a length that its rows would have is compared with anything
     for directory in filter(None, (model, teacher)):
         if length > (longest := read_config(directory).max_length):
             raise InputError(f"--length {length} is beyond the {longest} positions of {directory}", field="--length")
@@ -233,4 +236,5 @@ def evaluate_mlm(
         show_progress=True,
     )
     figures = evaluate(params)
+    check_finite(np.array(list(figures.values()), np.float32), model)
     return HeldoutFigures(**{**figures, "tokens": int(figures["tokens"])})

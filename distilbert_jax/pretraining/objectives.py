@@ -12,7 +12,7 @@ from flax import nnx
 
 from distilbert_jax.base.registry import file_of, told
 from distilbert_jax.config import PretrainConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, with_article
 from distilbert_jax.models.encoder import EncoderOutput
 from distilbert_jax.models.layers import at_positions, fold_rows
 from distilbert_jax.models.params import Params, merge
@@ -237,8 +237,12 @@ def _value(one: Weighted, student: View, teacher: View, at: Tokens) -> jax.Array
     what, file = f"term {one.term.name!r}", file_of(one.function)
     try:
         value = one.function(student, teacher, at)
-    except Exception as error:
-        raise told(what, error, file) from error
+    except (Exception, SystemExit) as error:
+        wrong = told(what, error, file)
+        if "None" in str(error) and isinstance(error, TypeError | AttributeError | AssertionError):
+            hint = f"what its needs = {one.term.needs!r} do not name is None"
+            raise InputError(f"{wrong}; {hint}", path=file, field=what, row=wrong.row, hint=hint) from error
+        raise wrong from error
     return _scalar(value, what, file)
 
 
@@ -277,12 +281,12 @@ def _guarded(build: Callable[[Given], Objective], given: Given, what: str) -> Ob
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
         try:
             return function(*arguments)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise told(what, error, file) from error
 
     objective = call(build, given)
     if not isinstance(objective, Objective):
-        raise wrong(f"returned a {type(objective).__name__}, expected an Objective")
+        raise wrong(f"returned {with_article(type(objective).__name__)}, expected an Objective")
     if not any(part.weight for part in objective.parts.values()):
         raise wrong("no part has a weight, nothing would be learned")
 

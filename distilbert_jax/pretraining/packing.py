@@ -66,13 +66,15 @@ class PackedRows:
         manifest, corpus = read_json(path / "manifest.json", dict), Corpus.open(path.parent)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
             raise InputError(
-                f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: pack the corpus again",
+                f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: remove {path}, the corpus is packed again",
                 path=path / "manifest.json",
                 field="format",
             )
         if manifest.get("corpus") != corpus.fingerprint:
             raise InputError(
-                f"{path}: packed from other tokens than the corpus has now: pack it again", path=path, field="corpus"
+                f"{path}: packed from other tokens than the corpus has now: remove it, the corpus is packed again",
+                path=path,
+                field="corpus",
             )
         try:
             rows = cls(path, manifest, corpus)
@@ -93,7 +95,9 @@ class PackedRows:
         for index, entry in enumerate(self.manifest["files"]):
             file = self.path / entry["file"]
             if not file.is_file() or file.stat().st_size != entry["bytes"]:
-                raise InputError(f"{file}: missing or cut short: pack the corpus again, it mends this file", path=file)
+                raise InputError(
+                    f"{file}: missing or cut short: remove {self.path}, the corpus is packed again", path=file
+                )
             if self._array(index).shape != (entry["rows"], len(self.channels), self.length):
                 raise ValueError(f"{entry['file']} has other rows")
             bytes.fromhex(entry["sha256"])
@@ -169,7 +173,7 @@ class PackedRows:
         for entry in self.manifest["files"]:
             if sha256_of(self.path / entry["file"]) != entry["sha256"]:
                 raise InputError(
-                    f"{self.path / entry['file']}: not what was written: remove it and pack again",
+                    f"{self.path / entry['file']}: not what was written: remove {self.path}, the corpus is packed again",
                     path=self.path / entry["file"],
                 )
 

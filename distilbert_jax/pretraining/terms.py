@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 def there(value: T | None) -> T:
     """A field of `View` or `Tokens` that a term's row says it needs: it is not None."""
-    assert value is not None
+    assert value is not None, "a field of View or Tokens is None"
     return value
 
 

@@ -27,6 +27,7 @@ from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.layers import at_positions
 from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.models.ranges import check_finite
 from distilbert_jax.pipelines import FillMask
 from distilbert_jax.probes.prompts import CARD_PAIR, MASK, Pair, check_words
 from distilbert_jax.text.tokenizer import BertTokenizer, Row, stack
@@ -123,7 +124,9 @@ def bias_probe(
     results = []
     with progress("probing", len(pairs)) as done:
         for pair, batch, wanted in zip(pairs, batches, asked, strict=True):
-            log_p = log_softmax(np.asarray(_mask_logits(graphdef, params, batch), np.float64), axis=-1)
+            logits = np.asarray(_mask_logits(graphdef, params, batch))
+            check_finite(logits, fill.name)
+            log_p = log_softmax(logits.astype(np.float64), axis=-1)
             known = list(dict.fromkeys(piece for word in wanted if (piece := pieces[word]) is not None))
             lost = tuple(word for word in wanted if pieces[word] is None)
             results.append(_compare(fill.tokenizer, pair, log_p, top_k, known if wanted else None, lost))

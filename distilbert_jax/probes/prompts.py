@@ -126,6 +126,21 @@ def read_pairs(path: str | Path) -> list[Pair]:
     return list(pairs.values())
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without what may stand for something far longer (`*name`), and with each key once."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(None, None, "an alias, *…", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        result = super().construct_mapping(node, deep)
+        if len(result) < len(node.value):
+            raise yaml.MarkedYAMLError(None, None, "a name that is there twice", node.start_mark)
+        return result
+
+
 def _parse(path: Path) -> Any:
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise InputError(f"{path}: not a prompts file by its name: expected .yaml, .yml or .json", path=path)
@@ -144,7 +159,7 @@ def _parse(path: Path) -> Any:
     if path.suffix == ".json":
         return parse_json(text, list, str(path))
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except yaml.MarkedYAMLError as error:
         row = error.problem_mark.line + 1 if error.problem_mark else None
         raise InputError(

@@ -1,14 +1,17 @@
 """Columns of text in files that have columns: `.csv`, `.tsv`, `.jsonl`, `.json` and `.parquet`."""
 
+import codecs
 import contextlib
 import csv
+import io
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from distilbert_jax.base.files import parse_json
+from distilbert_jax.base.files import check_file, open_file, parse_json, read_bytes
 from distilbert_jax.errors import InputError
 
+_LARGEST_JSON = 256 << 20
 Rows = Iterator[tuple[int, dict[str, Any]]]  # the line or row, as errors count them, and the values of its columns
 
 
@@ -65,9 +68,13 @@ def _reading(path: Path) -> Iterator[None]:
         raise InputError(f"{path}: damaged, or not what its name says ({error})", path=path) from None
 
 
+def _lines(path: Path, newline: str | None = None) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline=newline)
+
+
 def _separated(delimiter: str, quoting: Any) -> Callable[[Path], Rows]:
     def read(path: Path) -> Rows:
-        with _reading(path), path.open(encoding="utf-8-sig", newline="") as stream:
+        with _reading(path), _lines(path, newline="") as stream:
             rows = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
             names = next(rows, [])
             if twice := next((name for name in names if names.count(name) > 1), None):
@@ -99,7 +106,7 @@ def _objects(path: Path, values: Iterator[tuple[int, Any]]) -> Rows:
 
 def _json_lines(path: Path) -> Rows:
     def values() -> Iterator[tuple[int, Any]]:
-        with path.open(encoding="utf-8-sig") as stream:
+        with _lines(path) as stream:
             for number, line in enumerate(stream, 1):
                 if line.strip():
                     yield number, parse_json(line, dict, str(path), row=number)
@@ -110,7 +117,8 @@ def _json_lines(path: Path) -> Rows:
 
 def _json(path: Path) -> Rows:
     with _reading(path):
-        values = parse_json(path.read_text(encoding="utf-8-sig"), list, str(path))
+        content = read_bytes(path, _LARGEST_JSON).removeprefix(codecs.BOM_UTF8)
+        values = parse_json(content, list, str(path))
         yield from _objects(path, iter(enumerate(values, 1)))
 
 
@@ -121,7 +129,7 @@ def _parquet(path: Path) -> Rows:
     number = 0
     with _reading(path):
         try:
-            with parquet.ParquetFile(path) as file:
+            with parquet.ParquetFile(check_file(path)) as file:
                 if twice := next((n for n in file.schema_arrow.names if file.schema_arrow.names.count(n) > 1), None):
                     raise InputError(f"{path}: two columns are named {twice!r}", path=path, field=twice)
                 for batch in file.iter_batches():

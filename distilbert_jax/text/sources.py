@@ -1,18 +1,17 @@
 """Plain text from disk: `.txt`, `.txt.xz` and `.txt.gz`, UTF-8, a blank line between documents."""
 
-import gzip
-import io
-import lzma
+import os
 import sys
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from distilbert_jax.base.files import check_file, open_file
 from distilbert_jax.errors import InputError
 from distilbert_jax.text.columns import READERS, column_texts, has_columns
+from distilbert_jax.text.compressed import DamagedError, open_gzip, open_xz
 
-_OPENERS = {".txt": None, ".xz": lzma.open, ".gz": gzip.open}
+_OPENERS = {".txt": None, ".xz": open_xz, ".gz": open_gzip}
 # A paragraph is far shorter; without a limit, a file without line ends would be read into memory whole.
 _LONGEST_LINE = 16 << 20
 
@@ -37,8 +36,7 @@ class TextSources:
         if not self.paths:
             raise InputError("no text file was given: name at least one .txt, .txt.xz or .txt.gz file")
         for path in self.paths:
-            if not path.is_file():
-                raise InputError(f"{path}: no such text file", path=path)
+            check_file(path, "a text file")
             if path.suffix not in _OPENERS or (path.suffix != ".txt" and Path(path.stem).suffix != ".txt"):
                 raise InputError(f"{path}: not a text file by its name: expected .txt, .txt.xz or .txt.gz", path=path)
             if not path.stat().st_size:
@@ -83,21 +81,16 @@ class TextSources:
     def _lines_of(self, path: Path) -> Iterator[str]:
         before = sum(other.stat().st_size for other in self.paths[: self.paths.index(path)])
         number = 0
-        with path.open("rb") as raw:
+        with open_file(path, "a text file") as raw:
             opener = _OPENERS[path.suffix]
-            stream = io.BufferedReader(opener(raw), 1 << 20) if opener else raw
+            stream = opener(raw) if opener else raw
             try:
                 while line := stream.readline(_LONGEST_LINE):
                     number += 1
                     self.position = before + raw.tell()
-                    if len(line) == _LONGEST_LINE:
-                        raise InputError(
-                            f"{path}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; write one paragraph per line",
-                            path=path,
-                            row=number,
-                        )
+                    _check_length(line, number, path)
                     yield _decoded(line, number, path)
-            except (EOFError, lzma.LZMAError, gzip.BadGzipFile, zlib.error) as error:
+            except DamagedError as error:
                 raise InputError(
                     f"{path}: damaged or cut short after line {number} or a later one ({error}); fetch or make the file again",
                     path=path,
@@ -128,15 +121,14 @@ def given_texts(arguments: Sequence[str], file: str, columns: Sequence[str] = ()
             )
         return texts_of(sys.stdin.buffer, "standard input")
     path = Path(file)
-    if not path.exists() or path.is_dir():
-        raise InputError(
-            f"--file {file}: {'is a folder' if path.is_dir() else 'no such file'}; expected one text a line",
-            path=file,
-            field="--file",
-        )
-    if path.is_file():  # no pipe, which can be read only once
-        for _ in _texts_in(path, columns):
-            pass
+    if path.is_fifo():  # `<(command)`: it can be read only once
+        return texts_of(_open_pipe(path), path)
+    try:
+        check_file(path, "a file with one text a line")
+    except InputError as error:
+        raise InputError(f"--file {error}", path=path, field="--file") from None
+    for _ in _texts_in(path, columns):
+        pass
     return _texts_in(path, columns)
 
 
@@ -144,8 +136,15 @@ def _texts_in(path: Path, columns: Sequence[str]) -> Iterator[Any]:
     if has_columns(path):
         yield from column_texts(path, columns)
         return
-    with path.open("rb") as stream:
+    with open_file(path) as stream:
         yield from texts_of(stream, path)
+
+
+def _open_pipe(path: Path) -> BinaryIO:
+    """A pipe that somebody writes to: one that nobody does is empty at once, where an ordinary open would wait."""
+    stream = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb")
+    os.set_blocking(stream.fileno(), True)
+    return stream
 
 
 def split_pair(text: str, number: int) -> tuple[str, str]:
@@ -165,13 +164,24 @@ def texts_of(stream: BinaryIO, name: str | Path) -> Iterator[str]:
         InputError: there is no line; a line is blank (results are told apart by their place) or not UTF-8.
     """
     number = 0
-    for number, line in enumerate(stream, 1):
+    while line := stream.readline(_LONGEST_LINE):
+        number += 1
+        _check_length(line, number, name)
         text = _decoded(line, number, name)
         if not text.strip():
             raise InputError(f"{name}, line {number}: is blank; every line is a text", path=name, row=number)
         yield text
     if not number:
         raise InputError(f"{name}: is empty; expected one text a line", path=name)
+
+
+def _check_length(line: bytes, number: int, name: str | Path) -> None:
+    if len(line) == _LONGEST_LINE:
+        raise InputError(
+            f"{name}, line {number}: longer than {_LONGEST_LINE >> 20} MiB; write one paragraph per line",
+            path=name,
+            row=number,
+        )
 
 
 def _decoded(line: bytes, number: int, name: str | Path) -> str:

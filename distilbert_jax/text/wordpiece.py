@@ -9,6 +9,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.text.tokenizer import SPECIAL_TOKENS, bert_tokenizer
 
 _SMALLEST_VOCABULARY = 64
+_LARGEST_VOCABULARY = 1 << 22  # the trainer makes room for it beforehand
 
 
 def train_wordpiece(
@@ -25,13 +26,9 @@ def train_wordpiece(
         min_frequency: how often a pair of pieces must occur to become one.
 
     Raises:
-        InputError: `vocab_size` is too small, or there are no words.
+        InputError: `vocab_size` is too small or too large, or there are no words.
     """
-    if vocab_size < _SMALLEST_VOCABULARY:
-        raise InputError(
-            f"vocab_size = {vocab_size} is too small for an alphabet: use {_SMALLEST_VOCABULARY} or more",
-            field="vocab_size",
-        )
+    check_vocab_size(vocab_size)
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     words = _count_words(texts, normalizer)
     if not words:
@@ -60,6 +57,20 @@ def train_wordpiece(
     )
     scratch.train_from_iterator(_repeated(words), trainer)
     return bert_tokenizer(scratch.get_vocab(), normalizer)
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Raise InputError unless a vocabulary of so many entries can be trained."""
+    if vocab_size < _SMALLEST_VOCABULARY:
+        raise InputError(
+            f"vocab_size = {vocab_size} is too small for an alphabet: use {_SMALLEST_VOCABULARY} or more",
+            field="vocab_size",
+        )
+    if vocab_size > _LARGEST_VOCABULARY:
+        raise InputError(
+            f"vocab_size = {vocab_size}: expected {_LARGEST_VOCABULARY:,} at most; BERT's are of 30,000 to 120,000",
+            field="vocab_size",
+        )
 
 
 def _count_words(texts: Iterator[str], normalizer: normalizers.Normalizer) -> Counter[str]:

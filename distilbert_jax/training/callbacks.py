@@ -100,7 +100,7 @@ def _call(function: Callable[[Moment], Any], moment: Moment, name: str) -> None:
         function(moment)
     except OSError:  # of the file system: it is told as such
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise told(f"callback {name!r}", error, file_of(function)) from error
 
 

@@ -6,11 +6,13 @@ either is complete with its digests or is not there.
 
 import contextlib
 import errno
+import functools
 import json
 import logging
 import os
 import shutil
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,24 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
 
 
+def _said_before(traceback: types.TracebackType | None) -> bool:
+    """Whether an error is of tensorstore's threads, which report that a file could not be written to an event loop that has ended
+    with the first of these reports."""
+    return traceback is not None and traceback.tb_frame.f_code.co_name == "call_soon_threadsafe"
+
+
+@functools.cache  # once a process
+def _quieten_threads() -> None:
+    """Leave out what `_said_before` tells, a traceback for each of a hundred files."""
+    hook = sys.unraisablehook
+
+    def shorter(unraisable: "sys.UnraisableHookArgs") -> None:
+        if not _said_before(unraisable.exc_traceback):
+            hook(unraisable)
+
+    sys.unraisablehook = shorter
+
+
 class Checkpoints:
     """The checkpoints of one run, `<directory>/<step>/`, at most `keep` of them.
 
@@ -58,6 +78,7 @@ class Checkpoints:
         # What orbax logs of an error, in each of its threads, it raises too: the user is told once.
         logging.getLogger("absl").addFilter(_not_of_orbax)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+        _quieten_threads()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,  # of a run that was killed while it saved
@@ -80,12 +101,12 @@ class Checkpoints:
             recorded = read_json(item / DIGESTS, dict)
         except (OSError, InputError):
             return f"{DIGESTS} is missing or damaged"
-        found = _digests(item)
-        wrong = [name for name, digest in recorded.items() if found.get(name) != digest]
+        digests = _digests(item)
+        wrong = [name for name, digest in recorded.items() if digests.get(name) != digest]
         if wrong:
             return f"{wrong[0]} is missing or damaged"
         # Of a file without a digest nobody knows whether it is what was written.
-        unknown = sorted(found.keys() - recorded.keys())
+        unknown = sorted(digests.keys() - recorded.keys())
         return f"{DIGESTS} is damaged, it lacks {unknown[0]}" if unknown else None
 
     def _check_run(self, step: int) -> None:
@@ -161,7 +182,8 @@ class Checkpoints:
             yield
         except ValueError as error:
             if "RESOURCE_EXHAUSTED" in str(error) or "Error writing" in str(error):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory)) from error
+                number = errno.EFBIG if os.strerror(errno.EFBIG) in str(error) else errno.ENOSPC
+                raise OSError(number, os.strerror(number), str(self.directory)) from error
             raise
 
     def close(self) -> None:

@@ -135,9 +135,11 @@ def fit(
         seeds = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(columns[unit]))]
         for place, values in enumerate(seeds):
             if broken := [name for name, value in values.items() if not math.isfinite(value)]:
+                first, *others = broken
+                too = f", nor {', '.join(others)}" if others else ""
                 why = (
-                    f"step {step}: {', '.join(broken)} is not finite ({values}); batch {step - 1} of the data order; "
-                    "what was saved before is kept; try a lower learning rate in another run.directory"
+                    f"step {step}: {first} is not finite{too} (batch {step - 1} of the data order): the run has diverged; what was "
+                    "saved before is kept; try a lower learning rate in another run.directory"
                 )
                 failed.setdefault(place, _blamed(broken, origins or {}) if step == 1 and origins else why)
         if len(failed) == len(seeds):

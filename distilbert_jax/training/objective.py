@@ -50,8 +50,8 @@ class Objective:
 
     def loss(self, params: Params, frozen: Params, batch: Batch, counts: Metrics) -> tuple[jax.Array | float, Metrics]:
         """A micro-batch's share of the loss, and of its parts."""
-        found = self.sums(params, frozen, batch, counts)
-        sums, value, within = found if isinstance(found, Sums) else Sums(found)
+        result = self.sums(params, frozen, batch, counts)
+        sums, value, within = result if isinstance(result, Sums) else Sums(result)
         means = {name: total / counts[self.parts[name].over] for name, total in sums.items()}
         for name, mean in means.items():
             if name not in within and (weight := self.parts[name].weight):

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from distilbert_jax.base.config_io import differences, read_config, to_json
-from distilbert_jax.base.files import atomic_file, fingerprint_of, read_json, sha256_of, write_json
+from distilbert_jax.base.files import atomic_file, check_writable, fingerprint_of, read_json, sha256_of, write_json
 from distilbert_jax.errors import InputError
 
 # Fields that do not change what is computed: they may differ when a run goes on. With a dot at the end: all below.
@@ -73,8 +73,7 @@ def _has_begun(directory: Path) -> bool:
 
 def _check_place(directory: Path) -> None:
     """Raise InputError unless a run may live in `directory`."""
-    if directory.exists() and not directory.is_dir():
-        raise InputError(f"{directory}: is a file; choose another --run.directory", path=directory)
+    check_writable(directory, "--run.directory", directory=True)
     if directory.is_dir() and not _is_runs(directory):
         raise InputError(f"{directory}: is not empty and holds no run; choose another --run.directory", path=directory)
     for name in FOLDERS:
@@ -106,8 +105,24 @@ def alone(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """`alone` without a look at what the directory holds."""
+    """`alone` without a look at what the directory holds. Of a run that ends before it has begun, nothing is left."""
+    new = [place for place in (directory, *directory.parents) if not place.exists()]
     directory.mkdir(parents=True, exist_ok=True)
+    try:
+        with _lock(directory):
+            yield
+    except BaseException:
+        if not _has_begun(directory):
+            for name in (".lock", "config.json", "inputs.json") if directory in new else ():
+                (directory / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                for place in new:
+                    place.rmdir()
+        raise
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
     with (directory / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

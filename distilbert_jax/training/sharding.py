@@ -17,7 +17,7 @@ from distilbert_jax.models.params import Params
 ROWS = ("data", "fsdp")  # the axes that a batch is cut along
 # First match wins. A kernel is [in, out]: what enters a layer is cut along `out` on the tensor axis, what leaves it along `in`.
 RULES: tuple[tuple[str, P], ...] = (
-    (r"embeddings\.word$", P("tensor", "fsdp")),
+    (r"(embeddings\.word|head\.decoder)$", P("tensor", "fsdp")),
     (r"embeddings\.(position|token_type)$", P(None, "fsdp")),
     (r"\.(query|key|value|ffn_in)\.kernel$", P("fsdp", "tensor")),
     (r"\.(query|key|value|ffn_in)\.bias$", P("tensor")),
@@ -27,7 +27,7 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 
 _VOCABULARY_MULTIPLE = 128
-_VOCABULARY_FILL = ((r"embeddings\.word$", 0.0), (r"head\.bias$", -1e9))
+_VOCABULARY_FILL = ((r"(embeddings\.word|head\.decoder)$", 0.0), (r"head\.bias$", -1e9))
 
 
 def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:

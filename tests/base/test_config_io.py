@@ -55,6 +55,7 @@ def test_a_word_behind_a_colon_goes_to_the_config(write):
     [
         ("def get_config(:\n", "", {"by": "base.config_io._mistakes_of", "row": 1}),
         ("x = 1\n", "get_config()", {"by": "base.config_io.config_module"}),
+        ("x = 1\0\n", "null bytes", {"by": "base.config_io._mistakes_of"}),
         ("def get_config():\n    return 3\n", "PretrainConfig", {"by": "base.config_io._config_of"}),
         (CONFIG.replace("steps", "step"), "'step'", {"by": "base.config_io._mistakes_of", "row": 5}),
         (CONFIG.replace("steps=7", "steps=-7"), "-7", {"by": "config.require", "field": "steps"}),

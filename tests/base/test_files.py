@@ -12,6 +12,7 @@ from distilbert_jax.base.files import (
     atomic_file,
     check_directory,
     check_file,
+    check_writable,
     fingerprint_of,
     open_file,
     parse_json,
@@ -23,6 +24,36 @@ from distilbert_jax.base.files import (
 )
 from distilbert_jax.errors import InputError, shortened
 from tests.runs import refused
+
+
+def _nothing(path):
+    pass
+
+
+def _pipe(path):
+    os.mkfifo(path)
+
+
+def _socket(path):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+
+
+def _link_to_a_pipe(path):
+    os.mkfifo(path.with_name("pipe"))
+    path.symlink_to("pipe")
+
+
+NO_FILES = [
+    _nothing,
+    Path.mkdir,
+    _pipe,
+    _socket,
+    _link_to_a_pipe,
+    lambda path: path.symlink_to("/dev/zero"),
+    lambda path: path.symlink_to(path.parent),
+    lambda path: path.symlink_to("nothing"),
+]
 
 
 def test_a_file_takes_its_name_only_when_it_is_complete(tmp_path):
@@ -44,6 +75,64 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert read_json(path, list) == [1]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, _pipe, lambda path: path.symlink_to("/dev/null"), _link_to_a_pipe])
+def test_what_is_no_regular_file_is_never_replaced(tmp_path, make):
+    path = tmp_path / "file"
+    make(path)
+    before = path.lstat()
+    refused(lambda: write_json(path, [1]), path=str(path.resolve()))
+    refused(lambda: check_writable(path, "--out"), path=str(path), field="--out")
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_a_link_stays_one_and_what_it_names_is_written(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/file")
+    for value in ([1], [2]):
+        write_json(tmp_path / "link", value)
+        assert (tmp_path / "link").is_symlink()
+        assert read_json(tmp_path / "there/file", list) == value
+
+
+@pytest.mark.parametrize("directory", [True, False])
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_work(tmp_path, directory):
+    (tmp_path / "file").touch()
+    (tmp_path / "pipe").mkdir()
+    os.mkfifo(tmp_path / "pipe/pipe")
+    (tmp_path / "link").symlink_to("nothing")
+    for name in ("file/below", "file/far/below", "pipe/pipe", "pipe/pipe/below", "link", "link/below"):
+        refused(
+            lambda name=name: check_writable(tmp_path / name, "--out", directory=directory),
+            by="base.files.check_writable",
+            path=str(tmp_path / name),
+            field="--out",
+        )
+    other = tmp_path / "file" if directory else tmp_path
+    refused(lambda: check_writable(other, "--out", directory=directory), by="base.files.check_writable")
+    if directory:
+        check_writable(tmp_path / "new/far/below", "--out", directory=True)
+    else:
+        refused(lambda: check_writable(tmp_path / "new/file", "--out"), by="base.files.check_writable")
+    check_writable(tmp_path if directory else tmp_path / "file", "--out", directory=directory)
+    check_writable(tmp_path / "new", "--out", directory=directory)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link", "pipe"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused_before_the_work(tmp_path):
+    tmp_path.chmod(0o500)
+    refused(lambda: check_writable(tmp_path / "file", "--out"), by="base.files.check_writable", field="--out")
+    tmp_path.chmod(0o700)
+
+
+def test_an_error_of_the_system_names_the_file_and_not_a_temporary_one(tmp_path):
+    path = tmp_path / ("a" * 300)
+    with pytest.raises(OSError, match="too long") as caught:
+        write_json(path, [1])
+    assert caught.value.filename == str(path)
+    write_json(tmp_path / ("é" * 120), [1])  # as long as a name may be
 
 
 def test_two_processes_may_write_the_same_file_at_the_same_moment(tmp_path, monkeypatch):
@@ -115,36 +204,6 @@ def test_json_within_the_limits_is_what_json_says(tmp_path):
 def test_a_line_of_a_file_may_have_what_a_measurement_gives(tmp_path):
     assert parse_json(b'{"loss": Infinity}', dict, "metrics.jsonl", row=3, finite=False) == {"loss": np.inf}
     refused(lambda: parse_json(b'{"a": 1\n', dict, "metrics.jsonl", row=3), path="metrics.jsonl", row=3)
-
-
-def _nothing(path):
-    pass
-
-
-def _pipe(path):
-    os.mkfifo(path)
-
-
-def _socket(path):
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(str(path))
-
-
-def _link_to_a_pipe(path):
-    os.mkfifo(path.with_name("pipe"))
-    path.symlink_to("pipe")
-
-
-NO_FILES = [
-    _nothing,
-    Path.mkdir,
-    _pipe,
-    _socket,
-    _link_to_a_pipe,
-    lambda path: path.symlink_to("/dev/zero"),
-    lambda path: path.symlink_to(path.parent),
-    lambda path: path.symlink_to("nothing"),
-]
 
 
 @pytest.mark.parametrize("make", NO_FILES)

@@ -1,11 +1,13 @@
 """Where a model is found: on the disk, in the hub's cache, on the hub. A process each: the hub's settings are read once."""
 
+import errno
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
-from distilbert_jax.base.hub import locate
+from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.errors import one_line_errors
 from distilbert_jax.models import BertForMaskedLM, MaskedLM
 from distilbert_jax.models.params import digest, split
@@ -113,3 +115,18 @@ def test_an_empty_name_is_not_the_working_directory():
 def test_a_file_is_no_model(tmp_path):
     (tmp_path / "model.safetensors").touch()
     refused(lambda: locate(tmp_path / "model.safetensors"), by="base.hub.locate", path="model.safetensors")
+
+
+def test_the_home_of_nobody_is_no_directory():
+    refused(lambda: locate("~nobody-of-this-name/model"), by="base.hub.locate", path="~nobody-of-this-name/model")
+
+
+def test_a_directory_that_cannot_be_written_is_named_and_not_a_temporary_one(tmp_path):
+    def full(directory):
+        raise OSError(errno.ENOSPC, "full", str(directory / "model.safetensors"))
+
+    for write, name, at_fault in ((full, "model", "model/model.safetensors"), (Path.touch, "m" * 250, "m" * 250)):
+        with pytest.raises(OSError, match=r"full|too long") as caught:
+            write_directory(tmp_path / name, write)
+        assert caught.value.filename == str(tmp_path / at_fault)
+    assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,7 @@
 """Arguments: their mistakes in one line, and what was once called otherwise."""
 
+import io
+import json
 import sys
 from dataclasses import dataclass
 
@@ -8,7 +10,7 @@ import pytest
 from distilbert_jax.base.config_io import load_config as load
 from distilbert_jax.base.config_io import load_variants
 from distilbert_jax.cli import renamed
-from distilbert_jax.cli.arguments import calling, load_config, parse
+from distilbert_jax.cli.arguments import calling, load_config, parse, print_json
 from distilbert_jax.config import ExperimentConfig, FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError
 from tests.runs import refused
@@ -108,3 +110,13 @@ def test_a_config_file_of_an_earlier_version_is_answered_with_its_new_name(befor
 def test_what_was_never_a_config_stays_unknown():
     assert renamed.config("configs/distilbert_base.py") is None
     assert renamed.config("mine/demo/teacher.py") is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252", "latin-1"])
+def test_json_is_valid_whatever_the_output_takes_and_the_numbers_are(encoding, monkeypatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace"))
+    print_json({"text": "中 × 🙂 \udcff", "scores": [0.5, float("nan")], "worst": (float("-inf"),)})
+    sys.stdout.flush()
+    found = json.loads(raw.getvalue().decode(encoding), parse_constant=lambda name: pytest.fail(name))
+    assert found == {"text": "中 × 🙂 \udcff", "scores": [0.5, None], "worst": [None]}

@@ -8,6 +8,7 @@ import pytest
 from distilbert_jax.cli import demo as module
 from distilbert_jax.cli.main import main
 from distilbert_jax.errors import InputError
+from tests.runs import refused
 
 
 @pytest.fixture
@@ -25,12 +26,21 @@ def test_the_demo_is_all_its_steps_in_order(steps):
 
 
 def test_steps_alone_are_done_in_the_order_of_the_demo(steps, tmp_path):
-    main(["demo", "--out", str(tmp_path), "--only", "report", "data"])
-    assert steps == [("data", tmp_path), ("report", tmp_path)]
+    main(["demo", "--out", str(tmp_path), "--only", "tokenizer", "data"])
+    assert steps == [("data", tmp_path), ("tokenizer", tmp_path)]
     for arguments, field in ((["--only"], "--only"), (["--out", __file__], "--out")):
         with pytest.raises(InputError) as caught:
             main(["demo", *arguments])
         assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("step", "first"), [("student", "corpora"), ("glue", "data"), ("report", "corpora"), ("fill-mask", "student")]
+)
+def test_a_step_without_what_earlier_ones_make_says_which(steps, tmp_path, step, first):
+    hint = f"--only {first}"
+    refused(lambda: main(["demo", "--out", str(tmp_path), "--only", step]), by="cli.demo._check_before", hint=hint)
+    assert (steps, list(tmp_path.iterdir())) == ([], [])
 
 
 def test_the_data_are_written_where_the_other_steps_look(tmp_path, monkeypatch, capsys):
@@ -48,6 +58,7 @@ def test_the_data_are_written_where_the_other_steps_look(tmp_path, monkeypatch, 
 
 def test_each_training_and_tuning_is_that_of_the_demos_config(tmp_path, monkeypatch):
     trained, tuned = [], []
+    monkeypatch.setattr(module, "_check_before", lambda only, out: None)
     monkeypatch.setattr("distilbert_jax.pretraining.run.pretrain", trained.append)
     monkeypatch.setattr("distilbert_jax.cli.glue.GlueCommand.run", lambda self: tuned.append(self))
     main(["demo", "--out", str(tmp_path), "--only", *module.TRAININGS, "glue"])

@@ -34,7 +34,7 @@ from tests.runs import refused
         ),
         (
             ["features", "--model", "nowhere", "a", "--out", "no/x.npy"],
-            {"by": "cli.texts.FeaturesCommand.run", "field": "--out", "path": "no"},
+            {"by": "base.files.check_writable", "field": "--out", "path": "no/x.npy"},
         ),
         (["fill-mask", "--model", "nowhere", "[MASK]"], {"path": "nowhere"}),
         (["fill-mask", "--model", "nowhere", "--topk", "3", "[MASK]"], {"field": "--topk", "hint": "--top-k"}),

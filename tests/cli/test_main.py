@@ -14,7 +14,7 @@ from distilbert_jax.cli import renamed
 from distilbert_jax.cli.main import COMMANDS, main
 from distilbert_jax.configs import shipped
 from distilbert_jax.errors import InputError
-from tests.runs import ROOT
+from tests.runs import ROOT, refused
 
 MAINS = {"distilbert-jax": main, "python train.py": train.main, "python evaluate.py": evaluate.main}
 
@@ -140,3 +140,17 @@ def test_a_file_of_ones_own_is_run_before_the_command(tmp_path, monkeypatch, cap
         with pytest.raises(InputError) as caught:
             main(args)
         assert caught.value.field == "--with"
+
+
+def test_a_file_to_run_first_stands_before_the_command():
+    refused(lambda: main(["train", "demo:teacher", "--with", "mine.py"]), by="cli.main.main", field="--with")
+    for name in ("nothing.py", "."):
+        refused(lambda name=name: main(["--with", name, "train"]), by="cli.main._run_first", path=name)
+
+
+def test_a_config_that_says_what_a_sweep_decides_is_named(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from distilbert_jax.config import *\n\n\ndef get_config():\n    return FinetuneConfig(task='rte')\n"
+    )
+    refused(lambda: main(["glue", str(file)]), by="cli.glue._check_other", path=str(file), hint="--tasks")

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from distilbert_jax.cli.main import main
 from distilbert_jax.cli.prepare import student, tokenizer
 from distilbert_jax.config import student_config
 from distilbert_jax.errors import InputError
@@ -42,7 +43,7 @@ def test_a_command_answers_a_mistake_with_one_line(tmp_path):
         check=False,
     )
     assert run.returncode == 2
-    assert run.stderr.splitlines() == [f"error: {tmp_path}/missing.txt: no such text file"]
+    assert run.stderr.splitlines() == [f"error: {tmp_path}/missing.txt: no such file"]
 
 
 def test_a_student_is_made_from_a_directory_and_written_with_the_tokenizer(world, tmp_path, capfd):
@@ -84,3 +85,33 @@ def test_a_student_takes_the_place_of_nothing_that_is_there(world, tmp_path):
             student(str(world.teacher), str(tmp_path / place), layers=(1,))
         assert caught.value.field == "--out"
     assert (tmp_path / "out/model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize("size", ["1000000000", "63", "-1"])
+def test_a_vocabulary_that_cannot_be_is_refused_before_the_text_is_read(size, tmp_path):
+    command = ["tokenizer", "--text", str(tmp_path / "no.txt"), "--out", str(tmp_path / "out"), "--vocab-size", size]
+    refused(lambda: main(command), by="text.wordpiece.check_vocab_size", field="vocab_size")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["tokenizer", "--text", "no.txt", "--vocab-size", "100"],
+        ["corpus", "--text", "no.txt", "--tokenizer", "nowhere"],
+        ["student", "--teacher", "nowhere"],
+        ["features", "--model", "nowhere", "text"],
+        ["bias", "--model", "nowhere"],
+        ["demo"],
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_the_work_and_stays_as_it_is(command, tmp_path):
+    (tmp_path / "null").symlink_to("/dev/null")
+    (tmp_path / "file").touch()
+    for name in ("null", "null/below", "file/below"):
+        refused(
+            lambda name=name: main([*command, "--out", str(tmp_path / name)]),
+            by="base.files.check_writable",
+            path=str(tmp_path / name),
+            field="--out",
+        )
+    assert (tmp_path / "null").is_symlink()

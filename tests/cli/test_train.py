@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import train
-from distilbert_jax.config import PretrainConfig
+from distilbert_jax.config import FinetuneConfig, PretrainConfig, RunConfig
 from tests.runs import ROOT, pretraining, refused, write_config
 
 
@@ -63,3 +64,18 @@ def test_a_mistake_ends_the_process_with_one_line_and_status_2(world, tmp_path):
     assert (ended.returncode, ended.stdout) == (2, "")
     (line,) = ended.stderr.splitlines()
     assert line.startswith(f"error: {tmp_path}: no corpus: build one")
+
+
+@pytest.mark.parametrize("failed", [0, 1])
+def test_a_fine_tuning_that_has_learned_nothing_says_so(failed, tmp_path, monkeypatch, capsys):
+    config = FinetuneConfig(task="rte", model="model", run=RunConfig(directory=str(tmp_path)))
+    file = tmp_path / "config.py"
+    file.write_text(f"from distilbert_jax.config import *\n\n\ndef get_config():\n    return {config!r}\n")
+    result = SimpleNamespace(task="rte", scores={"validation": {"accuracy": 52.7}})
+    monkeypatch.setattr("distilbert_jax.finetuning.runs.finetune", lambda config: result)
+    row = SimpleNamespace(failed=failed, majority=52.7)
+    monkeypatch.setattr("distilbert_jax.glue.summary.summary", lambda runs: {"rte": row})
+    train.main([str(file)])
+    told = capsys.readouterr()
+    assert told.out == "rte validation: accuracy 52.70\n"
+    assert ("52.70" in told.err) == bool(failed)

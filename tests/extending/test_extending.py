@@ -128,12 +128,16 @@ ROW = (HERE / "own_term.py").read_text().splitlines().index(TERM) + 1
         ("    return undefined", ROW),
         ("    return jnp.sum(ours @ theirs @ ours)", ROW),
         ("    return student.logits.sum()", ROW),
+        ("    raise SystemExit", ROW),
+        ("    return ours.sum() if ours.sum() > 0 else theirs.sum()", ROW),
     ],
 )
 def test_a_term_that_breaks_its_promise_is_named_with_its_file_before_any_step(world, outside, instead, row):
     Path("own_term.py").write_text(edited("own_term.py", TERM, instead))
     error = refusal(command, "own_term.py", *tiny(world, teacher=world.teacher))
     assert (Path(error.path).name, error.field, error.row) == ("own_term.py", "term 'norm'", row)
+    assert len(str(error)) < len(error.path) + 250
+    assert ("needs" in (error.hint or "")) == ("logits" in instead)
     assert not Path("run/metrics.jsonl").exists()
 
 

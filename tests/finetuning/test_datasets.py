@@ -2,7 +2,9 @@ import logging
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from distilbert_jax.finetuning.datasets import (
     check,
@@ -109,7 +111,9 @@ def test_labels_that_a_file_names_are_in_the_order_of_the_task(tmp_path):
         lambda: load_split(find_task("sst2"), "train", str(tmp_path)), by="finetuning.datasets.check", path=str(file)
     )
     assert "its labels are positive, negative in this order, those of sst2 negative, positive" in message
-    for others in (("negative", "positive"), ("0", "1")):
+    datasets.Dataset.from_dict(ROWS, features=names("sad", "glad")).to_parquet(file)
+    refused(lambda: load_split(find_task("sst2"), "train", str(tmp_path)), "glad", path=str(file), field="label")
+    for others in (("negative", "positive"), ("Negative", "POSITIVE"), ("0", "1")):
         datasets.Dataset.from_dict(ROWS, features=names(*others)).to_parquet(file)
         assert list(load_split(find_task("sst2"), "train", str(tmp_path))["label"]) == ROWS["label"]
 
@@ -275,3 +279,25 @@ def test_a_real_task_that_is_not_there_is_one_line(glue_dir):
         by="finetuning.datasets._file",
         path="qnli/train.parquet",
     )
+
+
+def test_a_file_in_the_place_of_the_folder_is_said_to_be_one(tmp_path):
+    (tmp_path / "my.csv").write_text("sentence,label\n")
+    for name in ("my.csv", "nowhere"):
+        refused(
+            lambda name=name: load_split(find_task("sst2"), "train", str(tmp_path / name)),
+            "sst2/train.parquet",
+            by="finetuning.datasets._file",
+            path=str(tmp_path / name),
+            field="--data",
+        )
+    (tmp_path / "sst2/train.parquet").mkdir(parents=True)
+    refused(lambda: load_split(find_task("sst2"), "train", str(tmp_path)), by="base.files.check_file")
+
+
+def test_a_text_that_is_not_utf8_is_damage_of_its_file(tmp_path):
+    (tmp_path / "sst2").mkdir()
+    file = tmp_path / "sst2/train.parquet"
+    texts = pyarrow.array([b"good", b"\xff"], pyarrow.binary()).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"sentence": texts, "label": [0, 1]}), file)
+    refused(lambda: load_split(find_task("sst2"), "train", str(tmp_path)), path=str(file))

@@ -122,7 +122,7 @@ def test_a_place_where_no_zip_can_be_is_refused_at_once(tmp_path):
     refused(lambda: check_path(str(tmp_path / "glue.tsv"), ["rte"]), by="glue.submission.check_path", field="--submit")
     refused(
         lambda: check_path(str(tmp_path / "nowhere/glue.zip"), ["rte"]),
-        by="glue.submission.check_path",
+        by="base.files.check_writable",
         field="--submit",
     )
     refused(

@@ -1,6 +1,8 @@
 import dataclasses
 import json
+import os
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,8 @@ from tests.runs import refused
 
 def family(request, name):
     config = request.getfixturevalue("tiny_distilbert" if name.startswith("Distil") else "tiny_bert")
-    return CLASSES[name], dataclasses.replace(config, labels=("no", "yes", "maybe"), hidden_dropout=0.15)
+    labels = ("no", "yes") if name.endswith("QuestionAnswering") else ("no", "yes", "maybe")
+    return CLASSES[name], dataclasses.replace(config, labels=labels, hidden_dropout=0.15)
 
 
 def base(cls):
@@ -128,14 +131,8 @@ def test_files_have_the_references_names_and_orientation(name, request, tmp_path
     )
     content = json.loads((tmp_path / "config.json").read_text())
     assert content["architectures"] == [name]
-    assert content["id2label"] == {"0": "no", "1": "yes", "2": "maybe"}
-    assert content["label2id"] == {"no": 0, "yes": 1, "maybe": 2}
-
-
-@pytest.mark.parametrize(("labels", "kind"), [(("score",), "regression"), (("a", "b"), None)])
-def test_one_label_is_saved_as_a_regression(labels, kind, tiny_bert, tmp_path):
-    build(BertForSequenceClassification, dataclasses.replace(tiny_bert, labels=labels)).save_pretrained(tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == kind
+    assert content["id2label"] == {str(i): label for i, label in enumerate(config.labels)}
+    assert content["label2id"] == {label: i for i, label in enumerate(config.labels)}
 
 
 def test_saving_replaces_an_older_model_and_keeps_what_else_is_there(directory, tiny_bert):
@@ -466,18 +463,18 @@ def test_what_is_missing_is_named(directory, tmp_path):
         ("{}", "model_type = None: families known: bert, distilbert; import the module"),
         ('{"model_type": "electra"}', "model_type = 'electra': families known: bert, distilbert; import the module"),
         ('{"model_type": ["bert"]}', "model_type = ['bert']: families known: bert, distilbert; import the module"),
-        ('{"model_type": "bert", "hidden_size": 100}', "ModelConfig.num_attention_heads = 12: does not divide"),
-        ('{"model_type": "bert", "hidden_size": "big"}', "hidden_size is 'big', expected a whole number"),
-        ('{"model_type": "bert", "hidden_act": "silu"}', "ModelConfig.hidden_act = 'silu': expected one of 'gelu'"),
-        ('{"model_type": "bert", "vocab_size": 30522.0}', "vocab_size is 30522.0, expected a whole number"),
+        ('{"model_type": "bert", "hidden_size": 100}', "num_attention_heads = 12: does not divide"),
+        ('{"model_type": "bert", "hidden_size": "big"}', "hidden_size = 'big': expected a whole number"),
+        ('{"model_type": "bert", "hidden_act": "sillu"}', "hidden_act = 'sillu': did you mean 'silu'?"),
+        ('{"model_type": "bert", "vocab_size": 30522.0}', "vocab_size = 30522.0: expected a whole number"),
         ('{"model_type": "bert", "id2label": {"0": "a", "2": "b"}}', "id2label has the ids 0, 2, expected 0 to 1"),
-        ('{"model_type": "bert", "id2label": ["a", "b"]}', "a field has a value of another type"),
-        ('{"model_type": "bert", "id2label": {"a": "b"}}', "a field has a value of another type"),
+        ('{"model_type": "bert", "id2label": ["a", "b"]}', "id2label: expected an object of ids 0, 1, 2"),
+        ('{"model_type": "bert", "id2label": {"a": "b"}}', "id2label: expected an object of ids 0, 1, 2"),
     ],
 )
 def test_a_config_that_cannot_be_used_is_named(content, message, directory):
     (directory / "config.json").write_text(content)
-    assert refusal(BertForMaskedLM, directory).startswith(f"{directory}/config.json: {message}")
+    assert refusal(MaskedLM, directory).startswith(f"{directory}/config.json: {message}")
 
 
 def test_a_config_that_is_not_text_is_named(directory):
@@ -589,3 +586,18 @@ def test_a_runs_directory_in_the_place_of_its_model_is_answered_with_the_model(t
     with pytest.raises(InputError) as caught:
         read_config(tmp_path)
     assert (caught.value.path, caught.value.hint) == (str(tmp_path), str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero"), lambda path: path.symlink_to(path.name)]
+)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json", "shard"])
+def test_what_is_no_regular_file_of_a_model_is_refused_at_once(name, make, directory):
+    if name == "shard":
+        index = {"weight_map": {"bert.embeddings.LayerNorm.bias": name}}
+        (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    (directory / (name if name == "config.json" else "model.safetensors")).unlink()
+    make(directory / name)
+    with pytest.raises((InputError, OSError)) as caught:
+        BertForMaskedLM.from_pretrained(directory)
+    assert str(directory) in str(caught.value)

@@ -7,7 +7,6 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.config import ModelConfig, student_config
-from distilbert_jax.errors import InputError
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM
 from distilbert_jax.models.params import split
 from distilbert_jax.models.student import (
@@ -122,29 +121,28 @@ def test_a_step_that_donates_the_student_leaves_the_teacher_alive(teacher):
 
 
 @pytest.mark.parametrize(
-    ("changes", "layers", "message"),
+    ("changes", "layers", "field", "given", "expected"),
     [
-        ({"vocab_size": 100}, None, "model.vocab_size = 100, the teacher's is 99: "),
-        ({"hidden_size": 64}, None, "model.hidden_size = 64, the teacher's is 32: "),
-        ({"num_attention_heads": 2}, None, "model.num_attention_heads = 2, the teacher's is 4: "),
-        ({"intermediate_size": 64}, None, "model.intermediate_size = 64, the teacher's is 48: "),
-        ({"max_position_embeddings": 20}, None, "model.max_position_embeddings = 20, the teacher's is 40: "),
+        ({"vocab_size": 100}, None, "model.vocab_size", "100", "99"),
+        ({"hidden_size": 64}, None, "model.hidden_size", "64", "32"),
+        ({"num_attention_heads": 2}, None, "model.num_attention_heads", "2", "4"),
+        ({"intermediate_size": 64}, None, "model.intermediate_size", "64", "48"),
+        ({"max_position_embeddings": 20}, None, "model.max_position_embeddings", "20", "40"),
         (
             {"model_type": "bert", "type_vocab_size": 2, "qa_dropout": 0.0},
             None,
-            "model.model_type = 'bert': a student is a 'distilbert'",
+            "model.model_type",
+            "'bert'",
+            "'distilbert'",
         ),
-        ({}, (0, 1, 2), "init.layers = (0, 1, 2): 3 layers named, model.num_hidden_layers is 2"),
-        ({}, (0, 4), "init.layers = (0, 4): 4 is not a layer of the teacher (0 … 3)"),
-        ({}, (-1, 0), "init.layers = (-1, 0): -1 is not a layer of the teacher (0 … 3)"),
+        ({}, (0, 1, 2), "init.layers", "(0, 1, 2)", "2"),
+        ({}, (0, 4), "init.layers", "(0, 4)", "0 … 3"),
+        ({}, (-1, 0), "init.layers", "(-1, 0)", "0 … 3"),
     ],
 )
-def test_a_student_that_cannot_begin_with_this_teacher_is_refused(changes, layers, message, teacher):
+def test_a_student_that_cannot_begin_with_this_teacher_is_refused(changes, layers, field, given, expected, teacher):
     config = dataclasses.replace(student_config(teacher.config, 2), **changes)
-    with pytest.raises(InputError) as caught:
-        student_from_teacher(teacher, config, layers=layers)
-    assert str(caught.value).startswith(message)
-    assert "\n" not in str(caught.value)
+    refused(lambda: student_from_teacher(teacher, config, layers=layers), given, expected, field=field)
 
 
 def test_fresh_weights_are_drawn_as_the_reference_draws_them(tiny):

@@ -2,6 +2,8 @@ import json
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
+from scipy.special import expit
 
 from distilbert_jax.models import BertForSequenceClassification, DistilBertForSequenceClassification
 from distilbert_jax.pipelines import TextClassification
@@ -64,20 +66,39 @@ def test_a_tuple_is_a_pair(classify):
     assert classify([]) == []
 
 
-def test_a_regression_gives_its_value(saved):
-    classify = TextClassification(saved("bert", ("score",)))
-    (answer,) = classify("reda goes")
-    assert answer == {"label": "score", "score": pytest.approx(float(logits(classify, "reda goes")[0]), rel=1e-4)}
-
-
-def test_labels_that_do_not_exclude_each_other_have_probabilities_of_their_own(saved):
-    path = saved("distilbert", LABELS)
+@pytest.mark.parametrize(
+    ("problem", "labels", "scores_of"),
+    [
+        ("regression", ("score",), lambda values: values),
+        ("regression", LABELS, lambda values: values),
+        ("multi_label_classification", LABELS, expit),
+        ("single_label_classification", LABELS, softmax),
+        (None, LABELS, softmax),
+        (None, ("score",), expit),
+    ],
+)
+def test_scores_are_what_the_problem_type_makes_of_the_logits_before_and_after_a_round_trip(
+    problem, labels, scores_of, saved, tmp_path
+):
+    path = saved("distilbert", labels)
     config = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps(config | {"problem_type": "multi_label_classification"}))
+    (path / "config.json").write_text(json.dumps(config | {"problem_type": problem}))
     classify = TextClassification(path)
-    found = {answer["label"]: answer["score"] for answer in classify("reda goes", None)}
-    expected = 1 / (1 + np.exp(-logits(classify, "reda goes")))
-    assert [found[label] for label in LABELS] == pytest.approx(expected, rel=1e-4)
+    classify.model.save_pretrained(tmp_path, classify.tokenizer)
+    expected = scores_of(logits(classify, "reda goes"))
+    for pipeline in (classify, TextClassification(tmp_path)):
+        found = {answer["label"]: answer["score"] for answer in pipeline("reda goes", None)}
+        assert [found[label] for label in labels] == pytest.approx(expected, rel=1e-4)
+    assert json.loads((tmp_path / "config.json").read_text()).get("problem_type") == problem
+
+
+def test_scores_that_are_not_finite_are_refused_with_the_models_name(saved):
+    path = saved("distilbert", LABELS)
+    tensors = load_file(path / "model.safetensors")
+    kernel = "distilbert.transformer.layer.0.ffn.lin2.weight"
+    save_file(tensors | {kernel: np.full_like(tensors[kernel], 3e38)}, path / "model.safetensors")
+    classify = TextClassification(path)
+    refused(lambda: classify("reda goes"), by="models.ranges.check_finite", path=str(path))
 
 
 @pytest.mark.parametrize("top_k", [0, 4])

@@ -303,6 +303,14 @@ def test_text_in_flight_is_bounded(tokenizer, source, tmp_path, monkeypatch):
     assert documents_in(corpus) == expected(tokenizer)
 
 
+def test_what_is_no_corpus_says_what_it_is(source, tmp_path):
+    refused(lambda: Corpus.open(source), by="pretraining.corpus.Corpus.open", path=str(source), hint=f"--text {source}")
+    (tmp_path / "manifest.json").write_text('{"format": 1, "python": "3.11"}')
+    assert "damaged" not in refused(
+        lambda: Corpus.open(tmp_path), by="pretraining.corpus.Corpus.open", path=str(tmp_path)
+    )
+
+
 def test_a_damaged_shard_is_named_and_mended(tokenizer, source, tmp_path):
     corpus = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     corpus.verify()
@@ -375,7 +383,7 @@ def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp
 @pytest.mark.parametrize(
     ("name", "content", "by", "row"),
     [
-        ("missing.txt", None, "text.sources.TextSources.__init__", None),
+        ("missing.txt", None, "base.files.check_file", None),
         ("page.html", b"text", "text.sources.TextSources.__init__", None),
         ("page.xz", b"text", "text.sources.TextSources.__init__", None),
         ("empty.txt", b"", "text.sources.TextSources.__init__", None),
@@ -383,11 +391,23 @@ def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp
         ("blank.txt.xz", lzma.compress(b""), "pretraining.build_corpus.build_share", None),
         ("latin.txt", b"one\nna\xefve\n", "text.sources._decoded", 2),
         ("cut.txt.xz", lzma.compress(TEXT.encode())[:-40], "text.sources.TextSources._lines_of", None),
-        ("long.txt.xz", lzma.compress(TEXT.encode() * 9)[:-40], "text.sources.TextSources._lines_of", 0),
+        ("long.txt.xz", lzma.compress(TEXT.encode() * 9)[:-40], "text.sources.TextSources._lines_of", None),
         ("control.txt", b"\x01\x02\n\n\x03\n", "pretraining.build_corpus._completed", None),
         ("cut.txt.gz", gzip.compress(TEXT.encode())[:-40], "text.sources.TextSources._lines_of", None),
-        ("not.txt.xz", b"plain text", "text.sources.TextSources._lines_of", 0),
-        ("not.txt.gz", b"plain text", "text.sources.TextSources._lines_of", 0),
+        ("not.txt.xz", b"plain text", "text.sources.TextSources._lines_of", None),
+        ("not.txt.gz", b"plain text", "text.sources.TextSources._lines_of", None),
+        (
+            "two.txt.xz",
+            lzma.compress(TEXT.encode()) + b"?" + lzma.compress(TEXT.encode())[1:],
+            "text.sources.TextSources._lines_of",
+            None,
+        ),
+        (
+            "behind.txt.xz",
+            lzma.compress(TEXT.encode()) + b"more",
+            "text.sources.TextSources._lines_of",
+            None,
+        ),
     ],
 )
 def test_a_source_that_cannot_be_read_is_named(tokenizer, tmp_path, name, content, by, row):
@@ -408,7 +428,7 @@ def test_a_file_without_line_ends_is_refused_before_it_fills_memory(tokenizer, s
     source.write_text("word " * 300_000)
     refused(
         lambda: build_corpus([source], tokenizer, tmp_path / "out"),
-        by="text.sources.TextSources._lines_of",
+        by="text.sources._check_length",
         path=str(source),
         row=1,
     )
@@ -424,7 +444,7 @@ def test_what_is_not_a_finished_corpus_is_named(tokenizer, source, tmp_path):
         lambda: Corpus.open(tmp_path / "out"), by="pretraining.corpus.Corpus.open", path="manifest.json", field="format"
     )
     manifest.write_text('{"format": 1,')
-    refused(lambda: Corpus.open(tmp_path / "out"), by="base.files.read_json", path="manifest.json")
+    refused(lambda: Corpus.open(tmp_path / "out"), by="base.files.parse_json", path="manifest.json")
     assert build_corpus([source], tokenizer, tmp_path / "out").manifest == good
 
 

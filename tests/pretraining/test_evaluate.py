@@ -120,6 +120,18 @@ def test_an_hf_directory_is_evaluated_on_all_devices(world, tmp_path, rows, stud
     assert found.kl_to_teacher > 0
 
 
+def test_figures_that_are_not_finite_are_refused_with_the_models_name(world, tmp_path, student):
+    params = split(student)[1]
+    name = "encoder.layers.0.ffn_out.kernel"
+    model = merge(split(student)[0], {**params, name: jnp.full_like(params[name], 3e38)})
+    model.save_pretrained(tmp_path, load_tokenizer(world.tokenizer))
+    refused(
+        lambda: evaluate_mlm(str(tmp_path), world.heldout, length=32),
+        by="models.ranges.check_finite",
+        path=str(tmp_path),
+    )
+
+
 def test_vocabularies_are_compared_without_the_rows_that_pad_them(world, tmp_path, rows, student, teacher):
     student.save_pretrained(tmp_path / "student", load_tokenizer(world.tokenizer))
     teacher.save_pretrained(tmp_path / "teacher", load_tokenizer(world.tokenizer))

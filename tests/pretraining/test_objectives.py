@@ -229,6 +229,22 @@ def test_pieces_of_the_logits_add_up_to_the_loss_and_gradients_of_all(tokens):
     np.testing.assert_allclose(alone[0], found[0][0], rtol=1e-6)
 
 
+@pytest.mark.parametrize("tokens", [0, 4])
+def test_a_decoder_of_its_own_gets_its_part_of_the_gradient_of_a_tied_one(tokens):
+    config = ModelConfig.distilbert_base(**SIZES | STILL, tie_word_embeddings=False)
+    untied = split(build(DistilBertForMaskedLM, config))[0]
+    objective = distillation(dataclasses.replace(ALL_FOUR, chunk=tokens), student=untied)
+    batch, word = prepared([[0, 1], [2, 3]], 16), "encoder.embeddings.word"
+    params = {**PARAMS, "head.decoder": PARAMS[word]}
+    (value, _), grads = quick_jit(jax.value_and_grad(objective.loss, has_aux=True))(params, FROZEN, batch, TOTALS)
+    (expected, _), (tied, _) = loss_and_gradients("distillation, all tokens")(PARAMS, FROZEN, batch, TOTALS)
+    np.testing.assert_allclose(value, expected, rtol=3e-6)
+    own = grads.pop("head.decoder")
+    assert norm({word: own}) > 0.1 * norm({word: tied[word]})
+    grads[word] += own
+    assert norm({name: grads[name] - tied[name] for name in tied}) <= 3e-6 * norm(tied)
+
+
 def test_the_gradient_of_pieces_scales_with_what_comes_in():
     loss = lambda params, scale: (
         scale

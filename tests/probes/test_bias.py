@@ -313,5 +313,5 @@ def test_the_command_refuses_in_one_line(directory, tmp_path):
     refused(run(), "--model", by="cli.arguments.parse")
     refused(run("--model", "nowhere"), by="base.hub._download")
     refused(run("--model", directory, "--out", str(tmp_path / "file")), by="cli.probes.BiasCommand.run", field="--out")
-    refused(run("--model", "nowhere", "--prompts", str(tmp_path / "a.yaml")), by="probes.prompts._parse", path="a.yaml")
+    refused(run("--model", "nowhere", "--prompts", str(tmp_path / "a.yaml")), by="base.files.check_file", path="a.yaml")
     refused(run("--model", directory, "--topk", "3"), "--top-k", by="cli.arguments.parse")

@@ -98,6 +98,8 @@ def test_a_pair_without_a_field_is_refused(write, field):
         ("a.yaml", "- just text\n", "probes.prompts.read_pairs", None),
         ("a.yaml", "- name: x\n  sides:\n    a: [MASK] goes\n", "probes.prompts._parse", 3),
         ("a.yaml", "- name: x\n  sides: {1: '[MASK]', b: '[MASK]'}\n", "probes.prompts.read_pairs", None),
+        ("a.yaml", "- name: x\n  sides: {a: '[MASK]', b: '[MASK]'}\n  name: y\n", "probes.prompts._parse", 1),
+        ("a.yaml", "- &a [x, y]\n- [*a, *a]\n", "probes.prompts._parse", 2),
         ("a.yaml", "- name: \x00\n", "probes.prompts._parse", None),
         ("a.yaml", "- name: 2020-13-45\n", "probes.prompts._parse", None),
         ("a.yaml", "- !!python/object/apply:os.getcwd []\n", "probes.prompts._parse", 1),

@@ -3,6 +3,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from distilbert_jax.training import checkpoint as module
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.step import TrainState, init_state
 from tests import compiling
-from tests.runs import refused
+from tests.runs import ROOT, refused
 
 SHAPES = {"encoder.layers.0.ffn_in.kernel": (16, 8), "encoder.layers.0.ffn_in.bias": (8,), "head.norm.scale": (16,)}
 
@@ -242,9 +243,9 @@ def test_a_disk_that_runs_full_while_it_saves_leaves_the_one_before(copy, monkey
     monkeypatch.setattr(Checkpoints, "_seal", fail)
     checkpoints = Checkpoints(copy, 1)
     checkpoints.save(3, make_state(3))
-    with pytest.raises(OSError, match="No space left") as caught:
+    with pytest.raises(OSError, match=r"No space left|File too large") as caught:
         checkpoints.wait()
-    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.errno == (errno.EFBIG if "File too large" in str(kind) else errno.ENOSPC)
     checkpoints.close()
     assert caplog.records == [], "the error tells it, once"
     monkeypatch.undo()
@@ -288,3 +289,31 @@ def test_on_a_disk_that_is_really_full_the_run_goes_on_once_there_is_space(small
     (small_disk / "ballast").unlink()
     save(directory, 2)
     assert bits(restore(directory)) == bits(make_state(2))
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import jax.numpy as jnp
+from distilbert_jax.errors import one_line_errors
+from distilbert_jax.training.checkpoint import Checkpoints
+
+checkpoints = Checkpoints(Path(sys.argv[1]), 1)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
+with one_line_errors():
+    try:
+        checkpoints.save(1, {str(i): jnp.full(20_000, i * 1.1 + jnp.arange(20_000)) for i in range(40)})
+        checkpoints.wait()
+    finally:
+        checkpoints.close()
+"""
+
+
+def test_a_file_that_may_not_grow_is_told_in_one_line(tmp_path):
+    command = [sys.executable, "-W", "ignore", "-c", LIMITED, str(tmp_path / "checkpoints")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert os.strerror(errno.EFBIG) in done.stderr
+    assert f"{tmp_path / 'checkpoints'}" in done.stderr

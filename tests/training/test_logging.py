@@ -48,7 +48,7 @@ def test_a_last_line_that_a_kill_cut_short_is_left_out(tmp_path, cut):
 def test_a_damaged_line_is_named(tmp_path):
     write(tmp_path, 1, 5)
     lines = (tmp_path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
-    for damaged in (b"\0\0\0\n", b'{"kind": "tr\xff\n', b'{"kind"\n'):
+    for damaged in (b"\0\0\0\n", b'{"kind": "tr\xff\n', b'{"kind"\n', b"[" * 100_000 + b"\n", b"[1]\n"):
         (tmp_path / "metrics.jsonl").write_bytes(b"".join([*lines[:2], damaged, *lines[2:]]))
         refused(
             lambda: read_metrics(tmp_path / "metrics.jsonl"),

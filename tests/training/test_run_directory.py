@@ -172,7 +172,7 @@ def test_what_holds_no_run_is_left_alone(tmp_path):
     assert [path.name for path in notes.iterdir()] == ["mine.txt"]
     refused(
         lambda: run_directory.enter(CONFIG, notes / "mine.txt"),
-        by="training.run_directory._check_place",
+        by="base.files.check_writable",
         path="mine.txt",
     )
     (tmp_path / "empty").mkdir()
@@ -192,11 +192,13 @@ def test_a_file_in_the_place_of_a_folder_is_refused(begun, name):
 
 def test_no_lock_is_left_in_what_is_no_run(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    for directory, words in ((tmp_path, "holds no run"), (tmp_path / "mine.txt", "is a file")):
+    for directory, by in (
+        (tmp_path, "training.run_directory._check_place"),
+        (tmp_path / "mine.txt", "base.files.check_writable"),
+    ):
         refused(
             lambda directory=directory: run_directory.alone(directory).__enter__(),
-            words,
-            by="training.run_directory._check_place",
+            by=by,
             path=str(directory),
         )
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
@@ -206,6 +208,24 @@ def test_no_lock_is_left_in_what_is_no_run(tmp_path):
 
 def test_a_second_process_is_kept_out(begun):
     with run_directory.alone(begun):
-        refused(lambda: run_directory.alone(begun).__enter__(), by="training.run_directory.locked", path=str(begun))
+        refused(lambda: run_directory.alone(begun).__enter__(), by="training.run_directory._lock", path=str(begun))
     with run_directory.alone(begun):
         pass
+
+
+def test_of_a_start_that_fails_nothing_is_left(tmp_path):
+    directory = tmp_path / "runs/first"
+
+    def start(*, begun):
+        with run_directory.alone(directory):
+            run_directory.enter(CONFIG, directory)
+            run_directory.check_inputs(directory, {"model": "1"})
+            if begun:
+                (directory / "metrics.jsonl").touch()
+            raise InputError("refused")
+
+    refused(lambda: start(begun=False))
+    assert list(tmp_path.iterdir()) == []
+    for begun in (True, False):
+        refused(lambda begun=begun: start(begun=begun))
+        assert (directory / "config.json").is_file()
