@@ -464,9 +464,9 @@ def main(number: int = 300, seed: int = 0, out: str = "runs/kills", minutes: flo
     print(f"\n{table(trials)}\n")
     tracebacks = sum(kill["traceback"] for one in trials for kill in one["kills"])
     disk = "a tmpfs of its own" if all(one["disk"] for one in trials) else "RLIMIT_FSIZE"
-    print(
-        f"{len(trials)} trials; {tracebacks} tracebacks; full disk: {disk}; commit {commit()}; {processor()}; jax {version('jax')}"
-    )
+    commits = ", ".join(dict.fromkeys(one["commit"] for one in trials))
+    print(f"{len(trials)} trials; {tracebacks} tracebacks; full disk: {disk}")
+    print(f"commits {commits}; {processor()}; jax {version('jax')}")
 
 
 if __name__ == "__main__":

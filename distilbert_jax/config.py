@@ -5,7 +5,6 @@ Files in `configs/` return one from `get_config()`; the command line overrides s
 """
 
 import dataclasses
-import math
 import typing
 from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distilbert_jax import families
-from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.errors import InputError, nearest, shortened
 
 SMALLEST, LARGEST = 1.1754944e-38, 3.4028235e38  # that float32 tells from 0 and from infinity
 LARGEST_BATCH = 1 << 20  # rows; thirty times those of BERT's largest batches
@@ -23,7 +22,8 @@ MOST_LABELS = 1 << 17  # of a classifier; a new one of that size takes 400 MB in
 def require(condition: bool, owner: object, name: str, what: str) -> None:
     """Raise InputError, with the field `name` of `owner` and its value, unless `condition` holds; `what` says what is expected."""
     if not condition:
-        raise InputError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r}: {what}", field=name)
+        value = shortened(repr(getattr(owner, name)), 200)
+        raise InputError(f"{type(owner).__name__}.{name} = {value}: {what}", field=name)
 
 
 def require_share(owner: object, *names: str) -> None:
@@ -33,7 +33,8 @@ def require_share(owner: object, *names: str) -> None:
 
 def require_positive(owner: object, *names: str) -> None:
     for name in names:
-        require(not math.isnan(getattr(owner, name)), owner, name, "expected a number")
+        value = getattr(owner, name)  # not `math.isnan`, to which a whole number may be too large
+        require(value == value, owner, name, "expected a number")
         require(getattr(owner, name) >= SMALLEST, owner, name, "expected a value above 0")
         require(getattr(owner, name) <= LARGEST, owner, name, "expected a finite value (float32)")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.errors import InputError, nearest, shortened
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -33,8 +33,10 @@ class TokenizerKind:
         name: `tokenizer_class` of tokenizer_config.json, for transformers.
         pad, unk, cls, sep, mask: the special token of each role.
         files: what a directory without tokenizer.json has to have instead.
-        load: makes a `tokenizers.Tokenizer` of a directory that has those files; None: of BERT's vocab.txt.
-        settings: the content of tokenizer.json → what tokenizer_config.json says beside class, length and special tokens.
+        load: makes a `tokenizers.Tokenizer` of a directory that has those files, and tokenizer.json is taken as it stands; None:
+            they are BERT's vocab.txt, and of tokenizer.json the vocabulary and the added tokens are taken alone.
+        settings: the content of tokenizer.json → what tokenizer_config.json says beside class, length and special tokens; one that
+            says another thing is refused.
     """
 
     name: str = "BertTokenizer"
@@ -181,7 +183,7 @@ def find(name: object) -> Family:
     close = nearest(str(name), _REGISTERED, cutoff=0.75)
     more = "import the module that registers another one first (CONTRIBUTING.md: add a family)"
     raise InputError(
-        f"model_type = {name!r}: {close if close.startswith('did') else f'families {close}'}; {more}",
+        f"model_type = {shortened(repr(name))}: {close if close.startswith('did') else f'families {close}'}; {more}",
         field="model_type",
         hint=close if close.startswith("did") else more,
     )

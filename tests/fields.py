@@ -9,6 +9,8 @@ from distilbert_jax.base.file_fields import FileField, Treatment
 from distilbert_jax.models.config_fields import CONFIG_FIELDS
 
 PAGE = Path(__file__).parents[1] / "docs" / "fields.md"
+PACKAGE = Path(__file__).parents[1] / "distilbert_jax"
+TABLES = ("models/config_fields.py", "text/tokenizer_fields.py")
 HEAD = """# Fields of Hugging Face's files
 
 What is done with each field that transformers reads for BERT and DistilBERT: *obeyed* (outputs, and what `save_pretrained` writes,
@@ -16,7 +18,7 @@ are those of transformers), *refused* unless it has one of the values named (one
 effect*. A field of config.json that is not in the table is a user's own: transformers computes the same with it, and so does this
 package.
 
-Made from `models/config_fields.py` and `text/tokenizer_fields.py` by `python -m tests.fields`. `make parity` gives each field other
+Made from {tables} by `python -m tests.fields`. `make parity` gives each field other
 values, compares the outputs with transformers before and after a round trip, and fails where a newer transformers has a field that
 is not here.
 """
@@ -52,7 +54,8 @@ def _table(rows: Iterable[FileField]) -> Iterator[str]:
 def page() -> str:
     """The text of docs/fields.md."""
     rows = (*CONFIG_FIELDS, *_tokenizer_fields())
-    lines = [HEAD]
+    tables = [f"`{file}`" for file in TABLES if (PACKAGE / file).is_file()]
+    lines = [HEAD.format(tables=" and ".join(tables))]
     for file in dict.fromkeys(row.file for row in rows):
         lines += [f"## {file}", "", *_table(row for row in rows if row.file == file), ""]
     return "\n".join(lines)

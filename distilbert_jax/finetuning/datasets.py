@@ -1,6 +1,5 @@
 """Rows of GLUE's tasks from local parquet or the hub, checked, and as tokenised examples."""
 
-import copy
 import dataclasses
 import hashlib
 import logging
@@ -18,6 +17,7 @@ from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.tasks import TASKS, Task
 from distilbert_jax.text.tokenizer import Row
+from distilbert_jax.text.tokenizer_files import cutting, settings_of, told_in_a_line
 
 HUB = "nyu-mll/glue"
 
@@ -290,13 +290,13 @@ def encode(rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> Examples
 
     The labels of a test split are 0.
     """
-    cutting = copy.deepcopy(tokenizer)
     texts = [list(rows[name]) for name in task.columns]
-    whole = tokenizer.encode_batch(list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0])
-    cut = sum(len(encoding) > length for encoding in whole)
-    if cut:
-        cutting.enable_truncation(length, strategy="longest_first")
-        whole = cutting.encode_batch(list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0])
+    given = list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0]
+    with told_in_a_line(settings_of(tokenizer).path):
+        whole = tokenizer.encode_batch(given)
+        cut = sum(len(encoding) > length for encoding in whole)
+        if cut:
+            whole = cutting(tokenizer, length).encode_batch(given)
     return Examples(
         [Row(np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.int32)) for encoding in whole],
         np.array([len(encoding) for encoding in whole]),

@@ -23,7 +23,7 @@ from distilbert_jax.base.file_fields import refuse_values
 from distilbert_jax.base.files import fingerprint_of, read_json
 from distilbert_jax.base.hub import locate, model_files
 from distilbert_jax.config import MOST_LABELS, ModelConfig
-from distilbert_jax.errors import InputError, few, warn_once
+from distilbert_jax.errors import InputError, few, shortened, warn_once
 from distilbert_jax.families import Family
 from distilbert_jax.models import config_fields
 from distilbert_jax.models.params import Params
@@ -126,7 +126,7 @@ def _labels(content: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
         except ValueError:
             raise wrong from None
         if sorted(by_id) != list(range(len(names))):
-            ids = few(list(names), ", ")
+            ids = shortened(few(list(names), ", "))
             raise InputError(f"id2label has the ids {ids}, expected 0 to {len(names) - 1}", field="id2label")
         if number in (None, len(by_id)):
             return tuple(by_id[i] for i in range(len(by_id)))
@@ -331,7 +331,8 @@ def loaded_files(directory: Path) -> list[str]:
         InputError, OSError, KeyError, TypeError, AttributeError
     ):  # `read_tensors` says what is wrong
         shards = read_json(index, dict)["weight_map"].values()
-        names |= {str(name) for name in shards if (directory / name).is_file()}
+        inside = {name for name in shards if not Path(name).is_absolute() and ".." not in Path(name).parts}
+        names |= {str(name) for name in inside if (directory / name).is_file()}
     return sorted(names)
 
 

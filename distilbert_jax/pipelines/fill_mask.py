@@ -137,6 +137,11 @@ class FillMask(Pipeline):
         for text, row in zip(texts, rows, strict=True):
             places.append(np.flatnonzero(row.ids == self.tokenizer.ids.mask))
             if len(places[-1]) < text.count(mask):
+                if len(row.ids) < self.tokenizer.max_length:  # nothing was cut
+                    raise InputError(
+                        f"text {_shown(text)}: its {mask} is no token: this tokenizer splits it, as its files have it",
+                        path=self.name,
+                    )
                 raise InputError(
                     f"text {_shown(text)}: a {mask} lies beyond the {self.tokenizer.max_length} tokens that the model reads; "
                     "shorten what stands before it"

@@ -31,6 +31,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.corpus import FORMAT, Corpus, id_dtype
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, save_tokenizer, special_ids
+from distilbert_jax.text.tokenizer_files import told_in_a_line
 
 
 class ShardMaker:
@@ -69,7 +70,8 @@ class ShardMaker:
         pieces, lengths = [], []
         for first in range(0, len(lines), lines_at_once):
             batch = lines[first : first + lines_at_once]
-            ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
+            with told_in_a_line(self.out / "tokenizer"):
+                ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False)]
             lengths += map(len, ids)
             pieces.append(np.fromiter(itertools.chain.from_iterable(ids), self.dtype))
         tokens = np.concatenate(pieces)

@@ -205,7 +205,8 @@ def evaluate_mlm(
     for name, value in (("--batch-size", batch_size), ("--max-rows", max_rows)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: expected 1 or more", field=name)
-    Corpus.open(corpus)  # before a length that its rows would have is compared with anything
+    if corpus:  # before a length that its rows would have is compared with anything
+        Corpus.open(corpus)
     for directory in filter(None, (model, teacher)):
         if length > (longest := read_config(directory).max_length):
             raise InputError(f"--length {length} is beyond the {longest} positions of {directory}", field="--length")

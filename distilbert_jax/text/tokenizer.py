@@ -1,9 +1,7 @@
 """BERT's tokenizer: loaded from and saved as the files that Hugging Face reads, and texts to the arrays that a model reads."""
 
-import copy
 import dataclasses
 import difflib
-import functools
 import hashlib
 import json
 import os
@@ -13,23 +11,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
-from tokenizers import (
-    AddedToken,
-    Encoding,
-    Tokenizer,
-    decoders,
-    models,
-    normalizers,
-    pre_tokenizers,
-    processors,
-)
+from tokenizers import Encoding, Tokenizer, models
 
 from distilbert_jax import families
-from distilbert_jax.base.files import atomic_file, read_json, write_json
+from distilbert_jax.base.files import read_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.errors import InputError, nearest
-from distilbert_jax.families import BERT_TOKENIZER, TokenizerKind
+from distilbert_jax.families import BERT_TOKENIZER
+from distilbert_jax.text import tokenizer_files
 from distilbert_jax.text.objects import several_texts
+from distilbert_jax.text.tokenizer_fields import CONFIG
+from distilbert_jax.text.tokenizer_files import attach, cutting, kind_of, load_tokenizer, settings_of, told_in_a_line
 
 SPECIAL_TOKENS = BERT_TOKENIZER.special_tokens
 _LONGEST = 512  # BERT's positions, where no file says how many there are
@@ -46,106 +38,12 @@ class SpecialIds:
     mask: int
 
 
-def bert_tokenizer(vocabulary: dict[str, int], normalizer: normalizers.Normalizer) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizer
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    present = [token for token in SPECIAL_TOKENS.values() if token in vocabulary]
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in present])
-    if "[CLS]" in vocabulary and "[SEP]" in vocabulary:
-        tokenizer.post_processor = processors.TemplateProcessing(
-            single="[CLS] $A [SEP]",
-            pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-            special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-        )
-    return tokenizer
-
-
-def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
-    """Load a tokenizer from a `tokenizer.json`, or from a directory or hub id that has one or else the files of a registered
-    family, such as BERT's `vocab.txt`.
-
-    Truncation and padding are switched off: some published files have them on, and would cut every line of a corpus.
-
-    Raises:
-        InputError: nothing to load is there, or it cannot be read as a tokenizer.
-    """
-    file = Path(path)
-    if not file.is_file():
-        directory = locate(path, revision)
-        file = directory / "tokenizer.json"
-    if not file.is_file():
-        tokenizer = _load_others(directory, path)
-    else:
-        try:
-            tokenizer = Tokenizer.from_str(file.read_text(encoding="utf-8"))
-        except Exception as error:  # tokenizers raises nothing more special for a file it cannot parse
-            raise InputError(f"{file}: not a tokenizer that can be read ({error})", path=file) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
-def _load_others(directory: Path, path: str | Path) -> Tokenizer:
-    """The tokenizer of a directory without tokenizer.json."""
-    kinds = families.tokenizers()
-    for kind in kinds:
-        if all((directory / name).is_file() for name in kind.files):
-            return (kind.load or _load_vocabulary)(directory)
-    names = " or ".join(" with ".join(kind.files) for kind in kinds)
-    raise InputError(f"{path}: no tokenizer.json or {names} in this directory", path=path)
-
-
-def _load_vocabulary(directory: Path) -> Tokenizer:
-    file = directory / "vocab.txt"
-    try:
-        # Not splitlines(): some vocabularies have a Unicode line separator as a token.
-        tokens = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a vocabulary in UTF-8 ({error})", path=file) from error
-    settings = directory / "tokenizer_config.json"
-    settings = read_json(settings, dict) if settings.is_file() else {}
-    if "[UNK]" not in tokens:
-        raise InputError(f"{file}: no [UNK] among its {len(tokens)} lines: not the vocabulary of a BERT", path=file)
-    normalizer = normalizers.BertNormalizer(
-        lowercase=settings.get("do_lower_case", True),
-        strip_accents=settings.get("strip_accents"),
-        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
-    )
-    return bert_tokenizer({token: index for index, token in enumerate(tokens)}, normalizer)
-
-
 def save_tokenizer(
     tokenizer: "Tokenizer | BertTokenizer", directory: str | os.PathLike, *, model_max_length: int = 512
 ) -> None:
-    """Write `tokenizer.json` and `tokenizer_config.json`, so that `transformers.AutoTokenizer` loads the directory.
-
-    Args:
-        model_max_length: tokens that the model has positions for.
-
-    Raises:
-        InputError: what is given is no tokenizer of these kinds.
-    """
-    tokenizer = tokenizer.tokenizer if isinstance(tokenizer, BertTokenizer) else tokenizer
-    if not isinstance(tokenizer, Tokenizer):
-        raise InputError(
-            f"tokenizer is a {type(tokenizer).__module__}.{type(tokenizer).__name__}; expected a BertTokenizer or a "
-            "tokenizers.Tokenizer",
-            field="tokenizer",
-        )
-    directory = Path(directory)
-    kind = kind_of(tokenizer)
-    settings = {
-        "tokenizer_class": kind.name,
-        "model_max_length": model_max_length,
-        **kind.settings(json.loads(tokenizer.to_str())),
-        **{f"{role}_token": token for role, token in kind.special_tokens.items()},
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic_file(directory / "tokenizer.json") as file:
-        file.write(tokenizer.to_str(pretty=True).encode())
-    write_json(directory / "tokenizer_config.json", settings)
+    """`tokenizer_files.save_tokenizer`, of either kind of tokenizer."""
+    inner = tokenizer.tokenizer if isinstance(tokenizer, BertTokenizer) else tokenizer
+    tokenizer_files.save_tokenizer(inner, directory, model_max_length=model_max_length)
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
@@ -180,34 +78,37 @@ def check_fit(tokenizer: Tokenizer, embeddings: int, where: str) -> None:
         raise InputError(
             f"{where}: its tokenizer needs {entries(tokenizer)} rows, the embedding has only {embeddings}", path=where
         )
-    ids, framed = special_ids(tokenizer), tokenizer.encode("a").ids
+    check_frame(tokenizer, where)
+
+
+def check_frame(tokenizer: Tokenizer, where: str | None) -> None:
+    """Raise InputError unless a text comes between [CLS] and [SEP], by whatever names."""
+    with told_in_a_line(where):
+        ids, framed = special_ids(tokenizer), tokenizer.encode("a").ids
     if framed[:1] != [ids.cls] or framed[-1:] != [ids.sep]:
         kind = kind_of(tokenizer)
         raise InputError(
-            f"{where}: its tokenizer puts no {kind.cls} before a text and no {kind.sep} behind: no {kind.name}",
+            f"{where or 'the tokenizer'}: its tokenizer puts no {kind.cls} before a text and no {kind.sep} behind: no {kind.name}",
             path=where,
+            field="post_processor",
         )
 
 
-def kind_of(tokenizer: Tokenizer) -> TokenizerKind:
-    """The kind, among those of the registered families, whose special tokens the tokenizer has; BERT's where there is none."""
-    has = lambda kind: all(tokenizer.token_to_id(token) is not None for token in kind.special_tokens.values())
-    return next(filter(has, families.tokenizers()), BERT_TOKENIZER)
-
-
 def special_ids(tokenizer: Tokenizer) -> SpecialIds:
-    """Ids of the special tokens by role: of BERT's [PAD], [UNK], [CLS], [SEP] and [MASK], or those of another family.
+    """Ids of the special tokens by role: of BERT's [PAD], [UNK], [CLS], [SEP] and [MASK], of those that the tokenizer's files name
+    in their place, or of those of another family.
 
     Raises:
         InputError: the tokenizer lacks one of them.
     """
-    tokens = kind_of(tokenizer).special_tokens
+    tokens, path = kind_of(tokenizer).special_tokens, settings_of(tokenizer).path
     ids = {role: index for role, token in tokens.items() if (index := tokenizer.token_to_id(token)) is not None}
     missing = [token for role, token in tokens.items() if role not in ids]
     if missing:
         known = ", ".join(families.known())
         raise InputError(
-            f"the tokenizer has no {' '.join(missing)}: a tokenizer of a known family is needed ({known})",
+            f"{path or 'the tokenizer'}: has no {' '.join(missing)}: a tokenizer of a known family is needed ({known})",
+            path=path,
             hint="import the module that registers its family first",
         )
     return SpecialIds(**ids)
@@ -262,6 +163,7 @@ class BertTokenizer:
     Attributes:
         tokenizer: the `tokenizers.Tokenizer`.
         ids: `SpecialIds`.
+        settings: `TokenizerSettings`, what its files say beside its pieces.
         max_length: tokens that the model has positions for; `model_max_length` is another name of it.
         pad_token, unk_token, cls_token, sep_token, mask_token: the special tokens, as text.
         pad_token_id, unk_token_id, cls_token_id, sep_token_id, mask_token_id: their ids.
@@ -269,12 +171,16 @@ class BertTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int = _LONGEST):
         self.tokenizer, self.max_length = tokenizer, max_length
-        self.ids = special_ids(tokenizer)
-        kind = kind_of(tokenizer)
+        self.settings, self.ids = settings_of(tokenizer), special_ids(tokenizer)
+        check_frame(tokenizer, self.settings.path)
+        kind = self.settings.kind
         self.pad_token, self.unk_token, self.cls_token = kind.pad, kind.unk, kind.cls
         self.sep_token, self.mask_token = kind.sep, kind.mask
         self.pad_token_id, self.unk_token_id = self.ids.pad, self.ids.unk
         self.cls_token_id, self.sep_token_id, self.mask_token_id = self.ids.cls, self.ids.sep, self.ids.mask
+        self._shorter: tuple[int, Tokenizer] | None = (
+            None  # one that cuts, and to how many tokens; made when it is needed
+        )
 
     @classmethod
     def from_pretrained(cls, path_or_id: str | Path, *, revision: str | None = None) -> Self:
@@ -286,19 +192,27 @@ class BertTokenizer:
         """
         tokenizer = load_tokenizer(path_or_id, revision)
         directory = Path(path_or_id).parent if Path(path_or_id).is_file() else locate(path_or_id, revision)
-        limits = []
-        for name, field in (("tokenizer_config.json", "model_max_length"), ("config.json", "max_position_embeddings")):
-            settings = read_json(directory / name, dict) if (directory / name).is_file() else {}
-            limit = settings.get(field)
-            if name == "config.json" and isinstance(limit, int):
-                limit -= _first_position(settings)
-            if isinstance(limit, int) and 0 < limit < 2**31:  # some files say 10³⁰ for "no limit"
-                limits.append(limit)
-        return cls(tokenizer, max_length=min(limits, default=_LONGEST))
+        config = read_json(directory / "config.json", dict) if (directory / "config.json").exists() else {}
+        positions = config.get("max_position_embeddings")
+        limit = settings_of(tokenizer).max_length
+        shortest = tokenizer.num_special_tokens_to_add(False) + 1
+        if limit is not None and limit < shortest:
+            raise InputError(
+                f"{directory / CONFIG}: model_max_length = {limit}: a text of one word has {shortest} tokens",
+                path=directory / CONFIG,
+                field="model_max_length",
+            )
+        if isinstance(positions, int) and (last := positions - _first_position(config)) > 0:
+            limit = last if limit is None else min(limit, last)
+        return cls(tokenizer, max_length=_LONGEST if limit is None else limit)
 
     def save_pretrained(self, directory: str | os.PathLike) -> None:
         """Write `tokenizer.json` and `tokenizer_config.json`, see `save_tokenizer`."""
         save_tokenizer(self, directory, model_max_length=self.max_length)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        attach(self.tokenizer, self.settings)  # a copied tokenizer has lost them
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__") and "tokenizer" in vars(self) and hasattr(self.tokenizer, name):
@@ -342,7 +256,8 @@ class BertTokenizer:
     def _encoding(self, text: str, pair: str | None, add_special_tokens: bool) -> Encoding:
         for part in (text,) if pair is None else (text, pair):
             check_text(part, "the text")
-        return self.tokenizer.encode(text, pair, add_special_tokens=add_special_tokens)
+        with told_in_a_line(self.settings.path):
+            return self.tokenizer.encode(text, pair, add_special_tokens=add_special_tokens)
 
     def decode(self, token_ids: int | Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False) -> str:
         """The text of one row of ids (a list or an array [T]); ids without a token are left out.
@@ -350,7 +265,12 @@ class BertTokenizer:
         Raises:
             InputError: several rows, for which there is `batch_decode`, or what are no ids.
         """
-        return self.tokenizer.decode(_ids_of(token_ids), skip_special_tokens=skip_special_tokens)
+        ids = _ids_of(token_ids)
+        with told_in_a_line(self.settings.path):
+            text = self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+        # Not of BPE, whose spaces are the text's own.
+        clean = self.settings.clean_up and not isinstance(self.tokenizer.model, models.BPE)
+        return _without_spaces(text) if clean else text
 
     def batch_decode(
         self, sequences: Sequence[Sequence[int]] | np.ndarray, *, skip_special_tokens: bool = False
@@ -373,13 +293,14 @@ class BertTokenizer:
         self, ids: int | Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False
     ) -> str | list[str | None] | None:
         """The token of an id or of each of several; None for an id without one."""
-        special = set(vars(self.ids).values()) if skip_special_tokens else ()
+        special = self._special() if skip_special_tokens else ()
         tokens = [self.tokenizer.id_to_token(index) for index in _ids_of(ids) if index not in special]
         return tokens[0] if np.ndim(ids) == 0 and tokens else tokens
 
-    @functools.cached_property
-    def _cutting(self) -> Tokenizer:
-        return copy.deepcopy(self.tokenizer)  # one that cuts; the setting would be saved with the other
+    def _special(self) -> set[int]:
+        """The ids of all special tokens, of those without a role too."""
+        others = (*self.settings.named.values(), *self.settings.extra)
+        return {*vars(self.ids).values(), *self.convert_tokens_to_ids(others)}
 
     def __call__(
         self,
@@ -459,7 +380,8 @@ class BertTokenizer:
                 raise InputError(f"text {number} is a tuple of {len(text)}; a pair is (text, pair)", row=number)
             for part in text if isinstance(text, tuple) else (text,):
                 check_text(part, f"text {number}")
-        found, cut = self.tokenizer.encode_batch(texts), 0
+        with told_in_a_line(self.settings.path):
+            found, cut = self.tokenizer.encode_batch(texts), 0
         for i, encoding in enumerate(found):
             parts = (0, 1) if isinstance(texts[i], tuple) else (0,)
             if not set(parts) <= set(encoding.sequence_ids):
@@ -477,9 +399,10 @@ class BertTokenizer:
         return [Row(np.array(e.ids, np.int32), np.array(e.type_ids, np.int32)) for e in found], cut
 
     def _cut(self, text: str | tuple[str, str], limit: int) -> Encoding:
-        self._cutting.enable_truncation(limit, strategy="longest_first")
         first, second = text if isinstance(text, tuple) else (text, None)
-        return self._cutting.encode(first, second)
+        if self._shorter is None or self._shorter[0] != limit:
+            self._shorter = limit, cutting(self.tokenizer, limit)
+        return self._shorter[1].encode(first, second)
 
 
 def _first_position(config: dict[str, Any]) -> int:
@@ -487,6 +410,18 @@ def _first_position(config: dict[str, Any]) -> int:
     family = families.known().get(config.get("model_type", ""))
     pad = config.get("pad_token_id")
     return family.first_position(family.defaults.get("pad_token_id", 0) if pad is None else pad) if family else 0
+
+
+# What the reference's clean_up_tokenization replaces, in its order.
+_SPACES = (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (
+    " 've", "'ve"), (" 're", "'re")  # fmt: skip
+
+
+def _without_spaces(text: str) -> str:
+    """A decoded text without the spaces that stand before punctuation and the ends of English contractions."""
+    for spaced, joined in _SPACES:
+        text = text.replace(spaced, joined)
+    return text
 
 
 _NOT_PADDED = {False: None, "do_not_pad": None}

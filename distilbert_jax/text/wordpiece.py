@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from distilbert_jax.errors import InputError
-from distilbert_jax.text.tokenizer import SPECIAL_TOKENS, bert_tokenizer
+from distilbert_jax.text.tokenizer import SPECIAL_TOKENS
+from distilbert_jax.text.tokenizer_files import bert_tokenizer
 
 _SMALLEST_VOCABULARY = 64
 _LARGEST_VOCABULARY = 1 << 22  # the trainer makes room for it beforehand

@@ -241,9 +241,7 @@ def test_refused_in_one_line_before_anything_is_measured(pair, tmp_path, monkeyp
     assert message.startswith(f"{tmp_path / 'unfinished'}: has no model")
     refused(lambda: report([str(pair / "first"), str(tmp_path / "first")], out), by="experiments.report.report")
     (tmp_path / "file").write_text("")
-    refused(
-        lambda: report([str(pair / "first")], str(tmp_path / "file")), by="experiments.report.report", field="--out"
-    )
+    refused(lambda: report([str(pair / "first")], str(tmp_path / "file")), path=str(tmp_path / "file"), field="--out")
     (tmp_path / "first/metrics.jsonl").write_text("damaged\n")
     refused(
         lambda: report([str(pair / "second"), str(tmp_path / "first")], out),

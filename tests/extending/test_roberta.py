@@ -24,7 +24,7 @@ from distilbert_jax.models.student import student_from_teacher
 from distilbert_jax.pipelines import FeatureExtraction, FillMask, TextClassification
 from distilbert_jax.pretraining.build_corpus import build_corpus
 from distilbert_jax.pretraining.run import pretrain
-from distilbert_jax.text.tokenizer import BertTokenizer, load_tokenizer, special_ids
+from distilbert_jax.text.tokenizer import BertTokenizer, load_tokenizer
 from tests.models.common import build, call, deviation, predictions
 from tests.runs import ROOT, entries, refused, weights
 
@@ -190,10 +190,10 @@ def test_the_tokenizer_knows_the_roles_of_its_tokens_and_its_length(settings, sa
 
 
 def test_a_tokenizer_of_no_known_family_is_refused(saved, monkeypatch):
-    tokenizer = load_tokenizer(saved["RobertaForMaskedLM"])
     monkeypatch.setattr(families, "_REGISTERED", {"bert": families.BERT})
     with pytest.raises(InputError) as caught:
-        special_ids(tokenizer)
+        load_tokenizer(saved["RobertaForMaskedLM"])
+    assert caught.value.field == "tokenizer_class"
     assert "import the module" in caught.value.hint
 
 

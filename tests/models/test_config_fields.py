@@ -236,8 +236,13 @@ def test_what_cannot_be_obeyed_is_refused(name, value, directory):
         ("bert", "problem_type", ["regression"]),
         ("bert", "id2label", {"0": ["a"]}),
         ("bert", "num_labels", "3"),
+        ("bert", "hidden_act", "x" * 100_000),
+        ("bert", "model_type", "x" * 100_000),
+        ("bert", "vocab_size", -(10**4000)),
+        ("bert", "id2label", {"1" * 4000: "a", "2" * 4000: "b"}),
         ("bert", "num_labels", 0),
     ],
+    ids=lambda value: repr(value)[:20],
 )
 def test_a_value_that_no_model_has_is_named_with_its_file_and_its_name_there(family, name, value, directory):
     path = directory(family, {name: value})
@@ -452,7 +457,7 @@ def test_an_argument_that_is_none_is_answered_with_the_nearest(directory):
     assert BertForSequenceClassification.from_pretrained(path, labels=["a", "b", "c"]).config.labels == ("a", "b", "c")
 
 
-@pytest.mark.parametrize("dtype", ["float99", "int8", "float8_e4m3fn", None, object()], ids=str)
+@pytest.mark.parametrize("dtype", ["float99", "int8", "float8_e4m3fn", None, object], ids=str)
 def test_a_dtype_that_weights_cannot_have_is_refused(dtype, directory, tmp_path):
     path = directory()
     assert error_of(lambda: BertForMaskedLM.from_pretrained(path, dtype=dtype)).field == "dtype"

@@ -89,6 +89,17 @@ def test_a_fingerprint_covers_shards_in_whatever_folder(directory, bert):
     file = directory / "weights/1.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     assert fingerprint(directory) != before
+    (directory.parent / "outside.safetensors").write_bytes(b"")
+    places = {
+        "a": "../outside.safetensors",
+        "b": str(directory.parent / "outside.safetensors"),
+        "c": "weights/0.safetensors",
+    }
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    assert [name for name in loaded_files(directory) if "safetensors" in name] == [
+        "model.safetensors.index.json",
+        "weights/0.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -176,7 +187,6 @@ def test_a_file_is_not_replaced_by_a_directory(bert, tmp_path):
 def test_a_dtype_without_fractions_is_refused(dtype, directory):
     refused(
         lambda: BertForMaskedLM.from_pretrained(directory, dtype=dtype),
-        by="models.pretrained.PretrainedModel.from_pretrained",
         field="dtype",
     )
 

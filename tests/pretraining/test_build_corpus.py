@@ -577,6 +577,7 @@ def test_a_tokenizer_that_did_not_make_the_corpus_is_named(tokenizer, source, tm
         )
         assert build_corpus([source], tokenizer, tmp_path / "corpus", processes=1).manifest == corpus.manifest
     words = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
-    (tmp_path / "corpus/tokenizer/tokenizer.json").unlink()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "corpus/tokenizer" / name).unlink()
     (tmp_path / "corpus/tokenizer/vocab.txt").write_text("\n".join(words[::-1]))  # as many entries, other ids
     refused(lambda: corpus.tokenizer(), by="pretraining.corpus.Corpus.tokenizer", path="tokenizer")

@@ -106,16 +106,19 @@ def test_directory_with_only_a_vocabulary_file_respects_its_case(tmp_path, lower
 
 def test_what_cannot_be_loaded_is_named(tmp_path):
     refused(lambda: load_tokenizer(tmp_path / "nowhere"), by="base.hub.locate", path="nowhere")
-    refused(lambda: load_tokenizer(tmp_path), by="text.tokenizer._load_others", path=str(tmp_path))
+    refused(lambda: load_tokenizer(tmp_path), by="text.tokenizer_files._from_others", path=str(tmp_path))
     (tmp_path / "vocab.txt").write_text("one\ntwo\n")
-    refused(lambda: load_tokenizer(tmp_path), by="text.tokenizer._load_vocabulary", path="vocab.txt")
-    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
-    refused(lambda: load_tokenizer(tmp_path), by="text.tokenizer.load_tokenizer", path="tokenizer.json")
+    refused(lambda: load_tokenizer(tmp_path), by="text.tokenizer_files._berts", path="vocab.txt")
+    for broken, by in (
+        ('{"version": "1.0"', "base.files.parse_json"), ('{"version": "1.0"}', "text.tokenizer_files.told_in_a_line")
+    ):  # fmt: skip
+        (tmp_path / "tokenizer.json").write_text(broken)
+        refused(lambda: load_tokenizer(tmp_path), by=by, path="tokenizer.json")
 
 
 def test_what_cannot_be_trained_or_used_is_named(tokenizer):
     refused(lambda: train_wordpiece(iter(["", " \t"]), 100), by="text.wordpiece.train_wordpiece")
-    refused(lambda: train_wordpiece(iter(["text"]), 20), by="text.wordpiece.train_wordpiece", field="vocab_size")
+    refused(lambda: train_wordpiece(iter(["text"]), 20), by="text.wordpiece.check_vocab_size", field="vocab_size")
     refused(
         lambda: special_ids(Tokenizer(models.WordPiece({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))),
         "[CLS]",
@@ -144,4 +147,4 @@ def test_a_tokenizer_fits_an_embedding_that_has_a_row_for_every_id(tokenizer):
 
 def test_a_tokenizer_without_cls_and_sep_around_a_text_is_no_berts(tokenizer):
     bare = Tokenizer.from_str(json.dumps(json.loads(tokenizer.to_str()) | {"post_processor": None}))
-    refused(lambda: check_fit(bare, 10_000, "m"), "[CLS]", "[SEP]", by="text.tokenizer.check_fit", path="m")
+    refused(lambda: check_fit(bare, 10_000, "m"), "[CLS]", "[SEP]", by="text.tokenizer.check_frame", path="m")
