@@ -535,8 +535,9 @@ class FinetuneConfig:
     task: str = "sst2"  # of GLUE, or one that the config file registers
     data: str = ""  # folder with <task>/{train,validation}.parquet; empty: GLUE from the hub
     length: int = 128  # tokens; what is longer is cut, and the share is printed
-    shapes: int = 4  # batches are padded to at most so many lengths, chosen for the least padding; each compiles once
-    batch_size: int = 32  # rows of a step
+    batch_size: int = (
+        32  # examples of a step, drawn at random and packed side by side; what does not fit is in the next one
+    )
     epochs: int | None = None  # None: the task's own, 3; MRPC and WNLI 5, RTE 10
     max_train_rows: int | None = None  # take the first so many rows only
     selection_split: bool = False  # leave a tenth of train out (by hash of the text) and score that instead of dev
@@ -552,7 +553,6 @@ class FinetuneConfig:
     run: RunConfig = field(default_factory=lambda: RunConfig(directory=""))  # empty: runs/glue/<model>/<task>-<seed>
 
     def __post_init__(self) -> None:
-        require_positive(self, "shapes")
         require_batch(self, "batch_size")
         require(self.epochs is None or self.epochs > 0, self, "epochs", "expected 1 or more")
         require(self.length >= 8, self, "length", "expected at least 8 tokens")
@@ -562,7 +562,7 @@ class FinetuneConfig:
     def migrated(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Fields as a run of an earlier version wrote them, by their names now."""
         renamed = {"guide": "distill", "held_out": "selection_split"}
-        return {renamed.get(name, name): value for name, value in values.items()}
+        return {renamed.get(name, name): value for name, value in values.items() if name != "shapes"}
 
 
 @dataclass(frozen=True)

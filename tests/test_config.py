@@ -74,7 +74,7 @@ MESH = MeshConfig(2, 2, 4)
 RUN = RunConfig("runs/a", 2**32 - 1, "bfloat16", 1, 0, 5, 1, True, ("norms",), "project")
 PRETRAIN = PretrainConfig(MODEL, INIT, "distillation", "teacher", 10, DATA, MASKING, LOSS, OPTIMIZER, MESH, RUN)
 GUIDE = DistillConfig("teacher/{task}", 0.3, 4.0)
-FINETUNE = FinetuneConfig("bert", "rte", "glue", 64, 2, 16, 5, 100, True, True, False, GUIDE, OPTIMIZER, MESH, RUN)
+FINETUNE = FinetuneConfig("bert", "rte", "glue", 64, 16, 5, 100, True, True, False, GUIDE, OPTIMIZER, MESH, RUN)
 GRID = SweepConfig((1e-4, 2e-4), (8, 16), (3,), (1, 2))
 ALL = [MODEL, DATA, MASKING, KL, MLM, COS, MSE, LOSS, INIT, OPTIMIZER, MESH, RUN, PRETRAIN, GUIDE, FINETUNE, GRID]
 each = pytest.mark.parametrize("config", ALL, ids=lambda config: type(config).__name__)
@@ -187,7 +187,6 @@ REFUSED = [
     (RunConfig, "keep", POSITIVE),
     (PretrainConfig, "steps", (-1, 2**31, 100_000_000_000)),
     (FinetuneConfig, "length", (7,)),
-    (FinetuneConfig, "shapes", POSITIVE),
     (FinetuneConfig, "batch_size", (*POSITIVE, 100_000_000_000)),
     (FinetuneConfig, "epochs", POSITIVE),
     (FinetuneConfig, "max_train_rows", (0,)),

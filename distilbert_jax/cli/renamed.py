@@ -19,6 +19,9 @@ OPTIONS = {
     "--configs": "the name of a config, as in `distilbert-jax ablation ablations:demo`",
 }
 
+# Options that nothing takes the place of, wherever they stood (`--shapes`, `--glue.shapes`), and why.
+GONE = {"shapes": "batches are drawn at random and packed into rows of one shape"}
+
 # Files and folders of configs/ that became variants of one file.
 CONFIGS = (
     (r"(?:.*/)?configs/miniature/experiment\.py(?::(?:cpu)?)?", "miniature"),
@@ -33,9 +36,12 @@ CONFIGS = (
 
 
 def check_options(args: Sequence[str], prog: str) -> None:
-    """Raise InputError for the first option that is called otherwise now."""
+    """Raise InputError for the first option that is called otherwise now, or gone."""
     for argument in args:
         given = argument.partition("=")[0]
+        name = given.removeprefix("--").rpartition(".")[2].replace("_", "-")
+        if given.startswith("--") and name in GONE:
+            raise InputError(f"{prog}: {given} is gone: {GONE[name]}; leave it out", field=given, hint="leave it out")
         head, dot, rest = given.replace("_", "-").partition(".")
         for old, new in OPTIONS.items():
             whole = given.replace("_", "-") == old

@@ -1,90 +1,192 @@
-"""Batches of examples of similar length, and the lengths to pad them to."""
+"""Batches of fine-tuning: examples at random, packed side by side into rows of one shape."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from distilbert_jax.errors import InputError
-from distilbert_jax.training.batches import PerEpoch, epoch_generator
+from distilbert_jax.training.batches import PerEpoch, best_fit, epoch_generator
+
+_MULTIPLE = 8  # of which the length of a row is one; accelerators like round shapes
+_LONGEST = 4  # times the longest example: no row is longer, for a token is compared with all of its row
+# To compare shapes: with so many tokens in its row a token costs twice what it costs without attention.
+_ATTENTION = 1024
+_TRIED_EPOCHS, _TRIED_BATCHES = 4, 64
+_WAITING = 1 / 8  # of a batch: examples that do not fit and wait for the next one, on average
 
 
-def bucket_lengths(lengths: np.ndarray, count: int, longest: int, multiple: int = 8) -> tuple[int, ...]:
-    """At most `count` lengths to pad to, ascending, that leave the fewest places empty.
+class PackedShape(NamedTuple):
+    """Shape of every batch of a task: `rows` R, `length` T in tokens, and at most `segments` S examples in a row."""
+
+    rows: int
+    length: int
+    segments: int
+
+    def for_mesh(self, multiple: int) -> "PackedShape":
+        """With empty rows up to a multiple of the devices and micro-batches that share them; the others hold what they do here."""
+        return self._replace(rows=-(-self.rows // multiple) * multiple)
+
+
+class Packing(NamedTuple):
+    """Where the examples of a batch lie: which they are, and the row, first column and segment (from 1) of each, int64 [n].
+
+    A packed batch holds values of two kinds, one a token [R, T] or one an example [R, S]. A head reads hidden states [R, T, D] as
+    its task does: a classifier gathers the first token of each segment, a tagger takes all of them.
+    """
+
+    indices: np.ndarray
+    row: np.ndarray
+    column: np.ndarray
+    segment: np.ndarray
+
+    def tokens(self, values: Sequence[np.ndarray], shape: PackedShape, fill: int = 0) -> np.ndarray:
+        """One value a token, [length of an example] each → int32 [R, T], `fill` where there is no token."""
+        packed = np.full((shape.rows, shape.length), fill, np.int32)
+        for row, column, value in zip(self.row, self.column, values, strict=True):
+            packed[row, column : column + len(value)] = value
+        return packed
+
+    def examples(self, values: np.ndarray, shape: PackedShape) -> np.ndarray:
+        """One value an example [n] → [R, S], 0 where there is no example."""
+        packed = np.zeros((shape.rows, shape.segments), values.dtype)
+        packed[self.row, self.segment - 1] = values
+        return packed
+
+    def of_examples(self, packed: np.ndarray) -> np.ndarray:
+        """What a head gave for every example, [R, S, …] → [n, …]."""
+        return packed[self.row, self.segment - 1]
+
+
+def packings(lengths: np.ndarray, shape: PackedShape) -> Iterator[Packing]:
+    """All examples in batches of as few rows as they fit into, those of one row in one batch."""
+    row, column, segment = best_fit(lengths, shape.length)
+    batch, row = np.divmod(row, shape.rows)
+    for number in range(batch.max() + 1):
+        indices = np.flatnonzero(batch == number)
+        yield Packing(indices, row[indices], column[indices], segment[indices])
+
+
+def wide_enough(shape: PackedShape, lengths: np.ndarray) -> PackedShape:
+    """A shape of as many rows that holds examples of all these lengths, if `shape` does or not."""
+    length = max(shape.length, _rounded(lengths.max()))
+    return PackedShape(shape.rows, length, length // int(lengths.min()))
+
+
+def _rounded(length: float) -> int:
+    return -(-int(np.ceil(length)) // _MULTIPLE) * _MULTIPLE
+
+
+def packed_shape(lengths: np.ndarray, batch_size: int) -> PackedShape:
+    """The cheapest shape that takes batches of these examples, the same for every seed and every mesh.
+
+    It is one in which an eighth of a batch or less waits for the next batch, tried on orders of its own.
 
     Args:
-        lengths: tokens of each example, int [n], none above `longest`.
-        multiple: of which all but `longest` itself are; accelerators like round shapes.
+        lengths: tokens of each example, int [n].
+        batch_size: examples that a batch is to have.
+
+    Raises:
+        InputError: there are no examples.
     """
-    edges = sorted({min(-(-length // multiple) * multiple, longest) for length in lengths.tolist()})
-    below = [0, *(int(np.sum(lengths <= edge)) for edge in edges)]
-    # least[j]: the fewest places, padding included, for the examples up to edge j − 1, and the edges that take them.
-    least: list[tuple[float, tuple[int, ...]]] = [(0, ())] + [(np.inf, ())] * len(edges)
-    for _ in range(count):
-        least = [
-            min((least[i][0] + (below[j] - below[i]) * edges[j - 1], (*least[i][1], edges[j - 1])) for i in range(j))
-            if j
-            else least[0]
-            for j in range(len(edges) + 1)
-        ]
-    return least[-1][1]
+    if not len(lengths) or batch_size < 1:
+        raise InputError(
+            f"{len(lengths)} examples, batch_size = {batch_size}: expected examples and a size of at least 1"
+        )
+    lengths = np.asarray(lengths)
+    longest, tokens = _rounded(lengths.max()), lengths.mean() * min(batch_size, len(lengths))
+    alone = PackedShape(batch_size, longest, longest // int(lengths.min()))  # one example a row always goes
+    shapes = [
+        PackedShape(rows, length, length // int(lengths.min()))
+        for rows in range(1, alone.rows + 1)
+        for length in range(longest, _LONGEST * longest + 1, _MULTIPLE)
+        if tokens <= rows * length and _cost(rows, length) < _cost(alone.rows, longest)
+    ]
+    tried = _few(lengths, batch_size)
+    cheapest_first = sorted(shapes, key=lambda shape: (_cost(shape.rows, shape.length), shape.length))
+    return next((shape for shape in cheapest_first if _is_enough(shape, tried, batch_size)), alone)
 
 
-class LengthBucketedBatches:
-    """Batches of examples of similar length, for fine-tuning: every example once an epoch, shuffled anew each epoch.
+def _cost(rows: int, length: int) -> int:
+    return rows * length * (_ATTENTION + length)
 
-    Every batch is full but one of an epoch, among the shortest: where a bucket's last batch has places left, the longest
-    examples of the next shorter one fill them. How many batches an epoch has of each length, and their order, are the same for
-    every seed, so that several seeds can train in one program.
+
+def _few(lengths: np.ndarray, batch_size: int) -> np.ndarray:
+    """Of many examples some, of which the last batch of an epoch has as many as of all."""
+    count = (_TRIED_BATCHES - 1) * batch_size + (len(lengths) - 1) % batch_size + 1
+    return lengths if len(lengths) <= count else epoch_generator(0, 0).choice(lengths, count, replace=False)
+
+
+def _is_enough(shape: PackedShape, lengths: np.ndarray, batch_size: int) -> bool:
+    for epoch in range(_TRIED_EPOCHS):
+        plan = _cut(lengths, epoch_generator(0, epoch).permutation(len(lengths)), batch_size, shape)
+        if plan is None:
+            return False
+        taken = np.cumsum([len(packing.indices) for packing in plan])
+        waiting = np.minimum(batch_size * np.arange(1, len(plan) + 1), len(lengths)) - taken
+        if waiting.mean() > _WAITING * batch_size:
+            return False
+    return True
+
+
+def _cut(lengths: np.ndarray, order: np.ndarray, batch_size: int, shape: PackedShape) -> list[Packing] | None:
+    """The batches of an epoch: of the examples in this order each takes `batch_size` and those that the one before had no room
+    for, as many of them as fit. None: the last has no room for all that are left."""
+    sizes = lengths[order]
+    ends, count, start, plan = np.cumsum(sizes), -(-len(order) // batch_size), 0, []
+    for number in range(1, count + 1):
+        before = ends[start - 1] if start else 0
+        room = int(np.searchsorted(ends, before + shape.rows * shape.length, side="right"))
+        stop = min(number * batch_size, len(order), room)
+        row, column, segment = best_fit(sizes[start:stop], shape.length)
+        while row.max() >= shape.rows:
+            stop -= 1
+            row, column, segment = best_fit(sizes[start:stop], shape.length)
+        plan.append(Packing(order[start:stop], row, column, segment))
+        start = stop
+    return plan if start == len(order) else None
+
+
+class RandomBatches:
+    """Batches of examples at random, for fine-tuning: every example once an epoch, in a new order each epoch.
+
+    Whatever its length, an example is as likely in one batch as in another: an epoch is one random order, cut into batches. A
+    batch has `batch_size` examples; where these do not fit, the last of them go into the next batch, which so has more. An epoch
+    has as many batches as it would have without packing, the last of them takes what is left, and an order that leaves too much
+    to it is drawn again.
 
     Args:
         lengths: tokens of each example, int [n].
         batch_size: examples of a batch.
-        seed: of which examples are in which batch.
-        buckets: lengths to pad to, ascending; an example goes to the first that holds it, or fills up a batch of a longer one.
+        seed: of the order.
+        shape: what `packed_shape` says of these lengths and this size.
 
     Attributes:
-        batches_per_epoch: the same in every epoch.
-        rows_at: {length that they are padded to: examples of an epoch}.
-        padding: share of the places of all batches that hold no token.
+        batches_per_epoch: ⌈n / batch_size⌉, for every seed and epoch.
 
     Raises:
-        InputError: there are no examples, or one is longer than the last bucket.
+        InputError: an example is longer than a row.
     """
 
-    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, buckets: tuple[int, ...]):
-        lengths = np.asarray(lengths)
-        if not len(lengths) or batch_size < 1 or list(buckets) != sorted(set(buckets)):
+    def __init__(self, lengths: np.ndarray, batch_size: int, seed: int, shape: PackedShape):
+        self._lengths = np.asarray(lengths)
+        if self._lengths.max() > shape.length:
+            where = int(self._lengths.argmax())
             raise InputError(
-                f"{len(lengths)} examples, batch_size = {batch_size}, buckets = {buckets}: expected examples, a size of "
-                "at least 1, and ascending buckets"
+                f"example {where} has {self._lengths[where]} tokens, a row holds {shape.length}: cut it", row=where
             )
-        if lengths.max() > buckets[-1]:
-            raise InputError(
-                f"example {lengths.argmax()} has {lengths.max()} tokens, the largest bucket holds {buckets[-1]}: cut it"
-            )
-        self.batch_size, self.seed, self.buckets = batch_size, seed, tuple(buckets)
-        self._lengths = lengths
-        # Examples in descending length: [starts[i], starts[i + 1]) are padded to the i-th longest bucket.
-        longer = [int(np.sum(lengths > bucket)) for bucket in (*reversed(buckets[:-1]), 0)]
-        ends = np.minimum([-(-count // batch_size) * batch_size for count in longer], len(lengths))
-        self._starts = np.array([0, *ends])
+        self.batch_size, self.seed, self.shape = batch_size, seed, shape
         self.batches_per_epoch = -(-len(lengths) // batch_size)
-        self.rows_at = dict(zip(buckets[::-1], map(int, np.diff(self._starts)), strict=True))
-        places = sum(length * rows for length, rows in self.rows_at.items())
-        self.padding = 1.0 - int(lengths.sum()) / places
         self._plan = PerEpoch(self._draw_plan)
 
-    def batch(self, k: int) -> tuple[np.ndarray, int]:
-        """Indices of the examples of batch k, int64 [≤ batch_size], and the length to pad them to."""
+    def batch(self, k: int) -> Packing:
+        """The examples of batch k and their places: a function of the seed and k alone."""
         epoch, place = divmod(k, self.batches_per_epoch)
         return self._plan(epoch)[place]
 
-    def _draw_plan(self, epoch: int) -> list[tuple[np.ndarray, int]]:
+    def _draw_plan(self, epoch: int) -> list[Packing]:
         generator = epoch_generator(self.seed, epoch)
-        order = generator.permutation(len(self._lengths))
-        order = order[np.argsort(-self._lengths[order], kind="stable")]
-        plan = []
-        for start, end, length in zip(self._starts, self._starts[1:], reversed(self.buckets), strict=False):
-            members = generator.permutation(order[start:end])
-            plan += [
-                (members[first : first + self.batch_size], length) for first in range(0, len(members), self.batch_size)
-            ]
-        return [plan[place] for place in epoch_generator(0, epoch).permutation(len(plan))]
+        orders = (generator.permutation(len(self._lengths)) for _ in itertools.count())
+        plans = (_cut(self._lengths, order, self.batch_size, self.shape) for order in orders)
+        return next(plan for plan in plans if plan is not None)

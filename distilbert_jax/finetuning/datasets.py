@@ -13,9 +13,10 @@ from tokenizers import Tokenizer
 from distilbert_jax.base import files
 from distilbert_jax.base.files import fingerprint_of, open_file
 from distilbert_jax.errors import InputError, warn_once
+from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.tasks import TASKS, Task
-from distilbert_jax.text.tokenizer import Row, stack
+from distilbert_jax.text.tokenizer import Row
 from distilbert_jax.text.tokenizer_files import cutting, settings_of, told_in_a_line
 
 HUB = "nyu-mll/glue"
@@ -37,14 +38,24 @@ class Examples:
     def __len__(self) -> int:
         return len(self.lengths)
 
-    def batch(self, indices: np.ndarray, batch_size: int, length: int, pad_id: int) -> dict[str, np.ndarray]:
-        """Rows `indices` padded to [batch_size, length]; `weights` is 0 for the rows that fill up the batch."""
-        batch = stack([self.rows[index] for index in indices], pad_id, batch_size=batch_size, length=length)
-        empty = (0, batch_size - len(indices))
+    def packed(self, packing: Packing, shape: PackedShape, pad_id: int) -> dict[str, np.ndarray]:
+        """The examples of a batch side by side in rows.
+
+        Returns:
+            input_ids, token_type_ids, position_ids (from 0 in every example) and segment_ids (0: padding) int32 [R, T]; first, the
+            column of an example's first token, int32 [R, S]; labels and weights float32, 0 where there is no example, [R, S].
+        """
+        rows = [self.rows[index] for index in packing.indices]
         return {
-            **batch,
-            "labels": np.pad(self.labels[indices], empty),
-            "weights": np.pad(np.ones(len(indices), np.float32), empty),
+            "input_ids": packing.tokens([row.ids for row in rows], shape, pad_id),
+            "token_type_ids": packing.tokens([row.type_ids for row in rows], shape),
+            "position_ids": packing.tokens([np.arange(len(row.ids)) for row in rows], shape),
+            "segment_ids": packing.tokens(
+                [np.full(len(row.ids), segment) for row, segment in zip(rows, packing.segment, strict=True)], shape
+            ),
+            "first": packing.examples(packing.column.astype(np.int32), shape),
+            "labels": packing.examples(self.labels[packing.indices], shape),
+            "weights": packing.examples(np.ones(len(rows), np.float32), shape),
         }
 
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from distilbert_jax.config import DistillConfig
-from distilbert_jax.models.layers import fold_rows
+from distilbert_jax.models.layers import at_positions, fold_rows
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import losses
 from distilbert_jax.training.objective import DROPOUT, Batch, Metrics, Objective, Part
+
+READ = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "first")  # of a batch, by `classify`
 
 
 def classification(
@@ -20,8 +22,8 @@ def classification(
     """Cross-entropy of a `SequenceClassification`, or mean squared error when it has one label; with a teacher also the distance
     from it, as `DistillConfig` says. The teacher's parameters are the frozen ones.
 
-    Batches hold input_ids, attention_mask, token_type_ids, labels (int32, or float32 for a regression) and weights float32 [B],
-    0 for rows that only fill up the last batch.
+    Batches are packed: what `classify` reads, and of each example labels (int32, or float32 for a regression) and weights float32
+    [R, S], 0 where there is no example.
     """
 
     def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
@@ -36,7 +38,7 @@ def classification(
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Metrics:
         logits, weights = classify(merge(graphdef, params), batch, batch["rngs"]), batch["weights"]
         if regression:
-            found = {to_labels: jnp.sum(weights * jnp.square(logits[:, 0] - batch["labels"]))}
+            found = {to_labels: jnp.sum(weights * jnp.square(logits[..., 0] - batch["labels"]))}
         else:
             found = {to_labels: losses.cross_entropy(logits, batch["labels"], weights)}
         if teacher is not None and config is not None:
@@ -49,6 +51,13 @@ def classification(
 
 
 def classify(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
-    """Logits [B, labels] of a classifier; token types go to models that have them."""
+    """Logits [R, S, labels] of a classifier for the examples of packed rows, see `Examples.packed`; token types go to models that
+    have them, and the logits of a place without an example mean nothing.
+
+    rngs: keys [R] for dropout, one a row; None: no dropout.
+    """
     types = {"token_type_ids": batch["token_type_ids"]} if model.config.type_vocab_size else {}
-    return model(batch["input_ids"], batch["attention_mask"], rngs=rngs, **types).logits
+    encoded = model.encoder(
+        batch["input_ids"], position_ids=batch["position_ids"], segment_ids=batch["segment_ids"], rngs=rngs, **types
+    )
+    return model.logits(at_positions(encoded.last_hidden_state, batch["first"]), rngs)

@@ -11,8 +11,9 @@ from jax.sharding import Mesh
 
 from distilbert_jax.base.files import open_file, write_array
 from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.batches import PackedShape, packings
 from distilbert_jax.finetuning.datasets import Examples
-from distilbert_jax.finetuning.objective import classify
+from distilbert_jax.finetuning.objective import READ, classify
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import sharding
@@ -101,14 +102,11 @@ def _damaged(file: Path, why: str) -> InputError:
 
 
 def predictor(
-    graphdef: nnx.GraphDef, buckets: tuple[int, ...], batch_size: int, pad_id: int, mesh: Mesh
+    graphdef: nnx.GraphDef, shape: PackedShape, pad_id: int, mesh: Mesh
 ) -> Callable[[Params, Examples], np.ndarray]:
-    """A function from parameters of a `SequenceClassification` and examples to logits float32 [n, labels].
-
-    Batches are cut by length and padded to one of `buckets`, so that little is padding and few shapes are compiled.
-    """
-    spread = mesh.shape["data"] * mesh.shape["fsdp"]
-    batch_size = -(-batch_size // spread) * spread
+    """A function from parameters of a `SequenceClassification` and examples, none longer than a row of `shape`, to logits float32
+    [n, labels]. Examples are packed into as few rows as they fit into; one program is compiled."""
+    shape = shape.for_mesh(mesh.shape["data"] * mesh.shape["fsdp"])
     where = sharding.batch_sharding(mesh)
     forward = jax.jit(
         lambda params, batch: classify(merge(graphdef, params), batch, None),
@@ -116,15 +114,13 @@ def predictor(
     )
 
     def predict(params: Params, examples: Examples) -> np.ndarray:
-        order = np.argsort(examples.lengths, kind="stable")
+        indices: list[np.ndarray] = []
         logits: list[np.ndarray] = []
-        for start in range(0, len(examples), batch_size):
-            indices = order[start : start + batch_size]
-            length = next(bucket for bucket in sorted(buckets) if bucket >= examples.lengths[indices].max())
-            whole = examples.batch(indices, batch_size, length, pad_id)
-            batch = {name: whole[name] for name in ("input_ids", "token_type_ids", "attention_mask")}
-            logits.append(np.asarray(forward(params, jax.device_put(batch, where)))[: len(indices)])
-        result = np.concatenate(logits)
-        return result[np.argsort(order, kind="stable")]
+        for packing in packings(examples.lengths, shape):
+            packed = examples.packed(packing, shape, pad_id)
+            batch = {name: packed[name] for name in READ}
+            indices.append(packing.indices)
+            logits.append(packing.of_examples(np.asarray(forward(params, jax.device_put(batch, where)))))
+        return np.concatenate(logits)[np.argsort(np.concatenate(indices))]
 
     return predict

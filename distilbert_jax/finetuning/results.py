@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from distilbert_jax.base.config_io import read_config
 from distilbert_jax.config import require
@@ -42,6 +43,9 @@ class RunResult:
     dev_rows: Mapping[str, int]  # {split that is scored: rows}
     cut_share: float  # of the rows of train, those that were longer than `length`
     padding_share: float | None = None  # of the places of a batch
+    batches: Literal["similar lengths", "random"] = (
+        "similar lengths"  # what an example shared its batch with; once the former
+    )
     flops: float = 0.0  # of training
     # {file of a submission: fingerprint of the test split that it predicts}
     tested: Mapping[str, str] = field(default_factory=dict)

@@ -15,11 +15,12 @@ import numpy as np
 from flax import nnx
 
 from distilbert_jax.base.config_io import write_config
+from distilbert_jax.base.files import read_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.finetuning import datasets, objective
-from distilbert_jax.finetuning.batches import LengthBucketedBatches, bucket_lengths
+from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
 from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.predictions import has_predictions, predictor, write_predictions
@@ -35,6 +36,8 @@ from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit
 from distilbert_jax.training.optimizer import adamw, schedule
 from distilbert_jax.training.step import TrainState, init_state, make_train_step, stack_states
+
+BATCHES = "random"  # of what is trained now; scores of other batches are of another way of training
 
 
 def directory_of(config: FinetuneConfig) -> Path:
@@ -89,14 +92,18 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             # First the lock: what is refused must not write its config into another process' run.
             stack.enter_context(run_directory.alone(directory))
             run_directory.enter(config, directory)
+            _check_batches(directory)
             models = {"model": config.model, "distill.teacher": teacher_of(config)}
             known = {name: hf_format.known_fingerprints(model) for name, model in models.items() if model}
-            run_directory.check_inputs(directory, given, known)
+            drawn = {} if (directory / "results.json").is_file() else {"batches": BATCHES}
+            run_directory.check_inputs(directory, given | drawn, known)
         for i in range(len(configs)):
             if ended := _ended(configs[i], directories[i]):
                 print(f"{directories[i]}: finished before", file=sys.stderr)
                 results[i] = ended
         left = [i for i in range(len(configs)) if i not in results]
+        for directory in directories if left else ():
+            _check_batches(directory, ended=True)
         for group in [left] if together and left else [[i] for i in left]:
             trained = tuning().train([configs[i] for i in group], [directories[i] for i in group])
             for i, result in zip(group, trained, strict=True):
@@ -151,6 +158,24 @@ def _ended(config: FinetuneConfig, directory: Path) -> RunResult | None:
     return None
 
 
+def _check_batches(directory: Path, *, ended: bool = False) -> None:
+    """Raise InputError for a run that took other batches than are taken now: one that has begun, or that has `ended`."""
+    result, inputs = directory / "results.json", directory / "inputs.json"
+    if ended and result.is_file():
+        drawn = read_result(result).batches
+    elif not result.is_file() and (directory / "metrics.jsonl").is_file() and inputs.is_file():
+        drawn = read_json(inputs, dict).get("batches")
+    else:
+        return
+    if drawn != BATCHES:
+        raise InputError(
+            f"{directory}: took batches of similar lengths, as an earlier version drew them, and what is to be trained now takes "
+            "random ones; name another --run.directory, or remove the run to train it again",
+            path=directory,
+            field="batches",
+        )
+
+
 def _unpredicted(config: FinetuneConfig, directory: Path, result: RunResult) -> bool:
     """Whether test splits are asked for that are there now and were not predicted."""
     if not config.predict_test:
@@ -192,13 +217,16 @@ class Tuning:
         self._check_sizes(model)
         self.model_config = model.config
         self.graphdef, _ = split(model)
-        self.buckets = bucket_lengths(self.train_rows.lengths, config.shapes, config.length)
+        self.shape = packed_shape(self.train_rows.lengths, config.batch_size)
+        shared_by = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * config.optimizer.accumulate
+        self.placed_shape = self.shape.for_mesh(shared_by)
         self.epochs = config.epochs or self.task.epochs
         self.steps = self.epochs * self._batches(config).batches_per_epoch
         self.optimizer = adamw(config.optimizer, self.steps)
-        self.predict = predictor(
-            self.graphdef, (*self.buckets, config.length), config.batch_size, self.pad_id, self.mesh
-        )
+        places = self.placed_shape.rows * self.placed_shape.length * self._batches(config).batches_per_epoch
+        self.padding = 1.0 - int(self.train_rows.lengths.sum()) / places
+        predicted = np.concatenate([split.lengths for split in (*self.scored.values(), *self.unlabelled.values())])
+        self.predict = predictor(self.graphdef, wide_enough(self.shape, predicted), self.pad_id, self.mesh)
         # By the number of seeds that train together and the teacher's shape.
         self._steps: dict[tuple[int, nnx.GraphDef | None], Callable[..., Any]] = {}
 
@@ -248,8 +276,8 @@ class Tuning:
             )
         check_fit(self.tokenizer, model.config.vocab_size, config.model)
 
-    def _batches(self, config: FinetuneConfig) -> LengthBucketedBatches:
-        return LengthBucketedBatches(self.train_rows.lengths, config.batch_size, config.run.seed, self.buckets)
+    def _batches(self, config: FinetuneConfig) -> RandomBatches:
+        return RandomBatches(self.train_rows.lengths, config.batch_size, config.run.seed, self.shape)
 
     def _teacher_of(self, configs: Sequence[FinetuneConfig]) -> str:
         """The directory of the teacher of these runs, or ""."""
@@ -314,7 +342,7 @@ class Tuning:
             print(
                 f"{directory}: {self.task.name}, seed {config.run.seed}: {len(self.train_rows)} rows, {self.steps} steps of "
                 f"{config.batch_size}; {self.train_rows.cut / len(self.train_rows):.1%} of the rows cut at {config.length} "
-                f"tokens; {self._batches(config).padding:.0%} of the places padding",
+                f"tokens; {self.padding:.0%} of the places padding",
                 file=sys.stderr,
             )
 
@@ -357,15 +385,10 @@ class Tuning:
         params = sharding.pad_vocabulary(split(self._load_model(config))[1])
         return init_state(params, self.optimizer, config.run.seed, self.mesh)
 
-    def _placed(
-        self, batches: Sequence[LengthBucketedBatches], start: int, stop: int
-    ) -> Iterator[dict[str, jax.Array]]:
+    def _placed(self, batches: Sequence[RandomBatches], start: int, stop: int) -> Iterator[dict[str, jax.Array]]:
         where = sharding.batch_sharding(self.mesh, stacked=len(batches) > 1)
         for k in range(start, stop):
-            rows = []
-            for one in batches:
-                indices, length = one.batch(k)
-                rows.append(self.train_rows.batch(indices, self.config.batch_size, length, self.pad_id))
+            rows = [self.train_rows.packed(one.batch(k), self.placed_shape, self.pad_id) for one in batches]
             whole = rows[0] if len(rows) == 1 else {name: np.stack([row[name] for row in rows]) for name in rows[0]}
             yield jax.device_put(whole, where)
 
@@ -394,7 +417,6 @@ class Tuning:
             scores = {name: dict.fromkeys((*self.task.metrics, "score"), 0.0) for name in self.scored}
             for name, examples in self.scored.items():
                 write_predictions(directory, name, None, examples.labels)
-        batches = self._batches(config)
         tests = datasets.test_splits(self.task, config.data) if config.predict_test else ()
         return RunResult(
             task=self.task.name,
@@ -406,8 +428,9 @@ class Tuning:
             train_rows=len(self.train_rows),
             dev_rows={name: len(examples) for name, examples in self.scored.items()},
             cut_share=self.train_rows.cut / len(self.train_rows),
-            padding_share=batches.padding,
-            flops=self.epochs * cost.tuning_flops(self.model_config, batches.rows_at),
+            padding_share=self.padding,
+            batches=BATCHES,
+            flops=self.steps * cost.tuning_flops(self.model_config, self.placed_shape.rows, self.placed_shape.length),
             tested={file: datasets.fingerprint_of_test(of, name, config.data) for of, name, file in tests},
             diverged=why,
             train_seconds=seconds,

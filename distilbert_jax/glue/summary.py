@@ -190,6 +190,8 @@ def _settings(run: SweepRun) -> str:
         f"learning rate {config.optimizer.learning_rate:g}, {config.epochs} epochs, batch {config.batch_size}, length "
         f"{config.length}, {config.run.dtype}"
     )
+    if run.result.batches == "similar lengths":
+        said += ", batches of similar lengths (of an earlier version)"
     if Path(config.model).parent.name.startswith("mnli-"):
         said += ", from the MNLI model of the same seed"
     if config.distill.teacher:

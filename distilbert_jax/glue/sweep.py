@@ -156,7 +156,7 @@ def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, 
         InputError: each of the settings diverged.
     """
     base = Path(config.run.directory) / "choice" / config.task
-    tried = []
+    tried, batches = [], set()
     for setting in _settings(sweep):
         name = "-".join(f"{field.replace('_', '-')}-{value}" for field, value in setting.given().items())
         configs = [
@@ -170,6 +170,14 @@ def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, 
             for seed in sweep.seeds
         ]
         results = finetune_seeds(configs)
+        batches |= {result.batches for result in results}
+        if len(batches) > 1:
+            raise InputError(
+                f"{base}: some settings were trained on batches of similar lengths by an earlier version, others on random ones: "
+                "remove the directory to choose anew",
+                path=base,
+                field="batches",
+            )
         diverged = any(result.diverged for result in results)
         score = None if diverged else statistics.fmean(result.score for result in results)
         tried.append(TriedSetting(**vars(setting), score=score))

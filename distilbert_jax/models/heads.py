@@ -100,7 +100,11 @@ class Pooler(nnx.Module):
 
     def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         """[B, T, D] → [B, D]."""
-        return self.activation(self.dense(hidden[:, 0]))
+        return self.of_first(hidden[:, 0])
+
+    def of_first(self, first: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
+        """Hidden states of first tokens [..., D] → [..., D]."""
+        return self.activation(self.dense(first))
 
 
 def _linear(config: ModelConfig, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Linear:
@@ -161,14 +165,17 @@ class SequenceClassification(PretrainedModel):
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
 
+    def logits(self, first: Float[Array, "B *S D"], rngs: RowKeys | None = None) -> Float[Array, "B *S C"]:
+        """Hidden states of first tokens, [B, D] or of packed rows [B, S, D] → logits [B, (S,) labels]. rngs [B]: for dropout."""
+        pooled = self.pooler.of_first(first)
+        return self.classifier(dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE)))
+
     def __call__(
         self, input_ids: Rows, attention_mask: Rows | None = None, *, rngs: RowKeys | None = None, **inputs: Any
     ) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, labels]."""
         encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
-        pooled = self.pooler(encoded.last_hidden_state)
-        pooled = dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE))
-        return _with(encoded, ModelOutput, logits=self.classifier(pooled))
+        return _with(encoded, ModelOutput, logits=self.logits(encoded.last_hidden_state[:, 0], rngs))
 
 
 class TokenClassification(PretrainedModel):

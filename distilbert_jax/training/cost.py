@@ -2,7 +2,6 @@
 
 import resource
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +34,9 @@ def forward_flops(config: ModelConfig, length: int, scored: float) -> float:
     return config.num_hidden_layers * layer + scored * 2 * (D * D + D * V)
 
 
-def tuning_flops(model: ModelConfig, rows_at: Mapping[int, int]) -> float:
-    """FLOPs of an epoch of fine-tuning, a teacher's not counted. rows_at: {length that they are padded to: examples}."""
-    return sum(3 * forward_flops(model, length, 0.0) * length * rows for length, rows in rows_at.items())
+def tuning_flops(model: ModelConfig, rows: int, length: int) -> float:
+    """FLOPs of a step of fine-tuning on `rows` rows of `length` tokens, padding included; a teacher's are not counted."""
+    return 3 * forward_flops(model, length, 0.0) * length * rows
 
 
 def utilisation(flops_per_second: float, dtype: str) -> float | None:

@@ -58,6 +58,8 @@ def test_a_mistake_in_a_field_keeps_its_name():
         ("--guide.temperature=2", "--distill.temperature"),
         ("--grid.learning-rate", "--sweep.learning-rate"),
         ("--held-out", "--selection-split"),
+        ("--shapes", "leave it out"),
+        ("--glue.shapes=2", "leave it out"),
         ("--held_out", "--selection-split"),
         ("--arms", "--variants"),
         ("--loss.alpha-ce", "--loss.kl.weight"),

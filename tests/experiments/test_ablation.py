@@ -112,7 +112,7 @@ def test_every_config_is_trained_tuned_and_compared_and_found_again(world, tmp_p
     sentences = {"sentence": ["reda redb", "bluea blueb"] * 8, "label": [0, 1] * 8}
     for split in ("train", "validation"):
         runs.write_split(tmp_path / "glue", "sst2", split, sentences)
-    tuning = FinetuneConfig(data=str(tmp_path / "glue"), length=16, shapes=1, batch_size=8, epochs=1)
+    tuning = FinetuneConfig(data=str(tmp_path / "glue"), length=16, batch_size=8, epochs=1)
     ask = lambda: ablation.run_ablation(configs, tuning, tmp_path / "out", ("sst2",), (1,), (0,))
     ask()
     first = json.loads((tmp_path / "out/results.json").read_text())

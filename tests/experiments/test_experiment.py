@@ -74,7 +74,7 @@ def toy(world, path: Path) -> ExperimentConfig:
         tokenizer=str(path / "encoder"),
         tasks=TASKS,
         sweep=c.SweepConfig(learning_rate=(1e-3, 5e-3)),
-        glue=change(c.FinetuneConfig(), length=16, shapes=1, batch_size=16, epochs=1, save_model=False),
+        glue=change(c.FinetuneConfig(), length=16, batch_size=16, epochs=1, save_model=False),
         vmap_seeds=True,
         heldout_rows=8,
     )

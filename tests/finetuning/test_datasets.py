@@ -6,6 +6,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.datasets import (
     check,
     check_file,
@@ -239,16 +240,18 @@ def test_the_longer_part_is_cut_first_and_counted(tokenizer):
     assert tokenizer.truncation is None
 
 
-def test_a_batch_is_padded_and_its_empty_rows_weigh_nothing(tokenizer):
+def test_a_batch_is_packed_and_its_empty_places_weigh_nothing(tokenizer):
     rows = datasets.Dataset.from_dict({"sentence": ["reda", "redb redc", "goes"], "label": [0, 1, 1]})
-    found = encode(rows, find_task("sst2"), tokenizer, 16).batch(np.array([1, 2]), 4, 8, pad_id=9)
+    packing = Packing(*map(np.array, ([1, 2], [0, 0], [0, 4], [1, 2])))
+    found = encode(rows, find_task("sst2"), tokenizer, 16).packed(packing, PackedShape(2, 8, 3), pad_id=9)
     cls, sep = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
     redb, redc, goes = (tokenizer.token_to_id(token) for token in ("redb", "redc", "goes"))
-    expected = [[cls, redb, redc, sep, 9, 9, 9, 9], [cls, goes, sep, 9, 9, 9, 9, 9], [9] * 8, [9] * 8]
-    np.testing.assert_array_equal(found["input_ids"], expected)
-    np.testing.assert_array_equal(found["attention_mask"].sum(1), [4, 3, 0, 0])
-    np.testing.assert_array_equal(found["labels"], [1, 1, 0, 0])
-    np.testing.assert_array_equal(found["weights"], [1, 1, 0, 0])
+    np.testing.assert_array_equal(found["input_ids"], [[cls, redb, redc, sep, cls, goes, sep, 9], [9] * 8])
+    np.testing.assert_array_equal(found["segment_ids"], [[1, 1, 1, 1, 2, 2, 2, 0], [0] * 8])
+    np.testing.assert_array_equal(found["position_ids"], [[0, 1, 2, 3, 0, 1, 2, 0], [0] * 8])
+    np.testing.assert_array_equal(found["first"], [[0, 4, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(found["labels"], [[1, 1, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(found["weights"], [[1, 1, 0], [0, 0, 0]])
 
 
 REAL = {

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
+from distilbert_jax.finetuning.batches import PackedShape
 from distilbert_jax.finetuning.datasets import encode
 from distilbert_jax.finetuning.metrics import majority, score
 from distilbert_jax.finetuning.predictions import predictor
@@ -101,8 +102,8 @@ def model(request):
     return build(family, change(config, labels=("a", "b", "c")))
 
 
-def predict(graphdef, params, examples, buckets, batch_size, pad_id, mesh):
-    return predictor(graphdef, buckets, batch_size, pad_id, mesh)(params, examples)
+def predict(graphdef, params, examples, shape, mesh):
+    return predictor(graphdef, shape, 0, mesh)(params, examples)
 
 
 def mesh(devices):
@@ -110,7 +111,7 @@ def mesh(devices):
 
 
 def test_logits_are_in_the_order_of_the_rows_and_equal_to_those_of_each_row_alone(model, examples):
-    found = predict(*split(model), examples, (8, 16), 6, 0, mesh(1))
+    found = predict(*split(model), examples, PackedShape(6, 16, 5), mesh(1))
     assert (found.shape, found.dtype) == ((21, 3), np.float32)
     for i, (ids, types) in enumerate(examples.rows):
         given = {"token_type_ids": types[None]} if model.config.type_vocab_size else {}
@@ -118,9 +119,9 @@ def test_logits_are_in_the_order_of_the_rows_and_equal_to_those_of_each_row_alon
         np.testing.assert_allclose(found[i], alone[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("batch_size", "devices"), [(100, 1), (5, 8)])
-def test_logits_depend_on_neither_batch_size_nor_mesh(examples, batch_size, devices):
+@pytest.mark.parametrize(("shape", "devices"), [(PackedShape(100, 24, 8), 1), (PackedShape(5, 16, 5), 8)])
+def test_logits_depend_on_neither_shape_nor_mesh(examples, shape, devices):
     model = build(DistilBertForSequenceClassification, STUDENT)
-    expected = predict(*split(model), examples, (8, 16), 6, 0, mesh(1))
-    found = predict(*split(model), examples, (8, 16), batch_size, 0, mesh(devices))
+    expected = predict(*split(model), examples, PackedShape(6, 16, 5), mesh(1))
+    found = predict(*split(model), examples, shape, mesh(devices))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

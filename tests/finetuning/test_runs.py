@@ -16,6 +16,7 @@ from distilbert_jax.base.config_io import to_values
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.errors import DivergedError, InputError, Interrupted
 from distilbert_jax.finetuning import runs as module
+from distilbert_jax.finetuning.batches import packed_shape
 from distilbert_jax.finetuning.predictions import read_predictions
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.runs import directory_of, finetune, finetune_seeds
@@ -68,7 +69,6 @@ def tuning(folder, directory, **changes):
         task="sst2",
         data=str(folder),
         length=16,
-        shapes=1,
         batch_size=16,
         epochs=3,
         optimizer=OptimizerConfig(learning_rate=5e-3, warmup=0.1),
@@ -108,7 +108,7 @@ def test_runs_of_other_rates_lengths_seeds_and_weights_compile_their_step_once(f
 
 
 def test_a_regression_is_learned(folder, tmp_path):
-    found = tune(tuning(folder, tmp_path, task="stsb", model=str(folder / "bert"), epochs=6))
+    found = tune(tuning(folder, tmp_path, task="stsb", model=str(folder / "bert"), epochs=8))
     assert found.scores["validation"]["pearson"] > 90
     assert found.scores["validation"]["spearman"] > 90
     config = SequenceClassification.from_pretrained(tmp_path / "model").config
@@ -119,6 +119,8 @@ def test_results_say_what_was_done_and_what_came_out(tuned):
     config, result = tuned
     assert read_result(Path(config.run.directory) / "results.json") == result
     accuracy, lengths = result.score, [len(sentence.split()) + 2 for sentence in topics(TRAIN, 0)["sentence"]]
+    shape = packed_shape(np.array(lengths), 16)
+    rows, length = shape.for_mesh(8).rows, shape.length
     assert result.train_seconds > 0
     assert to_values(result) == {
         "task": "sst2",
@@ -130,8 +132,9 @@ def test_results_say_what_was_done_and_what_came_out(tuned):
         "train_rows": TRAIN,
         "dev_rows": {"validation": DEV},
         "cut_share": 0.0,
-        "padding_share": pytest.approx(1 - sum(lengths) / (16 * TRAIN)),
-        "flops": pytest.approx(3 * cost.tuning_flops(STUDENT, {16: TRAIN})),
+        "padding_share": pytest.approx(1 - sum(lengths) / (10 * rows * length)),
+        "batches": "random",
+        "flops": pytest.approx(30 * cost.tuning_flops(STUDENT, rows, length)),
         "tested": {},
         "diverged": "",
         "train_seconds": result.train_seconds,
@@ -157,7 +160,8 @@ def test_every_row_counts_once_an_epoch_and_the_rows_that_fill_up_a_batch_do_not
     entries = metrics(Path(config.run.directory) / "metrics.jsonl")
     examples = [entry["examples"] for entry in entries if entry["kind"] == "train"]
     for epoch in np.reshape(examples, (3, -1)):
-        assert sorted(epoch) == [TRAIN % 16] + [16] * (TRAIN // 16)
+        assert epoch.sum() == TRAIN
+        assert (np.cumsum(epoch) <= 16 * np.arange(1, 11)).all()
     assert entries[-1] == {
         "kind": "eval",
         "step": 30,
@@ -226,11 +230,13 @@ def test_of_a_large_task_the_first_rows_can_be_taken(folder, tmp_path, no_traini
 
 def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, capsys):
     with pytest.raises(StoppedError) as stopped:
-        tune(tuning(folder, tmp_path / "run", length=10, shapes=2))
+        tune(tuning(folder, tmp_path / "run", length=10))
     rows = topics(TRAIN, 0)["sentence"]
     cut = sum(len(row.split()) + 2 > 10 for row in rows) / TRAIN
     assert f"{cut:.1%} of the rows cut at 10 tokens" in capsys.readouterr().err
-    assert stopped.value.args[1]["input_ids"].shape[1] in (8, 10)
+    batch = stopped.value.args[1]
+    assert batch["position_ids"].max() == 9
+    assert batch["input_ids"].shape[0] % 8 == batch["input_ids"].shape[1] % 8 == 0
 
 
 @pytest.mark.parametrize(
@@ -280,10 +286,10 @@ def losses_of(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "model", "shapes"), [("sst2", "student", 3), ("stsb", "bert", 1)])
-def test_seeds_that_train_together_have_the_losses_of_the_same_seeds_in_turn(folder, tmp_path, task, model, shapes):
-    """With dropout, in batches of up to three lengths, some rows of the last batch empty."""
-    given = {"task": task, "model": str(folder / model), "shapes": shapes, "optimizer__learning_rate": 1e-3}
+@pytest.mark.parametrize(("task", "model"), [("sst2", "student"), ("stsb", "bert")])
+def test_seeds_that_train_together_have_the_losses_of_the_same_seeds_in_turn(folder, tmp_path, task, model):
+    """With dropout, in batches that are not of one size."""
+    given = {"task": task, "model": str(folder / model), "optimizer__learning_rate": 1e-3}
     turn = seeds_of(folder, tmp_path / "turn", (0, 3, 4), **given)
     together = seeds_of(folder, tmp_path / "together", (0, 3, 4), **given)
     apart, side_by_side = finetune_seeds(turn), finetune_seeds(together, together=True)
@@ -436,6 +442,31 @@ def test_a_run_goes_by_what_it_began_with(folder, tmp_path):
     assert tune(config) == found
     DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(4)).save_pretrained(tmp_path / "model", tokenizer)
     refused(lambda: tune(config), by="training.run_directory.check_inputs")
+
+
+def as_by_an_earlier_version(directory):
+    """A run that drew its batches otherwise, and had a number of lengths to pad to."""
+    for name, lost in (("results.json", "batches"), ("inputs.json", "batches")):
+        values = json.loads((directory / name).read_text())
+        del values[lost]
+        (directory / name).write_text(json.dumps(values))
+    values = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**values, "shapes": 4}))
+
+
+def test_a_run_on_other_batches_is_read_and_not_mixed_with_those_of_now(folder, tmp_path):
+    config, other = seeds_of(folder, tmp_path, (0, 1), epochs=1)
+    result = tune(config)
+    as_by_an_earlier_version(tmp_path / "0")
+    old = tune(config)
+    assert old == dataclasses.replace(result, batches="similar lengths")
+    for configs in ([config, other], [change(config, save_model=True)], None, None):
+        if configs is None:  # begun, not ended: asked twice, refused twice
+            (tmp_path / "0/results.json").unlink(missing_ok=True)
+        with pytest.raises(InputError) as caught:
+            finetune_seeds(configs or [config])
+        assert (caught.value.path, caught.value.field) == (str(tmp_path / "0"), "batches")
+    assert not (tmp_path / "1/metrics.jsonl").exists()
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ def result(task="rte", seed=0, value=50.0, **more):
         "train_rows": 100,
         "dev_rows": dict.fromkeys(splits, 70),
         "cut_share": 0.01,
+        "batches": "random",
         "train_seconds": 12.0,
         "together": 1,
         "diverged": "",

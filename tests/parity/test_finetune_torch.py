@@ -9,7 +9,7 @@ import pytest
 from pyarrow import parquet
 
 from distilbert_jax.config import FinetuneConfig, MeshConfig, RunConfig
-from distilbert_jax.finetuning.batches import LengthBucketedBatches, bucket_lengths
+from distilbert_jax.finetuning.batches import RandomBatches, packed_shape
 from distilbert_jax.finetuning.runs import finetune
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import SequenceClassification
@@ -51,7 +51,7 @@ def test_twenty_steps_have_the_losses_of_transformers_and_torch(task, glue_dir, 
 
 
 def reference_losses(config, directory, data):
-    """The losses of a plain loop on the batches that fine-tuning takes."""
+    """The losses of a plain loop on the batches that fine-tuning takes, padded."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(directory, attn_implementation="eager")
     assert json.loads((directory / "config.json").read_text())["hidden_dropout_prob"] == 0.0
@@ -59,7 +59,7 @@ def reference_losses(config, directory, data):
     encoded = tokenizer(table["sentence1"], table["sentence2"], truncation=True, max_length=LENGTH)
     rows = [{name: encoded[name][i] for name in encoded} for i in range(config.max_train_rows)]
     lengths = np.array([len(row["input_ids"]) for row in rows])
-    batches = LengthBucketedBatches(lengths, BATCH, config.run.seed, bucket_lengths(lengths, config.shapes, LENGTH))
+    batches = RandomBatches(lengths, BATCH, config.run.seed, packed_shape(lengths, BATCH))
 
     decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
     kept = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
@@ -74,7 +74,7 @@ def reference_losses(config, directory, data):
     model.train()  # there is no dropout
     losses = []
     for k in range(STEPS):
-        indices, _ = batches.batch(k)
+        indices = batches.batch(k).indices
         batch = tokenizer.pad([rows[i] for i in indices], return_tensors="pt")
         kind = torch.float32 if model.config.num_labels == 1 else torch.long
         loss = model(**batch, labels=torch.tensor([table["label"][i] for i in indices], dtype=kind)).loss

@@ -1,5 +1,3 @@
-import collections
-import itertools
 import subprocess
 import sys
 import threading
@@ -10,7 +8,6 @@ import numpy as np
 import pytest
 
 from distilbert_jax.errors import InputError
-from distilbert_jax.finetuning.batches import LengthBucketedBatches, bucket_lengths
 from distilbert_jax.pretraining.batches import PackedBatches
 from distilbert_jax.pretraining.packing import PACKED_CHANNELS
 from distilbert_jax.training.batches import prefetch
@@ -152,91 +149,8 @@ def test_an_error_while_reading_reaches_the_consumer():
     refused(lambda: next(prefetch(PackedBatches(Damaged(23), 5, seed=1), 0, 3)), path="00000.npy")
 
 
-LENGTHS = np.random.default_rng(0).integers(3, 63, 101)
-
-
-@pytest.mark.parametrize("buckets", [(64,), (16, 32, 64), (8, 24, 40, 64, 72)])
-def test_buckets_hold_every_example_once_an_epoch_in_full_batches_but_one(buckets):
-    batches = LengthBucketedBatches(LENGTHS, 8, seed=0, buckets=buckets)
-    plans = []
-    for epoch in range(3):
-        plan = [batches.batch(epoch * batches.batches_per_epoch + j) for j in range(batches.batches_per_epoch)]
-        assert sorted(index for indices, _ in plan for index in indices.tolist()) == list(range(101))
-        for indices, length in plan:
-            assert 1 <= len(indices) <= 8
-            assert max(LENGTHS[indices]) <= length
-        assert sum(len(indices) < 8 for indices, _ in plan) == 1
-        places = sum(len(indices) * length for indices, length in plan)
-        assert batches.padding == pytest.approx(1 - LENGTHS.sum() / places)
-        at = collections.Counter()
-        for indices, length in plan:
-            at[length] += len(indices)
-        assert {length: rows for length, rows in batches.rows_at.items() if rows} == at
-        # No example could stand in a shorter bucket than it does, but for the at most 7 that fill up a batch of each.
-        longer = sum(length > min(b for b in buckets if b >= LENGTHS[i]) for ids, length in plan for i in ids)
-        assert longer <= 7 * (len(buckets) - 1)
-        plans.append([(tuple(indices.tolist()), length) for indices, length in plan])
-    assert len({tuple(plan) for plan in plans}) == 3
-    if len(buckets) > 1:
-        assert [length for _, length in plans[0]] != sorted(length for _, length in plans[0])
-
-
-def test_seeds_differ_in_the_examples_of_a_batch_and_never_in_its_length():
-    one, other = (LengthBucketedBatches(LENGTHS, 8, seed, (16, 32, 64)) for seed in (1, 2))
-    plans = [[batches.batch(k) for k in range(2 * batches.batches_per_epoch)] for batches in (one, other)]
-    assert [length for _, length in plans[0]] == [length for _, length in plans[1]]
-    assert [len(indices) for indices, _ in plans[0]] == [len(indices) for indices, _ in plans[1]]
-    assert not any(set(a.tolist()) == set(b.tolist()) for (a, _), (b, _) in zip(*plans, strict=True))
-
-
-def places(lengths, edges):
-    return sum(min(edge for edge in edges if edge >= length) for length in lengths)
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 20])
-def test_the_lengths_to_pad_to_are_the_best_of_all_choices(count):
-    found = bucket_lengths(LENGTHS, count, 62)
-    edges = [*range(8, 62, 8), 62]
-    choices = [(*some, 62) for n in range(count) for some in itertools.combinations(edges[:-1], n)]
-    assert places(LENGTHS, found) == min(places(LENGTHS, choice) for choice in choices)
-    assert list(found) == sorted(set(found))
-    assert len(found) <= count
-
-
-def test_lengths_to_pad_to_never_exceed_the_limit_nor_what_is_needed():
-    assert bucket_lengths(np.array([3, 9, 17]), 4, 128) == (8, 16, 24)
-    assert bucket_lengths(np.array([3, 30]), 4, 30) == (8, 30)
-    assert bucket_lengths(np.array([5]), 1, 128) == (8,)
-
-
-def test_bucketed_batches_depend_on_seed_and_number_alone():
-    def batches(seed):
-        return LengthBucketedBatches(LENGTHS, 8, seed, (32, 64))
-
-    one = batches(5)
-    forward = [one.batch(k) for k in range(3 * one.batches_per_epoch)]
-    for k in (30, 2, 17):
-        np.testing.assert_array_equal(batches(5).batch(k)[0], forward[k][0])
-    assert any(batches(6).batch(k)[0].tolist() != forward[k][0].tolist() for k in range(3))
-    assert [i.tolist() for i, _ in prefetch(one, 3, 9)] == [i.tolist() for i, _ in forward[3:9]]
-
-
 def test_what_cannot_be_batched_is_named():
     refused(lambda: PackedBatches(Rows(3), 0, seed=0), field="batch_size")
-    refused(
-        lambda: LengthBucketedBatches(np.array([3, 40]), 8, 0, (16, 32)),
-        "40",
-        "32",
-        by="finetuning.batches.LengthBucketedBatches.__init__",
-    )
-    refused(
-        lambda: LengthBucketedBatches(np.array([], int), 8, 0, (16, 32)),
-        by="finetuning.batches.LengthBucketedBatches.__init__",
-    )
-    refused(
-        lambda: LengthBucketedBatches(np.array([3]), 8, 0, (32, 16)),
-        by="finetuning.batches.LengthBucketedBatches.__init__",
-    )
 
 
 def test_importing_batches_does_not_import_jax():

@@ -9,7 +9,7 @@ import pytest
 from distilbert_jax.pretraining import packing as packing_module
 from distilbert_jax.pretraining.build_corpus import build_corpus
 from distilbert_jax.pretraining.corpus import Corpus
-from distilbert_jax.pretraining.packing import PackedRows, best_fit, pack
+from distilbert_jax.pretraining.packing import PackedRows, pack
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.text.wordpiece import train_wordpiece
@@ -108,26 +108,6 @@ def test_limits_of_short_and_unknown_sequences_are_options(corpus):
     kept, short, unknown = sequences_of(DOCUMENTS, 32, "line", 20, 0.3)
     assert sorted(unpack(rows.read(np.arange(len(rows))))) == sorted(kept)
     assert (rows.manifest["short"], rows.manifest["unknown"]) == (short, unknown)
-
-
-def test_best_fit_is_that_of_a_search_through_all_rows():
-    random_lengths = np.random.default_rng(0).integers(3, 41, 400)
-    row, offset, segment = best_fit(random_lengths, 40)
-    filled = []
-    for length in sorted(random_lengths, reverse=True):
-        fitting = [used for used in filled if used + length <= 40]
-        if fitting:
-            filled[filled.index(max(fitting))] += length
-        else:
-            filled.append(length)
-    used = np.bincount(row, weights=random_lengths)
-    assert sorted(used) == sorted(filled)
-    for number in range(len(used)):
-        inside = np.flatnonzero(row == number)
-        inside = inside[np.argsort(offset[inside])]
-        lengths = random_lengths[inside]
-        np.testing.assert_array_equal(offset[inside], np.cumsum(lengths) - lengths)
-        np.testing.assert_array_equal(segment[inside], np.arange(len(inside)) + 1)
 
 
 def test_rows_are_read_in_any_order_across_files(corpus):

@@ -1,0 +1,116 @@
+"""Packed rows beside padded ones: the same logits, losses and gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from distilbert_jax.config import DistillConfig, MeshConfig
+from distilbert_jax.finetuning import objective
+from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
+from distilbert_jax.finetuning.datasets import Examples
+from distilbert_jax.finetuning.predictions import predictor
+from distilbert_jax.models import SequenceClassification
+from distilbert_jax.models.params import merge, split
+from distilbert_jax.text.tokenizer import Row, stack
+from distilbert_jax.training import losses, sharding
+from tests.models.common import deviation
+from tests.runs import BERT, STUDENT, change
+
+SIZE, DRY = 16, {"hidden_dropout": 0.0, "attention_dropout": 0.0, "classifier_dropout": 0.0}
+
+
+def examples_of(count, labels, longest=20, seed=0):
+    """Pairs of random tokens, 0 (which is padding) among them never."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(4, longest + 1, count)
+    rows = [
+        Row(rng.integers(1, 48, n).astype(np.int32), (np.arange(n) >= rng.integers(2, n)).astype(np.int32))
+        for n in lengths
+    ]
+    answers = rng.normal(size=count).astype(np.float32) if labels == 1 else rng.integers(0, labels, count)
+    return Examples(rows, lengths, answers.astype(np.float32 if labels == 1 else np.int32), 0)
+
+
+def classifier(config, labels, seed):
+    names = ("score",) if labels == 1 else tuple(map(str, range(labels)))
+    model = SequenceClassification(change(config, labels=names, **DRY), rngs=nnx.Rngs(seed))
+    model.classifier.bias[...] = jnp.arange(labels) / 3
+    return model
+
+
+def padded_logits(model, examples, indices):
+    batch = stack([examples.rows[index] for index in indices], 0)
+    types = {"token_type_ids": batch["token_type_ids"]} if model.config.type_vocab_size else {}
+    return model(batch["input_ids"], batch["attention_mask"], **types).logits
+
+
+def packed(examples):
+    """A batch that takes what an earlier one had no room for, and the padded one of the same examples."""
+    shape = packed_shape(examples.lengths, SIZE)
+    batches = RandomBatches(examples.lengths, SIZE, 3, shape)
+    packing = max((batches.batch(k) for k in range(batches.batches_per_epoch)), key=lambda one: len(one.indices))
+    shape = shape.for_mesh(4)
+    return packing, examples.packed(packing, shape, 0)
+
+
+@pytest.mark.parametrize("labels", [1, 3])
+@pytest.mark.parametrize(("config", "distilled"), [(BERT, False), (STUDENT, True)], ids=["bert", "distilbert"])
+def test_packed_rows_have_the_losses_and_gradients_of_padded_ones(config, distilled, labels):
+    examples = examples_of(100, labels)
+    packing, batch = packed(examples)
+    assert batch["segment_ids"].max() > 1
+    model, teacher = classifier(config, labels, 1), classifier(BERT, labels, 2)
+    (graphdef, params), (of_teacher, frozen) = split(model), split(teacher)
+    distill = DistillConfig(teacher="x", alpha=0.3, temperature=1.5)
+    given = objective.classification(graphdef, labels, of_teacher if distilled else None, distill)
+    keys = jax.random.split(jax.random.key(0), len(batch["input_ids"]))
+
+    def packed_loss(params):
+        ready, counts = given.prepare(keys, batch)
+        return given.loss(params, frozen, {**ready, "rngs": None}, counts)[0]
+
+    assert given.prepare(keys, batch)[1]["examples"] == len(packing.indices)
+
+    def padded_loss(params):
+        logits, answers = (
+            padded_logits(merge(graphdef, params), examples, packing.indices),
+            examples.labels[packing.indices],
+        )
+        theirs = padded_logits(teacher, examples, packing.indices)
+        if labels == 1:
+            own, other = jnp.mean((logits[:, 0] - answers) ** 2), jnp.mean((logits - theirs) ** 2)
+        else:
+            own = -jnp.mean(jax.nn.log_softmax(logits)[jnp.arange(len(answers)), answers])
+            other = losses.distillation(logits, theirs, jnp.ones(len(answers)), 1.5) / len(answers)
+        return 0.7 * own + 0.3 * other if distilled else own
+
+    (loss, grads), (expected, wanted) = (jax.jit(jax.value_and_grad(one))(params) for one in (packed_loss, padded_loss))
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    norm = np.sqrt(sum(float(jnp.sum(value**2)) for value in wanted.values()))
+    for name, value in wanted.items():
+        scale = max(float(jnp.linalg.norm(value)), 0.01 * norm)  # key biases have no gradient, only noise
+        assert float(jnp.linalg.norm(grads[name] - value)) <= 1e-5 * scale, name
+
+
+def test_predictions_are_those_of_padded_rows_in_the_order_of_the_split():
+    """Also of examples that are longer than any of train."""
+    model, mesh = classifier(BERT, 3, 1), sharding.make_mesh(MeshConfig())
+    graphdef, params = split(model)
+    examples = examples_of(70, 3, longest=31, seed=1)
+    shape = wide_enough(packed_shape(examples_of(100, 3).lengths, SIZE), examples.lengths)
+    logits = predictor(graphdef, shape, 0, mesh)(params, examples)
+    assert logits.dtype == np.float32
+    assert deviation(logits, padded_logits(model, examples, range(70))) < 1e-5
+
+
+def test_what_lies_beside_an_example_does_not_change_it():
+    examples = examples_of(100, 3)
+    packing, batch = packed(examples)
+    model = classifier(BERT, 3, 1)
+    logits = lambda batch: packing.of_examples(np.asarray(jax.jit(lambda b: objective.classify(model, b, None))(batch)))
+    chosen = batch["segment_ids"] == 2
+    other = {**batch, "input_ids": np.where(chosen, (batch["input_ids"] + 7) % 48, batch["input_ids"])}
+    changed = np.abs(logits(batch) - logits(other)).max(-1) > 0
+    np.testing.assert_array_equal(changed, packing.segment == 2)
