@@ -150,6 +150,7 @@ def _ended(config: FinetuneConfig, directory: Path) -> RunResult | None:
             field=other[0],
         )
     run_directory.check_outputs(directory)
+    run_directory.check_log(directory)
     unsaved = config.save_model and not run_directory.finished(directory)
     if result.diverged or not (unsaved or _unpredicted(config, directory, result)):
         return result

@@ -30,7 +30,15 @@ from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.corpus import FORMAT, Corpus, id_dtype
 from distilbert_jax.text.sources import TextSources
-from distilbert_jax.text.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, save_tokenizer, special_ids
+from distilbert_jax.text.tokenizer import (
+    SpecialIds,
+    entries,
+    fingerprint,
+    load_tokenizer,
+    read_back,
+    save_tokenizer,
+    special_ids,
+)
 from distilbert_jax.text.tokenizer_files import told_in_a_line
 
 
@@ -215,7 +223,8 @@ def build_share(
             f"host = {host} of {hosts} hosts: expected at least one host, and 0 for the first of them", field="host"
         )
     out, text = Path(out), TextSources(sources)
-    tokenizer_id, specials = fingerprint(tokenizer), special_ids(tokenizer)
+    specials, tokenizer = special_ids(tokenizer), read_back(tokenizer)  # what a corpus keeps is read again to open it
+    tokenizer_id = fingerprint(tokenizer)
     if (out / "tokenizer/tokenizer.json").is_file() and fingerprint(load_tokenizer(out / "tokenizer")) != tokenizer_id:
         raise InputError(
             f"{out}: holds a corpus made with another tokenizer; name another directory, or remove this one", path=out

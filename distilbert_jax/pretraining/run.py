@@ -74,6 +74,7 @@ def _check_finished(config: PretrainConfig, directory: Path) -> None:
         raise InputError(
             f"{error}: remove the directory {model}, and the same command writes it again from the last checkpoint"
         ) from None
+    run_directory.check_log(directory)
 
 
 def _train(setup: Setup, directory: Path, profile: Path | None) -> None:

@@ -106,6 +106,8 @@ class RunLog:
             wrong = f"{missing} of the first {step} steps are missing, which the checkpoint has seen"
         elif extra := [number for number, times in taken.items() if times > 1 or number < 1]:
             wrong = f"step {extra[0]} " + ("is there more than once" if extra[0] > 0 else "is none of a run")
+        elif bare := [entry.step for entry in kept if entry.kind == "train" and "loss" not in entry.values]:
+            wrong = f"step {bare[0]} is without its loss"
         if wrong:
             raise InputError(
                 f"{self.path}: {wrong}; put the file back, or remove the run's directory to begin anew", path=self.path

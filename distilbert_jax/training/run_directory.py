@@ -30,11 +30,11 @@ FREE = (
     "save_model",
     "predict_test",
 )
-BEGUN = ("metrics.jsonl", "checkpoints", "model", "results.json")  # one of them is there: the run has begun
 
 FOLDERS = ("tensorboard", "checkpoints", "model", "profile")
-INPUTS, OUTPUTS = "inputs.json", "outputs.json"
-_RUN = "run"  # in inputs.json: the digest of the run, beside the fingerprints of what it reads
+INPUTS, OUTPUTS, METRICS = "inputs.json", "outputs.json", "metrics.jsonl"
+BEGUN = (METRICS, "checkpoints", "model", "results.json")  # one of them is there: the run has begun
+_RUN = "run"  # in both: the digest of the run, beside those of what it reads or leaves
 
 
 def enter(config: Any, directory: Path) -> Path:
@@ -147,7 +147,8 @@ def check_inputs(
     Raises:
         InputError: an input has changed since the run began.
     """
-    recorded = _recorded(directory / INPUTS) if _has_begun(directory) else {}
+    begun = _has_begun(directory)
+    recorded = _recorded(directory / INPUTS) if begun else {}
     if _RUN in recorded:
         changed = [name for name in inputs if recorded.get(name) != inputs[name]]
     else:  # of an earlier version, in which not all was looked at
@@ -158,7 +159,7 @@ def check_inputs(
             f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
             path=directory,
         )
-    digest = {} if recorded else {_RUN: _digest(directory, inputs)}
+    digest = {} if begun else {_RUN: _digest(directory, inputs)}
     write_json(directory / INPUTS, recorded | inputs | digest)
 
 
@@ -197,32 +198,54 @@ def identity(directory: Path) -> str:
 
 
 def record_outputs(directory: Path, places: Mapping[str, Path]) -> None:
-    """Record the digests of the files that a run leaves, before the last of them takes its name.
+    """Record the digests of the run, of its log and of the files that it leaves, before the last of them takes its name.
 
     Args:
         places: {folder of the run: where its files lie now}.
     """
     files = {
-        f"{name}/{path.relative_to(place).as_posix()}": sha256_of(path)
+        f"{name}/{path.relative_to(place).as_posix()}": path
         for name, place in places.items()
         for path in sorted(place.rglob("*"))
         if path.is_file()
     }
-    write_json(directory / OUTPUTS, files)
+    if (log := directory / METRICS).is_file():
+        files[METRICS] = log
+    digests = {name: sha256_of(path) for name, path in files.items()}
+    write_json(directory / OUTPUTS, {_RUN: identity(directory), **digests})
 
 
-def check_outputs(directory: Path, folder: str = "", *, whole: bool = False) -> None:
-    """Raise InputError unless the files that a run has left in `folder` (empty: in all) are as it wrote them. Of a run of an
-    earlier version nothing is known.
+def check_outputs(directory: Path, start: str = "", *, whole: bool = False) -> None:
+    """Raise InputError unless the files that a run has left, those whose names have that `start` (empty: all), are as it wrote
+    them. Of a run of an earlier version nothing is known.
 
     Args:
         whole: what is missing is an error, too; else somebody has removed it.
     """
-    for name in _recorded(directory / OUTPUTS):
-        if name.startswith(folder):
+    recorded, file = _recorded(directory / OUTPUTS), directory / OUTPUTS
+    if recorded.get(_RUN, "") != identity(directory):
+        why = (
+            "of another run"
+            if _RUN in recorded
+            else "does not say of which run it is"
+            if recorded
+            else "missing or empty"
+        )
+        raise InputError(f"{file}: {why}: whether what lies here is what this run has written is not known", path=file)
+    for name in recorded:
+        if name != _RUN and name.startswith(start):
             check_output(directory, name)
             if whole and not (directory / name).is_file():
                 raise InputError(f"{directory / name}: missing", path=directory / name)
+
+
+def check_log(directory: Path) -> None:
+    """Raise InputError unless the log of a finished run is there and as it wrote it."""
+    hint = "put the file back, or remove the run's directory to begin anew"
+    try:
+        check_outputs(directory, METRICS, whole=True)
+    except InputError as error:
+        raise InputError(f"{error}; {hint}", path=error.path, hint=hint) from None
 
 
 def check_output(directory: Path, name: str) -> None:

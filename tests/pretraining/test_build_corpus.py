@@ -21,7 +21,7 @@ from distilbert_jax.pretraining.build_corpus import build_corpus, build_share
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.text import sources as text_module
 from distilbert_jax.text.sources import TextSources
-from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer, special_ids
+from distilbert_jax.text.tokenizer import load_tokenizer, same_ids, save_tokenizer, special_ids
 from distilbert_jax.text.wordpiece import train_wordpiece
 from tests.runs import refused
 
@@ -371,6 +371,29 @@ def test_a_corpus_of_another_tokenizer_is_refused(tokenizer, source, tmp_path):
         path=str(tmp_path / "out"),
     )
     assert Corpus.open(tmp_path / "out").vocab_size == tokenizer.get_vocab_size()
+
+
+def without_added_tokens(parts):
+    parts["added_tokens"] = []
+
+
+def with_an_ordinary_mask(parts):
+    (mask,) = (token for token in parts["added_tokens"] if token["content"] == "[MASK]")
+    mask.update(special=False, normalized=True)
+
+
+@pytest.mark.parametrize("change", [without_added_tokens, with_an_ordinary_mask])
+def test_a_corpus_opens_whatever_way_its_tokenizer_was_written(change, tokenizer, source, tmp_path):
+    parts = json.loads(tokenizer.to_str())
+    change(parts)
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given/tokenizer.json").write_text(json.dumps(parts))
+    (tmp_path / "given/tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    given = load_tokenizer(tmp_path / "given")
+    build_corpus([source], given, tmp_path / "corpus", processes=1)
+    Corpus.open(tmp_path / "corpus").verify()
+    assert same_ids(Corpus.open(tmp_path / "corpus").tokenizer(), given)
+    assert not build_corpus([source], given, tmp_path / "corpus", processes=1).shards_made
 
 
 def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp_path):

@@ -4,7 +4,8 @@ import random
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from distilbert_jax.text.tokenizer import check_fit, fingerprint, load_tokenizer, save_tokenizer, special_ids
+from distilbert_jax.text.tokenizer import check_fit, fingerprint, load_tokenizer, same_ids, save_tokenizer, special_ids
+from distilbert_jax.text.tokenizer_files import bert_tokenizer
 from distilbert_jax.text.wordpiece import train_wordpiece
 from tests.runs import refused
 
@@ -90,6 +91,48 @@ def test_fingerprint_changes_with_what_decides_ids(tokenizer):
     grown = Tokenizer.from_str(tokenizer.to_str())
     grown.add_tokens(["snowman"])
     assert len({fingerprint(one) for one in (tokenizer, cased, grown)}) == 3
+
+
+def changed(tokenizer, change):
+    parts = json.loads(tokenizer.to_str())
+    change(parts)
+    return Tokenizer.from_str(json.dumps(parts))
+
+
+def replacing(parts):
+    replace = {"type": "Replace", "pattern": {"String": "reading"}, "content": "writing"}
+    parts["normalizer"] = {"type": "Sequence", "normalizers": [parts["normalizer"], replace]}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda parts: parts["normalizer"].update(lowercase=False),
+        lambda parts: parts["normalizer"].update(strip_accents=False),
+        lambda parts: parts["model"].update(max_input_chars_per_word=6),
+        replacing,
+    ],
+)
+def test_tokenizers_that_give_some_text_other_ids_are_told_apart(tokenizer, change):
+    assert not same_ids(tokenizer, changed(tokenizer, change))
+
+
+def test_case_tells_tokenizers_apart_whatever_their_vocabulary():
+    """Of these words none is in a text that one would try them with."""
+    vocabulary = {token: i for i, token in enumerate(("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "ACG", "TTT"))}
+    one, other = (bert_tokenizer(vocabulary, normalizers.BertNormalizer(lowercase=lower)) for lower in (True, False))
+    assert not same_ids(one, other)
+
+
+def nested(parts):
+    parts["normalizer"] = {"type": "Sequence", "normalizers": [parts["normalizer"] | {"strip_accents": True}]}
+
+
+@pytest.mark.parametrize("change", [nested, lambda parts: parts.update(added_tokens=[])])
+def test_tokenizers_that_are_written_otherwise_are_the_same(tokenizer, change):
+    other = changed(tokenizer, change)
+    assert fingerprint(other) != fingerprint(tokenizer)
+    assert same_ids(tokenizer, other)
 
 
 @pytest.mark.parametrize("lowercase", [None, True, False])

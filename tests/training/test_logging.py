@@ -150,6 +150,11 @@ def test_a_log_in_which_a_step_is_not_there_once_is_refused_as_it_is(numbers, wr
     assert path.read_text() == before
 
 
+def test_a_log_of_steps_without_their_loss_is_refused(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1, "lozz": 2.0}\n')
+    refused(lambda: RunLog(tmp_path, 1, 1), by="training.logging.RunLog.__init__", path="metrics.jsonl")
+
+
 def test_brackets_in_the_name_of_a_run_are_no_markup(capfd):
     with StepProgress("run[red]", 1, 0, 1) as progress:
         progress.advance(1, {"loss": 1.0}, 1.0, 1.0)

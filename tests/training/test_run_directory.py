@@ -148,6 +148,48 @@ def test_what_a_run_leaves_is_known_again(begun):
     refused(lambda: run_directory.check_outputs(begun), path=str(begun / "outputs.json"))
 
 
+@pytest.fixture
+def finished(tmp_path):
+    """Two runs that have finished."""
+    for name, seed in (("one", 0), ("other", 1)):
+        directory = run_directory.enter(change(CONFIG, run__seed=seed), tmp_path / name)
+        run_directory.check_inputs(directory, {"corpus": "x"})
+        (directory / "metrics.jsonl").write_text(f"{seed}\n")
+        (directory / "model").mkdir()
+        (directory / "model/model.safetensors").write_text(name)
+        run_directory.record_outputs(directory, {"model": directory / "model"})
+        run_directory.check_outputs(directory, whole=True)
+        run_directory.check_log(directory)
+    return tmp_path
+
+
+def test_what_another_run_has_left_is_no_runs_own(finished):
+    for name in ("model/model.safetensors", "outputs.json"):
+        (finished / "one" / name).write_bytes((finished / "other" / name).read_bytes())
+    refused(lambda: run_directory.check_outputs(finished / "one"), path=str(finished / "one/outputs.json"))
+
+
+@pytest.mark.parametrize("left", [None, "{}", '{"model/model.safetensors": "0"}'])
+def test_a_run_that_has_lost_what_it_recorded_says_so(finished, left):
+    file = finished / "one/outputs.json"
+    file.unlink() if left is None else file.write_text(left)
+    refused(lambda: run_directory.check_outputs(finished / "one", "model/"), path=str(file))
+
+
+@pytest.mark.parametrize("left", [None, "", "1\n"])
+def test_the_log_of_a_finished_run_is_known_again(finished, left):
+    file = finished / "one/metrics.jsonl"
+    file.unlink() if left is None else file.write_text(left)
+    refused(lambda: run_directory.check_log(finished / "one"), path=str(file))
+
+
+def test_a_run_of_a_version_that_recorded_nothing_stays_one(begun):
+    (begun / "model").mkdir()
+    run_directory.check_inputs(begun, {"corpus": "x"})
+    assert run_directory.identity(begun) == ""
+    run_directory.check_outputs(begun, whole=True)
+
+
 def test_a_run_has_finished_when_its_model_is_there(begun):
     (begun / "model").mkdir()
     assert not run_directory.finished(begun)
