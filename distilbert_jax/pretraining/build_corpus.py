@@ -276,7 +276,7 @@ def _check_no_others(out: Path) -> None:
     manifest: dict[str, Any] | None = None
     with contextlib.suppress(InputError, OSError):
         manifest = read_json(out / "manifest.json", dict)
-    if manifest is None and any(map(_is_record, _inside(out / "shards"))):
+    if manifest is None and _has_shards(out):
         return  # unfinished, or its manifest is damaged
     if manifest is not None and _is_corpus(manifest):
         return
@@ -298,6 +298,15 @@ def _is_corpus(manifest: dict[str, Any]) -> bool:
     return len({"format", "tokenizer", "sources", "shards", "vocab_size", "specials"} & manifest.keys()) > 2
 
 
+def _has_shards(out: Path) -> bool:
+    """Whether a directory has shards of a corpus: the record of one or, where that is lost, files of such names alone, beside a
+    tokenizer, which is written before any shard."""
+    files = [path for path in _inside(out / "shards") if not _CUT_OFF.fullmatch(path.name)]
+    if (out / "tokenizer" / TOKENIZER).is_file() and files and all(_OF_A_SHARD.fullmatch(path.name) for path in files):
+        return True
+    return any(map(_is_record, files))
+
+
 def _is_record(path: Path) -> bool:
     """Whether a file in `shards` says what a shard was made of."""
     if not (_OF_A_SHARD.fullmatch(path.name) and path.suffix == ".json"):
@@ -308,13 +317,10 @@ def _is_record(path: Path) -> bool:
 
 
 def _is_beginning(path: Path) -> bool:
-    """Whether an entry of a corpus is what a call leaves that was stopped before its first shard had a record."""
+    """Whether an entry of a corpus is what a call leaves that was stopped before its first shard."""
     names = {child.name for child in _inside(path) if not _CUT_OFF.fullmatch(child.name)}
-    if path.name == "tokenizer":
-        return path.is_dir() and names <= {TOKENIZER, CONFIG}
-    # The tokenizer is written before any shard.
-    shards = not names or (path.parent / "tokenizer" / TOKENIZER).is_file()
-    return path.name == "shards" and path.is_dir() and shards and all(map(_OF_A_SHARD.fullmatch, names))
+    written = {"tokenizer": {TOKENIZER, CONFIG}, "shards": set()}
+    return path.is_dir() and path.name in written and names <= written[path.name]
 
 
 def _check_no_links(out: Path) -> None:

@@ -653,6 +653,17 @@ def test_a_record_of_another_form_is_made_again(change, tokenizer, source, tmp_p
     assert (again.shards_made, again.manifest) == (1, whole.manifest)
 
 
+@pytest.mark.parametrize("manifest", [None, "damaged"])
+def test_a_corpus_whose_only_record_is_damaged_is_mended(manifest, tokenizer, source, tmp_path):
+    whole = build_corpus([source], tokenizer, tmp_path / "out", processes=1)
+    assert len(whole) == 1
+    (tmp_path / "out/shards/00000.json").write_text("[]")
+    (tmp_path / "out/manifest.json").unlink()
+    if manifest:
+        (tmp_path / "out/manifest.json").write_text(manifest)
+    assert build_corpus([source], tokenizer, tmp_path / "out", processes=1).manifest == whole.manifest
+
+
 CONTRADICTIONS = {
     "no shards": ("shards", lambda m: m.update(shards=[], documents=0, lines=0, tokens=0)),
     "a shard twice": ("shards", lambda m: m.update(shards=m["shards"] * 2, **{n: 2 * m[n] for n in COUNTED})),
