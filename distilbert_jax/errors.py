@@ -122,8 +122,8 @@ def one_line_errors() -> Iterator[None]:
     """Turn the errors that a user can cause or mend into one line on stderr and an exit status.
 
     `InputError` exits with 2, Ctrl-C with 130, SIGTERM to a training run with 75, an error of the file system (a full disk, a
-    missing permission), a memory that is full and a library that gave up with 1, a reader that closed the pipe with 141. Anything
-    else is a defect of this package and keeps its traceback.
+    missing permission, a standard output that was closed before something was said there), a memory that is full and a library that
+    gave up with 1, a reader that closed the pipe with 141. Anything else is a defect of this package and keeps its traceback.
     """
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):  # where a terminal or a pipe takes ASCII or Latin-1 only
@@ -132,7 +132,9 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
         if sys.stdout is not None:  # closed by `>&-`
-            sys.stdout.flush()  # here, where a closed pipe is expected
+            _flush_output()  # here, where a closed pipe is expected
+        if isinstance(sys.stdout, _Nowhere) and sys.stdout.written:
+            _leave("standard output is closed, and what was said there is lost", 1)
     except InputError as error:
         _leave(str(error), 2)
     except KeyboardInterrupt as error:
@@ -173,7 +175,25 @@ def _open_what_is_closed() -> None:
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
     if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stdout = _Nowhere(os.fdopen(1, "wb", closefd=False))
+
+
+class _Nowhere(io.TextIOWrapper):
+    """What stands for a closed standard output, and knows whether something was written."""
+
+    written = False
+
+    def write(self, text: str, /) -> int:
+        self.written = self.written or bool(text)
+        return super().write(text)
+
+
+def _flush_output() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = error.filename or "standard output"
+        raise
 
 
 def _leave(message: str, status: int) -> None:
