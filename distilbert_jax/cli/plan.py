@@ -36,7 +36,7 @@ class PlanCommand:
 
 
 def usage(prog: str) -> str:
-    return f"""Plan a run: `{prog} CONFIG --target v5e:4x4 [--field.sub value …]`; `--help` after the config lists all.
+    return f"""usage: {prog} CONFIG --target v5e:4x4 [--field.sub value …]; `--help` after the config lists all.
 
 CONFIG is one of pre-training or distillation, as `train` takes it. Targets: {EXAMPLES}; v5e:1x1 is one chip."""
 

@@ -1,7 +1,7 @@
 """Ahead-of-time compilation of a step for a target that is not here, in a process of its own.
 
-`python -m distilbert_jax.planning.compile JOB OUT` is that process: the variables with which libtpu and XLA's GPU plugin
-compile without a device would change what every other command sees. JOB and OUT are JSON of `Job` and `Compiled`.
+The variables with which libtpu and XLA's GPU plugin compile without a device would change what every other command sees. `main` is
+that process; its two arguments name files, of `Job` and of `Compiled` as JSON.
 """
 
 import contextlib
@@ -83,7 +83,7 @@ def compile_step(job: Job) -> Compiled:
         given, out = Path(folder) / "job.json", Path(folder) / "compiled.json"
         write_config(job, given)
         environment = {**os.environ, **_variables(target)}
-        command = [sys.executable, "-m", "distilbert_jax.planning.compile", str(given), str(out)]
+        command = [sys.executable, "-c", f"from {__name__} import main; main()", str(given), str(out)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode or not out.is_file():
             raise InputError(_last_line(done.stderr, target), field="--target")
@@ -238,7 +238,3 @@ def main() -> None:
     given, out = map(Path, sys.argv[1:])
     with one_line_errors():
         write_config(_compile(read_config(Job, given)), out)
-
-
-if __name__ == "__main__":
-    main()

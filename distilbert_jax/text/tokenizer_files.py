@@ -22,6 +22,7 @@ from distilbert_jax.text.tokenizer_fields import CONFIG, TOKENIZER, VOCABULARY
 from distilbert_jax.text.tokenizer_settings import (
     AS_IT_STANDS,
     INPUT_NAMES,
+    NAMED,
     Declared,
     Token,
     TokenizerSettings,
@@ -463,13 +464,16 @@ def _config_of(tokenizer: Tokenizer, parts: Mapping[str, Any], settings: Tokeniz
     """The content of tokenizer_config.json."""
     kind = settings.kind
     own = not settings.as_it_stands if kind.load is not None else _is_berts(tokenizer, parts, settings)
+    specific = {name: token for name, token in settings.named.items() if name not in NAMED}
     inputs = INPUT_NAMES if settings.type_ids else [name for name in INPUT_NAMES if name != "token_type_ids"]
     return {
         "tokenizer_class": kind.name if own else AS_IT_STANDS[0],
         **(kind.settings(parts) if own else {}),
         **({} if own and settings.type_ids else {"model_input_names": list(inputs)}),
         **{f"{role}_token": token for role, token in kind.special_tokens.items()},
-        **settings.named,
+        **{name: token for name, token in settings.named.items() if name in NAMED},
+        # Under this one name, whatever their own ones are: only those that end in "_token" would be known again.
+        **({"model_specific_special_tokens": specific} if specific else {}),
         **({"extra_special_tokens": list(settings.extra)} if settings.extra else {}),
         "clean_up_tokenization_spaces": settings.clean_up,
         **({} if settings.truncation_side == "right" else {"truncation_side": settings.truncation_side}),

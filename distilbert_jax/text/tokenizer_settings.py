@@ -31,7 +31,7 @@ _BERT_NAMES = (
 _WITHOUT_TYPES = (*AS_IT_STANDS, "DistilBertTokenizer")  # their model_input_names where no file names them
 INPUT_NAMES = ("input_ids", "token_type_ids", "attention_mask")
 
-_NAMED = (
+NAMED = (
     "bos_token",
     "eos_token",
     "unk_token",
@@ -293,7 +293,7 @@ def _special_tokens(
 ) -> tuple[dict[str, Token | None], list[Token]]:
     """Special tokens by name, and those without one."""
     named: dict[str, Token | None] = {}
-    for name in _NAMED:
+    for name in NAMED:
         fields, file = (special, special_file) if name in special else (config, config_file)
         if name in fields:
             named[name] = None if fields[name] is None else _token(fields[name], name, file, special=fields is special)
@@ -310,7 +310,7 @@ def _special_tokens(
 
 def _names_token(name: str, value: object) -> bool:
     """Whether a field that is none of the reference's own names a token: `image_token` does, `add_bos_token: true` does not."""
-    return name.endswith("_token") and name not in _NAMED and (isinstance(value, str) or _has_type(value))
+    return name.endswith("_token") and name not in NAMED and (isinstance(value, str) or _has_type(value))
 
 
 def _has_type(value: object) -> bool:

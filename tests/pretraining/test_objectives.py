@@ -318,7 +318,21 @@ def test_the_student_drops_out_and_the_teacher_does_not():
 
 
 def logits_of(model, batch):
-    return quick_jit(lambda batch: classify(model, batch, None))(batch)
+    """[rows, labels]: an example a row."""
+    return quick_jit(lambda batch: classify(model, batch, None))(batch)[:, 0]
+
+
+def alone(ids, types, lengths):
+    """What `classify` reads of examples that have a row each."""
+    ids = np.asarray(ids, np.int32)
+    places = np.arange(ids.shape[1], dtype=np.int32)
+    return {
+        "input_ids": ids,
+        "token_type_ids": np.asarray(types, np.int32),
+        "position_ids": np.tile(places, (len(ids), 1)),
+        "segment_ids": (places < np.reshape(lengths, (-1, 1))).astype(np.int32),
+        "first": np.zeros((len(ids), 1), np.int32),
+    }
 
 
 def classifier(kind, labels):
@@ -334,12 +348,13 @@ def classifier(kind, labels):
 def test_classification_and_regression_average_over_the_rows_that_count(kind, labels, rng):
     model, grad, prepare = classifier(kind, labels)
     params = split(model)[1]
+    types = np.tile(np.int32([0, 0, 0, 1, 1, 1, 1, 1, 1]), (4, 1))
+    truth = rng.normal(size=4).astype(np.float32) if labels == 1 else np.int32([2, 0, 1, 1])
+    weights = np.float32([1, 1, 1, 0])  # the last row only fills up
     batch = {
-        "input_ids": rng.integers(5, VOCAB, (4, 9)).astype(np.int32),
-        "attention_mask": (np.arange(9) < np.array([[9], [5], [7], [1]])).astype(np.int32),
-        "token_type_ids": np.tile(np.int32([0, 0, 0, 1, 1, 1, 1, 1, 1]), (4, 1)),
-        "labels": rng.normal(size=4).astype(np.float32) if labels == 1 else np.int32([2, 0, 1, 1]),
-        "weights": np.float32([1, 1, 1, 0]),  # the last row only fills up
+        **alone(rng.integers(5, VOCAB, (4, 9)), types, [9, 5, 7, 1]),
+        "labels": truth[:, None],
+        "weights": weights[:, None],
     }
     keys = jax.random.split(jax.random.key(0), 4)
     ready, totals = prepare(keys, batch)
@@ -347,17 +362,18 @@ def test_classification_and_regression_average_over_the_rows_that_count(kind, la
     (loss, parts), grads = grad(params, {}, ready, totals)
     assert parts == {"loss": loss}
     logits = np.float64(logits_of(model, batch))
-    truth, weights = batch["labels"], np.array([1, 1, 1, 0])
     expected = weights @ (logits[:, 0] - truth) ** 2 if labels == 1 else reference_cross_entropy(logits, truth, weights)
     np.testing.assert_allclose(loss, expected / 3, rtol=1e-6)
 
     # Rows one by one under the same totals add up to the gradient; what fills up adds nothing, whatever it holds.
-    shares = [grad(params, {}, {**ready, "weights": np.eye(4, dtype=np.float32)[row]}, totals)[1] for row in range(3)]
+    shares = [
+        grad(params, {}, {**ready, "weights": np.eye(4, dtype=np.float32)[row][:, None]}, totals)[1] for row in range(3)
+    ]
     added = jax.tree.map(lambda *values: np.float64(sum(values)), *shares)
     total = norm(added)
     assert max(np.linalg.norm(grads[name] - added[name]) for name in grads) <= 2e-6 * total
     other = {name: np.array(value) for name, value in batch.items()}
-    for name in ("input_ids", "attention_mask", "token_type_ids", "labels"):
+    for name in ("input_ids", "segment_ids", "token_type_ids", "labels"):
         other[name][3] = 1
     (other_loss, _), other_grads = grad(params, {}, prepare(keys, other)[0], totals)
     assert other_loss == loss
@@ -366,13 +382,9 @@ def test_classification_and_regression_average_over_the_rows_that_count(kind, la
 
 def test_token_types_reach_bert():
     model, _, _ = classifier(BertForSequenceClassification, 2)
-    batch = {
-        "input_ids": np.full((1, 4), 9),
-        "attention_mask": np.ones((1, 4)),
-        "token_type_ids": np.zeros((1, 4), int),
-    }
-    types = np.array([[0, 0, 1, 1]])
-    expected = quick_jit(lambda: model(batch["input_ids"], batch["attention_mask"], token_type_ids=types).logits)()
+    batch = alone(np.full((1, 4), 9), np.zeros((1, 4)), [4])
+    types = np.array([[0, 0, 1, 1]], np.int32)
+    expected = quick_jit(lambda: model(batch["input_ids"], np.ones((1, 4)), token_type_ids=types).logits)()
     np.testing.assert_allclose(logits_of(model, {**batch, "token_type_ids": types}), expected, rtol=1e-5)
     assert abs(logits_of(model, batch) - expected).max() > 1e-3
 

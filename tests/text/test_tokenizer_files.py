@@ -203,9 +203,9 @@ def test_special_tokens_may_have_other_names(directory, tmp_path):
 
 def test_special_tokens_without_a_role_are_kept(directory, tmp_path):
     config = BERTS | {
-        "image_token": "[I]",
         "eos_token": "red",
-        "additional_special_tokens": ["[E1]"],
+        "sound_token": "[E1]",
+        "extra_special_tokens": {"picture": "[I]"},
         "add_bos_token": True,
     }
     save_tokenizer(load_tokenizer(directory(config, pieces())), tmp_path / "saved")
@@ -213,7 +213,7 @@ def test_special_tokens_without_a_role_are_kept(directory, tmp_path):
         tokenizer = BertTokenizer.from_pretrained(place)
         assert tokenizer.tokenize("[I]red[E1]") == ["[I]", "red", "[E1]"]
         assert tokenizer.decode(tokenizer.encode("[I] red [E1] sea"), skip_special_tokens=True) == "sea"
-        assert settings_of(tokenizer.tokenizer).named == {"eos_token": "red", "image_token": "[I]"}
+        assert settings_of(tokenizer.tokenizer).named == {"eos_token": "red", "sound_token": "[E1]", "picture": "[I]"}
 
 
 def test_the_side_that_is_cut_is_the_configs(directory):
