@@ -132,7 +132,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
         if sys.stdout is not None:  # closed by `>&-`
-            _flush_output()  # here, where a closed pipe is expected
+            sys.stdout.flush()  # here, where a closed pipe is expected
         if isinstance(sys.stdout, _Nowhere) and sys.stdout.written:
             _leave("standard output is closed, and what was said there is lost", 1)
     except InputError as error:
@@ -145,12 +145,13 @@ def one_line_errors() -> Iterator[None]:
             getattr(error, "status", Interrupted.status),
         )
     except BrokenPipeError:
-        # The interpreter flushes stdout once more while it exits, into the same closed pipe.
-        if sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(141)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
+        if not where and _output_fails_with(error):
+            where = " (standard output)"
+            _drop_output()
         mend = {errno.ENOSPC: "free some space", errno.EFBIG: "let files be larger (ulimit -f)"}.get(error.errno or 0)
         advice = f": {mend} and run the same command again; finished work is kept" if mend else ""
         _leave(f"{error.strerror or error}{where}{advice}", 1)
@@ -188,12 +189,20 @@ class _Nowhere(io.TextIOWrapper):
         return super().write(text)
 
 
-def _flush_output() -> None:
+def _output_fails_with(error: OSError) -> bool:
+    """Whether standard output still has something to write, and fails with the same error."""
     try:
-        sys.stdout.flush()
-    except OSError as error:
-        error.filename = error.filename or "standard output"
-        raise
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as again:
+        return again.errno == error.errno
+    return False
+
+
+def _drop_output() -> None:
+    """Let what standard output still has to write go nowhere: the interpreter tries once more while it exits."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave(message: str, status: int) -> None:

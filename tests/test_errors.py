@@ -101,7 +101,8 @@ def test_a_result_that_is_lost_because_the_output_is_closed_is_an_error(body, st
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' full device")
-def test_a_full_standard_output_is_named():
+def test_a_full_standard_output_is_named(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     done = bash("> /dev/full", "print('result')")
     (line,) = done.stderr.splitlines()
     assert (done.returncode, "standard output" in line) == (1, True)
