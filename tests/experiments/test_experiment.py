@@ -380,7 +380,6 @@ def test_a_variant_may_have_its_weights_in_several_files_and_must_have_some(worl
     refused(
         lambda: experiment.make(config, config.variants[0]),
         "tokenizer.json",
-        by="text.tokenizer._load_others",
         path=f"{given}",
     )
     assert not (tmp_path / "toy/variant/model").exists()
