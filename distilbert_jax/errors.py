@@ -122,8 +122,8 @@ def one_line_errors() -> Iterator[None]:
     """Turn the errors that a user can cause or mend into one line on stderr and an exit status.
 
     `InputError` exits with 2, Ctrl-C with 130, SIGTERM to a training run with 75, an error of the file system (a full disk, a
-    missing permission), a memory that is full and a library that gave up with 1, a reader that closed the pipe with 141. Anything
-    else is a defect of this package and keeps its traceback.
+    missing permission, a standard output that was closed before something was said there), a memory that is full and a library that
+    gave up with 1, a reader that closed the pipe with 141. Anything else is a defect of this package and keeps its traceback.
     """
     _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):  # where a terminal or a pipe takes ASCII or Latin-1 only
@@ -133,6 +133,8 @@ def one_line_errors() -> Iterator[None]:
         yield
         if sys.stdout is not None:  # closed by `>&-`
             sys.stdout.flush()  # here, where a closed pipe is expected
+        if isinstance(sys.stdout, _Nowhere) and sys.stdout.written:
+            _leave("standard output is closed, and what was said there is lost", 1)
     except InputError as error:
         _leave(str(error), 2)
     except KeyboardInterrupt as error:
@@ -143,12 +145,13 @@ def one_line_errors() -> Iterator[None]:
             getattr(error, "status", Interrupted.status),
         )
     except BrokenPipeError:
-        # The interpreter flushes stdout once more while it exits, into the same closed pipe.
-        if sys.stdout is not None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(141)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
+        if not where and _output_fails_with(error):
+            where = " (standard output)"
+            _drop_output()
         mend = {errno.ENOSPC: "free some space", errno.EFBIG: "let files be larger (ulimit -f)"}.get(error.errno or 0)
         advice = f": {mend} and run the same command again; finished work is kept" if mend else ""
         _leave(f"{error.strerror or error}{where}{advice}", 1)
@@ -173,7 +176,33 @@ def _open_what_is_closed() -> None:
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
     if sys.stdout is None:
-        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stdout = _Nowhere(os.fdopen(1, "wb", closefd=False))
+
+
+class _Nowhere(io.TextIOWrapper):
+    """What stands for a closed standard output, and knows whether something was written."""
+
+    written = False
+
+    def write(self, text: str, /) -> int:
+        self.written = self.written or bool(text)
+        return super().write(text)
+
+
+def _output_fails_with(error: OSError) -> bool:
+    """Whether standard output still has something to write, and fails with the same error."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as again:
+        return again.errno == error.errno
+    return False
+
+
+def _drop_output() -> None:
+    """Let what standard output still has to write go nowhere: the interpreter tries once more while it exits."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _leave(message: str, status: int) -> None:

@@ -87,6 +87,27 @@ def test_what_is_said_to_a_closed_stream_goes_nowhere_else(closed, tmp_path):
     assert (tmp_path / "data").read_text() == ""
 
 
+def bash(redirection: str, body: str) -> subprocess.CompletedProcess:
+    command = ["bash", "-c", f'"$0" -c "$1" {redirection}', sys.executable, PROGRAM.replace("{body}", body)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(("body", "status"), [("print('result')", 1), ("pass", 0), ("print('a', file=sys.stderr)", 0)])
+def test_a_result_that_is_lost_because_the_output_is_closed_is_an_error(body, status):
+    done = bash(">&-", body)
+    assert done.returncode == status
+    assert ("standard output" in done.stderr) == bool(status)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux' full device")
+def test_a_full_standard_output_is_named(monkeypatch):
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
+    done = bash("> /dev/full", "print('result')")
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, "standard output" in line) == (1, True)
+
+
 def test_an_unknown_name_is_answered_with_the_nearest_or_with_all():
     assert nearest("ste", ("step", "loop")) == "did you mean 'step'?"
     assert nearest("xyz", ("step", "loop")) == "known: step, loop"

@@ -331,6 +331,6 @@ def _mistakes_of(file: ConfigFile) -> Iterator[None]:
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == file.path.resolve()]
-        what = "a config must not end Python" if isinstance(error, SystemExit) else said(error)
+        what = "the file must not end Python" if isinstance(error, SystemExit) else said(error)
         row = lines[-1] if lines else None
         raise InputError(f"{file.name}: line {row or '?'}: {what}", path=file.name, row=row) from error

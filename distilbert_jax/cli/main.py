@@ -69,7 +69,8 @@ def _run_first(files: list[str]) -> None:
     if not files:
         raise InputError("--with: no file is given; expected a Python file", field="--with")
     if not Path(files[0]).is_file():
-        what = "is a directory" if Path(files[0]).is_dir() else "no such file"
+        what = "is not a regular file" if Path(files[0]).exists() else "no such file"
+        what = "is a directory" if Path(files[0]).is_dir() else what
         raise InputError(f"--with {files[0]}: {what}; expected a Python file", path=files[0], field="--with")
     with signals.leaving_at_ctrl_c():
         from distilbert_jax.base import config_io  # brings NumPy, for which a list of commands need not wait

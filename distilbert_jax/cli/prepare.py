@@ -61,11 +61,19 @@ def tokenizer(text: tuple[Path, ...], vocab_size: int, out: Path, lowercase: boo
         lowercase: lower-case the text and strip accents, as the uncased models do.
     """
     from distilbert_jax.base.files import check_writable
+    from distilbert_jax.base.hub import model_files
     from distilbert_jax.text.sources import TextSources
     from distilbert_jax.text.tokenizer import fingerprint, load_tokenizer, save_tokenizer
     from distilbert_jax.text.wordpiece import check_vocab_size, train_wordpiece
 
     check_writable(out, "--out", directory=True)
+    if not (out / "tokenizer.json").exists():
+        there = sorted(file.name for pattern in model_files() for file in out.glob(pattern))
+        if there:
+            raise InputError(
+                f"{out}: holds {there[0]} of a model or another tokenizer; name another directory, or remove this one",
+                path=out,
+            )
     check_vocab_size(vocab_size)
     sources = TextSources(text)
     with progress("reading text", sources.size) as done:

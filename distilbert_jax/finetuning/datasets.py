@@ -17,7 +17,7 @@ from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.tasks import TASKS, Task
 from distilbert_jax.text.tokenizer import Row
-from distilbert_jax.text.tokenizer_files import cutting, settings_of, told_in_a_line
+from distilbert_jax.text.tokenizer_files import cutting, settings_of, told_in_a_line, whole
 
 HUB = "nyu-mll/glue"
 
@@ -292,14 +292,14 @@ def encode(rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> Examples
     """
     texts = [list(rows[name]) for name in task.columns]
     given = list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0]
-    with told_in_a_line(settings_of(tokenizer).path):
-        whole = tokenizer.encode_batch(given)
-        cut = sum(len(encoding) > length for encoding in whole)
+    with told_in_a_line(settings_of(tokenizer).path), whole(tokenizer):
+        encodings = tokenizer.encode_batch(given)
+        cut = sum(len(encoding) > length for encoding in encodings)
         if cut:
-            whole = cutting(tokenizer, length).encode_batch(given)
+            encodings = cutting(tokenizer, length).encode_batch(given)
     return Examples(
-        [Row(np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.int32)) for encoding in whole],
-        np.array([len(encoding) for encoding in whole]),
+        [Row(np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.int32)) for encoding in encodings],
+        np.array([len(encoding) for encoding in encodings]),
         np.asarray(
             rows["label"] if "label" in rows.column_names else np.zeros(len(rows)),
             np.float32 if task.is_regression else np.int32,

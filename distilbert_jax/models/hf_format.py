@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from safetensors import SafetensorError, safe_open
 from safetensors.flax import load_file
@@ -357,15 +358,34 @@ def _fingerprint(directory: Path, names: Sequence[str]) -> str:
 def reference_names(tensors: Mapping[str, T], config: ModelConfig) -> dict[str, T]:
     """Tensors (or what stands for them) under today's full names: legacy `gamma`/`beta` renamed, the family's prefix added where it
     is missing, what is there as a tied copy alone under its own name too."""
-    family, renamed = config.family, {}
-    for name, value in tensors.items():
-        name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
-        name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
-        if name.startswith(family.bare):
-            name = f"{family.prefix}{name}"
-        renamed[name] = value
+    family, renamed = config.family, {_full_name(name, config.family): value for name, value in tensors.items()}
     tied = family.tied if config.tie_word_embeddings else {}
     return {original: renamed[copy] for copy, original in tied.items() if copy in renamed} | renamed
+
+
+def _full_name(name: str, family: Family) -> str:
+    name = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", name)
+    name = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", name)
+    return f"{family.prefix}{name}" if name.startswith(family.bare) else name
+
+
+def _check_names(tensors: Mapping[str, jax.Array], family: Family, where: str) -> None:
+    """Raise InputError where two tensors have one full name, unless they are equal bit for bit."""
+    first: dict[str, str] = {}
+    for name, value in tensors.items():
+        full = _full_name(name, family)
+        other = first.setdefault(full, name)
+        if other != name and not _same_bits(tensors[other], value):
+            raise InputError(
+                f"{where}: {other:.100} and {name:.100} differ, and both stand for {full:.100}; remove one of them",
+                path=where,
+                field=full,
+            )
+
+
+def _same_bits(one: jax.Array, other: jax.Array) -> bool:
+    alike = (one.shape, one.dtype) == (other.shape, other.dtype)
+    return alike and np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
 def to_params(
@@ -384,9 +404,11 @@ def to_params(
 
     Raises:
         InputError: a tensor of the encoder is missing, a shape contradicts the config, a name is unknown, a decoder is not
-            tied to the word embedding as the config says, a value is not finite; the first few are listed.
+            tied to the word embedding as the config says, a value is not finite; the first few are listed. Or two tensors that
+            differ have one name.
     """
     family, tied = config.family, config.tie_word_embeddings
+    _check_names(tensors, family, where)
     source, names, copies = reference_names(tensors, config), family.names(tied=tied), family.copies(tied=tied)
     params, problems, initialised = {}, [], []
     for copy, original in copies.items() if tied and "head.bias" in shapes else ():

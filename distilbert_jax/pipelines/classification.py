@@ -66,7 +66,8 @@ class TextClassification(Pipeline):
         elif problem == "multi_label_classification" or len(logits) == 1:
             scores = expit(logits)
         else:
-            scores = softmax(logits)
+            with np.errstate(over="ignore"):  # of logits near the end of float32; exp(-inf) = 0 is right
+                scores = softmax(logits)
         best = np.argsort(-scores, kind="stable")[:top_k]
         answers = [{"label": self.model.config.labels[i], "score": float(scores[i])} for i in best]
         return Answers(answers, text if isinstance(text, str) else " | ".join(text))

@@ -13,7 +13,9 @@ import itertools
 import math
 import multiprocessing
 import os
+import re
 import signal
+import stat
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +27,10 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from distilbert_jax.base.files import atomic_file, read_json, sha256_of, write_array, write_json
+from distilbert_jax.base.files import atomic_file, kind_of_place, read_json, sha256_of, write_array, write_json
 from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError
-from distilbert_jax.pretraining.corpus import FORMAT, Corpus, id_dtype
+from distilbert_jax.pretraining.corpus import COUNTED, FORMAT, Corpus, id_dtype
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import (
     SpecialIds,
@@ -39,7 +41,10 @@ from distilbert_jax.text.tokenizer import (
     save_tokenizer,
     special_ids,
 )
-from distilbert_jax.text.tokenizer_files import told_in_a_line
+from distilbert_jax.text.tokenizer_files import CONFIG, TOKENIZER, told_in_a_line
+
+_OF_A_SHARD = re.compile(r"\d{5,}\.(npz|json)")
+_CUT_OFF = re.compile(r"\..+\.partial")
 
 
 class ShardMaker:
@@ -59,7 +64,10 @@ class ShardMaker:
         """The manifest's entry of a shard that an earlier run or another host made of this text with the same tokenizer."""
         with contextlib.suppress(InputError, OSError, KeyError, TypeError):
             entry = read_json(self.out / f"shards/{index:05}.json", dict)
-            if (entry.pop("tokenizer"), entry["text_sha256"]) == (self.tokenizer_id, text_sha256):
+            whole = entry["file"] == f"shards/{index:05}.npz" and all(
+                type(entry[name]) is int and entry[name] >= 0 for name in COUNTED
+            )
+            if whole and (entry.pop("tokenizer"), entry["text_sha256"]) == (self.tokenizer_id, text_sha256):
                 return entry
         return None
 
@@ -189,8 +197,8 @@ def build_corpus(
         processes: how many tokenize at the same time; None for all cores.
 
     Raises:
-        InputError: a source cannot be read, has no documents, `out` holds a corpus of another tokenizer or of other files, or
-            `processes` < 1.
+        InputError: a source cannot be read, has no documents, `out` holds something else, or a corpus of another tokenizer or of
+            other files, or `processes` < 1.
     """
     share = build_share(sources, tokenizer, out, hosts=1, host=0, shard_bytes=shard_bytes, processes=processes)
     assert share.corpus is not None  # of a single host nothing is missing
@@ -223,6 +231,7 @@ def build_share(
             f"host = {host} of {hosts} hosts: expected at least one host, and 0 for the first of them", field="host"
         )
     out, text = Path(out), TextSources(sources)
+    _check_no_others(out)
     specials, tokenizer = special_ids(tokenizer), read_back(tokenizer)  # what a corpus keeps is read again to open it
     tokenizer_id = fingerprint(tokenizer)
     if (out / "tokenizer/tokenizer.json").is_file() and fingerprint(load_tokenizer(out / "tokenizer")) != tokenizer_id:
@@ -244,6 +253,7 @@ def build_share(
             return Share(before, len(range(host, len(before), hosts)), 0)
     if before:  # a text that cannot be read to its end must not cost the corpus that is there
         _read_through(text, shard_bytes)
+    _check_no_links(out)
     (out / "shards").mkdir(parents=True, exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
     save_tokenizer(tokenizer, out / "tokenizer")
@@ -266,6 +276,75 @@ def build_share(
 def describe(sources: Sequence[Path]) -> list[dict[str, Any]]:
     """What a manifest says of the files that a corpus was made of: `file` (name), `bytes`, `sha256`."""
     return [{"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sources]
+
+
+def _check_no_others(out: Path) -> None:
+    """Raise InputError where `out` is a directory with something in it that is neither a corpus nor the beginning of one."""
+    if not out.is_dir():
+        return
+    manifest: dict[str, Any] | None = None
+    with contextlib.suppress(InputError, OSError):
+        manifest = read_json(out / "manifest.json", dict)
+    if manifest is None and _has_shards(out):
+        return  # unfinished, or its manifest is damaged
+    if manifest is not None and _is_corpus(manifest):
+        return
+    other = next((path for path in _inside(out) if manifest is not None or not _is_beginning(path)), None)
+    if other:
+        named = "manifest.json" if manifest is not None else other.name
+        raise InputError(
+            f"{out}: holds {named}, and no corpus: name a directory that is empty, or not there yet", path=out
+        )
+
+
+def _inside(directory: Path) -> list[Path]:
+    """What is in a directory; nothing where there is none."""
+    return sorted(directory.iterdir()) if directory.is_dir() else []
+
+
+def _is_corpus(manifest: dict[str, Any]) -> bool:
+    """Whether a manifest, perhaps a damaged one, is that of a corpus."""
+    return len({"format", "tokenizer", "sources", "shards", "vocab_size", "specials"} & manifest.keys()) > 2
+
+
+def _has_shards(out: Path) -> bool:
+    """Whether a directory has shards of a corpus: the record of one or, where that is lost, files of such names alone, beside a
+    tokenizer, which is written before any shard."""
+    files = [path for path in _inside(out / "shards") if not _CUT_OFF.fullmatch(path.name)]
+    if (out / "tokenizer" / TOKENIZER).is_file() and files and all(_OF_A_SHARD.fullmatch(path.name) for path in files):
+        return True
+    return any(map(_is_record, files))
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a file in `shards` says what a shard was made of."""
+    if not (_OF_A_SHARD.fullmatch(path.name) and path.suffix == ".json"):
+        return False
+    with contextlib.suppress(InputError, OSError):
+        return {"file", "tokenizer", "text_sha256"} <= read_json(path, dict).keys()
+    return False
+
+
+def _is_beginning(path: Path) -> bool:
+    """Whether an entry of a corpus is what a call leaves that was stopped before its first shard."""
+    names = {child.name for child in _inside(path) if not _CUT_OFF.fullmatch(child.name)}
+    written = {"tokenizer": {TOKENIZER, CONFIG}, "shards": set()}
+    return path.is_dir() and path.name in written and names <= written[path.name]
+
+
+def _check_no_links(out: Path) -> None:
+    """Raise InputError where a name that a corpus writes to is that of a link, whose target would be lost, or of no file."""
+    files = [
+        out / "manifest.json",
+        out / "token_counts.npy",
+        *(out / "tokenizer" / name for name in (TOKENIZER, CONFIG)),
+    ]
+    for file in (*files, *(path for path in _inside(out / "shards") if _OF_A_SHARD.fullmatch(path.name))):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            mode = file.lstat().st_mode
+            if not stat.S_ISREG(mode):
+                what = "a link" if stat.S_ISLNK(mode) else kind_of_place(mode)
+                raise InputError(f"{file}: is {what}, where a corpus has a file of its own; remove it", path=file)
 
 
 def _opened(path: Path) -> Corpus | None:
@@ -325,15 +404,15 @@ def _completed(
     out: Path, origin: dict[str, Any], specials: SpecialIds, vocab_size: int, shards: list[dict[str, Any]], made: int
 ) -> Corpus:
     """Remove the shards of an older, longer text, count the tokens and write the manifest."""
-    totals = {name: sum(shard[name] for shard in shards) for name in ("documents", "lines", "tokens")}
+    totals = {name: sum(shard[name] for shard in shards) for name in COUNTED}
     if not totals["tokens"]:
         raise InputError(
             f"{out}: not one token is in the {totals['lines']:,} lines of the text: nothing to train on", path=out
         )
     for stale in (out / "shards").glob("[0-9]*"):
-        if int(stale.stem) >= len(shards):
+        if _OF_A_SHARD.fullmatch(stale.name) and int(stale.stem) >= len(shards):
             stale.unlink(missing_ok=True)
-    for cut_off in (out / "shards").glob(".*.partial"):  # by a kill
+    for cut_off in (out / "shards").glob(".[0-9]*.partial"):  # by a kill
         cut_off.unlink(missing_ok=True)
     manifest = {
         **origin,

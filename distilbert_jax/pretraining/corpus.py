@@ -15,6 +15,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.text.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, special_ids
 
 FORMAT = 1
+COUNTED = ("documents", "lines", "tokens")  # of each shard, and their sums of all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +49,23 @@ def _well_formed(name: str, value: Any) -> bool:
         texts = lambda item: (
             isinstance(item, dict) and all(isinstance(item.get(key), str) for key in ("file", "sha256"))
         )
-        return isinstance(value, list) and all(map(texts, value))
+        counts = lambda item: name == "sources" or all(type(item.get(key)) is int and item[key] >= 0 for key in COUNTED)
+        return isinstance(value, list) and bool(value) and all(texts(item) and counts(item) for item in value)
     return isinstance(value, str)
+
+
+def _check_sums(manifest: dict[str, Any], file: Path) -> None:
+    """Raise InputError unless each shard is there once, and what the manifest says of all is what it says of each."""
+    shards = manifest["shards"]
+    wrong = "shards" if len({shard["file"] for shard in shards}) < len(shards) else None
+    for name in COUNTED:
+        if not wrong and manifest.get(name) != sum(shard[name] for shard in shards):
+            wrong = name
+    if wrong:
+        what = "a shard is there twice" if wrong == "shards" else f"{wrong} are not the sum of those of its shards"
+        raise InputError(
+            f"{file}: damaged, {what}: build the corpus again, finished shards are kept", path=file, field=wrong
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +123,7 @@ class Corpus:
                     path=path / "manifest.json",
                     field=name,
                 )
+        _check_sums(manifest, path / "manifest.json")
         return cls(path, manifest)
 
     @property

@@ -243,7 +243,7 @@ def pack(
             files.append(_packed_file(corpus, index, origin, out))
             done(index + 1)
     for stale in out.glob("[0-9]*"):
-        if int(stale.stem) >= len(files):
+        if stale.stem.isdecimal() and stale.suffix in (".npy", ".json") and int(stale.stem) >= len(files):
             stale.unlink()
     counted = [name for name in files[0] if name not in ("file", "bytes", "sha256")]
     totals = {name: sum(file[name] for file in files) for name in counted}

@@ -1,4 +1,4 @@
-"""Columns of text in files that have columns: `.csv`, `.tsv`, `.jsonl`, `.json` and `.parquet`."""
+"""Columns of text in files that have columns: `.csv`, `.tsv` (or `.tab`), `.jsonl`, `.json` and `.parquet`."""
 
 import codecs
 import contextlib
@@ -31,7 +31,7 @@ def column_texts(path: Path, columns: Sequence[str]) -> Iterator[Any]:
             number of fields, or no text in a column.
     """
     number = 0
-    for number, row in READERS[path.suffix.lower()](path):
+    for number, row in READERS[path.suffix.lower()](path, columns):
         if not columns or (missing := [name for name in columns if name not in row]):
             names = ", ".join(row) or "none"
             hint = f"--column {next(iter(row), 'NAME')}"
@@ -72,8 +72,8 @@ def _lines(path: Path, newline: str | None = None) -> io.TextIOWrapper:
     return io.TextIOWrapper(open_file(path), encoding="utf-8-sig", newline=newline)
 
 
-def _separated(delimiter: str, quoting: Any) -> Callable[[Path], Rows]:
-    def read(path: Path) -> Rows:
+def _separated(delimiter: str, quoting: Any) -> Callable[[Path, Sequence[str]], Rows]:
+    def read(path: Path, columns: Sequence[str]) -> Rows:
         with _reading(path), _lines(path, newline="") as stream:
             rows = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
             names = next(rows, [])
@@ -104,7 +104,7 @@ def _objects(path: Path, values: Iterator[tuple[int, Any]]) -> Rows:
         yield number, value
 
 
-def _json_lines(path: Path) -> Rows:
+def _json_lines(path: Path, columns: Sequence[str]) -> Rows:
     def values() -> Iterator[tuple[int, Any]]:
         with _lines(path) as stream:
             for number, line in enumerate(stream, 1):
@@ -115,14 +115,14 @@ def _json_lines(path: Path) -> Rows:
         yield from _objects(path, values())
 
 
-def _json(path: Path) -> Rows:
+def _json(path: Path, columns: Sequence[str]) -> Rows:
     with _reading(path):
         content = read_bytes(path, _LARGEST_JSON).removeprefix(codecs.BOM_UTF8)
         values = parse_json(content, list, str(path))
         yield from _objects(path, iter(enumerate(values, 1)))
 
 
-def _parquet(path: Path) -> Rows:
+def _parquet(path: Path, columns: Sequence[str]) -> Rows:
     import pyarrow  # seconds that other files need not spend
     from pyarrow import parquet
 
@@ -130,19 +130,25 @@ def _parquet(path: Path) -> Rows:
     with _reading(path):
         try:
             with parquet.ParquetFile(check_file(path)) as file:
-                if twice := next((n for n in file.schema_arrow.names if file.schema_arrow.names.count(n) > 1), None):
+                names = file.schema_arrow.names
+                if twice := next((name for name in names if names.count(name) > 1), None):
                     raise InputError(f"{path}: two columns are named {twice!r}", path=path, field=twice)
-                for batch in file.iter_batches():
+                if file.metadata.num_rows and not (columns and set(columns) <= set(names)):
+                    yield 1, dict.fromkeys(names)  # enough to say what there is
+                    return
+                # What the other columns hold, such as dates beyond those of Python, is no matter.
+                for batch in file.iter_batches(columns=list(columns)):
                     for row in batch.to_pylist():
                         number += 1
                         yield number, row
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, OverflowError, LookupError) as error:
             raise InputError(f"{path}: damaged or not parquet ({error})", path=path) from None
 
 
-READERS: dict[str, Callable[[Path], Rows]] = {
+READERS: dict[str, Callable[[Path, Sequence[str]], Rows]] = {
     ".csv": _separated(",", csv.QUOTE_MINIMAL),
     ".tsv": _separated("\t", csv.QUOTE_NONE),
+    ".tab": _separated("\t", csv.QUOTE_NONE),
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json,

@@ -1,6 +1,6 @@
 """Texts as Python objects: a list, an array or a column of them; what has columns or keys is asked for one of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import ItemsView, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,15 @@ def several_texts(given: Any, what: str = "texts") -> Iterable[Any]:
         what: the name of the argument, for what errors say.
 
     Raises:
-        InputError: it is one object with columns or keys, whose iteration would give their names or rows; it has no order; it has
-            several dimensions; it is no such thing at all.
+        InputError: it is one object with columns, fields or keys, whose iteration would give their names or rows; it has no order;
+            it has several dimensions; it is no such thing at all.
     """
+    refuse_fields(given, what)
     if isinstance(given, list | tuple):
         return given
     kind = type(given).__name__
+    if isinstance(given, ItemsView) or getattr(given, "nlevels", 1) > 1:
+        raise InputError(f"{what}: a {kind} was given; {_TEXTS_OR_PAIRS}", field=what, hint=_TEXTS_OR_PAIRS)
     if (columns := _columns(given)) is not None:
         shown = f" ({', '.join(map(str, columns[:8]))}{', …' if len(columns) > 8 else ''})" if columns else ""
         hint = f"{what}[{columns[0]!r}]" if columns else f"{what}['NAME']"
@@ -44,6 +47,27 @@ def several_texts(given: Any, what: str = "texts") -> Iterable[Any]:
     to_list = getattr(given, "to_pylist", None)  # pyarrow's iteration gives scalars of its own
     texts: Any = to_list() if callable(to_list) else given
     return texts
+
+
+_TEXTS_OR_PAIRS = "expected a list of texts or, for pairs of texts, a list of tuples (text, pair)"
+
+
+def refuse_fields(given: Any, what: str, *, row: int | None = None) -> None:
+    """Raise InputError for a tuple of a class of its own, such as a row of `DataFrame.itertuples`: it looks like a pair
+    of texts and may be a text and its label.
+
+    Args:
+        what: names it; the field of the error where there is no `row`.
+    """
+    if isinstance(given, tuple) and type(given) is not tuple:
+        names = getattr(given, "_fields", ())
+        fields = f" with the fields {', '.join(map(str, names[:8]))}{', …' if len(names) > 8 else ''}" if names else ""
+        raise InputError(
+            f"{what} is a {type(given).__name__}{fields}; {_TEXTS_OR_PAIRS}",
+            field=what if row is None else None,
+            row=row,
+            hint=_TEXTS_OR_PAIRS,
+        )
 
 
 def _columns(given: Any) -> list[Any] | None:

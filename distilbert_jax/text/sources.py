@@ -14,21 +14,23 @@ from distilbert_jax.text.compressed import DamagedError, open_gzip, open_xz
 _OPENERS = {".txt": None, ".xz": open_xz, ".gz": open_gzip}
 # A paragraph is far shorter; without a limit, a file without line ends would be read into memory whole.
 _LONGEST_LINE = 16 << 20
+_COMPRESSED = {".gz", ".xz", ".bz2", ".zst", ".zip"}
 
 
 class TextSources:
     """The documents of some text files, read as a stream: memory does not grow with the files.
 
     Args:
-        paths: files named `*.txt`, `*.txt.xz` or `*.txt.gz`. One paragraph or heading per line; a document never runs over
-            the end of its file.
+        paths: files named `*.txt`, `*.txt.xz` or `*.txt.gz`. One paragraph or heading per line, which ends with a line feed, a
+            carriage return or both; a document never runs over the end of its file.
 
     Attributes:
         size: bytes on disk of all files together, compressed as they are.
         position: how many of these bytes the current iteration has read.
 
     Raises:
-        InputError: a file is missing, empty or has another suffix; while reading: it is not UTF-8, or ends too early.
+        InputError: a file is missing, empty or has another suffix; while reading: it is not UTF-8, has a null character, or ends
+            too early.
     """
 
     def __init__(self, paths: Sequence[Path]):
@@ -80,26 +82,33 @@ class TextSources:
 
     def _lines_of(self, path: Path) -> Iterator[str]:
         before = sum(other.stat().st_size for other in self.paths[: self.paths.index(path)])
-        number = 0
         with open_file(path, "a text file") as raw:
             opener = _OPENERS[path.suffix]
-            stream = opener(raw) if opener else raw
-            try:
-                while line := stream.readline(_LONGEST_LINE):
-                    number += 1
-                    self.position = before + raw.tell()
-                    _check_length(line, number, path)
-                    yield _decoded(line, number, path)
-            except DamagedError as error:
-                raise InputError(
-                    f"{path}: damaged or cut short after line {number} or a later one ({error}); fetch or make the file again",
-                    path=path,
-                    row=number,
-                ) from error
+            for _, line in _numbered(opener(raw) if opener else raw, path):
+                self.position = before + raw.tell()
+                yield line
+
+
+def _numbered(stream: BinaryIO, name: str | Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file, without their ends, and their numbers from 1."""
+    number = 0
+    try:
+        while line := stream.readline(_LONGEST_LINE):
+            _check_length(line, number + 1, name)
+            for text in _decoded(line, number + 1, name).split("\r"):
+                number += 1
+                yield number, text
+    except DamagedError as error:
+        raise InputError(
+            f"{name}: damaged or cut short after line {number} or a later one ({error}); fetch or make the file again",
+            path=name,
+            row=number,
+        ) from error
 
 
 def given_texts(arguments: Sequence[str], file: str, columns: Sequence[str] = ()) -> Iterator[Any]:
-    """The texts of a command: its arguments, the lines of `file` or, where neither is given, of standard input. Of a file that has
+    """The texts of a command: its arguments, the lines of `file` (.txt.gz and .txt.xz are decompressed) or, where neither is given,
+    of standard input. Of a file that has
     columns (.csv, .jsonl, .parquet, …) those of the column that is named, or tuples of those of several.
 
     Raises:
@@ -136,8 +145,15 @@ def _texts_in(path: Path, columns: Sequence[str]) -> Iterator[Any]:
     if has_columns(path):
         yield from column_texts(path, columns)
         return
-    with open_file(path) as stream:
-        yield from texts_of(stream, path)
+    opener = _OPENERS.get(path.suffix.lower()) if Path(path.stem).suffix.lower() == ".txt" else None
+    if opener is None and path.suffix.lower() in _COMPRESSED:
+        raise InputError(
+            f"--file {path}: is compressed; unpack it first: only .txt.gz and .txt.xz are read as they are",
+            path=path,
+            field="--file",
+        )
+    with open_file(path) as raw:
+        yield from texts_of(opener(raw) if opener else raw, path)
 
 
 def _open_pipe(path: Path) -> BinaryIO:
@@ -161,13 +177,10 @@ def texts_of(stream: BinaryIO, name: str | Path) -> Iterator[str]:
     """The lines of a file or of standard input, each of them a text; they are read as they are asked for.
 
     Raises:
-        InputError: there is no line; a line is blank (results are told apart by their place) or not UTF-8.
+        InputError: there is no line; a line is blank (results are told apart by their place), not UTF-8, or has a null character.
     """
     number = 0
-    while line := stream.readline(_LONGEST_LINE):
-        number += 1
-        _check_length(line, number, name)
-        text = _decoded(line, number, name)
+    for number, text in _numbered(stream, name):
         if not text.strip():
             raise InputError(f"{name}, line {number}: is blank; every line is a text", path=name, row=number)
         yield text
@@ -185,6 +198,12 @@ def _check_length(line: bytes, number: int, name: str | Path) -> None:
 
 
 def _decoded(line: bytes, number: int, name: str | Path) -> str:
+    if b"\0" in line:
+        raise InputError(
+            f"{name}, line {number}: has a null character, which text has not; UTF-16 is to be converted to UTF-8 first",
+            path=name,
+            row=number,
+        )
     try:
         return line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:

@@ -20,9 +20,17 @@ from distilbert_jax.base.hub import locate
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.families import BERT_TOKENIZER
 from distilbert_jax.text import tokenizer_files
-from distilbert_jax.text.objects import several_texts
+from distilbert_jax.text.objects import refuse_fields, several_texts
 from distilbert_jax.text.tokenizer_fields import CONFIG
-from distilbert_jax.text.tokenizer_files import attach, cutting, kind_of, load_tokenizer, settings_of, told_in_a_line
+from distilbert_jax.text.tokenizer_files import (
+    attach,
+    cutting,
+    kind_of,
+    load_tokenizer,
+    settings_of,
+    told_in_a_line,
+    whole,
+)
 
 SPECIAL_TOKENS = BERT_TOKENIZER.special_tokens
 _LONGEST = 512  # BERT's positions, where no file says how many there are
@@ -118,7 +126,7 @@ def check_fit(tokenizer: Tokenizer, embeddings: int, where: str) -> None:
 
 def check_frame(tokenizer: Tokenizer, where: str | None) -> None:
     """Raise InputError unless a text comes between [CLS] and [SEP], by whatever names."""
-    with told_in_a_line(where):
+    with told_in_a_line(where), whole(tokenizer):
         ids, framed = special_ids(tokenizer), tokenizer.encode("a").ids
     if framed[:1] != [ids.cls] or framed[-1:] != [ids.sep]:
         kind = kind_of(tokenizer)
@@ -291,7 +299,7 @@ class BertTokenizer:
     def _encoding(self, text: str, pair: str | None, add_special_tokens: bool) -> Encoding:
         for part in (text,) if pair is None else (text, pair):
             check_text(part, "the text")
-        with told_in_a_line(self.settings.path):
+        with told_in_a_line(self.settings.path), whole(self.tokenizer):
             return self.tokenizer.encode(text, pair, add_special_tokens=add_special_tokens)
 
     def decode(self, token_ids: int | Sequence[int] | np.ndarray, *, skip_special_tokens: bool = False) -> str:
@@ -411,11 +419,12 @@ class BertTokenizer:
                 field="max_length",
             )
         for number, text in enumerate(texts, first):
+            refuse_fields(text, f"text {number}", row=number)
             if isinstance(text, tuple) and len(text) != 2:
                 raise InputError(f"text {number} is a tuple of {len(text)}; a pair is (text, pair)", row=number)
             for part in text if isinstance(text, tuple) else (text,):
                 check_text(part, f"text {number}")
-        with told_in_a_line(self.settings.path):
+        with told_in_a_line(self.settings.path), whole(self.tokenizer):
             found, cut = self.tokenizer.encode_batch(texts), 0
         for i, encoding in enumerate(found):
             parts = (0, 1) if isinstance(texts[i], tuple) else (0,)

@@ -49,8 +49,27 @@ def cutting(tokenizer: Tokenizer, length: int) -> Tokenizer:
     """A copy that cuts to `length` tokens, of a pair the longer text first."""
     settings = settings_of(tokenizer)
     copied = attach(copy.deepcopy(tokenizer), settings)
+    copied.no_padding()
     copied.enable_truncation(length, strategy="longest_first", direction=settings.truncation_side)
     return copied
+
+
+@contextlib.contextmanager
+def whole(tokenizer: Tokenizer) -> Iterator[None]:
+    """A tokenizer without the truncation and padding that its owner may have switched on for calls of his own."""
+    truncation, padding = tokenizer.truncation, tokenizer.padding
+    if truncation is None and padding is None:
+        yield
+        return
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    try:
+        yield
+    finally:
+        if truncation is not None:
+            tokenizer.enable_truncation(**truncation)
+        if padding is not None:
+            tokenizer.enable_padding(**padding)
 
 
 def kind_of(tokenizer: Tokenizer) -> TokenizerKind:

@@ -142,6 +142,15 @@ def test_a_file_of_ones_own_is_run_before_the_command(tmp_path, monkeypatch, cap
         assert caught.value.field == "--with"
 
 
+def test_a_file_to_run_first_is_a_regular_one_and_does_not_end_python(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    fifo = str(tmp_path / "fifo")
+    refused(lambda: main(["--with", fifo, "configs"]), "is not a regular file", path=fifo, field="--with")
+    (tmp_path / "ends.py").write_text("\nraise SystemExit\n")
+    line = refused(lambda: main(["--with", str(tmp_path / "ends.py"), "configs"]), "must not end Python", row=2)
+    assert "config " not in line
+
+
 def test_a_file_to_run_first_stands_before_the_command():
     refused(lambda: main(["train", "demo:teacher", "--with", "mine.py"]), by="cli.main.main", field="--with")
     for name in ("nothing.py", "."):

@@ -33,6 +33,20 @@ def test_a_tokenizer_finds_its_own_output_and_keeps_another_tokenizer(tmp_path, 
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["vocab.txt", "config.json", "model.safetensors", "special_tokens_map.json"])
+def test_a_tokenizer_takes_no_place_in_a_models_directory(name, tmp_path):
+    (tmp_path / "text.txt").write_text("\n".join(WORDS))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / name).write_text("mine")
+    refused(
+        lambda: tokenizer((tmp_path / "text.txt",), 64, tmp_path / "out"),
+        name,
+        by="cli.prepare.tokenizer",
+        path=str(tmp_path / "out"),
+    )
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [name]
+
+
 def test_a_command_answers_a_mistake_with_one_line(tmp_path):
     arguments = ["--text", str(tmp_path / "missing.txt"), "--vocab-size", "100", "--out", str(tmp_path / "out")]
     run = subprocess.run(

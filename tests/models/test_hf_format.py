@@ -246,6 +246,28 @@ def test_buffers_are_skipped_and_named(change, named, directory, bert, capfd):
     assert capfd.readouterr().err == f"{directory}: not used here: {named}\n"
 
 
+LEGACY, NO_PREFIX = "bert.embeddings.LayerNorm.gamma", "embeddings.word_embeddings.weight"
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [(LEGACY, "bert.embeddings.LayerNorm.weight"), (NO_PREFIX, f"bert.{NO_PREFIX}")],
+    ids=["gamma", "no prefix"],
+)
+def test_two_tensors_of_one_name_are_refused_unless_they_are_equal(name, other, directory, bert):
+    rewrite(directory, lambda tensors: tensors | {name: tensors[other].copy()})
+    assert_equal_params(BertForMaskedLM.from_pretrained(directory), bert)
+    rewrite(directory, lambda tensors: tensors | {name: tensors[other] * 3})
+    refused(
+        lambda: BertForMaskedLM.from_pretrained(directory),
+        name,
+        other,
+        by="models.hf_format._check_names",
+        path=str(directory),
+        field=other,
+    )
+
+
 def test_tied_projector_of_distilbert_loads(tiny_distilbert, tmp_path, capfd):
     model = build(DistilBertForMaskedLM, tiny_distilbert)
     model.save_pretrained(tmp_path)

@@ -1,4 +1,5 @@
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -99,6 +100,17 @@ def test_scores_that_are_not_finite_are_refused_with_the_models_name(saved):
     save_file(tensors | {kernel: np.full_like(tensors[kernel], 3e38)}, path / "model.safetensors")
     classify = TextClassification(path)
     refused(lambda: classify("reda goes"), by="models.ranges.check_finite", path=str(path))
+
+
+def test_logits_near_the_end_of_float32_are_scores_without_a_word(saved, capfd):
+    path = saved("distilbert", LABELS)
+    tensors = load_file(path / "model.safetensors")
+    ends = np.resize(np.array([-3e38, 3e38], np.float32), tensors["classifier.bias"].shape)
+    save_file(tensors | {"classifier.bias": ends}, path / "model.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (best,) = TextClassification(path)("reda goes")
+    assert best == {"label": LABELS[1], "score": 1.0}
 
 
 @pytest.mark.parametrize("top_k", [0, 4])

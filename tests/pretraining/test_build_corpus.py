@@ -5,6 +5,7 @@ import itertools
 import json
 import lzma
 import multiprocessing
+import os
 import random
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from tokenizers import Tokenizer
 from distilbert_jax.base.files import write_json
 from distilbert_jax.pretraining import build_corpus as corpus_module
 from distilbert_jax.pretraining.build_corpus import build_corpus, build_share
-from distilbert_jax.pretraining.corpus import Corpus
+from distilbert_jax.pretraining.corpus import COUNTED, Corpus
 from distilbert_jax.text import sources as text_module
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import load_tokenizer, same_ids, save_tokenizer, special_ids
@@ -413,22 +414,22 @@ def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp
         ("blank.txt", b"\n \n\t\n", "pretraining.build_corpus.build_share", None),
         ("blank.txt.xz", lzma.compress(b""), "pretraining.build_corpus.build_share", None),
         ("latin.txt", b"one\nna\xefve\n", "text.sources._decoded", 2),
-        ("cut.txt.xz", lzma.compress(TEXT.encode())[:-40], "text.sources.TextSources._lines_of", None),
-        ("long.txt.xz", lzma.compress(TEXT.encode() * 9)[:-40], "text.sources.TextSources._lines_of", None),
+        ("cut.txt.xz", lzma.compress(TEXT.encode())[:-40], "text.sources._numbered", None),
+        ("long.txt.xz", lzma.compress(TEXT.encode() * 9)[:-40], "text.sources._numbered", None),
         ("control.txt", b"\x01\x02\n\n\x03\n", "pretraining.build_corpus._completed", None),
-        ("cut.txt.gz", gzip.compress(TEXT.encode())[:-40], "text.sources.TextSources._lines_of", None),
-        ("not.txt.xz", b"plain text", "text.sources.TextSources._lines_of", None),
-        ("not.txt.gz", b"plain text", "text.sources.TextSources._lines_of", None),
+        ("cut.txt.gz", gzip.compress(TEXT.encode())[:-40], "text.sources._numbered", None),
+        ("not.txt.xz", b"plain text", "text.sources._numbered", None),
+        ("not.txt.gz", b"plain text", "text.sources._numbered", None),
         (
             "two.txt.xz",
             lzma.compress(TEXT.encode()) + b"?" + lzma.compress(TEXT.encode())[1:],
-            "text.sources.TextSources._lines_of",
+            "text.sources._numbered",
             None,
         ),
         (
             "behind.txt.xz",
             lzma.compress(TEXT.encode()) + b"more",
-            "text.sources.TextSources._lines_of",
+            "text.sources._numbered",
             None,
         ),
     ],
@@ -604,3 +605,102 @@ def test_a_tokenizer_that_did_not_make_the_corpus_is_named(tokenizer, source, tm
         (tmp_path / "corpus/tokenizer" / name).unlink()
     (tmp_path / "corpus/tokenizer/vocab.txt").write_text("\n".join(words[::-1]))  # as many entries, other ids
     refused(lambda: corpus.tokenizer(), by="pretraining.corpus.Corpus.tokenizer", path="tokenizer")
+
+
+FOREIGN = {
+    "manifest": {"manifest.json": b'{"name": "my web app"}', "shards/7.txt": b"mine", "token_counts.npy": b"mine"},
+    "manifest that is no JSON": {"manifest.json": b"mine"},
+    "counts": {"token_counts.npy": b"mine"},
+    "a text in shards": {"shards/2024-notes.txt": b"mine"},
+    "arrays in shards": {"shards/00009.npz": b"mine"},
+    "JSON in shards": {"shards/00000.json": b'{"file": "mine"}'},
+    "a file in tokenizer": {"tokenizer/notes.txt": b"mine"},
+    "a model": {"config.json": b"{}", "model.safetensors": b"mine", "vocab.txt": b"mine"},
+    "files for shards and tokenizer": {"shards": b"mine", "tokenizer": b"mine"},
+}
+
+
+@pytest.mark.parametrize("files", FOREIGN.values(), ids=FOREIGN)
+def test_a_directory_of_something_else_is_left_alone(files, tokenizer, source, tmp_path):
+    out = tmp_path / "out"
+    for name, content in files.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(content)
+    refused(lambda: build_corpus([source], tokenizer, out, processes=1), path=str(out))
+    assert tree(out) == files
+
+
+@pytest.mark.parametrize("name", ["shards/00000.npz", "shards/00000.json", "manifest.json", "token_counts.npy"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_link_or_a_pipe_is_not_written_to(name, kind, tokenizer, source, tmp_path):
+    out, victim = tmp_path / "out", tmp_path / "victim"
+    build_corpus([source], tokenizer, out, shard_bytes=2500, processes=1)
+    (out / name).unlink()
+    if name == "shards/00000.json":  # which a finished corpus does not need
+        (out / "manifest.json").unlink()
+    victim.write_text("victim")
+    (out / name).symlink_to(victim) if kind == "link" else os.mkfifo(out / name)
+    before = tree(out)
+    refused(lambda: build_corpus([source], tokenizer, out, shard_bytes=2500, processes=1), path=name)
+    assert (tree(out), victim.read_text()) == (before, "victim")
+
+
+def test_foreign_files_beside_the_shards_of_a_corpus_stay(tokenizer, source, tmp_path):
+    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    shards = tmp_path / "out/shards"
+    names = ("2024-notes.txt", "77777.txt", ".mine.partial")
+    for name in names:
+        (shards / name).write_text("mine")
+    (tmp_path / "out/manifest.json").unlink()
+    again = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    assert (again.shards_made, again.manifest) == (0, whole.manifest)
+    assert {(shards / name).read_text() for name in names} == {"mine"}
+
+
+def test_what_is_left_of_a_call_that_finished_no_shard_is_continued(tokenizer, source, tmp_path):
+    save_tokenizer(tokenizer, tmp_path / "out/tokenizer")
+    (tmp_path / "out/shards").mkdir()
+    (tmp_path / "out/shards/00000.npz").write_bytes(b"of another host, its record is yet to come")
+    (tmp_path / "out/shards/.00001.npz.host-7.partial").write_bytes(b"half")
+    one = build_corpus([source], tokenizer, tmp_path / "out", processes=1)
+    assert documents_in(one) == expected(tokenizer)
+
+
+@pytest.mark.parametrize("change", [{"tokens": "x"}, {"lines": -1}, {"documents": None}, {"file": "/etc/passwd"}])
+def test_a_record_of_another_form_is_made_again(change, tokenizer, source, tmp_path):
+    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    record = tmp_path / "out/shards/00000.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), **change}))
+    (tmp_path / "out/manifest.json").unlink()
+    again = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    assert (again.shards_made, again.manifest) == (1, whole.manifest)
+
+
+@pytest.mark.parametrize("manifest", [None, "damaged"])
+def test_a_corpus_whose_only_record_is_damaged_is_mended(manifest, tokenizer, source, tmp_path):
+    whole = build_corpus([source], tokenizer, tmp_path / "out", processes=1)
+    assert len(whole) == 1
+    (tmp_path / "out/shards/00000.json").write_text("[]")
+    (tmp_path / "out/manifest.json").unlink()
+    if manifest:
+        (tmp_path / "out/manifest.json").write_text(manifest)
+    assert build_corpus([source], tokenizer, tmp_path / "out", processes=1).manifest == whole.manifest
+
+
+CONTRADICTIONS = {
+    "no shards": ("shards", lambda m: m.update(shards=[], documents=0, lines=0, tokens=0)),
+    "a shard twice": ("shards", lambda m: m.update(shards=m["shards"] * 2, **{n: 2 * m[n] for n in COUNTED})),
+    **{name: (name, lambda m, name=name: m.update({name: m[name] + 1})) for name in COUNTED},
+    "no tokens in a shard": ("shards", lambda m: m["shards"][0].pop("tokens")),
+}
+
+
+@pytest.mark.parametrize("contradiction", CONTRADICTIONS)
+def test_a_manifest_that_does_not_add_up_is_refused_and_mended(contradiction, tokenizer, source, tmp_path):
+    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    field, change = CONTRADICTIONS[contradiction]
+    manifest = json.loads(json.dumps(whole.manifest))
+    change(manifest)
+    write_json(tmp_path / "out/manifest.json", manifest)
+    refused(lambda: Corpus.open(tmp_path / "out"), path="manifest.json", field=field)
+    assert build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1).manifest == whole.manifest

@@ -265,3 +265,12 @@ def test_wikipedia_fills_at_least_97_percent_of_its_rows(text_dir, tmp_path):
         filled = np.mean(packed.read(np.arange(len(packed)))[:, 1] > 0)
         assert filled == pytest.approx(packed.manifest["efficiency"], abs=1e-12)
         assert filled >= 0.97
+
+
+def test_foreign_files_beside_packed_rows_stay(corpus):
+    notes = [corpus.path / "packed-32-line" / name for name in ("2024-notes.txt", "77777.txt")]
+    notes[0].parent.mkdir()
+    for note in notes:
+        note.write_text("mine")
+    pack(corpus.path, 32)
+    assert [note.read_text() for note in notes] == ["mine", "mine"]

@@ -72,3 +72,16 @@ def test_a_quote_in_a_tsv_is_a_letter(tmp_path):
 def test_a_file_that_cannot_be_read_as_its_name_says_is_refused(name, content, row, tmp_path):
     (tmp_path / name).write_bytes(content)
     refused(lambda: list(column_texts(tmp_path / name, ["text"])), name, path=name, row=row)
+
+
+def test_other_columns_of_a_parquet_are_not_read(tmp_path):
+    beyond = pyarrow.array([2**60], pyarrow.timestamp("us"))
+    parquet.write_table(pyarrow.table({"text": ["a"], "date": beyond}), tmp_path / "x.parquet")
+    assert list(column_texts(tmp_path / "x.parquet", ["text"])) == ["a"]
+    refused(lambda: list(column_texts(tmp_path / "x.parquet", ["date"])), path="x.parquet")
+
+
+def test_a_tab_is_a_table(tmp_path):
+    (tmp_path / "x.tab").write_text("text\tlabel\na b\t0\n")
+    assert has_columns(tmp_path / "x.tab")
+    assert list(column_texts(tmp_path / "x.tab", ["text"])) == ["a b"]

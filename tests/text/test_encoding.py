@@ -4,6 +4,7 @@ import pickle
 
 import jax.numpy as jnp
 import numpy as np
+import pandas
 import pytest
 from tokenizers import normalizers
 
@@ -43,6 +44,14 @@ def test_the_second_text_of_a_pair_has_token_type_1(tokenizer):
     refused(lambda: tokenizer(["reda", "redb"], "to"), by="text.tokenizer.BertTokenizer.__call__", field="pairs")
 
 
+def test_a_row_of_a_table_is_no_pair(tokenizer):
+    rows = pandas.DataFrame({"text": ["reda", "redb"], "label": ["goes", "to"]})
+    refused(lambda: tokenizer(rows.itertuples(index=False)), "Pandas", "text, label", row=1)
+    np.testing.assert_array_equal(
+        tokenizer([("reda", "goes"), ("redb", "to")])["input_ids"], tokenizer(rows["text"], rows["label"])["input_ids"]
+    )
+
+
 @pytest.mark.parametrize("config", [BERT, STUDENT], ids=["bert", "distilbert"])
 def test_models_are_called_with_what_a_tokenizer_gives(world, config, tmp_path):
     masked_lm(config).save_pretrained(tmp_path / "model", load_tokenizer(world.tokenizer))
@@ -50,6 +59,24 @@ def test_models_are_called_with_what_a_tokenizer_gives(world, config, tmp_path):
     assert MaskedLM.from_pretrained(tmp_path / "model")(**tokenizer("reda [MASK]")).logits.shape == (1, 4, 48)
     bare = EncoderModel.from_pretrained(tmp_path / "model", add_pooling_layer=False)
     assert bare(**tokenizer(["reda", "goes to"])).last_hidden_state.shape == (2, 4, 32)
+
+
+def test_truncation_and_padding_of_the_tokenizer_that_it_holds_do_not_count(world, capfd):
+    plain, own = (BertTokenizer.from_pretrained(world.tokenizer) for _ in range(2))
+    own.tokenizer.enable_truncation(4)
+    own.tokenizer.enable_padding(length=9, pad_id=own.ids.mask)
+    texts = ["reda goes to redb", ("reda " * 40, "redb"), "redc"]
+    for max_length in (None, 6):
+        (rows, cut), (expected, expected_cut) = (each.rows(texts, max_length=max_length) for each in (own, plain))
+        assert cut == expected_cut
+        for row, of_plain in zip(rows, expected, strict=True):
+            np.testing.assert_array_equal(row, of_plain)
+    assert own("reda")["attention_mask"].tolist() == [[1, 1, 1]]
+    assert own.encode(texts[0]) == plain.encode(texts[0])
+    assert own.tokenize(texts[0]) == plain.tokenize(texts[0])
+    assert BertTokenizer(own.tokenizer).max_length
+    assert len(own.encode_batch(["reda goes to redb"])[0].ids) == 9, "its owner's calls are as he has set it"
+    assert own.tokenizer.truncation["max_length"] == 4
 
 
 def test_what_is_too_long_is_cut_and_told_of(tokenizer, capfd):

@@ -10,7 +10,7 @@ import pandas
 import pyarrow
 import pytest
 
-from distilbert_jax.text.objects import several_texts
+from distilbert_jax.text.objects import refuse_fields, several_texts
 from tests.runs import refused
 
 TEXTS = ["a b", "c"]
@@ -83,6 +83,26 @@ def test_what_has_columns_is_asked_for_one_of_them(given):
 )
 def test_what_is_no_list_of_texts_is_refused(given):
     refused(lambda: several_texts(given), type(given).__name__, by="text.objects.several_texts", field="texts")
+
+
+Labelled = collections.namedtuple("Labelled", "text label")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [Labelled("a", "b"), {"a": "b"}.items(), pandas.MultiIndex.from_tuples([("a", "b")])],
+    ids=lambda given: type(given).__name__,
+)
+def test_what_only_looks_like_pairs_is_refused(given):
+    refused(lambda: several_texts(given), type(given).__name__, field="texts", hint="(text, pair)")
+
+
+def test_a_row_with_fields_is_no_pair():
+    rows = [Labelled("a", "b"), next(pandas.DataFrame(TABLE).itertuples(index=False))]
+    for number, row in enumerate(rows, 1):
+        refused(lambda row=row, n=number: refuse_fields(row, f"text {n}", row=n), type(row).__name__, row=number)
+    for row in ("a", ("a", "b"), ["a", "b"], None):
+        refuse_fields(row, "text 1")
 
 
 def test_an_open_file_with_columns_is_refused(tmp_path):
