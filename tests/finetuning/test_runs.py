@@ -245,7 +245,7 @@ def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, c
         ({"task": "sst-2"}, {"field": "task", "hint": "'sst2'"}),
         ({"model": ""}, {"field": "model", "hint": "--model"}),
         ({"model": "nowhere"}, {"path": "nowhere"}),
-        ({"data": "nowhere"}, {"by": "finetuning.datasets._file", "path": "nowhere/sst2/train.parquet"}),
+        ({"data": "nowhere"}, {"by": "finetuning.datasets._file", "path": "nowhere"}),
         ({"length": 64}, {"by": "finetuning.runs.Tuning._check_sizes", "field": "length"}),
         ({"batch_size": 12}, {"by": "training.sharding.check_batch", "field": "data.batch_size"}),
         ({"mesh": MeshConfig(data=3)}, {"by": "training.sharding.make_mesh", "field": "mesh"}),
