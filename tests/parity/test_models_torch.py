@@ -186,9 +186,18 @@ def test_regression_and_its_gradients_are_the_references(family, tmp_path):
     given, scores = record.inputs(name), np.array((0.5, 3.2, 4.9), np.float32)
     expected = reference(**as_tensors(given), labels=torch.tensor(scores)).loss
     model = CLASSES[name].from_pretrained(tmp_path)
-    graphdef, batch = split(model)[0], {**given, "labels": scores, "weights": np.ones(3, np.float32), "rngs": None}
-    batch.setdefault("token_type_ids", np.zeros_like(given["input_ids"]))
-    objective = classification(graphdef, num_labels=1)
+    ids = given["input_ids"]
+    batch = {  # an example a row
+        "input_ids": ids,
+        "token_type_ids": given.get("token_type_ids", np.zeros_like(ids)),
+        "position_ids": np.broadcast_to(np.arange(ids.shape[1], dtype=np.int32), ids.shape),
+        "segment_ids": np.asarray(given["attention_mask"], np.int32),
+        "first": np.zeros((3, 1), np.int32),
+        "labels": scores[:, None],
+        "weights": np.ones((3, 1), np.float32),
+        "rngs": None,
+    }
+    objective = classification(split(model)[0], num_labels=1)
     value_of = lambda model: objective.loss(split(model)[1], {}, batch, {"examples": 3.0})[0]
     assert_same_gradients(reference, model, expected, value_of)
 
