@@ -113,14 +113,14 @@ def test_what_one_process_lacks_ends_all_of_them_with_its_words(world, tmp_path)
 
 
 @pytest.mark.slow
-def test_an_error_of_the_file_system_in_the_first_process_ends_all_of_them(world, tmp_path):
+def test_a_directory_that_cannot_be_made_ends_all_processes_with_its_name(world, tmp_path):
     (tmp_path / "file").write_text("")
     file = runs.write_config(runs.distilling(world, tmp_path / "file/run"), tmp_path / "config.py")
     with started(2, [file]) as processes:
         statuses, said = ends(processes)
-    assert statuses == [1, 1], said
+    assert statuses == [2, 2], said
     for _, err in said:
-        assert f"error: Not a directory ({tmp_path / 'file/run'})" in err
+        assert f"error: --run.directory {tmp_path / 'file/run'}: " in err
         assert "Traceback" not in err
 
 
