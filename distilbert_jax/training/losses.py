@@ -25,7 +25,7 @@ def labelled(logits: Float[Array, "*at V"], labels: Int[Array, "*at"]) -> tuple[
     is their ratio over the global batch.
     """
     known = (labels >= 0) & (labels < logits.shape[-1])
-    return cross_entropy(logits, jnp.where(known, labels, 0), known.astype(jnp.float32)), known.sum()
+    return cross_entropy(logits, jnp.where(known, labels, 0), known.astype(jnp.float32)), jnp.sum(known)
 
 
 def question_answering(
