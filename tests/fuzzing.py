@@ -14,6 +14,7 @@ import lzma
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -371,8 +372,7 @@ class Fuzzer:
                 program = {"xz": "xz", "gz": "gzip"}[kind]
                 subprocess.run([program, "-t", str(path)], check=True, capture_output=True)
                 data = subprocess.run([program, "-dc", str(path)], check=True, capture_output=True).stdout
-            lines = [line.rstrip("\r") for line in data.decode("utf-8-sig").split("\n")]
-            return [line for line in lines if line.strip()]
+            return [line for line in re.split(r"\r*\n|\r", data.decode("utf-8-sig")) if line.strip()]
 
         return f"{kind}: {what}", lambda: list(TextSources([path]).lines()), oracle
 
