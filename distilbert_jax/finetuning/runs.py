@@ -29,6 +29,7 @@ from distilbert_jax.finetuning.tasks import find_task, sources
 from distilbert_jax.models import SequenceClassification, hf_format
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.models.ranges import check_rows
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids, special_ids
 from distilbert_jax.training import cost, run_directory, sharding
 from distilbert_jax.training.callbacks import callbacks_of, check_callbacks
@@ -276,6 +277,13 @@ class Tuning:
                 field="length",
             )
         check_fit(self.tokenizer, model.config.vocab_size, config.model)
+        self._check_ranges(model, config.model)
+
+    def _check_ranges(self, model: SequenceClassification, where: str) -> None:
+        """Raise InputError for an id of any split that a model has no row for: a compiled program would not."""
+        for examples in (self.train_rows, *self.scored.values(), *self.unlabelled.values()):
+            ids, types = (np.concatenate([row[place] for row in examples.rows]) for place in (0, 1))
+            check_rows({"input_ids": ids, "token_type_ids": types}, model.config, where)
 
     def _batches(self, config: FinetuneConfig) -> RandomBatches:
         return RandomBatches(self.train_rows.lengths, config.batch_size, config.run.seed, self.shape)
@@ -301,6 +309,7 @@ class Tuning:
         try:
             order = label_order(teacher.config.labels, self.labels, where)
             check_fit(self.tokenizer, teacher.config.vocab_size, where)
+            self._check_ranges(teacher, where)
         except InputError as error:
             raise InputError(str(error), path=name, field="distill.teacher", hint=error.hint) from None
         if not same_ids(load_tokenizer(name), self.tokenizer):

@@ -15,6 +15,7 @@ from distilbert_jax.base import runtime
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.errors import DivergedError, InputError, Interrupted
+from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning import runs as module
 from distilbert_jax.finetuning.batches import packed_shape
 from distilbert_jax.finetuning.predictions import read_predictions
@@ -219,6 +220,21 @@ def no_training(monkeypatch):
         raise StoppedError(steps, next(batches(0, steps)))
 
     monkeypatch.setattr(module, "fit", fit)
+
+
+@pytest.mark.parametrize("value", [10**6, -1])
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_an_id_that_the_model_has_no_row_for_is_refused(split, value, folder, tmp_path, no_training, monkeypatch):
+    encode = datasets.encode
+
+    def wrong(rows, *given):
+        examples = encode(rows, *given)
+        if len(rows) == {"train": TRAIN, "validation": DEV}[split]:
+            examples.rows[3].ids[1] = value
+        return examples
+
+    monkeypatch.setattr(datasets, "encode", wrong)
+    refused(lambda: tune(tuning(folder, tmp_path / "run")), by="base.ranges.check_range", field="input_ids")
 
 
 def test_of_a_large_task_the_first_rows_can_be_taken(folder, tmp_path, no_training, capsys):
