@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-CHUNK, PATIENCE = 200, 180  # mutations of a process; seconds that one may be silent
+CHUNK, PATIENCE = 200, 900  # mutations of a process; seconds that one may be silent
 
 
 def child(seed: int, first: int, count: int) -> None:
