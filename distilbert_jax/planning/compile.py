@@ -25,11 +25,10 @@ from distilbert_jax.planning.hlo import Operation, operations
 from distilbert_jax.planning.targets import Chip, Target, parse_target
 
 # The smallest slice of each TPU that libtpu describes; fewer chips are some of its.
-_SMALLEST = {1: "1", 2: "2x2", 3: "2x2x1"}
+_SMALLEST = {2: "2x2", 3: "2x2x1"}  # by the dimensions of its network
 _MATMUL = 8192  # rows and columns of the lone matmul that tells a clock
-_MATMUL_SHARE = (
-    0.9  # of the peak, which it reaches by the cycles of the chips whose clock is known (v4 0.90, v5e 0.88, v5p 0.90)
-)
+# Of the peak, which it reaches by the cycles of the chips whose clock is known: v4 and v5p 0.90, v5e 0.88.
+_MATMUL_SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)

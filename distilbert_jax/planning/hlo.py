@@ -49,7 +49,6 @@ class Operation:
 
     Attributes:
         scope: the path of scopes in which it was traced, `jit(step)/jvp(student)/…/dot_general`.
-        result: its type, as text.
         count: how often it runs.
         cycles: all its runs together, as the compiler estimates them; 0: it gives none.
         bytes: that it reads from and writes to HBM, all its runs together.
@@ -58,13 +57,10 @@ class Operation:
         collective: which of `COLLECTIVES` it is, or "".
         sent: of a collective the bytes of its largest side, all its runs together.
         group: how many devices take part in a collective.
-        kernel: written by hand, opaque to the compiler.
     """
 
     name: str
-    opcode: str
     scope: str
-    result: str
     count: int
     cycles: int
     bytes: float
@@ -73,7 +69,6 @@ class Operation:
     collective: str = ""
     sent: float = 0.0
     group: int = 1
-    kernel: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +77,11 @@ class _Instruction:
     result: str
     opcode: str
     rest: str  # what follows the opening bracket of the operands
+
+    @property
+    def scope(self) -> str:
+        found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.rest)
+        return found[1] if found else ""
 
     @property
     def operands(self) -> list[str]:
@@ -127,71 +127,102 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
 def operations(text: str) -> list[Operation]:
     """The operations of a compiled program (`compiled.as_text()`) in their order; those of a loop's body once, with their count."""
     computations, entry = _parse(text)
-    types = {name: {one.name: one.result for one in inside} for name, inside in computations.items()}
-    return list(_walk(entry, 1, computations, types)) if entry else []
+    partitions = re.search(r"num_partitions=(\d+)", text.partition("\n")[0])
+    program = _Program(computations, int(partitions[1]) if partitions else 1)
+    return list(program.walk(entry, 1)) if entry else []
 
 
-def _walk(
-    name: str, count: int, computations: Mapping[str, list[_Instruction]], types: Mapping[str, Mapping[str, str]]
-) -> Iterator[Operation]:
-    for one in computations[name]:
-        if one.opcode == "while":
-            trips = re.search(r'"?known_trip_count"?\s*:\s*\{\s*"?n"?\s*:\s*"?(\d+)', one.rest)
-            if (body := one.called("body")) in computations:
-                yield from _walk(str(body), count * (int(trips[1]) if trips else 1), computations, types)
-        elif one.opcode in ("call", "conditional"):
-            inside = (
-                one.called("to_apply") or (re.findall(r"branch_computations=\{%?([\w.\-]+)", one.rest) or [None])[0]
-            )
-            if inside in computations:
-                yield from _walk(str(inside), count, computations, types)
-        elif one.opcode not in _FREE:
-            yield _operation(one, count, computations, types[name])
+class _Program:
+    """A compiled program's computations, walked from the one that is the program."""
+
+    def __init__(self, computations: Mapping[str, list[_Instruction]], devices: int):
+        self._computations, self._devices = computations, devices
+        self._types = {name: {one.name: one.result for one in inside} for name, inside in computations.items()}
+        self._fused: set[str] = (
+            set()
+        )  # channels of collectives that stand in fusions: in their start, steps and done alike
+
+    def walk(self, name: str, count: int) -> Iterator[Operation]:
+        """The operations of a computation that runs `count` times."""
+        for one in self._computations[name]:
+            if one.opcode == "while":
+                trips = re.search(r'"?known_trip_count"?\s*:\s*\{\s*"?n"?\s*:\s*"?(\d+)', one.rest)
+                if (body := one.called("body")) in self._computations:
+                    yield from self.walk(str(body), count * (int(trips[1]) if trips else 1))
+            elif one.opcode in ("call", "conditional"):
+                branches = re.findall(r"branch_computations=\{%?([\w.\-]+)", one.rest)
+                inside = one.called("to_apply") or (branches[0] if branches else None)
+                if inside in self._computations:
+                    yield from self.walk(str(inside), count)
+            elif one.opcode not in _FREE:
+                yield from self._fused_collectives(one, count)
+                yield self._operation(one, count, self._types[name])
+
+    def _fused_collectives(self, one: _Instruction, count: int) -> Iterator[Operation]:
+        """Collectives that the compiler has fused with the work that hides them."""
+        for inner in self._computations.get(one.called("calls") or "", ()) if one.opcode == "fusion" else ():
+            channel = re.search(r"channel_id=(\d+)", inner.rest)
+            if inner.opcode in COLLECTIVES and channel and channel[1] not in self._fused:
+                self._fused.add(channel[1])
+                sent = max((size for size, _ in sizes(inner.result)), default=0.0)
+                yield Operation(
+                    name=inner.name,
+                    scope=one.scope,
+                    count=count,
+                    cycles=0,
+                    bytes=0.0,  # the fusion's own
+                    flops=0.0,
+                    asynchronous=True,
+                    collective=inner.opcode,
+                    sent=count * sent,
+                    group=_group(inner.rest, self._devices),
+                )
+
+    def _operation(self, one: _Instruction, count: int, known: Mapping[str, str]) -> Operation:
+        base = re.sub(r"-(start|done|update)$", "", one.opcode)
+        wrapped = one.called("calls") if base == "async" else None
+        if wrapped in self._computations:  # a generic async-start around one operation
+            inside = self._computations[str(wrapped)]
+            base = next((inner.opcode for inner in inside if inner.opcode in COLLECTIVES), base)
+        begins, ends = one.opcode.endswith("-start"), one.opcode.endswith(("-done", "-update"))
+        given = [known.get(operand, "") for operand in dict.fromkeys(one.operands)]
+        if ends:
+            traffic = 0.0
+        elif begins:  # from one memory to another: what it moves is in HBM on one side, and named on both
+            traffic = max((size for size, in_hbm in sizes(one.result) if in_hbm), default=0.0)
+        else:
+            traffic = sum(size for side in (one.result, *given) for size, in_hbm in sizes(side) if in_hbm)
+        cycles = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
+        collective = base if base in COLLECTIVES and not ends else ""
+        sides = [sum(size for size, _ in sizes(side)) for side in (one.result, " ".join(given))]
+        sent = max(size for size, _ in sizes(one.result)) if begins and collective else max(sides)
+        return Operation(
+            name=one.name,
+            scope=one.scope,
+            count=count,
+            cycles=count * int(cycles[1]) if cycles else 0,
+            bytes=count * traffic,
+            flops=count * _flops(one, self._computations, known),
+            asynchronous=begins or ends,
+            collective=collective,
+            sent=count * sent if collective else 0.0,
+            group=_group(one.rest, self._devices) if collective else 1,
+        )
 
 
-def _operation(
-    one: _Instruction, count: int, computations: Mapping[str, list[_Instruction]], known: Mapping[str, str]
-) -> Operation:
-    base = re.sub(r"-(start|done|update)$", "", one.opcode)
-    wrapped = one.called("calls") if base == "async" else None
-    if wrapped in computations:  # a generic async-start around one operation
-        base = next((inner.opcode for inner in computations[str(wrapped)] if inner.opcode in COLLECTIVES), base)
-    begins, ends = one.opcode.endswith("-start"), one.opcode.endswith(("-done", "-update"))
-    given = [known.get(operand, "") for operand in dict.fromkeys(one.operands)]
-    if ends:
-        traffic = 0.0
-    elif begins:  # from one memory to another: what it moves is in HBM on one side, and named on both
-        traffic = max((size for size, in_hbm in sizes(one.result) if in_hbm), default=0.0)
-    else:
-        traffic = sum(size for side in (one.result, *given) for size, in_hbm in sizes(side) if in_hbm)
-    cycles = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
-    scope = re.search(r'op_name="((?:[^"\\]|\\.)*)"', one.rest)
-    collective = base if base in COLLECTIVES and not ends else ""
-    sides = [sum(size for size, _ in sizes(side)) for side in (one.result, " ".join(given))]
-    return Operation(
-        name=one.name,
-        opcode=one.opcode,
-        scope=scope[1] if scope else "",
-        result=one.result,
-        count=count,
-        cycles=count * int(cycles[1]) if cycles else 0,
-        bytes=count * traffic,
-        flops=count * _flops(one, computations, known),
-        asynchronous=begins or ends,
-        collective=collective,
-        sent=count * (max(size for size, _ in sizes(one.result)) if begins else max(sides)) if collective else 0.0,
-        group=_group(one.rest) if collective else 1,
-        kernel=one.opcode == "custom-call" and "tpu_custom_call" in one.rest,
-    )
-
-
-def _group(rest: str) -> int:
-    """Devices of a group: of `replica_groups={{0,1},{2,3}}`, or of `[2,2]<=[4]`, two groups of two."""
+def _group(rest: str, devices: int) -> int:
+    """Devices of a group: of `replica_groups={{0,1},{2,3}}`, of `[2,2]<=[4]` (two groups of two), or of
+    `mesh['x'=2,'y'=4] {'y'}` (those along the axes that are named); all of them where none are told apart."""
     if counted := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
         return int(counted[2])
     if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
         return len(listed[1].split(","))
-    return 2 if "source_target_pairs" in rest else 1
+    if axes := re.search(r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\([^{]*\))? \{([^}]*)\}", rest):
+        size = dict(re.findall(r"'([^']+)'=(\d+)", axes[1]))
+        # An axis may be cut, 'x':(2)4 being four of it.
+        parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", axes[2])
+        return math.prod(int(part or size[name]) for name, part in parts)
+    return 2 if "source_target_pairs" in rest else devices
 
 
 def _flops(one: _Instruction, computations: Mapping[str, list[_Instruction]], known: Mapping[str, str]) -> float:

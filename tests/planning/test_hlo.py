@@ -36,8 +36,7 @@ def test_the_body_of_a_loop_counts_as_often_as_it_runs():
     dot = read["dot.1"]
     assert (dot.count, dot.cycles, dot.flops) == (5, 5000, 5 * 2 * 256**3)
     assert dot.bytes == 5 * 2 * 256 * 256 * 4  # the carry in and out; the weight is on the chip
-    assert read["weight"].kernel
-    assert not dot.kernel
+    assert read["weight"].count == 5
 
 
 @pytest.mark.parametrize(
@@ -47,6 +46,11 @@ def test_the_body_of_a_loop_counts_as_often_as_it_runs():
         ("all-reduce-start.1", "all-reduce", 1024 * 4, 4, True),
         ("all-reduce-done.1", "", 0, 1, True),
         ("reduce-scatter.1", "reduce-scatter", 1024 * 4, 4, False),
+        ("all-reduce.2", "all-reduce", 1024 * 4, 2, False),  # along one axis of a mesh
+        ("all-reduce.3", "all-reduce", 1024 * 4, 8, False),  # along two
+        ("all-reduce.4", "all-reduce", 1024 * 4, 4, False),  # along half of one, and the other
+        ("all-reduce.5", "all-reduce", 1024 * 4, 8, False),  # among all devices, in no groups
+        ("all-gather.9", "all-gather", 2048 * 4, 4, True),  # within fusions, once
         ("add.1", "", 0, 1, False),
     ],
 )

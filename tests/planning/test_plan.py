@@ -19,7 +19,7 @@ GB = 10**9
 
 
 def operation(scope="", *, cycles=0, bytes=0.0, flops=0.0, **more):
-    return Operation("one", more.pop("opcode", "fusion"), scope, "", 1, cycles, bytes, flops, **more)
+    return Operation("one", scope, 1, cycles, bytes, flops, **more)
 
 
 def compiled(*operations, temporary=1 * GB, clock=1.5e9):
@@ -42,10 +42,10 @@ STEP = (
     operation("jit(step)/jvp(encoder)/dot_general", cycles=15_000_000, bytes=1e9, flops=1e12),
     operation("jit(step)/transpose(jvp(encoder))/dropout/ge", cycles=3_000_000, bytes=2e9),
     operation("jit(step)/jvp(vocabulary)/dot_general", cycles=6_000_000, bytes=3e9, flops=9e11),
-    operation("jit(step)/kernel", opcode="custom-call", kernel=True, flops=1.97e11, bytes=8.19e8),
-    operation("", opcode="copy-start", bytes=5e8, asynchronous=True),
-    operation("", opcode="all-reduce", collective="all-reduce", sent=9e7, group=4),
-    operation("", opcode="all-reduce-start", collective="all-reduce", sent=9e7, group=4, asynchronous=True),
+    operation("jit(step)/kernel", flops=1.97e11, bytes=8.19e8),
+    operation("", bytes=5e8, asynchronous=True),
+    operation("", collective="all-reduce", sent=9e7, group=4),
+    operation("", collective="all-reduce", sent=9e7, group=4, asynchronous=True),
 )
 
 
