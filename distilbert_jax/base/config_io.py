@@ -220,13 +220,22 @@ def _nearest_config(name: str) -> str | None:
     return known[close[0]] if close else None
 
 
+_MODULE = "config_"  # how the modules of users' files are named, so that none has the name of another module
+
+
+def files_run() -> tuple[str, ...]:
+    """The Python files that this process has run, in their order: configs, and what `--with` names."""
+    modules = [module for name, module in sys.modules.items() if name.startswith(_MODULE)]
+    return tuple(str(module.__file__) for module in modules)
+
+
 def run_file(file: ConfigFile) -> types.ModuleType:
     """The module of a user's Python file, run anew.
 
     Raises:
         InputError: it cannot be run, with the line that is at fault.
     """
-    name = f"config_{file.path.stem}"  # never the name of another module
+    name = f"{_MODULE}{file.path.stem}"
     spec = importlib.util.spec_from_file_location(name, file.path)
     if spec is None or spec.loader is None:
         raise InputError(f"{file.name}: not a Python file", path=file.name)

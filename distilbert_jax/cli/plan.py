@@ -11,6 +11,7 @@ import tyro
 
 from distilbert_jax.base import signals
 from distilbert_jax.base.config_io import to_values
+from distilbert_jax.base.files import check_writable
 from distilbert_jax.cli.arguments import load_config, parse
 from distilbert_jax.config import MeshConfig, PretrainConfig
 from distilbert_jax.errors import InputError
@@ -59,15 +60,14 @@ def plan(args: list[str], prog: str) -> None:
         raise InputError(f"{prog} {name}: --target is missing: one of {EXAMPLES}", field="--target", hint=EXAMPLES)
     target = parse_target(command.target)
     configs = [_on_mesh(command.config, mesh) for mesh in command.compare] or [command.config]
-    if Path(command.out).is_file():
-        raise InputError(f"--out {command.out}: is a file, expected a directory", field="--out")
+    if command.out:
+        check_writable(command.out, "--out", directory=True)
     with signals.leaving_at_ctrl_c():
         from distilbert_jax.planning import plan as planning
         from distilbert_jax.planning import report
     make = {"data.batch_size": planning.largest_batch, "optimizer.accumulate": planning.fewest_micro_batches}
-    files = (name,) if Path(name).is_file() else ()
     plans = [
-        make.get(auto, planning.plan)(one, command.target, price_per_chip_hour=command.price_per_chip_hour, files=files)
+        make.get(auto, planning.plan)(one, command.target, price_per_chip_hour=command.price_per_chip_hour)
         for one in configs
     ]
     if command.json:

@@ -36,7 +36,7 @@ class Job:
     """What to compile.
 
     Attributes:
-        files: Python files of the user's to run before, as `--with` does, and the config's own.
+        files: Python files to run before, which may bring terms, objectives and families.
     """
 
     target: str

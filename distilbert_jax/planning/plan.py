@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from distilbert_jax.base.config_io import write_config
+from distilbert_jax.base.config_io import files_run, write_config
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import ModelConfig, PretrainConfig
 from distilbert_jax.errors import InputError
@@ -32,7 +32,6 @@ def plan(
     target: str,
     *,
     price_per_chip_hour: float | None = None,
-    files: tuple[str, ...] = (),
 ) -> Plan:
     """Compile a run's step for a target and say what it takes there; neither corpus nor weights are needed.
 
@@ -41,22 +40,15 @@ def plan(
             by the teacher's name (`PUBLISHED`).
         target: such as "v5e:4x4" or "h100:8", see `parse_target`.
         price_per_chip_hour: in any currency.
-        files: Python files that bring terms and objectives of one's own.
 
     Raises:
         InputError: the target is unknown, its compiler is not installed, the mesh does not divide it, the step cannot be compiled.
     """
-    aim, teacher = parse_target(target), teacher_of(config)
-    return _planned(config, aim, teacher, price_per_chip_hour, files)
-
-
-def _planned(
-    config: PretrainConfig, target: Target, teacher: ModelConfig | None, price: float | None, files: tuple[str, ...]
-) -> Plan:
     from distilbert_jax.pretraining.cost import step_flops
 
-    mesh = _mesh(config, target)
-    compiled = compile_step(Job(target=str(target), config=config, teacher=teacher, files=files))
+    aim, teacher = parse_target(target), teacher_of(config)
+    mesh = _mesh(config, aim)
+    compiled = compile_step(Job(target=target, config=config, teacher=teacher, files=files_run()))
     work = Work(
         mesh=mesh,
         batch_size=config.data.batch_size,
@@ -65,7 +57,7 @@ def _planned(
         steps=config.steps,
         model_flops=step_flops(config, teacher),
     )
-    return plan_of(compiled, target, work, price)
+    return plan_of(compiled, aim, work, price_per_chip_hour)
 
 
 def _mesh(config: PretrainConfig, target: Target) -> str:
@@ -117,9 +109,7 @@ def write(plans: Sequence[Plan], directory: Path) -> None:
     write_config({"plans": list(plans)}, directory / "plan.json")
 
 
-def largest_batch(
-    config: PretrainConfig, target: str, *, price_per_chip_hour: float | None = None, files: tuple[str, ...] = ()
-) -> Plan:
+def largest_batch(config: PretrainConfig, target: str, *, price_per_chip_hour: float | None = None) -> Plan:
     """The plan with the largest `data.batch_size` that fits, in one micro-batch, a power of two or half as much more rows a device.
 
     Raises:
@@ -131,12 +121,10 @@ def largest_batch(
         data = dataclasses.replace(config.data, batch_size=each * rows)
         return dataclasses.replace(config, data=data, optimizer=dataclasses.replace(config.optimizer, accumulate=1))
 
-    return _largest(lambda each: plan(with_rows(each), target, price_per_chip_hour=price_per_chip_hour, files=files))
+    return _largest(lambda each: plan(with_rows(each), target, price_per_chip_hour=price_per_chip_hour))
 
 
-def fewest_micro_batches(
-    config: PretrainConfig, target: str, *, price_per_chip_hour: float | None = None, files: tuple[str, ...] = ()
-) -> Plan:
+def fewest_micro_batches(config: PretrainConfig, target: str, *, price_per_chip_hour: float | None = None) -> Plan:
     """The plan with the smallest `optimizer.accumulate` at which the step fits.
 
     Raises:
@@ -154,7 +142,7 @@ def fewest_micro_batches(
     def of_size(size: int) -> Plan:
         optimizer = dataclasses.replace(config.optimizer, accumulate=each // size)
         whole = dataclasses.replace(config, optimizer=optimizer)
-        return plan(whole, target, price_per_chip_hour=price_per_chip_hour, files=files)
+        return plan(whole, target, price_per_chip_hour=price_per_chip_hour)
 
     return _largest(of_size, sizes)
 

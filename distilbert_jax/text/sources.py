@@ -108,8 +108,8 @@ def _numbered(stream: BinaryIO, name: str | Path) -> Iterator[tuple[int, str]]:
 
 def given_texts(arguments: Sequence[str], file: str, columns: Sequence[str] = ()) -> Iterator[Any]:
     """The texts of a command: its arguments, the lines of `file` (.txt.gz and .txt.xz are decompressed) or, where neither is given,
-    of standard input. Of a file that has
-    columns (.csv, .jsonl, .parquet, …) those of the column that is named, or tuples of those of several.
+    of standard input. Of a file that has columns (.csv, .jsonl, .parquet, …) those of the column that is named, or tuples of those
+    of several.
 
     Raises:
         InputError: none is given, or both are; a file that cannot be read line by line (see `texts_of`) or has columns of which

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -157,6 +158,7 @@ def test_the_teacher_s_shape_is_that_of_its_directory_or_of_its_name(distilling,
         (["--target", "v5e:2x2", "--mesh.tensor", "3"], "--target"),
         (["--target", "v5e:2x2", "--data.batch-size", "30"], "data.batch_size"),
         (["--target", "v5e:2x2", "--compare", "4,1"], "--compare"),
+        (["--target", "v5e:2x2", "--out", __file__], "--out"),
         (["--target", "v5e:2x2", "--data.batch-size", "auto", "--optimizer.accumulate=auto"], "--optimizer.accumulate"),
     ],
 )
@@ -164,6 +166,22 @@ def test_a_mistake_is_told_before_anything_is_compiled(options, field, monkeypat
     monkeypatch.setattr(planning, "compile_step", None)
     given = ["plan", "distilbert_base", "--teacher", "bert-base-uncased", *options]
     refused(lambda: main.main(given), field=field)
+
+
+@pytest.mark.parametrize("given", [["own.py:small"], ["--with", "own.py", "distilbert_base"]], ids=["config", "with"])
+def test_the_compiler_s_process_runs_the_files_that_this_one_has_run(given, tmp_path, monkeypatch, capsys):
+    (tmp_path / "own.py").write_text(
+        "from distilbert_jax.config import DataConfig, PretrainConfig\n"
+        "def get_config(word='small'):\n    return PretrainConfig(data=DataConfig(batch_size=8))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    jobs = []
+    monkeypatch.setattr(planning, "compile_step", lambda job: jobs.append(job) or compiled(*STEP))
+    options = ["--teacher", "bert-base-uncased", "--data.batch-size", "8"] if "--with" in given else []
+    before, config = given[:-1], given[-1]
+    main.main([*before, "plan", config, "--target", "v5e:1x1", *options])
+    assert "own.py" in [Path(file).name for file in jobs[0].files]
+    assert "v5e:1x1" in capsys.readouterr().out
 
 
 def test_a_compiler_that_is_not_installed_is_named_with_how_to_install_it(monkeypatch):
