@@ -34,6 +34,7 @@ FREE = (
 FOLDERS = ("tensorboard", "checkpoints", "model", "profile")
 INPUTS, OUTPUTS, METRICS = "inputs.json", "outputs.json", "metrics.jsonl"
 BEGUN = (METRICS, "checkpoints", "model", "results.json")  # one of them is there: the run has begun
+DROPOUT = "dropout"  # in inputs.json of a run with dropout: which bits it draws
 _RUN = "run"  # in both: the digest of the run, beside those of what it reads or leaves
 
 
@@ -137,12 +138,17 @@ def _lock(directory: Path) -> Iterator[None]:
 
 
 def check_inputs(
-    directory: Path, inputs: dict[str, str], before: Mapping[str, Collection[str]] = MappingProxyType({})
+    directory: Path,
+    inputs: dict[str, str],
+    before: Mapping[str, Collection[str]] = MappingProxyType({}),
+    *,
+    dropout: str = "",
 ) -> None:
     """Record what the run reads (name → fingerprint) and its digest, or check that it is what the run began with.
 
     Args:
         before: fingerprints that a run of an earlier version may have recorded for the same.
+        dropout: the bits by which a run that begins now drops (`layers.dropout_bits`), see `check_dropout`.
 
     Raises:
         InputError: an input has changed since the run began.
@@ -159,8 +165,25 @@ def check_inputs(
             f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
             path=directory,
         )
+    if not begun:
+        inputs = inputs | ({DROPOUT: dropout} if dropout else {})
     digest = {} if begun else {_RUN: _digest(directory, inputs)}
     write_json(directory / INPUTS, recorded | inputs | digest)
+
+
+def check_dropout(directory: Path, bits: str) -> None:
+    """Raise InputError for a run that has begun and whose dropout drew other bits than it would now.
+
+    Args:
+        bits: of `layers.dropout_bits`, as `check_inputs` has recorded them; "" of a run without dropout.
+    """
+    if bits and _has_begun(directory) and _recorded(directory / INPUTS).get(DROPOUT) != bits:
+        raise InputError(
+            f"{directory}: began with other bits of dropout, as an earlier version drew them, and cannot go on with these; name "
+            "another --run.directory, or remove the run to train it again",
+            path=directory,
+            field=DROPOUT,
+        )
 
 
 def _recorded(file: Path) -> dict[str, str]:
