@@ -30,7 +30,8 @@ class _Encoder(torch.nn.Module):
 
     def __init__(self, student: Path):
         super().__init__()
-        self.encoder = torch_work.load(student).eval().distilbert
+        self.encoder = torch_work.load(student).distilbert
+        self.eval()
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         return self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
@@ -49,9 +50,9 @@ def onnx_runtime(
         inputs = torch_work.tensors(batch, *INPUTS)
         with contextlib.redirect_stdout(io.StringIO()):  # it tells each of its passes
             torch.onnx.export(_Encoder(student), tuple(inputs.values()), plain, input_names=list(inputs), dynamo=True)
-        # The fusions of a BERT that it does not make by itself: attention, skip and LayerNorm, bias and GELU.
+        # The fusions of a BERT that it does not make by itself: embeddings, skip and LayerNorm, bias and GELU.
         sizes = {"num_heads": config.num_attention_heads, "hidden_size": config.hidden_size}
-        optimizer.optimize_model(str(plain), "bert", **sizes).save_model_to_file(str(fused))
+        optimizer.optimize_model(str(plain), "bert", opt_level=0, **sizes).save_model_to_file(str(fused))
         if dtype == "int8":
             quantize_dynamic(fused, small)
             yield "int8 weights and activations", _onnx_call(small, batch)

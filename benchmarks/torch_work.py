@@ -24,9 +24,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Call = Callable[[], object]
 
 
-def load(directory: Path) -> torch.nn.Module:
-    """The masked LM of an HF directory, with SDPA."""
-    return transformers.AutoModelForMaskedLM.from_pretrained(directory, attn_implementation="sdpa")
+def load(directory: Path, attention: str = "sdpa") -> torch.nn.Module:
+    """The masked LM of an HF directory."""
+    return transformers.AutoModelForMaskedLM.from_pretrained(directory, attn_implementation=attention)
 
 
 def _autocast(dtype: str) -> contextlib.AbstractContextManager:
@@ -100,14 +100,14 @@ class Distillation:
 
 def steps(compiled: bool, dtype: str, **setting: object) -> Iterator[tuple[str, Call]]:
     """A distillation step: (how, step)."""
-    how = "autocast, " if dtype == "bfloat16" else ""
-    yield f"{how}{'compiled' if compiled else 'eager'}", Distillation(dtype=dtype, compiled=compiled, **setting)
+    how = ["autocast"] * (dtype == "bfloat16") + ["eager"] * (not compiled)
+    yield ", ".join(how), Distillation(dtype=dtype, compiled=compiled, **setting)
 
 
 def encoders(compiled: bool, dtype: str, student: Path, batch: dict[str, np.ndarray]) -> Iterator[tuple[str, Call]]:
     """Candidates for encoder inference: (how, call that returns the last hidden state [B, T, D]).
 
-    Compiled ones have their weights frozen into the program (`torch._inductor.config.freezing`), which packs them for the processor.
+    Compiled ones have their weights frozen into the program (`torch._inductor.config.freezing`), which packs them.
     """
     inputs = tensors(batch, "input_ids", "attention_mask")
 
@@ -123,7 +123,7 @@ def encoders(compiled: bool, dtype: str, student: Path, batch: dict[str, np.ndar
         encoder = load(student).eval().distilbert.to(DTYPES[dtype] if how == "bfloat16 weights" else torch.float32)
         prefix = f"{how}, " if how else ""
         made = torch.compile(encoder) if compiled else encoder
-        yield f"{prefix}{'compiled, frozen' if compiled else 'eager'}", call(made, how == "autocast")
+        yield f"{prefix}{'weights frozen' if compiled else 'eager'}", call(made, how == "autocast")
 
 
 def _frozen(compiled: bool) -> contextlib.AbstractContextManager:
