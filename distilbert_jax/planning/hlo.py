@@ -5,6 +5,7 @@ of `while` loops, and the names of the scopes in which the operations were trace
 (`S(1)`) lies on the chip and is no traffic.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -26,7 +27,8 @@ _BITS = {
 _BITS |= {"f32": 32, "s32": 32, "u32": 32, "f64": 64, "s64": 64, "u64": 64, "c64": 64}
 _ARRAY = re.compile(rf"\b({'|'.join(sorted(_BITS, key=len, reverse=True))})\[([\d,]*)\](\{{[^}}]*\}})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\((?:[^()]|\([^()]*\))*\)|\S+) ([\w\-]+)\((.*)$")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*)$")
+_OPCODE = re.compile(r" ?([\w\-]+)\((.*)$")
 _FREE = frozenset(
     (
         "parameter",
@@ -40,6 +42,9 @@ _FREE = frozenset(
         "opt-barrier",
     )
 )
+_COUNTER = 4  # bytes: a start's type names a counter, too, beside what it moves
+# Of their first operand these read what comes out, and these write what they put in, in its place.
+_PICKS, _PUTS = ("gather", "dynamic-slice", "slice"), ("scatter", "dynamic-update-slice")
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
 
 
@@ -48,10 +53,11 @@ class Operation:
     """An operation of the scheduled program, loops multiplied out.
 
     Attributes:
-        scope: the path of scopes in which it was traced, `jit(step)/jvp(student)/…/dot_general`.
+        scope: the path of scopes in which it was traced, `jit(step)/jvp(student)/…/dot_general`; of one that the compiler added
+            (a change of layout, a prefetch) that of what reads its result.
         count: how often it runs.
         cycles: all its runs together, as the compiler estimates them; 0: it gives none.
-        bytes: that it reads from and writes to HBM, all its runs together.
+        bytes: that it reads from and writes to HBM, all its runs together; of an array of which it takes or changes a part, that.
         flops: of the matmuls in it, all its runs together.
         asynchronous: it runs beside others, between its start and its done.
         collective: which of `COLLECTIVES` it is, or "".
@@ -74,22 +80,37 @@ class Operation:
 @dataclass(frozen=True)
 class _Instruction:
     name: str
-    result: str
+    result: str  # its type
     opcode: str
     rest: str  # what follows the opening bracket of the operands
+    is_root: bool = False
 
-    @property
+    @functools.cached_property
     def scope(self) -> str:
-        found = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.rest)
-        return found[1] if found else ""
+        """Its path of scopes; "": it has none, or only a name (`reshape.12`)."""
+        named = re.search(r'op_name="((?:[^"\\]|\\.)*)"', self.rest)
+        return named[1] if named and "/" in named[1] else ""
 
-    @property
+    @functools.cached_property
     def operands(self) -> list[str]:
         return re.findall(r"%([\w.\-]+)", _bracketed(self.rest))
 
     def called(self, attribute: str) -> str | None:
         found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
         return found[1] if found else None
+
+
+def _instruction(line: str) -> _Instruction | None:
+    """The instruction of a line, `%name = type opcode(operands), attributes`."""
+    if not (named := _INSTRUCTION.match(line)):
+        return None
+    name, rest = named.groups()
+    if rest.startswith("("):  # a tuple, of tuples perhaps, and with brackets in its layouts
+        result = f"({_bracketed(rest[1:])})"
+    else:
+        result = rest.partition(" ")[0]
+    called = _OPCODE.match(rest[len(result) :])
+    return called and _Instruction(name, result, called[1], called[2], line.lstrip().startswith("ROOT "))
 
 
 def _bracketed(text: str) -> str:
@@ -119,8 +140,8 @@ def _parse(text: str) -> tuple[dict[str, list[_Instruction]], str]:
         if not line.startswith(" ") and (header := _COMPUTATION.match(line)):
             current = computations.setdefault(header[2], [])
             entry = header[2] if header[1] else entry
-        elif current is not None and (found := _INSTRUCTION.match(line)):
-            current.append(_Instruction(*found.groups()))
+        elif current is not None and (instruction := _instruction(line)):
+            current.append(instruction)
     return computations, entry
 
 
@@ -138,12 +159,12 @@ class _Program:
     def __init__(self, computations: Mapping[str, list[_Instruction]], devices: int):
         self._computations, self._devices = computations, devices
         self._types = {name: {one.name: one.result for one in inside} for name, inside in computations.items()}
-        self._fused: set[str] = (
-            set()
-        )  # channels of collectives that stand in fusions: in their start, steps and done alike
+        # Channels of collectives that stand in fusions: in their start, steps and done alike.
+        self._fused: set[str] = set()
 
     def walk(self, name: str, count: int) -> Iterator[Operation]:
         """The operations of a computation that runs `count` times."""
+        scopes = self._scopes(name)
         for one in self._computations[name]:
             if one.opcode == "while":
                 trips = re.search(r'"?known_trip_count"?\s*:\s*\{\s*"?n"?\s*:\s*"?(\d+)', one.rest)
@@ -156,7 +177,24 @@ class _Program:
                     yield from self.walk(str(inside), count)
             elif one.opcode not in _FREE:
                 yield from self._fused_collectives(one, count)
-                yield self._operation(one, count, self._types[name])
+                yield self._operation(one, count, self._types[name], scopes[one.name])
+
+    def _scopes(self, name: str) -> dict[str, str]:
+        """The scope of each instruction of a computation: its own, that of the last one in the fusion, that of the first that reads
+        it, or that of one which it reads."""
+        inside, readers = self._computations[name], dict[str, list[str]]()
+        for one in inside:
+            for operand in one.operands:
+                readers.setdefault(operand, []).append(one.name)
+        scopes: dict[str, str] = {}
+        first = lambda names: next((scopes[each] for each in names if scopes.get(each)), "")
+        for one in reversed(inside):  # what reads a result stands behind it
+            fused = self._computations.get(one.called("calls") or "", ()) if not one.scope else ()
+            own = one.scope or next((inner.scope for inner in reversed(fused) if inner.scope), "")
+            scopes[one.name] = own or first(readers.get(one.name, ()))
+        for one in inside:
+            scopes[one.name] = scopes[one.name] or first(one.operands)
+        return scopes
 
     def _fused_collectives(self, one: _Instruction, count: int) -> Iterator[Operation]:
         """Collectives that the compiler has fused with the work that hides them."""
@@ -167,7 +205,7 @@ class _Program:
                 sent = max((size for size, _ in sizes(inner.result)), default=0.0)
                 yield Operation(
                     name=inner.name,
-                    scope=one.scope,
+                    scope=inner.scope or one.scope,
                     count=count,
                     cycles=0,
                     bytes=0.0,  # the fusion's own
@@ -178,7 +216,7 @@ class _Program:
                     group=_group(inner.rest, self._devices),
                 )
 
-    def _operation(self, one: _Instruction, count: int, known: Mapping[str, str]) -> Operation:
+    def _operation(self, one: _Instruction, count: int, known: Mapping[str, str], scope: str) -> Operation:
         base = re.sub(r"-(start|done|update)$", "", one.opcode)
         wrapped = one.called("calls") if base == "async" else None
         if wrapped in self._computations:  # a generic async-start around one operation
@@ -186,19 +224,14 @@ class _Program:
             base = next((inner.opcode for inner in inside if inner.opcode in COLLECTIVES), base)
         begins, ends = one.opcode.endswith("-start"), one.opcode.endswith(("-done", "-update"))
         given = [known.get(operand, "") for operand in dict.fromkeys(one.operands)]
-        if ends:
-            traffic = 0.0
-        elif begins:  # from one memory to another: what it moves is in HBM on one side, and named on both
-            traffic = max((size for size, in_hbm in sizes(one.result) if in_hbm), default=0.0)
-        else:
-            traffic = sum(size for side in (one.result, *given) for size, in_hbm in sizes(side) if in_hbm)
+        traffic = 0.0 if ends else _moved(one, base in COLLECTIVES) if begins else self._traffic(one, known)
         cycles = re.search(r'"estimated_cycles":"(\d+)"', one.rest)
         collective = base if base in COLLECTIVES and not ends else ""
         sides = [sum(size for size, _ in sizes(side)) for side in (one.result, " ".join(given))]
         sent = max(size for size, _ in sizes(one.result)) if begins and collective else max(sides)
         return Operation(
             name=one.name,
-            scope=one.scope,
+            scope=scope,
             count=count,
             cycles=count * int(cycles[1]) if cycles else 0,
             bytes=count * traffic,
@@ -208,6 +241,68 @@ class _Program:
             sent=count * sent if collective else 0.0,
             group=_group(one.rest, self._devices) if collective else 1,
         )
+
+    def _traffic(self, one: _Instruction, known: Mapping[str, str]) -> float:
+        """Bytes of HBM that an operation reads and writes, which runs while no other does."""
+        read, written = self._parts(one, known)
+        operands = list(dict.fromkeys(one.operands))
+        whole = {name: sum(size for size, in_hbm in sizes(known.get(name, "")) if in_hbm) for name in operands}
+        result = [(size, part) for (size, in_hbm), part in zip(sizes(one.result), written, strict=True) if in_hbm]
+        return sum(min(whole[name], read.get(name, math.inf)) for name in operands) + sum(
+            size if part is None else min(size, part) for size, part in result
+        )
+
+    def _parts(self, one: _Instruction, known: Mapping[str, str]) -> tuple[dict[str, float], list[float | None]]:
+        """Of which operands an operation reads a part alone, and of which arrays of its result it writes one, in place: bytes."""
+        whole: list[float | None] = [None] * len(sizes(one.result))
+        bytes_of = lambda type_text: sum(size for size, _ in sizes(type_text))
+        if one.opcode in _PICKS:
+            return {one.operands[0]: bytes_of(one.result)}, whole
+        if one.opcode in _PUTS and len(whole) == 1:
+            update = bytes_of(known.get(one.operands[1 if one.opcode == "dynamic-update-slice" else -1], ""))
+            return {one.operands[0]: update}, [update]
+        inside = self._computations.get(one.called("calls") or "") if one.opcode == "fusion" else None
+        if not inside:
+            return {}, whole
+        return self._parts_of_fusion(one, inside, whole)
+
+    def _parts_of_fusion(
+        self, one: _Instruction, inside: list[_Instruction], written: list[float | None]
+    ) -> tuple[dict[str, float], list[float | None]]:
+        types = {inner.name: inner.result for inner in inside}
+        origin: dict[str, str] = {}  # of a parameter, and of what is that parameter in another shape, its place
+        read: dict[str, float] = {}
+        puts: dict[str, float] = {}  # those that change a parameter in place: the bytes that they write
+        for inner in inside:
+            if inner.opcode == "parameter":
+                place = int(inner.rest.partition(")")[0])
+                origin[inner.name] = one.operands[place] if place < len(one.operands) else ""
+            elif inner.opcode == "bitcast":
+                if (same := inner.operands[0]) in origin:
+                    origin[inner.name] = origin[same]
+                if same in puts:
+                    puts[inner.name] = puts[same]
+            elif inner.opcode != "tuple":
+                parts, changed = self._parts(inner, types)
+                for name in dict.fromkeys(inner.operands):
+                    if name in origin:
+                        read[origin[name]] = read.get(origin[name], 0.0) + parts.get(name, math.inf)
+                target = inner.operands[0] if inner.operands else ""
+                if target in origin and changed and changed[0] is not None:
+                    puts[inner.name] = changed[0]
+        root = next((inner for inner in inside if inner.is_root), inside[-1])
+        results = root.operands if root.opcode == "tuple" else [root.name]
+        if len(results) == len(written):
+            written = [puts.get(name) for name in results]
+        return read, written
+
+
+def _moved(one: _Instruction, is_collective: bool) -> float:
+    """Bytes of HBM that the start of a copy, of a slice or of a collective reads and writes. Its type names both sides; a slice's
+    source is the whole array, of which no more is read than arrives."""
+    sides = [side for side in sizes(one.result) if side[0] > _COUNTER]
+    moved = min((size for size, _ in sides), default=0.0)
+    return sum(size if is_collective else moved for size, in_hbm in sides if in_hbm)
 
 
 def _group(rest: str, devices: int) -> int:

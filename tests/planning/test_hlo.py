@@ -59,5 +59,25 @@ def test_collectives_have_their_kind_their_bytes_and_their_group(name, kind, sen
     assert (one.collective, one.sent, one.group, one.asynchronous) == (kind, sent, group, asynchronous)
 
 
+def test_what_takes_or_changes_a_part_of_an_array_moves_that_part_alone():
+    read = by_name("traffic")
+    row, picked, table = 768 * 4, 64 * 768 * 4, 30592 * 768 * 4
+    assert read["gather_fusion"].bytes == 2 * picked  # the indices and nothing else are on the chip
+    assert read["scatter_fusion"].bytes == 3 * picked  # what is added, and those rows of the table before and after
+    assert read["filled_fusion"].bytes == table + picked  # a table that begins in the fusion is written whole
+    assert read["dynamic-update-slice.1"].bytes == 3 * row + 4  # the place is a scalar
+    assert read["slice-start.1"].bytes == table / 4  # to the chip; its type names the whole table
+    assert read["slice-start.1"].asynchronous
+    assert read["copy-start.1"].bytes == 2 * picked  # from HBM to HBM
+
+
+def test_what_the_compiler_added_has_the_scope_of_what_reads_it():
+    read = by_name("traffic")
+    assert read["broadcast.1"].scope == read["select_fusion"].scope == "jit(step)/jvp(encoder)/dropout/select_n"
+    assert read["copy.1"].scope == read["broadcast.1"].scope  # through another without a scope
+    assert read["gather_fusion"].scope == "jit(step)/jvp(encoder)/gather"  # of what is in the fusion
+    assert read["copy.2"].scope == read["select_fusion"].scope  # of what it reads, where nothing reads it
+
+
 def test_text_without_a_program_has_no_operations():
     assert operations("") == operations("HloModule nothing\n") == []
