@@ -36,7 +36,7 @@ class FeatureExtraction(Pipeline):
         mask = batch["attention_mask"]
         output = model(batch["input_ids"], mask, token_type_ids=batch["token_type_ids"], output_hidden_states=True)
         assert output.hidden_states is not None  # asked for
-        hidden = output.hidden_states[layer]
+        hidden = output.hidden_states[layer].astype(jnp.float32)
         if pooling == "tokens":
             return hidden
         if pooling == "cls":

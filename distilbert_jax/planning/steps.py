@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from distilbert_jax.config import ModelConfig, PretrainConfig
 from distilbert_jax.models import MaskedLM
+from distilbert_jax.models.layers import activations_dtype
 from distilbert_jax.models.params import Params, split
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pretraining import objective_table, terms
@@ -41,12 +42,15 @@ def pretraining_step(config: PretrainConfig, teacher: ModelConfig | None, mesh: 
     objective_table.check_objective(config)
     sharding.check_batch(config.data.batch_size, config.optimizer.accumulate, mesh)
     sharding.check_heads(config.model.num_attention_heads, mesh)
-    graphdef, params = _abstract(head_of(config), config.model, config.run.dtype)
+    # `auto` means what it does on the target, not on the CPU that compiles.
+    target = mesh.devices.flat[0].platform
+    activations = activations_dtype(config.run.activations, config.run.dtype, target)
+    graphdef, params = _abstract(head_of(config), config.model, config.run.dtype, activations)
     teacher_graphdef, frozen = None, {}
     if teacher:
         if config.objective == "distillation":
             terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher)
-        teacher_graphdef, frozen = _abstract(MaskedLM, teacher, config.run.dtype)
+        teacher_graphdef, frozen = _abstract(MaskedLM, teacher, config.run.dtype, activations)
     weights = np.zeros(config.model.vocab_size, np.float32)
     objective = objective_of(Given(graphdef, teacher_graphdef, weights, _MASK_ID, config))
     optimizer = optimizer_of(config)
@@ -57,8 +61,11 @@ def pretraining_step(config: PretrainConfig, teacher: ModelConfig | None, mesh: 
     return Step(step, (state, frozen, batch))
 
 
-def _abstract(head: type[PretrainedModel], config: ModelConfig, dtype: str) -> tuple[nnx.GraphDef, Params]:
+def _abstract(
+    head: type[PretrainedModel], config: ModelConfig, dtype: str, activations: jnp.dtype
+) -> tuple[nnx.GraphDef, Params]:
     """A model's graph, and the shapes of its parameters, the vocabulary padded as in training."""
     make: Any = head.of_family(config.model_type)
-    graphdef, shapes = split(nnx.eval_shape(lambda: make(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))))
+    draw = lambda: make(config, dtype=jnp.dtype(dtype), activations=activations, rngs=nnx.Rngs(0))
+    graphdef, shapes = split(nnx.eval_shape(draw))
     return graphdef, jax.eval_shape(sharding.pad_vocabulary, shapes)

@@ -33,9 +33,11 @@ def masked_lm(config, **options):
     return build({"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}[config.model_type], config, **options)
 
 
-def build(cls, config, *, dtype=jnp.float32, seed=0):
+def build(cls, config, *, dtype=jnp.float32, activations="auto", seed=0):
     """A model of class `cls` with `random_params`."""
-    graphdef, params = split(nnx.eval_shape(lambda: cls(config, dtype=dtype, rngs=nnx.Rngs(0))))
+    graphdef, params = split(
+        nnx.eval_shape(lambda: cls(config, dtype=dtype, activations=activations, rngs=nnx.Rngs(0)))
+    )
     return merge(graphdef, random_params(params, seed))
 
 
