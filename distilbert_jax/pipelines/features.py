@@ -34,7 +34,8 @@ class FeatureExtraction(Pipeline):
     def _compute(model: EncoderModel, batch: dict[str, jax.Array], layer: int, pooling: str) -> jax.Array:
         """float32 [B, T, D] for tokens, else [B, D]. Layers beyond the one asked for are not computed: XLA drops them."""
         mask = batch["attention_mask"]
-        output = model(batch["input_ids"], mask, token_type_ids=batch["token_type_ids"], output_hidden_states=True)
+        with jax.named_scope("encoder"):
+            output = model(batch["input_ids"], mask, token_type_ids=batch["token_type_ids"], output_hidden_states=True)
         assert output.hidden_states is not None  # asked for
         hidden = output.hidden_states[layer]
         if pooling == "tokens":
