@@ -192,7 +192,8 @@ def report(
         max_rows: of held-out text.
 
     Raises:
-        InputError: a run's directory has no model yet, its log is damaged, `out` is a file; nothing is measured yet.
+        InputError: a run's directory has no model yet, its model or log is not what it has written, `out` is a file; nothing is
+            measured yet.
     """
     paths = [Path(run) for run in runs]
     if not paths:
@@ -208,7 +209,8 @@ def report(
                 hint = str(path.parent)
                 raise InputError(f"{path}: is a model; a report takes its run, {hint}", path=path, hint=hint)
             raise InputError(f"{path}: has no model/model.safetensors; finish the run first", path=path)
-        run_directory.check_outputs(path, "model/")
+        for name in ("model/", run_directory.METRICS):
+            run_directory.check_outputs(path, name)
     for path in paths:
         if _training(path)[0] is None:
             print(f"{path}: has no metrics.jsonl; its steps, seconds and curves are left out", file=sys.stderr)

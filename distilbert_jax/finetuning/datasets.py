@@ -1,7 +1,9 @@
 """Rows of GLUE's tasks from local parquet or the hub, checked, and as tokenised examples."""
 
 import dataclasses
+import functools
 import hashlib
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -85,7 +87,7 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
         except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{where}: damaged or not parquet ({error})", path=where) from None
     else:
-        where = f"{HUB} {task.name} {split}"
+        where = hub_name(task, split)
         if task.name.startswith("demo-"):
             raise InputError(
                 f"task {task.name!r} is generated: name its folder with --data (distilbert-jax demo --only data)"
@@ -169,18 +171,33 @@ def has_split(task: Task, split: str, folder: str) -> bool:
 
 
 def fingerprint(task: Task, split: str, folder: str) -> str:
-    """SHA-256 of a local split's file; of the hub, whose files do not change, its name.
+    """SHA-256 of a local split's file or, of a split on the hub, of what is read of it.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it is not to be had from the hub.
     """
-    return fingerprint_of(_file(task, split, folder)) if folder else f"{HUB} {task.name} {split}"
+    return fingerprint_of(_file(task, split, folder)) if folder else _fingerprint_on_hub(task.name, split)
+
+
+def hub_name(task: Task, split: str) -> str:
+    """What a split on the hub is called."""
+    return f"{HUB} {task.name} {split}"
+
+
+@functools.cache  # a process reads one version
+def _fingerprint_on_hub(name: str, split: str) -> str:
+    task, sum_ = TASKS[name], hashlib.sha256()
+    rows = load_split(task, split)
+    for column in (*task.columns, *(column for column in ("label", "idx") if column in rows.column_names)):
+        sum_.update(json.dumps([column, *rows[column]]).encode())
+    return sum_.hexdigest()
 
 
 def fingerprint_of_test(task: Task, split: str, folder: str) -> str:
     """`fingerprint` of a test split, which says also whether its rows were put in the order of their `idx`."""
-    found = fingerprint(task, split, folder)
-    return found if not folder or _idx_order(_file(task, split, folder), numbered=True) is None else f"{found} by idx"
+    of_file = fingerprint(task, split, folder)
+    in_order = not folder or _idx_order(_file(task, split, folder), numbered=True) is None
+    return of_file if in_order else f"{of_file} by idx"
 
 
 def _idx_order(where: Path, *, numbered: bool) -> np.ndarray | None:

@@ -18,7 +18,7 @@ from distilbert_jax.base.config_io import write_config
 from distilbert_jax.base.files import read_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.errors import DivergedError, InputError
+from distilbert_jax.errors import DivergedError, InputError, few, warn_once
 from distilbert_jax.finetuning import datasets, objective
 from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
 from distilbert_jax.finetuning.labels import label_order
@@ -97,7 +97,7 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             models = {"model": config.model, "distill.teacher": teacher_of(config)}
             known = {name: hf_format.known_fingerprints(model) for name, model in models.items() if model}
             drawn = {} if (directory / "results.json").is_file() else {"batches": BATCHES}
-            run_directory.check_inputs(directory, given | drawn, known)
+            run_directory.check_inputs(directory, given | drawn, known, _by_name(config))
         for i in range(len(configs)):
             if ended := _ended(configs[i], directories[i]):
                 print(f"{directories[i]}: finished before", file=sys.stderr)
@@ -120,13 +120,28 @@ def _inputs(config: FinetuneConfig) -> dict[str, str]:
     if not config.model:
         raise InputError("model is not set: name an HF directory with --model", field="model", hint="--model")
     task = find_task(config.task)
-    splits = ("train",) if config.selection_split else ("train", *task.dev)
     inputs = {"model": hf_format.fingerprint(config.model), **sources(task)}
     if not task.trained_by:
-        inputs |= {f"data ({split})": datasets.fingerprint(task, split, config.data) for split in splits}
+        inputs |= {_data(split): datasets.fingerprint(task, split, config.data) for split in _splits(config)}
     if config.distill.teacher:
         inputs["distill.teacher"] = hf_format.fingerprint(teacher_of(config))
     return inputs
+
+
+def _splits(config: FinetuneConfig) -> tuple[str, ...]:
+    """The labelled splits that a run reads."""
+    return ("train",) if config.selection_split else ("train", *find_task(config.task).dev)
+
+
+def _data(split: str) -> str:
+    """What a run's inputs call a split."""
+    return f"data ({split})"
+
+
+def _by_name(config: FinetuneConfig) -> dict[str, str]:
+    """What an earlier version recorded of splits on the hub."""
+    task = find_task(config.task)
+    return {} if config.data else {_data(split): datasets.hub_name(task, split) for split in _splits(config)}
 
 
 def _ended(config: FinetuneConfig, directory: Path) -> RunResult | None:
@@ -184,12 +199,31 @@ def _unpredicted(config: FinetuneConfig, directory: Path, result: RunResult) -> 
         return False
     splits = datasets.test_splits(find_task(config.task), config.data)
     asked = {file: datasets.fingerprint_of_test(of, split, config.data) for of, split, file in splits}
-    return result.tested != asked or not has_predictions(directory, asked)
+    before = {} if config.data else {file: datasets.hub_name(of, split) for of, split, file in splits}
+    return result.tested not in (asked, before) or not has_predictions(directory, asked)
 
 
 def teacher_of(config: FinetuneConfig) -> str:
     """The directory of a run's teacher, or ""."""
     return config.distill.teacher.replace("{task}", config.task).replace("{seed}", str(config.run.seed))
+
+
+def _kept_order(model: str, given: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | None:
+    """Where the labels of a task stand in the trained head of the model that a run starts from; None: it gets a new head, and where
+    it has one of other labels a line says so."""
+    if not SequenceClassification.is_whole(model):
+        return None
+    if len(wanted) > 1:
+        with contextlib.suppress(InputError):
+            return label_order(given, wanted, model)
+    warn_once(f"{model}: its labels are {few(given, ', ')}, the task's {few(wanted, ', ')}: the head is new")
+    return None
+
+
+def _in_order(params: Params, order: Sequence[int]) -> Params:
+    """A classifier's parameters, whose logits come in another order."""
+    head = {path: value[..., jnp.array(order)] for path, value in params.items() if path.startswith("classifier.")}
+    return params | head
 
 
 class Tuning:
@@ -257,16 +291,21 @@ class Tuning:
                 self.unlabelled[file] = encode(read(of, name), of)
 
     def _load_model(self, config: FinetuneConfig) -> SequenceClassification:
-        """The encoder with the head of a directory, or with a new one where that has other labels or none."""
-        known = read_config(locate(config.model)).labels == self.labels
-        return SequenceClassification.from_pretrained(
+        """The encoder and head of a directory, its labels in the task's order; a new head where it has none or other labels."""
+        given = read_config(locate(config.model)).labels
+        order = None if given == self.labels else _kept_order(config.model, given, self.labels)
+        model = SequenceClassification.from_pretrained(
             config.model,
             dtype=jnp.dtype(config.run.dtype),
             seed=config.run.seed,
-            reinitialise=() if known else ("classifier.",),
+            reinitialise=() if order or given == self.labels else ("classifier.",),
             labels=self.labels,
             problem_type="regression" if self.task.is_regression else None,
         )
+        if order:
+            graphdef, params = split(model)
+            model = merge(graphdef, _in_order(params, order))
+        return model
 
     def _check_sizes(self, model: SequenceClassification) -> None:
         config = self.config
@@ -322,9 +361,7 @@ class Tuning:
                 field="length",
             )
         graphdef, params = split(teacher)
-        head = {path: value[..., jnp.array(order)] for path, value in params.items() if path.startswith("classifier.")}
-        params |= head  # its logits in the order of the task's labels
-        params = sharding.pad_vocabulary(params)
+        params = sharding.pad_vocabulary(_in_order(params, order))
         return graphdef, jax.device_put(params, sharding.shardings(params, self.mesh))
 
     def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[RunResult]:

@@ -284,9 +284,11 @@ def check_sizes(config: ModelConfig, headers: Mapping[str, StoredTensor], where:
     """Refuse a config that asks for more than the weights have, before a model of its sizes is made.
 
     Raises:
-        InputError: a size or the number of layers is beyond those of the tensors.
+        InputError: a size or the number of layers is beyond those of the tensors, or two tensors of other shapes or types have
+            one name.
     """
     family = config.family
+    _check_names(headers, family, where, lambda one, other: (one.shape, one.dtype) == (other.shape, other.dtype))
     shapes = {name: header.shape for name, header in reference_names(dict(headers), config).items()}
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     problems = []
@@ -369,13 +371,13 @@ def _full_name(name: str, family: Family) -> str:
     return f"{family.prefix}{name}" if name.startswith(family.bare) else name
 
 
-def _check_names(tensors: Mapping[str, jax.Array], family: Family, where: str) -> None:
-    """Raise InputError where two tensors have one full name, unless they are equal bit for bit."""
+def _check_names(tensors: Mapping[str, T], family: Family, where: str, equal: Callable[[T, T], bool]) -> None:
+    """Raise InputError where two tensors (or what stands for them) have one full name, unless they are `equal`."""
     first: dict[str, str] = {}
     for name, value in tensors.items():
         full = _full_name(name, family)
         other = first.setdefault(full, name)
-        if other != name and not _same_bits(tensors[other], value):
+        if other != name and not equal(tensors[other], value):
             raise InputError(
                 f"{where}: {other:.100} and {name:.100} differ, and both stand for {full:.100}; remove one of them",
                 path=where,
@@ -408,7 +410,7 @@ def to_params(
             differ have one name.
     """
     family, tied = config.family, config.tie_word_embeddings
-    _check_names(tensors, family, where)
+    _check_names(tensors, family, where, _same_bits)
     source, names, copies = reference_names(tensors, config), family.names(tied=tied), family.copies(tied=tied)
     params, problems, initialised = {}, [], []
     for copy, original in copies.items() if tied and "head.bias" in shapes else ():

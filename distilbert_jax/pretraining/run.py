@@ -87,8 +87,12 @@ def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
     state = restored or setup.state
     logs: list[RunLog] = []  # none in the other processes
     begun = int(state.step)
+    known = checkpoints.log_digest(begun)
+    if not known and begun == config.steps:  # of an earlier version, which recorded it when the run had ended
+        distributed.on_main_process(lambda: run_directory.check_output(directory, run_directory.METRICS))
+    callbacks_of = lambda: callbacks.callbacks_of(run, directory, begun)
     distributed.on_main_process(
-        lambda: logs.append(RunLog(directory, begun, run.log_every, callbacks.callbacks_of(run, directory, begun)))
+        lambda: logs.append(RunLog(directory, begun, run.log_every, callbacks_of(), known=known))
     )
     tokens = config.steps * config.data.batch_size * config.data.length
     _say(

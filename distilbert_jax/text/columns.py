@@ -28,7 +28,7 @@ def column_texts(path: Path, columns: Sequence[str]) -> Iterator[Any]:
 
     Raises:
         InputError: no column is named, or one that the file has not; the file is damaged, empty or not UTF-8; a row has another
-            number of fields, or no text in a column.
+            number of fields, or no text in a column, or a null character in one.
     """
     number = 0
     for number, row in READERS[path.suffix.lower()](path, columns):
@@ -50,6 +50,9 @@ def column_texts(path: Path, columns: Sequence[str]) -> Iterator[Any]:
             if not isinstance(text, str) or not text.strip():
                 what = "blank" if isinstance(text, str) else f"{text!r:.60}, expected a text"
                 raise InputError(f"{path}, row {number}: {name} is {what}", path=path, field=name, row=number)
+            if "\0" in text:
+                what = "has a null character, which text has not"
+                raise InputError(f"{path}, row {number}: {name} {what}", path=path, field=name, row=number)
         yield row[columns[0]] if len(columns) == 1 else tuple(row[name] for name in columns)
     if not number:
         raise InputError(f"{path}: is empty; expected rows under the names of columns", path=path)

@@ -26,6 +26,7 @@ from distilbert_jax.training.step import TrainState
 
 DIGESTS = "sha256.json"
 RUN = "run.sha256"  # the digest of the run that a checkpoint belongs to
+LOG = "metrics.sha256"  # that of the run's log up to the checkpoint's step
 ITEM = "default"  # orbax' name for the one item in a checkpoint
 SPARE = 2 << 20  # bytes that a checkpoint's many files may take beyond its arrays
 
@@ -74,7 +75,7 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int, *, run: str = ""):
-        self.directory, self._run = directory.absolute(), run
+        self.directory, self._run, self._log = directory.absolute(), run, ""
         # What orbax logs of an error, in each of its threads, it raises too: the user is told once.
         logging.getLogger("absl").addFilter(_not_of_orbax)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -90,8 +91,9 @@ class Checkpoints:
         """Runs in the saving thread when all data is written, before the rename."""
         if jax.process_index() == 0:
             for partial in self.directory.glob(f"*.orbax-checkpoint-tmp*/{ITEM}"):
-                if self._run:
-                    (partial / RUN).write_text(self._run)
+                for name, digest in ((RUN, self._run), (LOG, self._log)):
+                    if digest:
+                        (partial / name).write_text(digest)
                 (partial / DIGESTS).write_text(json.dumps(_digests(partial)))
 
     def _problem(self, step: int) -> str | None:
@@ -109,10 +111,18 @@ class Checkpoints:
         unknown = sorted(digests.keys() - recorded.keys())
         return f"{DIGESTS} is damaged, it lacks {unknown[0]}" if unknown else None
 
+    def _said(self, step: int, name: str) -> str:
+        """A digest that a checkpoint carries; "" where it has none."""
+        file = self.directory / str(step) / ITEM / name
+        return file.read_text() if file.is_file() else ""
+
+    def log_digest(self, step: int) -> str:
+        """The digest that the run's log had at this step (`RunLog.digest`); "" where no checkpoint says."""
+        return self._said(step, LOG)
+
     def _check_run(self, step: int) -> None:
         """Raise InputError unless a checkpoint belongs to this run: of the same shapes it would be taken for its own."""
-        file = self.directory / str(step) / ITEM / RUN
-        if (file.read_text() if file.is_file() else "") != self._run:
+        if self._said(step, RUN) != self._run:
             raise InputError(
                 f"{self.directory / str(step)}: belongs to another run, of another config or other inputs; remove it, or the run's "
                 "directory to begin anew",
@@ -159,11 +169,16 @@ class Checkpoints:
             )
         return None
 
-    def save(self, step: int, state: Any) -> None:
-        """Begin to save; returns when the state is copied to the host, waits for an earlier save that still runs."""
+    def save(self, step: int, state: Any, log: str = "") -> None:
+        """Begin to save; returns when the state is copied to the host, waits for an earlier save that still runs.
+
+        Args:
+            log: the digest of the run's log up to this step.
+        """
         if step in self._manager.all_steps():
             return
         self.wait()
+        self._log = log  # read by the saving thread, which has ended with the save before
         # Asked beforehand: on a disk that runs full while it writes, tensorstore's threads print tracebacks of their own.
         if shutil.disk_usage(self.directory).free < 1.05 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SPARE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))

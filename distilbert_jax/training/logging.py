@@ -5,6 +5,7 @@ that a step that was taken twice is shown once.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -95,9 +96,13 @@ class RunLog:
     Args:
         every: steps from one that TensorBoard shows to the next.
         callbacks: told of each entry that is due for them, after it is written; closed with the log.
+        known: the `digest` that the log had after `step`, as the checkpoint of that step says; "": nobody knows.
+
+    Raises:
+        InputError: what is there is not the log of these steps of this run.
     """
 
-    def __init__(self, directory: Path, step: int, every: int, callbacks: Sequence[Callback] = ()):
+    def __init__(self, directory: Path, step: int, every: int, callbacks: Sequence[Callback] = (), *, known: str = ""):
         self.path, self._directory = directory / "metrics.jsonl", directory
         kept = [entry for entry in read_metrics(self.path) if entry.step <= step]
         taken = Counter(entry.step for entry in kept if entry.kind == "train")
@@ -108,17 +113,26 @@ class RunLog:
             wrong = f"step {extra[0]} " + ("is there more than once" if extra[0] > 0 else "is none of a run")
         elif bare := [entry.step for entry in kept if entry.kind == "train" and "loss" not in entry.values]:
             wrong = f"step {bare[0]} is without its loss"
+        lines = "".join(entry.line() for entry in kept)
+        self._sha256 = hashlib.sha256(lines.encode())
+        if not wrong and known and known != self.digest:
+            wrong = f"not the log that the checkpoint of step {step} knows: of another run, or changed since"
         if wrong:
             raise InputError(
                 f"{self.path}: {wrong}; put the file back, or remove the run's directory to begin anew", path=self.path
             )
         partial = self.path.with_suffix(".partial")
-        partial.write_text("".join(entry.line() for entry in kept), encoding="utf-8")
+        partial.write_text(lines, encoding="utf-8")
         partial.replace(self.path)
         self._file = self.path.open("a", encoding="utf-8", buffering=1)
         self._callbacks = [tensorboard(directory / "tensorboard", every), *callbacks]
         for entry in kept:
             self._tell([one for one in self._callbacks if one.replay], entry)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all lines so far, in hex."""
+        return self._sha256.hexdigest()
 
     def wants_state(self, step: int, *, last: bool) -> bool:
         """Whether a callback asks for the state after this step."""
@@ -140,7 +154,9 @@ class RunLog:
             state: gives the state after the step, to callbacks that ask for it.
         """
         entry = Entry(kind, step, values)
-        self._file.write(entry.line())
+        line = entry.line()
+        self._file.write(line)
+        self._sha256.update(line.encode())
         self._tell(self._callbacks, entry, last=last, state=state)
 
     def _tell(

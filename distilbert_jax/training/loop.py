@@ -165,7 +165,7 @@ def fit(
         nonlocal since
         settle(progress)
         if checkpoints:
-            checkpoints.save(step, state)
+            checkpoints.save(step, state, logs[0].digest if logs else "")
         since = time.perf_counter()
 
     with StepProgress(title, steps, start, run.log_every, unit) as progress, _stop_requests() as stop_asked:

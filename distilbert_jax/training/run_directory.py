@@ -14,6 +14,7 @@ from typing import Any
 
 from distilbert_jax.base.config_io import differences, read_config, to_json
 from distilbert_jax.base.files import atomic_file, check_writable, fingerprint_of, read_json, sha256_of, write_json
+from distilbert_jax.base.hub import model_files
 from distilbert_jax.errors import InputError
 
 # Fields that do not change what is computed: they may differ when a run goes on. With a dot at the end: all below.
@@ -137,18 +138,23 @@ def _lock(directory: Path) -> Iterator[None]:
 
 
 def check_inputs(
-    directory: Path, inputs: dict[str, str], before: Mapping[str, Collection[str]] = MappingProxyType({})
+    directory: Path,
+    inputs: dict[str, str],
+    before: Mapping[str, Collection[str]] = MappingProxyType({}),
+    by_name: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Record what the run reads (name → fingerprint) and its digest, or check that it is what the run began with.
 
     Args:
         before: fingerprints that a run of an earlier version may have recorded for the same.
+        by_name: names that an earlier version recorded in the place of fingerprints.
 
     Raises:
         InputError: an input has changed since the run began.
     """
     begun = _has_begun(directory)
     recorded = _recorded(directory / INPUTS) if begun else {}
+    recorded |= {name: inputs[name] for name, known in by_name.items() if known == recorded.get(name)}
     if _RUN in recorded:
         changed = [name for name in inputs if recorded.get(name) != inputs[name]]
     else:  # of an earlier version, in which not all was looked at
@@ -217,7 +223,7 @@ def record_outputs(directory: Path, places: Mapping[str, Path]) -> None:
 
 def check_outputs(directory: Path, start: str = "", *, whole: bool = False) -> None:
     """Raise InputError unless the files that a run has left, those whose names have that `start` (empty: all), are as it wrote
-    them. Of a run of an earlier version nothing is known.
+    them, and its model has no more that would be loaded. Of a run of an earlier version nothing is known.
 
     Args:
         whole: what is missing is an error, too; else somebody has removed it.
@@ -237,6 +243,18 @@ def check_outputs(directory: Path, start: str = "", *, whole: bool = False) -> N
             check_output(directory, name)
             if whole and not (directory / name).is_file():
                 raise InputError(f"{directory / name}: missing", path=directory / name)
+    if recorded and start in ("", "model/"):
+        _check_no_more(directory / "model", recorded)
+
+
+def _check_no_more(model: Path, recorded: Collection[str]) -> None:
+    """Raise InputError where files that are loaded of a model lie among those that a run has written."""
+    there = {path.name for pattern in model_files() for path in model.glob(pattern)}
+    for name in sorted(there):
+        if f"model/{name}" not in recorded:
+            raise InputError(
+                f"{model / name}: not what this run has written, by its {OUTPUTS}; remove it", path=model / name
+            )
 
 
 def check_log(directory: Path) -> None:

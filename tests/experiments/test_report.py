@@ -14,6 +14,7 @@ from distilbert_jax.experiments.figures import RunFigures
 from distilbert_jax.experiments.report import common_tasks, curves, report
 from distilbert_jax.models import BertForMaskedLM, hf_format
 from distilbert_jax.pretraining.evaluate import evaluate_mlm
+from distilbert_jax.training import run_directory
 from tests.runs import BERT, change, metrics, refused
 
 
@@ -187,9 +188,17 @@ def test_what_is_damaged_is_named_in_one_line(name, damage, pair, tmp_path):
     refused(lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16), path=str(file))
 
 
+def test_the_log_of_another_run_is_not_reported(pair, tmp_path):
+    shutil.copytree(pair / "second", tmp_path / "run")
+    shutil.copy(pair / "first/metrics.jsonl", tmp_path / "run")
+    refused(lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16), path="metrics.jsonl")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_of_no_steps_has_a_log_of_none_of_them(pair, tmp_path, capsys):
     shutil.copytree(pair / "first", tmp_path / "run")
     (tmp_path / "run/metrics.jsonl").write_text("")
+    run_directory.record_outputs(tmp_path / "run", {"model": tmp_path / "run/model"})
     write_json(tmp_path / "run/config.json", json.loads((tmp_path / "run/config.json").read_text()) | {"steps": 0})
     found = report([str(tmp_path / "run")], str(tmp_path / "out"), length=16)["run"]
     assert (found.steps, found.train_seconds, found.train_flops) == (0, 0, 0)
@@ -243,6 +252,7 @@ def test_refused_in_one_line_before_anything_is_measured(pair, tmp_path, monkeyp
     (tmp_path / "file").write_text("")
     refused(lambda: report([str(pair / "first")], str(tmp_path / "file")), path=str(tmp_path / "file"), field="--out")
     (tmp_path / "first/metrics.jsonl").write_text("damaged\n")
+    run_directory.record_outputs(tmp_path / "first", {"model": tmp_path / "first/model"})
     refused(
         lambda: report([str(pair / "second"), str(tmp_path / "first")], out),
         by="training.logging.read_metrics",

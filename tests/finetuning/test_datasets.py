@@ -6,6 +6,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from distilbert_jax.finetuning import datasets as module
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.datasets import (
     check,
@@ -206,6 +207,19 @@ def test_a_hub_that_is_out_of_reach_is_one_line(monkeypatch):
         lambda: load_split(find_task("cola"), "train"), "--data", by="finetuning.datasets.load_split", path="cola train"
     )
     assert client.level == before, "the client may speak again"
+
+
+def test_a_split_on_the_hub_is_told_apart_by_what_is_in_it(monkeypatch):
+    task = find_task("cola")
+    there = {"sentence": ["red", "blue"], "label": [0, 1], "idx": [0, 1]}
+    rows_of, digests = datasets.Dataset.from_dict, []
+    for changed in ({}, {"sentence": ["red", "green"]}, {"label": [1, 1]}, {}):
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, rows=there | changed, **__: rows_of(rows))
+        module._fingerprint_on_hub.cache_clear()
+        digests.append(fingerprint(task, "validation", ""))
+    module._fingerprint_on_hub.cache_clear()
+    assert digests[0] == digests[3]
+    assert len(set(digests)) == 3
 
 
 @pytest.fixture

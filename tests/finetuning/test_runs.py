@@ -631,6 +631,19 @@ def test_a_teacher_is_understood_by_the_names_of_its_labels(folder, tuned, tmp_p
     refused(lambda: tune(tuning(folder, tmp_path / "x", **given)), "negative", field="distill.teacher", path=unnamed)
 
 
+def test_a_trained_head_is_gone_on_with_by_the_names_of_its_labels(folder, tuned, tmp_path, capsys):
+    right = str(Path(tuned[0].run.directory) / "model")
+    swapped = relabelled(right, tmp_path / "swapped", ("POSITIVE", "NEGATIVE"), (1, 0))
+    for name, model in (("right", right), ("swapped_run", swapped)):
+        tune(tuning(folder, tmp_path / name, model=model, epochs=1))
+    weights = [runs.weights(tmp_path / name / "model") for name in ("right", "swapped_run")]
+    assert weights[0] == weights[1]
+    assert "the head is new" not in capsys.readouterr().err
+    other = relabelled(right, tmp_path / "other", ("a", "b"))
+    tune(tuning(folder, tmp_path / "other_run", model=other, epochs=1, save_model=False))
+    assert f"{other}: its labels are a, b" in capsys.readouterr().err
+
+
 def test_a_teacher_of_fewer_positions_is_refused(folder, tuned, tmp_path):
     model = SequenceClassification.from_pretrained(Path(tuned[0].run.directory) / "model")
     graphdef, params = split(model)

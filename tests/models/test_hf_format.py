@@ -427,6 +427,18 @@ def refusal(cls, directory):
     return str(caught.value)
 
 
+def test_sizes_are_not_those_of_the_last_of_two_tensors_of_one_name(directory):
+    """Under its name without the prefix, a larger table would let config.json ask for more than is loaded."""
+
+    def double(tensors):
+        tensors["embeddings.word_embeddings.weight"] = np.ones((10**4, 32), np.float32)
+
+    rewrite(directory, double)
+    told = {"path": str(directory), "field": "bert.embeddings.word_embeddings.weight"}
+    refused(lambda: BertForMaskedLM.from_pretrained(directory), by="models.hf_format._check_names", **told)
+    refused(lambda: BertForMaskedLM.is_whole(directory), by="models.hf_format._check_names", **told)
+
+
 def test_all_that_does_not_fit_is_listed_at_once(directory):
     def spoil(tensors):
         del tensors["bert.encoder.layer.1.output.dense.bias"]

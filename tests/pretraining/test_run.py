@@ -121,14 +121,34 @@ def test_a_checkpoint_of_another_run_is_refused(world, finished, tmp_path):
     assert not (tmp_path / "run/model").exists()
 
 
+@pytest.mark.parametrize("version", ["this", "the last"])
+def test_the_log_of_another_run_is_not_gone_on_with(version, finished, tmp_path):
+    """Its steps are those of the run; only the checkpoint, or before that the list of what the run left, knows better."""
+    shutil.copytree(finished.run.directory, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/model")
+    if version == "the last":
+        drop_from_checkpoints(tmp_path / "run", "metrics.sha256")
+    log = tmp_path / "run/metrics.jsonl"
+    log.write_text(log.read_text().replace('"loss": ', '"loss": 1'))
+    config = change(finished, run__directory=str(tmp_path / "run"))
+    refused(lambda: runs.train(config), path="metrics.jsonl")
+    assert not (tmp_path / "run/model").exists()
+
+
+def drop_from_checkpoints(run, *names):
+    """Remove files of a run's checkpoints, and their digests."""
+    for name in names:
+        for file in (run / "checkpoints").rglob(name):
+            digests = json.loads((file.parent / "sha256.json").read_text())
+            del digests[file.name]
+            (file.parent / "sha256.json").write_text(json.dumps(digests))
+            file.unlink()
+
+
 def test_a_run_of_an_earlier_version_goes_on(world, finished, tmp_path, monkeypatch):
     """Neither its checkpoints nor its inputs.json had the digest of the run, and of its model nothing was recorded."""
     shutil.copytree(finished.run.directory, tmp_path / "run")
-    for file in (tmp_path / "run/checkpoints").rglob("run.sha256"):
-        digests = json.loads((file.parent / "sha256.json").read_text())
-        del digests[file.name]
-        (file.parent / "sha256.json").write_text(json.dumps(digests))
-        file.unlink()
+    drop_from_checkpoints(tmp_path / "run", "run.sha256", "metrics.sha256")
     inputs = json.loads((tmp_path / "run/inputs.json").read_text())
     del inputs["run"]
     (tmp_path / "run/inputs.json").write_text(json.dumps(inputs))

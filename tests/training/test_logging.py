@@ -65,6 +65,24 @@ def test_a_run_that_goes_on_cuts_the_log_back_to_its_step(tmp_path):
     assert steps(tmp_path, "eval") == [3, 6, 9]
 
 
+def test_the_log_of_another_run_is_refused_though_its_steps_fit(tmp_path):
+    log = RunLog(tmp_path, 0, 1)
+    for step in (1, 2):
+        log.write("train", step, {"loss": 1.0})
+        known = log.digest
+    log.write("train", 3, {"loss": 1.0})
+    log.close()
+    for given in (known, ""):
+        log = RunLog(tmp_path, 2, 1, known=given)
+        log.close()
+        assert log.digest == known
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().replace("1.0", "2.0", 1))
+    kept = path.read_bytes()
+    refused(lambda: RunLog(tmp_path, 2, 1, known=known), path="metrics.jsonl")
+    assert path.read_bytes() == kept
+
+
 def test_a_run_that_begins_anew_empties_the_log(tmp_path):
     write(tmp_path, 1, 9)
     write(tmp_path, 1, 2)

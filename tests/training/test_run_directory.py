@@ -176,6 +176,25 @@ def test_a_run_that_has_lost_what_it_recorded_says_so(finished, left):
     refused(lambda: run_directory.check_outputs(finished / "one", "model/"), path=str(file))
 
 
+def test_a_run_that_went_by_the_name_of_an_input_goes_on_by_its_digest(begun):
+    run_directory.check_inputs(begun, {"data (train)": "glue cola train"})
+    (begun / "model").mkdir()
+    names = {"data (train)": "glue cola train"}
+    run_directory.check_inputs(begun, {"data (train)": "1"}, by_name=names)
+    refused(lambda: run_directory.check_inputs(begun, {"data (train)": "2"}, by_name=names), path=str(begun))
+
+
+@pytest.mark.parametrize("name", ["added_tokens.json", "model.safetensors.index.json", "other.safetensors"])
+def test_a_file_that_a_run_has_not_written_is_no_part_of_its_model(finished, name):
+    run = finished / "one"
+    (run / "model/README.md").write_text("a card, which is not loaded")
+    run_directory.check_outputs(run, "model/", whole=True)
+    (run / "model" / name).write_text("{}")
+    refused(lambda: run_directory.check_outputs(run), path=name)
+    refused(lambda: run_directory.check_outputs(run, "model/", whole=True), path=name)
+    run_directory.check_outputs(run, run_directory.METRICS)
+
+
 @pytest.mark.parametrize("left", [None, "", "1\n"])
 def test_the_log_of_a_finished_run_is_known_again(finished, left):
     file = finished / "one/metrics.jsonl"
