@@ -40,9 +40,11 @@ class FeatureExtraction(Pipeline):
         hidden = output.hidden_states[layer]
         if pooling == "tokens":
             return hidden
-        if pooling == "cls":
-            return hidden[:, 0]
-        return jnp.einsum("bt,btd->bd", mask.astype(jnp.float32), hidden, precision="highest") / mask.sum(1)[:, None]
+        with jax.named_scope("pooling"):
+            if pooling == "cls":
+                return hidden[:, 0]
+            weights = mask.astype(jnp.float32)
+            return jnp.einsum("bt,btd->bd", weights, hidden, precision="highest") / mask.sum(1)[:, None]
 
     def __call__(self, texts: Any, pooling: str = "tokens", layer: int = -1) -> Any:
         """Features of a text, of a list of texts, or, one by one, of an iterator.

@@ -13,7 +13,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("optimizer", ("optimizer",)),
     ("masking", ("prepare",)),
     ("vocabulary and losses", ("vocabulary", "losses")),
-    ("head", ("/head", "(head")),
+    ("head", ("/head", "(head", "pooling")),
     ("attention", ("attention",)),
     ("encoder of the teacher", ("teacher",)),
     ("encoder", ("encoder",)),
