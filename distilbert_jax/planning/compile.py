@@ -82,10 +82,23 @@ class Compiled:
         return self.argument_bytes + self.output_bytes + self.temporary_bytes - self.aliased_bytes
 
 
+class DoesNotFitError(InputError):
+    """The compiler found no program that the memory of a device has room for.
+
+    Attributes:
+        needed: bytes that it would take.
+    """
+
+    def __init__(self, message: str, *, needed: float):
+        super().__init__(message, field="--target", hint="--data.batch-size auto")
+        self.needed = needed
+
+
 def compile_step(job: Job) -> Compiled:
     """`Compiled` of a job, by a process of its own.
 
     Raises:
+        DoesNotFitError: it takes more memory than there is.
         InputError: what it needs is not installed, or the step cannot be made or compiled for the target; in one line.
     """
     target = parse_target(job.target)
@@ -97,15 +110,26 @@ def compile_step(job: Job) -> Compiled:
         command = [sys.executable, "-c", f"from {__name__} import main; main()", str(given), str(out)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode or not out.is_file():
-            raise InputError(_last_line(done.stderr, target), field="--target")
+            raise _refusal(done.stderr, target)
         return read_config(Compiled, out)
 
 
-def _last_line(errors: str, target: Target) -> str:
+def _refusal(errors: str, target: Target) -> InputError:
+    """Why there is no program, of what the compiler's process said."""
+    if used := re.search(r"([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT])", errors):
+        needed, there = (float(used[i]) * 1024 ** (1 + "KMGT".index(used[i + 1])) for i in (1, 3))
+        return DoesNotFitError(
+            f"--target {target}: the step needs at least {needed / 1e9:.1f} GB of a device's {there / 1e9:.1f}, says its compiler: "
+            "fewer rows (--data.batch-size auto), more micro-batches (--optimizer.accumulate auto), more --mesh.fsdp or chips",
+            needed=needed,
+        )
+    if "libtpu" in errors and re.search(r"lockfile|already in use|in use by", errors):
+        hint = "end that process, or set ALLOW_MULTIPLE_LIBTPU_LOAD=1"
+        return InputError(f"--target {target}: another process holds libtpu: {hint}", field="--target", hint=hint)
     lines = [line for line in errors.splitlines() if line.strip()]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     said = told[-1] if told else (lines[-1][:300] if lines else "no word of why")
-    return said if told else f"--target {target}: its compiler ended: {said}"
+    return InputError(said if told else f"--target {target}: its compiler ended: {said}", field="--target")
 
 
 def check_installed(chip: Chip) -> None:

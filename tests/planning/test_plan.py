@@ -143,6 +143,50 @@ def test_a_step_that_fits_at_no_batch_is_told(distilling, monkeypatch):
     refused(lambda: planning.largest_batch(distilling, "v5e:1x1"), "22.0", field="--target")
 
 
+def test_a_batch_for_which_the_compiler_finds_no_program_is_one_that_does_not_fit(distilling, monkeypatch):
+    asked = []
+
+    def compile_step(job):
+        asked.append(rows := job.run.batch_size)
+        if rows > 40:
+            said = f"the total memory required for HLO temporaries ({rows * 0.38:.2f}G) exceeds available HBM (15.75G)."
+            raise compiling._refusal(
+                f"x\nRESOURCE_EXHAUSTED: Ran out of memory on HBM, {said}\n", parse_target(job.target)
+            )
+        return compiled(*STEP, temporary=int(rows * 0.4 * GB) - 2 * GB)
+
+    monkeypatch.setattr(planning, "compile_step", compile_step)
+    assert planning.largest_batch(distilling, "v5e:1x1").batch_size == 32
+    assert len(asked) <= 4
+    with pytest.raises(compiling.DoesNotFitError) as told:
+        planning.plan(distilling, "v5e:1x1")
+    assert told.value.needed == pytest.approx(64 * 0.38 * 2**30)
+    refused(lambda: planning.plan(distilling, "v5e:1x1"), "26.1", field="--target", hint="auto")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("error: mesh: it does not divide", "mesh: it does not divide"),
+        ("Traceback\nValueError: what the compiler said", "ValueError: what the compiler said"),
+        ("The TPU is already in use by another process: libtpu lockfile", "another process holds libtpu"),
+        ("", "no word"),
+    ],
+)
+def test_what_ends_the_compiler_s_process_is_told_in_a_line(said, shown):
+    error = compiling._refusal(said, parse_target("v5e:1x1"))
+    assert shown in str(error)
+    assert "\n" not in str(error)
+    assert error.field == "--target"
+
+
+def test_a_libtpu_of_another_series_than_jax_asks_for_is_named(monkeypatch):
+    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(compiling.importlib.metadata, "requires", lambda name: ["libtpu==9.9.9.*; extra == 'tpu'"])
+    monkeypatch.setattr(compiling.importlib.metadata, "version", lambda name: "9.9.90.1")
+    refused(lambda: compiling.check_installed(CHIPS["v5e"]), "9.9.90.1", field="--target", hint="libtpu==9.9.9.*")
+
+
 def test_the_teacher_s_shape_is_that_of_its_directory_or_of_its_name(distilling, world):
     teacher_of = lambda config: run_of(config).teacher
     assert teacher_of(distilling) == ModelConfig.bert_base()
