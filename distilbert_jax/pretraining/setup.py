@@ -245,7 +245,9 @@ def set_up(config: PretrainConfig) -> Setup:
         teacher = Teacher(
             teacher_graphdef, jax.device_put(frozen, sharding.shardings(frozen, mesh)), teacher_model.config
         )
-    objective = objective_of(Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config))
+    objective = objective_of(
+        Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config, sharding.on_accelerator(mesh))
+    )
     if objective_table.origins(config, objective.parts):
         _try(objective, params, teacher.params if teacher else {}, rows)
     optimizer = optimizer_of(config)

@@ -54,6 +54,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     )
 
 
+def on_accelerator(mesh: Mesh) -> bool:
+    """Whether the devices of a mesh are not CPUs."""
+    return mesh.devices.flat[0].platform != "cpu"
+
+
 def spec(path: str) -> P:
     """The partition of the parameter at `path`; without a rule it is replicated."""
     return next((rule for pattern, rule in RULES if re.search(pattern, path)), P())
