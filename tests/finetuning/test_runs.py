@@ -485,6 +485,19 @@ def test_a_run_on_other_batches_is_read_and_not_mixed_with_those_of_now(folder, 
     assert not (tmp_path / "1/metrics.jsonl").exists()
 
 
+def test_a_run_with_other_bits_of_dropout_is_read_and_not_trained_again(folder, tmp_path):
+    (config,) = seeds_of(folder, tmp_path, (0,), epochs=1)
+    result, inputs = tune(config), tmp_path / "0/inputs.json"
+    recorded = json.loads(inputs.read_text())
+    assert recorded.pop("dropout")
+    inputs.write_text(json.dumps(recorded))
+    assert tune(config) == result
+    refused(lambda: tune(change(config, save_model=True)), field="dropout", path=str(tmp_path / "0"))
+    (tmp_path / "0/results.json").unlink()
+    for _ in range(2):
+        refused(lambda: tune(config), field="dropout", path=str(tmp_path / "0"))
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
