@@ -1,20 +1,23 @@
-"""This project against PyTorch + transformers and KerasHub on JAX, side by side in one run on the CPU: `make bench`.
+"""This project against PyTorch, torch.compile, ONNX Runtime, OpenVINO and KerasHub, in one run on the CPU: `make bench`.
 
 The same work from the same weights (random, BERT-base's sizes, exchanged as HF directories) on the same given tokens, with
-all cores for each, in short rounds that alternate A B C A B C …, so that whatever else the machine does hits all. Each round
-gives one ratio peer / this project (above 1: this project is faster); the table shows medians and min – max of rounds.
+all cores for each, in short rounds that alternate A B C A B C …, all dtypes in one, so that whatever else the machine does hits
+all. Each round gives one ratio peer / this project (above 1: this project is faster); the table shows medians and min – max of
+rounds, beside each time its share of the processor's ceiling: the best of large matmuls by PyTorch and XLA in the same run. Last
+come the lines that compare bfloat16 here with the fastest peer at bfloat16 or float32.
 
 What is timed
 - distillation: BERT-base → DistilBERT step: teacher forward, student forward with dropout, triple loss (5/2/1, T = 2, L_ce over
   all tokens, MLM over 15 %), backward, clipping at 5.0, AdamW. The corruption is given to both and not timed.
 - encoder: DistilBERT-base inference, last hidden state, attention mask of ones as a tokenizer gives it. The last hidden states
-  are compared before they are timed, as the losses of the distillation step are. KerasHub takes part here only: it has no
-  distillation step of its own.
+  are compared before they are timed, as the losses of the distillation step are. KerasHub, ONNX Runtime and OpenVINO take part
+  here only: they have no distillation step. int8 (ONNX Runtime, quantised on the fly) stands beside bfloat16 here: its outputs are
+  not the same, and by how much they differ is said.
 
 What to know before quoting a number
 - Compilation (tens of seconds a step for JAX, none for eager PyTorch) and warm-up are left out.
-- PyTorch runs eagerly unless `--compile` adds `torch.compile` candidates; among candidates (bfloat16: autocast, bfloat16
-  weights) a short trial keeps the fastest, named in the table. It does not get ipex, ONNX or packed weights.
+- Among candidates of a peer (bfloat16: autocast, bfloat16 weights) a short trial keeps the fastest, named in the table.
+  torch.compile freezes the weights for inference, which packs them. A peer that is not installed is left out with a line.
 - KerasHub's candidates are `jax.jit` of its `stateless_call` (in the table: jit) and `predict_on_batch`; for bfloat16 each under
   the policies `mixed_bfloat16` and `bfloat16`. In float32 it hands XLA the same matmuls as this project: expect a ratio near 1.
 - KerasHub is optional; without it its lines are left out. It is installed without its dependencies: its metadata demands
@@ -41,11 +44,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import jax
 import jax_work
@@ -57,46 +60,63 @@ from rich.progress import track
 from rich.table import Table
 
 from distilbert_jax.base import runtime
-from distilbert_jax.config import LossConfig, ModelConfig, OptimizerConfig
+from distilbert_jax.config import LossConfig, ModelConfig, OptimizerConfig, student_config
 from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.training.cost import forward_flops
 
-try:
+try:  # what is missing here is said in one line by `main`
     import torch
     import torch_work
-except ImportError:  # said in one line by `main`
+except ImportError:
     torch = None
 try:
     import keras_work
-except ImportError:  # said in one line by `main`
+except ImportError:
     keras_work = None
+try:
+    import runtimes_work
+except ImportError:
+    runtimes_work = None
 
 Call = Callable[[], object]
-Work = Literal["distillation", "encoder-b8", "encoder-b1"]
+Work = Literal["distillation", "encoder-1x32", "encoder-1x128", "encoder-8x128", "encoder-32x128"]
 Dtype = Literal["float32", "bfloat16"]
-TITLES = {
-    "distillation": "distillation step",
-    "encoder-b8": "encoder inference",
-    "encoder-b1": "encoder inference",
-}
+PROJECT = "this project"
+STEP_ROWS = 8  # of a distillation step
+CEILING = 4096  # rows and columns of the matmul
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """Times this project against PyTorch + transformers and KerasHub on the same work, in one run, alternating."""
+    """Times this project against PyTorch, torch.compile, ONNX Runtime, OpenVINO and KerasHub on the same work, alternating."""
 
-    only: tuple[Work, ...] = ("distillation", "encoder-b8", "encoder-b1")
-    dtype: tuple[Dtype, ...] = ("float32", "bfloat16")
+    only: tuple[Work, ...] = get_args(Work)
+    dtype: tuple[Dtype, ...] = get_args(Dtype)
     rounds: int = 9  # timings of each side for each line of the table
-    length: int = 128  # tokens in a row
+    length: int = 128  # tokens in a row of the distillation step
     layers: int = 12  # of the teacher; the student has half
-    compile: bool = False  # also try torch.compile (needs a C++ compiler; minutes)
+    compile: bool = True  # torch.compile takes part (needs a C++ compiler; minutes)
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None  # write every timing and the machine
     markdown: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None  # write the table and the machine
 
 
 @dataclass(frozen=True)
+class Side:
+    """Who computes something, how, and the call that does it."""
+
+    name: str
+    dtype: str
+    how: str
+    call: Call
+
+
+@dataclass(frozen=True)
 class Line:
-    """One line of the table: seconds a call of this project and of one peer, round by round."""
+    """One line of the table: seconds a call of this project and of one peer, round by round.
+
+    Attributes:
+        share: of the ceiling of matmuls in `dtype` that this project's median reaches; `peer_share` the peer's, None of int8.
+    """
 
     work: str
     batch: int
@@ -106,6 +126,8 @@ class Line:
     how: str
     project_seconds: list[float]
     peer_seconds: list[float]
+    share: float
+    peer_share: float | None
 
     @property
     def ratios(self) -> list[float]:
@@ -150,6 +172,12 @@ def same_loss(candidates: Iterator[tuple[str, Call]], loss: float, dtype: Dtype)
         yield how, candidate
 
 
+def difference(theirs: object, ours: np.ndarray) -> float:
+    """Of a peer's output, relative to the norm of ours."""
+    theirs = np.asarray(theirs.float() if isinstance(theirs, torch.Tensor) else theirs, np.float32)
+    return float(np.linalg.norm(theirs - ours) / np.linalg.norm(ours))
+
+
 def same_output(
     candidates: Iterator[tuple[str, Call]], ours: np.ndarray, peer: str, dtype: Dtype
 ) -> Iterator[tuple[str, Call]]:
@@ -158,36 +186,105 @@ def same_output(
     The difference is relative to the norm of ours; rounding to bfloat16 alone makes about 1e-2 of it, float32 about 1e-6.
     """
     for how, candidate in candidates:
-        theirs = candidate()
-        theirs = np.asarray(theirs.float() if isinstance(theirs, torch.Tensor) else theirs, np.float32)
-        difference = np.linalg.norm(theirs - ours) / np.linalg.norm(ours)
-        if not difference <= {"float32": 1e-4, "bfloat16": 2e-2}[dtype]:
-            raise RuntimeError(f"{dtype}: the last hidden state of {peer} ({how}) differs by {difference:.1e}")
+        differs = difference(candidate(), ours)
+        if not differs <= {"float32": 1e-4, "bfloat16": 2e-2}[dtype]:
+            raise RuntimeError(f"{dtype}: the last hidden state of {peer} ({how}) differs by {differs:.1e}")
         yield how, candidate
 
 
-def measure(arguments: Arguments, work: Work, dtype: Dtype, teacher: Path, student: Path) -> list[Line]:
-    """The lines of one piece of work, one a peer; warm-up and compilation left out."""
-    rows = 1 if work == "encoder-b1" else 8
-    batch = jax_work.make_batch(rows, arguments.length, ModelConfig.bert_base().vocab_size)
+def ceilings(dtypes: Sequence[str]) -> dict[str, float]:
+    """FLOP/s of a large matmul in each dtype, the best of PyTorch's and XLA's."""
+    best = {}
+    for dtype in dtypes:
+        calls = [library.matmul(CEILING, dtype) for library in (torch_work, jax_work)]
+        best[dtype] = 2 * CEILING**3 / min(seconds(call, 2) for call in calls for _ in range(2))
+    return best
+
+
+def step_sides(arguments: Arguments, dtype: Dtype, batch: jax_work.Batch, teacher: Path, student: Path) -> list[Side]:
+    """The distillation step by all who have one, this project first."""
+    setting = {"batch": batch, "dtype": dtype, "loss": LossConfig(), "optimizer": OptimizerConfig()}
+    ours = jax_work.Distillation(teacher, student, **setting)
+    loss, sides = ours.loss_without_dropout(), [Side(PROJECT, dtype, "", ours)]
+    for peer, compiled in [("PyTorch", False), *([("torch.compile", True)] if arguments.compile else [])]:
+        made = torch_work.steps(compiled, teacher=teacher, student=student, **setting)
+        sides.append(Side(peer, dtype, *fastest(same_loss(made, loss, dtype))))
+    return sides
+
+
+def encoder_sides(
+    arguments: Arguments, dtype: Dtype, batch: jax_work.Batch, student: Path, config: ModelConfig
+) -> list[Side]:
+    """Inference by all who are installed, this project first."""
+    ours = jax_work.encoder(student, batch, dtype)
+    expected, sides, peers = np.asarray(ours()), [Side(PROJECT, dtype, "", ours)], {}
+    if keras_work:
+        peers["KerasHub"] = keras_work.encoders(dtype, student, batch)
+    if runtimes_work:
+        peers["OpenVINO"] = runtimes_work.openvino_encoders(dtype, student, batch)
+        if dtype == "float32":
+            peers["ONNX Runtime"] = runtimes_work.onnx_runtime(dtype, student, batch, config)
+    if arguments.compile:
+        peers["torch.compile"] = torch_work.encoders(True, dtype, student, batch)
+    # PyTorch's threads stay awake for a moment after a call: that it comes last in a round costs this project, not a peer.
+    peers["PyTorch"] = torch_work.encoders(False, dtype, student, batch)
+    for peer, made in peers.items():
+        sides.append(Side(peer, dtype, *fastest(same_output(made, expected, peer, dtype))))
+    if runtimes_work and dtype == "bfloat16":
+        how, call = fastest(runtimes_work.onnx_runtime("int8", student, batch, config))
+        differs = difference(call(), expected)
+        sides.insert(1, Side("ONNX Runtime", "int8", f"{how}; differs by {differs:.0e}", call))
+    return sides
+
+
+def measure(
+    arguments: Arguments, work: Work, ceiling: dict[str, float], config: ModelConfig, teacher: Path, student: Path
+) -> list[Line]:
+    """The lines of one piece of work, one a peer and dtype; warm-up and compilation left out."""
+    small, sides = student_config(config, config.num_hidden_layers // 2), []
     if work == "distillation":
-        setting = {"batch": batch, "dtype": dtype, "loss": LossConfig(), "optimizer": OptimizerConfig()}
-        ours = jax_work.Distillation(teacher, student, **setting)
-        candidates = torch_work.steps(arguments.compile, teacher=teacher, student=student, **setting)
-        peers = {"PyTorch": fastest(same_loss(candidates, ours.loss_without_dropout(), dtype))}
-        ours()
+        rows, length = STEP_ROWS, arguments.length
+        # All logits of both models; forward, and twice as much backward, of the student.
+        flops = forward_flops(config, length, 1.0) + 3 * forward_flops(small, length, 1.0)
     else:
-        ours = jax_work.encoder(student, batch, dtype)
-        expected = np.asarray(ours())
-        # PyTorch's threads stay awake for a moment after a call: that it comes last in a round costs this project, not a peer.
-        candidates = {"KerasHub": keras_work.encoders(dtype, student, batch)} if keras_work else {}
-        candidates["PyTorch"] = torch_work.encoders(arguments.compile, dtype, student, batch)
-        peers = {peer: fastest(same_output(found, expected, peer, dtype)) for peer, found in candidates.items()}
-    project, *others = compare([ours, *(call for _, call in peers.values())], arguments.rounds)
-    return [
-        Line(work, rows, arguments.length, dtype, peer, how, project, times)
-        for (peer, (how, _)), times in zip(peers.items(), others, strict=True)
-    ]
+        rows, length = map(int, work.removeprefix("encoder-").split("x"))
+        flops = forward_flops(small, length, 0.0)
+    batch = jax_work.make_batch(rows, length, config.vocab_size)
+    for dtype in arguments.dtype:
+        if work == "distillation":
+            sides += step_sides(arguments, dtype, batch, teacher, student)
+        else:
+            sides += encoder_sides(arguments, dtype, batch, student, config)
+    times = compare([side.call for side in sides], arguments.rounds)
+    share = lambda dtype, taken: (
+        flops * rows * length / statistics.median(taken) / ceiling[dtype] if dtype in ceiling else None
+    )
+    project = {side.dtype: taken for side, taken in zip(sides, times, strict=True) if side.name == PROJECT}
+    lines = []
+    for side, taken in zip(sides, times, strict=True):
+        if side.name != PROJECT:
+            dtype = side.dtype if side.dtype in project else "bfloat16"
+            how = ", ".join(filter(None, (side.how, side.dtype if side.dtype != dtype else "")))
+            shares = (share(dtype, project[dtype]), share(side.dtype, taken))
+            lines.append(Line(work, rows, length, dtype, side.name, how, project[dtype], taken, *shares))
+    return lines
+
+
+def best_of_peers(lines: list[Line]) -> list[Line]:
+    """For each work, this project in bfloat16 beside the peer that is fastest in bfloat16 or float32."""
+    best = []
+    for work in dict.fromkeys(line.work for line in lines):
+        mine = next((line for line in lines if line.work == work and line.dtype == "bfloat16"), None)
+        peers = [line for line in lines if line.work == work and line.peer_share is not None]
+        if mine and peers:
+            first = min(peers, key=lambda line: statistics.median(line.peer_seconds))
+            how = f"{first.how}, {first.dtype}".removeprefix(", ")
+            best.append(
+                dataclasses.replace(
+                    first, dtype="bfloat16", how=how, project_seconds=mine.project_seconds, share=mine.share
+                )
+            )
+    return best
 
 
 def machine() -> dict[str, Any]:
@@ -201,11 +298,15 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version(name) for name in ("jax", "jaxlib", "flax", "torch", "transformers")},
         **({name: version(name) for name in ("keras", "keras-hub")} if keras_work else {}),
+        **({name: version(name) for name in ("onnxruntime", "openvino")} if runtimes_work else {}),
     }
 
 
-CAPTION = "Median (min – max) over rounds; ratio = peer / this project, above 1: this project is faster"
-HEADER = ("work", "B × T", "dtype", "this project, ms", "peer, ms", "ratio", "peer")
+CAPTION = (
+    "Median (min – max) over rounds; % of the ceiling of matmuls in that dtype; ratio = peer / this project, above 1: this "
+    "project is faster"
+)
+HEADER = ("work", "B × T", "dtype", "this project, ms", "%", "peer, ms", "%", "ratio", "peer")
 
 
 def cells(line: Line) -> tuple[str, ...]:
@@ -213,19 +314,21 @@ def cells(line: Line) -> tuple[str, ...]:
     spread = lambda values, unit, digits: (
         f"{statistics.median(values) * unit:.{digits}f} ({min(values) * unit:.{digits}f} – {max(values) * unit:.{digits}f})"
     )
-    times = [spread(values, 1000, 1) for values in (line.project_seconds, line.peer_seconds)]
     return (
-        TITLES[line.work],
+        "distillation step" if line.work == "distillation" else "encoder inference",
         f"{line.batch} × {line.length}",
         line.dtype,
-        *times,
+        spread(line.project_seconds, 1000, 1),
+        f"{100 * line.share:.0f}",
+        spread(line.peer_seconds, 1000, 1),
+        "" if line.peer_share is None else f"{100 * line.peer_share:.0f}",
         spread(line.ratios, 1, 2),
-        f"{line.peer}, {line.how}",
+        f"{line.peer}, {line.how}".removesuffix(", "),
     )
 
 
-def as_table(lines: list[Line]) -> Table:
-    table = Table(*HEADER, title=CAPTION)
+def as_table(lines: list[Line], title: str) -> Table:
+    table = Table(*HEADER, title=title)
     for line in lines:
         table.add_row(*cells(line))
     return table
@@ -246,32 +349,37 @@ def main(arguments: Arguments) -> None:
         raise InputError(f"--rounds {arguments.rounds}: expected 1 or more")
     if not 8 <= arguments.length <= 512:
         raise InputError(f"--length {arguments.length}: expected 8 to 512, the position table's size")
-    if keras_work is None and set(arguments.only) != {"distillation"}:
-        print(
-            "KerasHub does not import and is left out; for it: pip install -e '.[bench]' && pip install --no-deps keras-hub",
-            file=sys.stderr,
-        )
+    missing = {"KerasHub": keras_work, "ONNX Runtime and OpenVINO": runtimes_work}
+    if set(arguments.only) != {"distillation"} and (absent := [name for name, there in missing.items() if not there]):
+        hint = "pip install -e '.[bench]' && pip install --no-deps keras-hub"
+        print(f"left out, as they do not import: {', '.join(absent)}; for them: {hint}", file=sys.stderr)
     runtime.keep_freed_memory()
     jax.config.update("jax_platforms", "cpu")  # where there is a GPU too: PyTorch is timed on the CPU
     torch.set_num_threads(os.cpu_count() or 1)
     # A log has no width of its own, and rich would fold the table into 80 columns.
     console, about, lines = Console(width=None if sys.stdout.isatty() else 132), machine(), []
     config = ModelConfig.bert_base(num_hidden_layers=arguments.layers)
-    todo = [(work, dtype) for work in arguments.only for dtype in arguments.dtype]
+    ceiling = ceilings(arguments.dtype)
     with tempfile.TemporaryDirectory() as folder:
         teacher, student = Path(folder, "teacher"), Path(folder, "student")
         jax_work.save_models(config, teacher, student)
-        for work, dtype in track(todo, "timing", console=Console(stderr=True), transient=True):
-            for line in measure(arguments, work, dtype, teacher, student):
+        for work in track(arguments.only, "timing", console=Console(stderr=True), transient=True):
+            for line in measure(arguments, work, ceiling, config, teacher, student):
                 lines.append(line)
                 console.print(" · ".join(cells(line)))
-    console.print(as_table(lines))
+    after = ceilings(arguments.dtype)
+    about["matmul ceiling before and after, GFLOP/s"] = {
+        dtype: [round(one[dtype] / 1e9) for one in (ceiling, after)] for dtype in ceiling
+    }
+    best = best_of_peers(lines)
+    console.print(as_table(lines, CAPTION))
+    console.print(as_table(best, "bfloat16 here beside the fastest peer at either dtype"))
     console.print(", ".join(f"{name} {value}" for name, value in about.items()))
     if arguments.json:
         results = [{**dataclasses.asdict(line), "ratio": statistics.median(line.ratios)} for line in lines]
         arguments.json.write_text(json.dumps({**about, "results": results}, indent=2) + "\n", encoding="utf-8")
     if arguments.markdown:
-        arguments.markdown.write_text(as_markdown(lines, about, " ".join(sys.argv)), encoding="utf-8")
+        arguments.markdown.write_text(as_markdown([*lines, *best], about, " ".join(sys.argv)), encoding="utf-8")
 
 
 if __name__ == "__main__":

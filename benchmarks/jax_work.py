@@ -104,3 +104,10 @@ def encoder(student: Path, batch: Batch, dtype: str) -> Callable[[], jax.Array]:
     run = jax.jit(lambda params, ids, mask: merge(graphdef, params).encoder(ids, mask).last_hidden_state)
     ids, mask = (jax.device_put(batch[name]) for name in ("input_ids", "attention_mask"))
     return lambda: run(params, ids, mask).block_until_ready()
+
+
+def matmul(size: int, dtype: str) -> Callable[[], jax.Array]:
+    """A product of two square matrices with a float32 result, for the processor's ceiling."""
+    left, right = (jax.random.normal(jax.random.key(seed), (size, size), jnp.dtype(dtype)) for seed in range(2))
+    run = jax.jit(lambda left, right: jnp.matmul(left, right, preferred_element_type=jnp.float32))
+    return lambda: run(left, right).block_until_ready()

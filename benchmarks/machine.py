@@ -18,7 +18,7 @@ def processor() -> str:
     says = {name.strip(): value.strip() for name, _, value in reversed(lines)}
     model = says.get("model name") or platform.processor() or platform.machine()
     if "cpu family" in says:  # of one brand there are many
-        model += f", family {says['cpu family']} model {says.get('model', '?')}"
+        model += f", family {says['cpu family']} model {says.get('model', '?')} stepping {says.get('stepping', '?')}"
     flags = set(_read("/proc/cpuinfo").split()) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
     return f"{model} ({', '.join(sorted(flags))})" if flags else model
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch._inductor.config
 import torch.nn.functional as F
 import transformers
 
@@ -23,15 +24,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 Call = Callable[[], object]
 
 
-def _load(directory: Path) -> torch.nn.Module:
-    return transformers.AutoModelForMaskedLM.from_pretrained(directory, attn_implementation="sdpa")
+def load(directory: Path, attention: str = "sdpa") -> torch.nn.Module:
+    """The masked LM of an HF directory."""
+    return transformers.AutoModelForMaskedLM.from_pretrained(directory, attn_implementation=attention)
 
 
 def _autocast(dtype: str) -> contextlib.AbstractContextManager:
     return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
 
 
-def _tensors(batch: dict[str, np.ndarray], *names: str) -> dict[str, torch.Tensor]:
+def tensors(batch: dict[str, np.ndarray], *names: str) -> dict[str, torch.Tensor]:
+    """Some arrays of a batch as int64 tensors."""
     return {name: torch.from_numpy(batch[name].astype(np.int64)) for name in names}
 
 
@@ -48,12 +51,12 @@ class Distillation:
         optimizer: OptimizerConfig,
         compiled: bool = False,
     ):
-        self.inputs = _tensors(batch, "input_ids", "attention_mask")
+        self.inputs = tensors(batch, "input_ids", "attention_mask")
         offsets = np.arange(len(batch["positions"]))[:, None] * batch["input_ids"].shape[1]
         self.masked_at = torch.from_numpy((batch["positions"] + offsets).ravel())  # in [B·T]
         self.labels = torch.from_numpy(batch["labels"].astype(np.int64).ravel())
-        self.teacher = _load(teacher).eval().requires_grad_(False).to(DTYPES[dtype])
-        self.student = _load(student).train()
+        self.teacher = load(teacher).eval().requires_grad_(False).to(DTYPES[dtype])
+        self.student = load(student).train()
         self.config, self.dtype, self.clip_norm = loss, dtype, optimizer.clip_norm
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(),
@@ -96,28 +99,38 @@ class Distillation:
 
 
 def steps(compiled: bool, dtype: str, **setting: object) -> Iterator[tuple[str, Call]]:
-    """Candidates for a distillation step, built one after another: (how, step)."""
-    how = "autocast, " if dtype == "bfloat16" else ""
-    yield f"{how}eager", Distillation(dtype=dtype, **setting)
-    if compiled:
-        yield f"{how}compiled", Distillation(dtype=dtype, compiled=True, **setting)
+    """A distillation step: (how, step)."""
+    how = ["autocast"] * (dtype == "bfloat16") + ["eager"] * (not compiled)
+    yield ", ".join(how), Distillation(dtype=dtype, compiled=compiled, **setting)
 
 
 def encoders(compiled: bool, dtype: str, student: Path, batch: dict[str, np.ndarray]) -> Iterator[tuple[str, Call]]:
-    """Candidates for encoder inference: (how, call that returns the last hidden state [B, T, D])."""
-    inputs = _tensors(batch, "input_ids", "attention_mask")
+    """Candidates for encoder inference: (how, call that returns the last hidden state [B, T, D]).
+
+    Compiled ones have their weights frozen into the program (`torch._inductor.config.freezing`), which packs them.
+    """
+    inputs = tensors(batch, "input_ids", "attention_mask")
 
     def call(encoder: torch.nn.Module, autocast: bool) -> Call:
-        @torch.inference_mode()
+        @torch.no_grad()  # freezing knows no inference_mode
         def run() -> torch.Tensor:
-            with _autocast("bfloat16" if autocast else "float32"):
+            with _autocast("bfloat16" if autocast else "float32"), _frozen(compiled):
                 return encoder(**inputs).last_hidden_state
 
         return run
 
     for how in ["autocast", "bfloat16 weights"] if dtype == "bfloat16" else [""]:
-        encoder = _load(student).eval().distilbert.to(DTYPES[dtype] if how == "bfloat16 weights" else torch.float32)
+        encoder = load(student).eval().distilbert.to(DTYPES[dtype] if how == "bfloat16 weights" else torch.float32)
         prefix = f"{how}, " if how else ""
-        yield f"{prefix}eager", call(encoder, how == "autocast")
-        if compiled:
-            yield f"{prefix}compiled", call(torch.compile(encoder), how == "autocast")
+        made = torch.compile(encoder) if compiled else encoder
+        yield f"{prefix}{'weights frozen' if compiled else 'eager'}", call(made, how == "autocast")
+
+
+def _frozen(compiled: bool) -> contextlib.AbstractContextManager:
+    return torch._inductor.config.patch(freezing=True) if compiled else contextlib.nullcontext()
+
+
+def matmul(size: int, dtype: str) -> Call:
+    """A product of two square matrices, for the processor's ceiling."""
+    left, right = (torch.randn(size, size, dtype=DTYPES[dtype]) for _ in range(2))
+    return lambda: left @ right

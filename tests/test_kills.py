@@ -43,8 +43,17 @@ def test_what_is_compared_leaves_out_what_was_measured_and_nothing_else(kills, t
     write = lambda **values: (run / "results.json").write_text(json.dumps({"runs": [values]}))
     write(train_seconds=1.0, score=50.0)
     (run / "weights").write_bytes(b"abc")
+    digests = lambda log, model="a": (run / "outputs.json").write_text(
+        json.dumps({"metrics.jsonl": log, "weights": model})
+    )
+    digests("1")
     before = kills.outcome(tmp_path)
-    assert set(before) == {"results.json", "weights"}
+    assert set(before) == {"results.json", "outputs.json", "weights"}
+    digests("2")  # of a log with other seconds
+    assert kills.outcome(tmp_path) == before
+    digests("2", "b")
+    assert kills.outcome(tmp_path) != before
+    digests("1")
     write(train_seconds=2.0, score=50.0)
     assert kills.outcome(tmp_path) == before
     write(train_seconds=2.0, score=51.0)

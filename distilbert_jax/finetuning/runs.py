@@ -28,6 +28,7 @@ from distilbert_jax.finetuning.results import RunResult, read_result
 from distilbert_jax.finetuning.tasks import find_task, sources
 from distilbert_jax.models import SequenceClassification, hf_format
 from distilbert_jax.models.hf_format import read_config
+from distilbert_jax.models.layers import dropout_bits
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.models.ranges import check_rows
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids, special_ids
@@ -96,15 +97,19 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             _check_batches(directory)
             models = {"model": config.model, "distill.teacher": teacher_of(config)}
             known = {name: hf_format.known_fingerprints(model) for name, model in models.items() if model}
-            drawn = {} if (directory / "results.json").is_file() else {"batches": BATCHES}
-            run_directory.check_inputs(directory, given | drawn, known, _by_name(config))
+            bits, has_results = _dropout_bits(config), (directory / "results.json").is_file()
+            drawn = {} if has_results else {"batches": BATCHES}
+            run_directory.check_inputs(directory, given | drawn, known, _by_name(config), dropout=bits)
+            if not has_results:
+                run_directory.check_dropout(directory, bits)
         for i in range(len(configs)):
             if ended := _ended(configs[i], directories[i]):
                 print(f"{directories[i]}: finished before", file=sys.stderr)
                 results[i] = ended
         left = [i for i in range(len(configs)) if i not in results]
-        for directory in directories if left else ():
+        for config, directory in zip(configs, directories, strict=True) if left else ():
             _check_batches(directory, ended=True)
+            run_directory.check_dropout(directory, _dropout_bits(config))
         for group in [left] if together and left else [[i] for i in left]:
             trained = tuning().train([configs[i] for i in group], [directories[i] for i in group])
             for i, result in zip(group, trained, strict=True):
@@ -113,6 +118,11 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
                 write_config(result, directories[i] / "results.json")
                 results[i] = result
     return [results[i] for i in range(len(configs))]
+
+
+def _dropout_bits(config: FinetuneConfig) -> str:
+    model = read_config(locate(config.model))
+    return dropout_bits(model.hidden_dropout, model.attention_dropout, model.classifier_dropout)
 
 
 def _inputs(config: FinetuneConfig) -> dict[str, str]:

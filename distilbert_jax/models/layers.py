@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Float, Int, Key, Num
+from jaxtyping import Float, Int, Key, Num, UInt32
 
 Array = jax.Array
 RowKeys = Key[Array, " B"]
@@ -153,22 +153,64 @@ def fold_rows(rngs: RowKeys | None, site: int) -> RowKeys | None:
         return None if rngs is None else jax.vmap(jax.random.fold_in, (0, None))(rngs, site)
 
 
+# Of what `random_words` computes: a run with dropout that began with other words does not go on with these.
+DROPOUT_BITS = "hash 1"
+_ODD = (0xED5AD4BB, 0xAC4C1B51, 0x31848BAB)  # multipliers of 32-bit finalisers with little bias (Wellons, "triple32")
+
+
+def dropout_bits(*rates: float) -> str:
+    """What a run's dropout decides by, for its identity; "" where every rate is 0."""
+    return DROPOUT_BITS if any(rates) else ""
+
+
+def _row_words(rngs: Key[Array, "*rows"]) -> tuple[UInt32[Array, "*rows"], UInt32[Array, "*rows"]]:
+    """Two words of each key, in a one-to-one mapping of its (Feistel rounds): a bit of a key changes half of the bits of both."""
+    key = jax.random.key_data(rngs).astype(jnp.uint32)
+    left, right = jnp.zeros_like(key[..., 0]), jnp.zeros_like(key[..., 0])
+    for word in range(0, key.shape[-1], 2):  # two words of a Threefry key, four of an RBG one
+        left, right = left ^ key[..., word], right ^ key[..., word + 1]
+        for round_constant in (0x9E3779B9, 0x3C6EF372, 0xDAA66D2B, 0x78DDE6E4):
+            mixed = (right + jnp.uint32(round_constant)) * jnp.uint32(_ODD[0])
+            mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(_ODD[1])
+            left, right = right, left ^ mixed ^ (mixed >> 16)
+    # Else XLA would compute them for every element of a row.
+    return jax.lax.optimization_barrier((left, right))
+
+
+def random_words(rngs: RowKeys, shape: tuple[int, ...]) -> UInt32[Array, "B ..."]:
+    """Random words uint32 [B, *shape]: a hash of (row key, place in the row), elementwise and the same on every device.
+
+    Three rounds of a 32-bit finaliser over the place, one word of the row's before the first and one before the last. Two rounds
+    showed their places in 10⁸ words (`benchmarks/dropout.py`). Not for cryptography.
+    """
+    place = jnp.zeros(shape, jnp.uint32)
+    for axis, stride in enumerate(math.prod(shape[axis + 1 :]) for axis in range(len(shape))):
+        place += jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * jnp.uint32(stride)
+    first, last = (word.reshape(-1, *[1] * len(shape)) for word in _row_words(rngs))
+    x = place ^ first
+    x = (x ^ (x >> 17)) * jnp.uint32(_ODD[0])
+    x = (x ^ (x >> 11)) * jnp.uint32(_ODD[1])
+    x = (x ^ (x >> 15)) + last
+    x = (x ^ (x >> 16)) * jnp.uint32(_ODD[2])
+    return x ^ (x >> 14)
+
+
 def dropout(x: Float[Array, " B *rest"], rate: float, rngs: RowKeys | None) -> Float[Array, " B *rest"]:
-    """Zero a share `rate` of `x` [B, ...] and scale the rest by its inverse.
+    """Zero a share `rate` of `x` [B, ...] and scale the rest by its inverse; the dtype stays.
 
     `rngs` is a key array [B], one key for each row of the global batch (None: no dropout), so that what is dropped depends on
-    neither the mesh nor how the batch is cut into micro-batches. Each decision takes 16 random bits: the rate is exact to 2⁻¹⁷.
+    neither the mesh nor how the batch is cut into micro-batches. Each decision takes 32 random bits: the rate is exact to 2⁻³³.
     """
     if rngs is None or rate == 0.0:
         return x
-    drop = round(rate * 2**16)
-    if drop == 2**16:  # nothing is left to scale
+    drop = round(rate * 2**32)
+    if drop == 2**32:  # nothing is left to scale
         return jnp.zeros_like(x)
-    size = x[0].size
     with jax.named_scope("dropout"):
-        words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,), jnp.uint32))(rngs)
-        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(x.shape[0], -1)[:, :size].reshape(x.shape)
-        return jnp.where(halves >= drop, x * (1.0 / (1.0 - drop / 2**16)), 0.0)
+        kept = random_words(rngs, x.shape[1:]) >= jnp.uint32(drop)
+        # Scaled in float32: in bfloat16 1/0.9 itself is 0.2 % off.
+        scaled = (x.astype(jnp.float32) * (1.0 / (1.0 - drop / 2**32))).astype(x.dtype)
+        return jnp.where(kept, scaled, jnp.zeros((), x.dtype))
 
 
 def at_positions(values: Num[Array, "B T K"], positions: Int[Array, "B M"]) -> Num[Array, "B M K"]:

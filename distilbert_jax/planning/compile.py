@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from distilbert_jax.base.config_io import ConfigFile, read_config, run_file, write_config
-from distilbert_jax.config import ModelConfig, PretrainConfig
 from distilbert_jax.errors import InputError, one_line_errors
 from distilbert_jax.planning.hlo import Operation, operations
+from distilbert_jax.planning.runs import Features, Finetuning, Pretraining, Run
 from distilbert_jax.planning.targets import Chip, Target, parse_target
 
 # The smallest slice of each TPU that libtpu describes; fewer chips are some of its.
@@ -36,13 +36,25 @@ class Job:
     """What to compile.
 
     Attributes:
+        pretraining, finetuning, features: the run, one of them.
         files: Python files to run before, which may bring terms, objectives and families.
     """
 
     target: str
-    config: PretrainConfig
-    teacher: ModelConfig | None = None
+    pretraining: Pretraining | None = None
+    finetuning: Finetuning | None = None
+    features: Features | None = None
     files: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, target: str, run: Run, files: tuple[str, ...] = ()) -> "Job":
+        field = run.kind.replace("-", "")
+        return cls(**{"target": target, field: run, "files": files})
+
+    @property
+    def run(self) -> Run:
+        (run,) = (one for one in (self.pretraining, self.finetuning, self.features) if one)
+        return run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +89,7 @@ def compile_step(job: Job) -> Compiled:
         InputError: what it needs is not installed, or the step cannot be made or compiled for the target; in one line.
     """
     target = parse_target(job.target)
-    _check_installed(target.chip)
+    check_installed(target.chip)
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder) / "job.json", Path(folder) / "compiled.json"
         write_config(job, given)
@@ -96,7 +108,7 @@ def _last_line(errors: str, target: Target) -> str:
     return said if told else f"--target {target}: its compiler ended: {said}"
 
 
-def _check_installed(chip: Chip) -> None:
+def check_installed(chip: Chip) -> None:
     """Raise InputError unless the compiler of a chip is there, in the version that the installed JAX asks for."""
     if chip.kind == "tpu":
         if importlib.util.find_spec("libtpu") is None:
@@ -193,16 +205,16 @@ def clock_of(chip: Chip, device: Any) -> float:
 def _compile(job: Job) -> Compiled:
     import jax
 
-    from distilbert_jax.planning.steps import pretraining_step
+    from distilbert_jax.planning.steps import step_of
     from distilbert_jax.training import sharding
 
     for name in job.files:
         run_file(ConfigFile(name, Path(name)))
     target = parse_target(job.target)
     devices = _devices(target)
-    mesh = sharding.make_mesh(job.config.mesh, devices)
+    mesh = sharding.make_mesh(job.run.mesh, devices)
     begun = time.perf_counter()
-    step = pretraining_step(job.config, job.teacher, mesh)
+    step = step_of(job.run, mesh)
     lowered = step.step.lower(*step.arguments)
     traced = time.perf_counter()
     compiled = lowered.compile()

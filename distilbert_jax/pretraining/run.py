@@ -14,6 +14,7 @@ from distilbert_jax.base.config_io import to_json
 from distilbert_jax.base.hub import write_directory
 from distilbert_jax.config import PretrainConfig
 from distilbert_jax.errors import InputError
+from distilbert_jax.models.layers import dropout_bits
 from distilbert_jax.models.params import count, digest, merge
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pretraining.corpus import Corpus
@@ -80,13 +81,16 @@ def _check_finished(config: PretrainConfig, directory: Path) -> None:
 def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
     config, run = setup.config, setup.config.run
     evaluate = heldout(setup) if config.data.heldout else None
-    distributed.on_main_process(lambda: run_directory.check_inputs(directory, setup.fingerprints))
+    bits = dropout_bits(config.model.hidden_dropout, config.model.attention_dropout)
+    distributed.on_main_process(lambda: run_directory.check_inputs(directory, setup.fingerprints, dropout=bits))
     identity = run_directory.identity(directory)
     checkpoints = Checkpoints(directory / "checkpoints", run.keep, run=identity)
     restored = checkpoints.restore(setup.state)
     state = restored or setup.state
     logs: list[RunLog] = []  # none in the other processes
     begun = int(state.step)
+    if begun < config.steps:
+        distributed.on_main_process(lambda: run_directory.check_dropout(directory, bits))
     known = checkpoints.log_digest(begun)
     if not known and begun == config.steps:  # of an earlier version, which recorded it when the run had ended
         distributed.on_main_process(lambda: run_directory.check_output(directory, run_directory.METRICS))

@@ -35,6 +35,7 @@ FREE = (
 FOLDERS = ("tensorboard", "checkpoints", "model", "profile")
 INPUTS, OUTPUTS, METRICS = "inputs.json", "outputs.json", "metrics.jsonl"
 BEGUN = (METRICS, "checkpoints", "model", "results.json")  # one of them is there: the run has begun
+DROPOUT = "dropout"  # in inputs.json of a run with dropout: which bits it draws
 _RUN = "run"  # in both: the digest of the run, beside those of what it reads or leaves
 
 
@@ -142,12 +143,15 @@ def check_inputs(
     inputs: dict[str, str],
     before: Mapping[str, Collection[str]] = MappingProxyType({}),
     by_name: Mapping[str, str] = MappingProxyType({}),
+    *,
+    dropout: str = "",
 ) -> None:
     """Record what the run reads (name → fingerprint) and its digest, or check that it is what the run began with.
 
     Args:
         before: fingerprints that a run of an earlier version may have recorded for the same.
         by_name: names that an earlier version recorded in the place of fingerprints.
+        dropout: the bits by which a run that begins now drops (`layers.dropout_bits`), see `check_dropout`.
 
     Raises:
         InputError: an input has changed since the run began.
@@ -165,8 +169,25 @@ def check_inputs(
             f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
             path=directory,
         )
+    if not begun:
+        inputs = inputs | ({DROPOUT: dropout} if dropout else {})
     digest = {} if begun else {_RUN: _digest(directory, inputs)}
     write_json(directory / INPUTS, recorded | inputs | digest)
+
+
+def check_dropout(directory: Path, bits: str) -> None:
+    """Raise InputError for a run that has begun and whose dropout drew other bits than it would now.
+
+    Args:
+        bits: of `layers.dropout_bits`, as `check_inputs` has recorded them; "" of a run without dropout.
+    """
+    if bits and _has_begun(directory) and _recorded(directory / INPUTS).get(DROPOUT) != bits:
+        raise InputError(
+            f"{directory}: began with other bits of dropout, as an earlier version drew them, and cannot go on with these; name "
+            "another --run.directory, or remove the run to train it again",
+            path=directory,
+            field=DROPOUT,
+        )
 
 
 def _recorded(file: Path) -> dict[str, str]:

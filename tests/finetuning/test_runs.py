@@ -387,8 +387,8 @@ def test_a_seed_whose_gradient_overflows_once_has_diverged_beside_others_too(fol
     ]  # of seed 1 in its fourth step
     gradients = step.gradients
 
-    def overflowing(objective, params, frozen, batch, rngs, accumulate=1):
-        found, metrics = gradients(objective, params, frozen, batch, rngs, accumulate)
+    def overflowing(objective, params, frozen, batch, rngs, mesh, accumulate=1):
+        found, metrics = gradients(objective, params, frozen, batch, rngs, mesh, accumulate)
         now = jax.random.key_data(rngs[0])[0] == its_key
         return jax.tree.map(lambda one: jnp.where(now, jnp.full_like(one, 1e20), one), found), metrics
 
@@ -483,6 +483,19 @@ def test_a_run_on_other_batches_is_read_and_not_mixed_with_those_of_now(folder, 
             finetune_seeds(configs or [config])
         assert (caught.value.path, caught.value.field) == (str(tmp_path / "0"), "batches")
     assert not (tmp_path / "1/metrics.jsonl").exists()
+
+
+def test_a_run_with_other_bits_of_dropout_is_read_and_not_trained_again(folder, tmp_path):
+    (config,) = seeds_of(folder, tmp_path, (0,), epochs=1)
+    result, inputs = tune(config), tmp_path / "0/inputs.json"
+    recorded = json.loads(inputs.read_text())
+    assert recorded.pop("dropout")
+    inputs.write_text(json.dumps(recorded))
+    assert tune(config) == result
+    refused(lambda: tune(change(config, save_model=True)), field="dropout", path=str(tmp_path / "0"))
+    (tmp_path / "0/results.json").unlink()
+    for _ in range(2):
+        refused(lambda: tune(config), field="dropout", path=str(tmp_path / "0"))
 
 
 @pytest.mark.parametrize(

@@ -156,7 +156,7 @@ def test_dropout_zeroes_its_rate_and_scales_the_rest(rate):
 
 def test_dropout_decides_for_each_element_on_its_own():
     dropped = np.asarray(dropout(jnp.ones((6, 20_001)), 0.5, KEYS)) == 0
-    # Two decisions share one random word, rows have keys of their own: neither may show.
+    # Neighbours in a row have neighbouring places, rows have keys of their own: neither may show.
     for a, b in [(dropped[:, :-1], dropped[:, 1:]), (dropped[:, :-2], dropped[:, 2:]), (dropped[:-1], dropped[1:])]:
         assert abs((a == b).mean() - 0.5) < 4 * 0.5 / np.sqrt(a.size)
 

@@ -1,6 +1,7 @@
 """Statement 5 of the design: killed anywhere and started again with the same command, a run ends with the same bits."""
 
 import itertools
+import json
 import os
 import shutil
 import signal
@@ -10,6 +11,7 @@ import pytest
 
 import train as train_script
 from distilbert_jax.errors import Interrupted
+from distilbert_jax.models.layers import DROPOUT_BITS
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog
 from tests import runs
@@ -134,5 +136,26 @@ def test_with_every_step_taken_only_the_model_is_written(config, finished, monke
     shutil.copytree(finished.run.directory, tmp_path / "run")
     shutil.rmtree(tmp_path / "run/model")
     monkeypatch.setattr(Checkpoints, "save", lambda *_: pytest.fail("a step was taken"))
+    runs.train(config)
+    assert_equal_runs(config, finished)
+
+
+def with_other_bits_of_dropout(finished, directory):
+    """A run that has left its model out, as one of an earlier version: inputs.json does not say by what it drops."""
+    shutil.copytree(finished.run.directory, directory)
+    shutil.rmtree(directory / "model")
+    recorded = json.loads((directory / "inputs.json").read_text())
+    assert recorded.pop("dropout") == DROPOUT_BITS
+    (directory / "inputs.json").write_text(json.dumps(recorded))
+
+
+def test_what_is_left_of_a_run_is_not_trained_with_other_bits_of_dropout(config, finished, tmp_path):
+    with_other_bits_of_dropout(finished, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints/30")
+    runs.refused(lambda: runs.train(config), field="dropout", path=str(tmp_path / "run"))
+
+
+def test_of_a_run_that_took_every_step_with_other_bits_of_dropout_the_model_is_written(config, finished, tmp_path):
+    with_other_bits_of_dropout(finished, tmp_path / "run")
     runs.train(config)
     assert_equal_runs(config, finished)

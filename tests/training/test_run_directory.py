@@ -290,3 +290,22 @@ def test_of_a_start_that_fails_nothing_is_left(tmp_path):
     for begun in (True, False):
         refused(lambda begun=begun: start(begun=begun))
         assert (directory / "config.json").is_file()
+
+
+def test_a_run_that_began_with_other_bits_of_dropout_does_not_go_on(begun):
+    for recorded in ({}, {"run": "of an earlier version"}, {"dropout": "other bits"}):
+        (begun / "inputs.json").write_text(json.dumps(recorded))
+        run_directory.check_dropout(begun, "")  # it has no dropout
+        refused(
+            lambda: run_directory.check_dropout(begun, "these bits"),
+            by="training.run_directory.check_dropout",
+            path=str(begun),
+            field="dropout",
+        )
+    (begun / "inputs.json").write_text('{"dropout": "these bits"}')
+    run_directory.check_dropout(begun, "these bits")
+
+
+def test_a_run_that_has_not_begun_may_take_any_bits_of_dropout(tmp_path):
+    run_directory.enter(CONFIG, tmp_path)
+    run_directory.check_dropout(tmp_path, "these bits")
