@@ -63,7 +63,9 @@ def _pretraining(config: PretrainConfig, teacher: ModelConfig | None, mesh: Mesh
             terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher)
         teacher_graphdef, frozen = _abstract(MaskedLM, teacher, config.run.dtype)
     weights = np.zeros(config.model.vocab_size, np.float32)
-    objective = objective_of(Given(graphdef, teacher_graphdef, weights, _MASK_ID, config))
+    objective = objective_of(
+        Given(graphdef, teacher_graphdef, weights, _MASK_ID, config, sharding.on_accelerator(mesh))
+    )
     optimizer = optimizer_of(config)
     state = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
     step = make_train_step(objective, optimizer, state, frozen, mesh, config.optimizer.accumulate)
