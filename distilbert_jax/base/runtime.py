@@ -8,6 +8,7 @@ import os
 import pkgutil
 import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,12 @@ def pass_over_compilers() -> bool:
     if not any(map(importlib.util.find_spec, _COMPILERS)) or _other_plugins() or _accelerators():
         return False
     os.environ["JAX_PLATFORMS"] = "cpu"
+    for name in _COMPILERS:  # JAX imports these whatever the platform is, and the GPU's say that they see no driver
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType]  # Python's way to say that it cannot be imported
+    for name in _PLUGINS:  # JAX calls the `initialize` of each that is installed
+        idle = types.ModuleType(f"jax_plugins.{name}")
+        vars(idle)["initialize"] = lambda: None
+        sys.modules[idle.__name__] = idle
     return True
 
 

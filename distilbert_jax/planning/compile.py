@@ -6,7 +6,6 @@ that process; its two arguments name files, of `Job` and of `Compiled` as JSON.
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import os
 import re
 import subprocess
@@ -26,6 +25,7 @@ from distilbert_jax.planning.targets import Chip, Target, parse_target
 
 # The smallest slice of each TPU that libtpu describes; fewer chips are some of its.
 _SMALLEST = {2: "2x2", 3: "2x2x1"}  # by the dimensions of its network
+_GPU_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 _MATMUL = 8192  # rows and columns of the lone matmul that tells a clock
 # Of the peak, which it reaches by the cycles of the chips whose clock is known: v4 and v5p 0.90, v5e 0.88.
 _MATMUL_SHARE = 0.9
@@ -135,12 +135,11 @@ def _refusal(errors: str, target: Target) -> InputError:
 def check_installed(chip: Chip) -> None:
     """Raise InputError unless the compiler of a chip is there, in the version that the installed JAX asks for."""
     if chip.kind == "tpu":
-        if importlib.util.find_spec("libtpu") is None:
+        if not (there := _version("libtpu")):
             hint = "pip install 'distilbert_jax[plan]'"
             raise InputError(f"planning for a {chip.title} needs libtpu: {hint}", field="--target", hint=hint)
         wanted = next((line for line in importlib.metadata.requires("jax") or () if line.startswith("libtpu")), "")
         series = re.search(r"==(\d+\.\d+\.\d+)", wanted)
-        there = importlib.metadata.version("libtpu")
         if series and not f"{there}.".startswith(f"{series[1]}."):
             hint = f"pip install 'libtpu=={series[1]}.*'"
             raise InputError(
@@ -148,7 +147,7 @@ def check_installed(chip: Chip) -> None:
                 field="--target",
                 hint=hint,
             )
-    elif not any(importlib.util.find_spec(name) for name in ("jax_cuda12_plugin", "jax_cuda13_plugin")):
+    elif not any(map(_version, _GPU_PLUGINS)):
         hint = "pip install 'distilbert_jax[plan-gpu]'"
         raise InputError(f"planning for a {chip.title} needs XLA's GPU plugin: {hint}", field="--target", hint=hint)
 
@@ -260,13 +259,17 @@ def _compile(job: Job) -> Compiled:
     )
 
 
+def _version(package: str) -> str:
+    """The version of an installed package, or ""."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def _versions(chip: Chip, jax_version: str) -> str:
-    names = ("libtpu",) if chip.kind == "tpu" else ("jax-cuda12-plugin", "jax-cuda13-plugin")
-    there = []
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            there.append(f"{name} {importlib.metadata.version(name)}")
-    return ", ".join([f"jax {jax_version}", *there])
+    names = ("libtpu",) if chip.kind == "tpu" else _GPU_PLUGINS
+    return ", ".join([f"jax {jax_version}", *(f"{name} {there}" for name in names if (there := _version(name)))])
 
 
 def main() -> None:
