@@ -1,7 +1,7 @@
 """The paper's run: DistilBERT-base from BERT-base uncased, with the original code's loss, masking, optimiser and batch.
 
     distilbert-jax corpus --text wikipedia.txt.xz books.txt.xz --tokenizer bert-base-uncased --out corpus
-    distilbert-jax train distilbert_base --data.corpus corpus --teacher bert-base-uncased --init.source bert-base-uncased
+    distilbert-jax train distilbert_base --data.corpus corpus --init.source bert-base-uncased
 
 Cost: the paper gives 90 hours on 8 V100 (16 GB) for English Wikipedia and the Toronto Book Corpus; this project has not run it in
 full. `steps` is 3 epochs of about 4 billion tokens; set it to 3 · rows / batch_size of your own corpus.
@@ -16,6 +16,7 @@ def get_config() -> PretrainConfig:
         model=ModelConfig.distilbert_base(),
         init=InitConfig(fold_token_type=False, copy_transform=False),
         objective="distillation",
+        teacher="bert-base-uncased",
         data=DataConfig(length=512, batch_size=2000),
         masking=MaskingConfig(weighting="frequency"),
         steps=12_000,

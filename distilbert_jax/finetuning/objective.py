@@ -42,7 +42,8 @@ def classification(
         else:
             found = {to_labels: losses.cross_entropy(logits, batch["labels"], weights)}
         if teacher is not None and config is not None:
-            theirs = classify(merge(teacher, frozen), batch, None)
+            with jax.named_scope("teacher"):
+                theirs = classify(merge(teacher, frozen), batch, None)
             distance = functools.partial(losses.distillation, temperature=config.temperature)
             found[to_teacher] = (losses.logit_mse if regression else distance)(logits, theirs, weights)
         return found
@@ -57,7 +58,9 @@ def classify(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
     rngs: keys [R] for dropout, one a row; None: no dropout.
     """
     types = {"token_type_ids": batch["token_type_ids"]} if model.config.type_vocab_size else {}
-    encoded = model.encoder(
-        batch["input_ids"], position_ids=batch["position_ids"], segment_ids=batch["segment_ids"], rngs=rngs, **types
-    )
-    return model.logits(at_positions(encoded.last_hidden_state, batch["first"]), rngs)
+    with jax.named_scope("encoder"):
+        encoded = model.encoder(
+            batch["input_ids"], position_ids=batch["position_ids"], segment_ids=batch["segment_ids"], rngs=rngs, **types
+        )
+    with jax.named_scope("head"):
+        return model.logits(at_positions(encoded.last_hidden_state, batch["first"]), rngs)

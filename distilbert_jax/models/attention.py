@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Shaped
 
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.models.layers import Array, Linear, RowKeys, dropout, einsum, kept_narrow
+from distilbert_jax.models.layers import Array, Linear, RowKeys, dropout, einsum
 
 
 def attention_bias(
@@ -77,8 +77,6 @@ class SelfAttention(nnx.Module):
         with jax.named_scope("attention"):
             scores = einsum("bqnh,bknh->bnqk", query, key, self.dtype)
             probabilities = softmax(scores, bias)
-            kept = kept_narrow(
-                lambda probabilities, rngs: dropout(probabilities, self.dropout, rngs), probabilities, rngs
-            )
+            kept = dropout(probabilities, self.dropout, rngs)
             mixed = einsum("bnqk,bknh->bqnh", kept, value, self.dtype)
         return self.out(mixed.reshape(B, T, D)), probabilities

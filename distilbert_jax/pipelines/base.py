@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.typing import DTypeLike
 
 from distilbert_jax.base.progress import progress
@@ -50,9 +51,7 @@ class Forward:
         self._longest = model.config.max_length
         self._pad_id, self._batch_size = pad_id, batch_size
         self._sizes = sorted({1, min(8, batch_size), batch_size})
-        self._jitted = jax.jit(
-            lambda params, batch, options: compute(merge(graphdef, params), batch, *options), static_argnums=2
-        )
+        self._jitted = compiled_call(graphdef, compute)
 
     def __call__(
         self, rows: Sequence[Row], positions: Sequence[Ids] | None = None, options: tuple[Any, ...] = ()
@@ -83,6 +82,11 @@ class Forward:
                 result = np.asarray(self._jitted(self._params, batch, options))
                 check_finite(result[: len(chunk)], self._name)
                 yield from zip(chunk, result, strict=False)
+
+
+def compiled_call(graphdef: nnx.GraphDef, compute: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The jitted (params, batch, options) → `compute` of the model, the batch and the options."""
+    return jax.jit(lambda params, batch, options: compute(merge(graphdef, params), batch, *options), static_argnums=2)
 
 
 class Pipeline:

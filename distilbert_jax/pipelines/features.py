@@ -34,14 +34,17 @@ class FeatureExtraction(Pipeline):
     def _compute(model: EncoderModel, batch: dict[str, jax.Array], layer: int, pooling: str) -> jax.Array:
         """float32 [B, T, D] for tokens, else [B, D]. Layers beyond the one asked for are not computed: XLA drops them."""
         mask = batch["attention_mask"]
-        output = model(batch["input_ids"], mask, token_type_ids=batch["token_type_ids"], output_hidden_states=True)
+        with jax.named_scope("encoder"):
+            output = model(batch["input_ids"], mask, token_type_ids=batch["token_type_ids"], output_hidden_states=True)
         assert output.hidden_states is not None  # asked for
         hidden = output.hidden_states[layer].astype(jnp.float32)
         if pooling == "tokens":
             return hidden
-        if pooling == "cls":
-            return hidden[:, 0]
-        return jnp.einsum("bt,btd->bd", mask.astype(jnp.float32), hidden, precision="highest") / mask.sum(1)[:, None]
+        with jax.named_scope("pooling"):
+            if pooling == "cls":
+                return hidden[:, 0]
+            weights = mask.astype(jnp.float32)
+            return jnp.einsum("bt,btd->bd", weights, hidden, precision="highest") / mask.sum(1)[:, None]
 
     def __call__(self, texts: Any, pooling: str = "tokens", layer: int = -1) -> Any:
         """Features of a text, of a list of texts, or, one by one, of an iterator.

@@ -13,6 +13,7 @@ PARTS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("optimizer", ("optimizer",)),
     ("masking", ("prepare",)),
     ("vocabulary and losses", ("vocabulary", "losses")),
+    ("head", ("/head", "(head", "pooling")),
     ("attention", ("attention",)),
     ("encoder of the teacher", ("teacher",)),
     ("encoder", ("encoder",)),
@@ -59,6 +60,7 @@ class Plan:
         memory_bytes: what a device has.
     """
 
+    kind: str
     target: str
     mesh: str
     fits: bool
@@ -78,6 +80,7 @@ class Plan:
     collectives: tuple[Collective, ...]
     batch_size: int
     length: int
+    seeds: int
     accumulate: int
     tokens_per_second: float
     steps: int
@@ -91,11 +94,20 @@ class Plan:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a run does, whatever it runs on. model_flops: of a step."""
+    """What a run does, whatever it runs on.
 
+    Attributes:
+        kind: pre-training, fine-tuning or features.
+        batch_size: rows of a step and seed, over all devices.
+        seeds: that train side by side in one step.
+        model_flops: of a step of all seeds over all devices.
+    """
+
+    kind: str = "pre-training"
     mesh: str
     batch_size: int
     length: int
+    seeds: int = 1
     accumulate: int
     steps: int
     model_flops: float
@@ -119,6 +131,7 @@ def plan_of(compiled: Compiled, target: Target, work: Work, price_per_chip_hour:
     hours = work.steps * seconds / 3600
     per_device = work.model_flops / target.devices
     return Plan(
+        kind=work.kind,
         target=str(target),
         mesh=work.mesh,
         fits=compiled.total_bytes <= chip.memory / cores,
@@ -138,8 +151,9 @@ def plan_of(compiled: Compiled, target: Target, work: Work, price_per_chip_hour:
         collectives=collectives,
         batch_size=work.batch_size,
         length=work.length,
+        seeds=work.seeds,
         accumulate=work.accumulate,
-        tokens_per_second=work.batch_size * work.length / seconds if seconds else 0.0,
+        tokens_per_second=work.seeds * work.batch_size * work.length / seconds if seconds else 0.0,
         steps=work.steps,
         hours=hours,
         chip_hours=hours * target.chips,

@@ -1,5 +1,6 @@
-"""Steps to compile without data or weights: those of `train`, made from shapes alone."""
+"""Steps to compile without data or weights: those of `train` and `glue`, and the call of `features`, made from shapes alone."""
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -8,18 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, SingleDeviceSharding
 
-from distilbert_jax.config import ModelConfig, PretrainConfig
-from distilbert_jax.models import MaskedLM
+from distilbert_jax.config import Activations, ModelConfig, PretrainConfig
+from distilbert_jax.finetuning.batches import PackedShape, Packing
+from distilbert_jax.finetuning.datasets import Examples
+from distilbert_jax.finetuning.objective import classification
+from distilbert_jax.models import EncoderModel, MaskedLM, SequenceClassification
 from distilbert_jax.models.layers import activations_dtype
 from distilbert_jax.models.params import Params, split
 from distilbert_jax.models.pretrained import PretrainedModel
+from distilbert_jax.pipelines.base import compiled_call
+from distilbert_jax.pipelines.features import FeatureExtraction
+from distilbert_jax.planning.runs import Features, Finetuning, Pretraining, Run
 from distilbert_jax.pretraining import objective_table, terms
 from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import batch_shapes
 from distilbert_jax.pretraining.setup import head_of, optimizer_of
+from distilbert_jax.text.tokenizer import Row, stack
 from distilbert_jax.training import sharding
+from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import first_state, make_train_step
 
 _MASK_ID = 103  # any will do
@@ -33,18 +42,22 @@ class Step:
     arguments: tuple[Any, ...]
 
 
-def pretraining_step(config: PretrainConfig, teacher: ModelConfig | None, mesh: Mesh) -> Step:
-    """The step of a pre-training run on a mesh.
+def step_of(run: Run, mesh: Mesh) -> Step:
+    """What a run compiles on a mesh: its training step, or the call of a pipeline.
 
     Raises:
         InputError: the mesh does not fit the batch or the heads, the loss not its models.
     """
+    if isinstance(run, Pretraining):
+        return _pretraining(run.config, run.teacher, mesh)
+    return _finetuning(run, mesh) if isinstance(run, Finetuning) else _features(run, mesh)
+
+
+def _pretraining(config: PretrainConfig, teacher: ModelConfig | None, mesh: Mesh) -> Step:
     objective_table.check_objective(config)
     sharding.check_batch(config.data.batch_size, config.optimizer.accumulate, mesh)
     sharding.check_heads(config.model.num_attention_heads, mesh)
-    # `auto` means what it does on the target, not on the CPU that compiles.
-    target = mesh.devices.flat[0].platform
-    activations = activations_dtype(config.run.activations, config.run.dtype, target)
+    activations = _on_target(config.run.activations, config.run.dtype, mesh)
     graphdef, params = _abstract(head_of(config), config.model, config.run.dtype, activations)
     teacher_graphdef, frozen = None, {}
     if teacher:
@@ -52,13 +65,57 @@ def pretraining_step(config: PretrainConfig, teacher: ModelConfig | None, mesh: 
             terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher)
         teacher_graphdef, frozen = _abstract(MaskedLM, teacher, config.run.dtype, activations)
     weights = np.zeros(config.model.vocab_size, np.float32)
-    objective = objective_of(Given(graphdef, teacher_graphdef, weights, _MASK_ID, config))
+    objective = objective_of(
+        Given(graphdef, teacher_graphdef, weights, _MASK_ID, config, sharding.on_accelerator(mesh))
+    )
     optimizer = optimizer_of(config)
     state = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
     step = make_train_step(objective, optimizer, state, frozen, mesh, config.optimizer.accumulate)
     shapes = batch_shapes(config.data.sequences, config.data.batch_size, config.data.length)
     batch = {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in shapes.items()}
     return Step(step, (state, frozen, batch))
+
+
+def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
+    config, dtype = run.config, run.config.run.dtype
+    activations = _on_target(config.run.activations, dtype, mesh)
+    sharding.check_batch(config.batch_size, config.optimizer.accumulate, mesh)
+    sharding.check_heads(run.model.num_attention_heads, mesh)
+    graphdef, params = _abstract(SequenceClassification, run.model, dtype, activations)
+    teacher_graphdef, frozen = None, {}
+    if run.teacher:
+        teacher = dataclasses.replace(run.teacher, labels=run.model.labels, problem_type=run.model.problem_type)
+        teacher_graphdef, frozen = _abstract(SequenceClassification, teacher, dtype, activations)
+    objective = classification(graphdef, len(run.model.labels), teacher_graphdef, config.distill)
+    optimizer, several = adamw(config.optimizer, run.steps), run.seeds > 1
+    state = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
+    shape = PackedShape(run.rows, run.length, run.segments)
+    kind = np.float32 if len(run.model.labels) == 1 else np.int32
+    example = Examples([Row(np.zeros(1, np.int32), np.zeros(1, np.int32))], np.ones(1, int), np.zeros(1, kind), 0)
+    place = np.zeros(1, int)
+    packed = example.packed(Packing(place, place, place, place + 1), shape, 0)
+    seeds = lambda array: jax.ShapeDtypeStruct((run.seeds,) * several + array.shape, array.dtype)
+    state, batch = jax.tree.map(seeds, state), {name: seeds(array) for name, array in packed.items()}
+    step = make_train_step(objective, optimizer, state, frozen, mesh, config.optimizer.accumulate, stacked=several)
+    return Step(step, (state, frozen, batch))
+
+
+def _features(run: Features, mesh: Mesh) -> Step:
+    config, where = run.config, SingleDeviceSharding(mesh.devices.flat[0])
+    make: Any = EncoderModel.of_family(run.model.model_type)
+    precision = {"dtype": jnp.dtype(config.dtype), "activations": _on_target("auto", config.dtype, mesh)}
+    new = lambda: make(run.model, **precision, rngs=nnx.Rngs(0), **FeatureExtraction._loading)
+    graphdef, shapes = split(nnx.eval_shape(new))
+    on_device = lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where)
+    rows = stack([], 0, batch_size=run.rows, length=run.length)
+    params, batch = jax.tree.map(on_device, shapes), {name: on_device(array) for name, array in rows.items()}
+    options = (run.model.num_hidden_layers, config.pooling)
+    return Step(compiled_call(graphdef, FeatureExtraction._compute), (params, batch, options))
+
+
+def _on_target(activations: Activations, dtype: str, mesh: Mesh) -> jnp.dtype:
+    """The dtype of activations; `auto` means what it does on the target, not on the CPU that compiles."""
+    return activations_dtype(activations, dtype, mesh.devices.flat[0].platform)
 
 
 def _abstract(

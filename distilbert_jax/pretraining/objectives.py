@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ class Given:
 
     student, teacher: graphs (`models.params.merge` gives the model); teacher None of an objective without one.
     weights: float32 [V] from `masking.log_weights`. mask_id: of [MASK].
+    accelerator: whether the step runs on one. There the logits of masked tokens are computed again where those of all tokens are
+        at hand: the matmuls take less time than gathering from an array as wide as the vocabulary, and its gradient back into one.
     """
 
     student: nnx.GraphDef
@@ -37,6 +39,7 @@ class Given:
     weights: np.ndarray
     mask_id: int
     config: PretrainConfig
+    accelerator: bool = False
 
     def prepare(self, rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
         """Masked-LM corruption of packed rows; counts: `tokens`, `masked` and `rows`.
@@ -160,8 +163,9 @@ def distillation(given: Given) -> Objective:
             decoder = {name: array for name, array in params.items() if name.startswith(model.DECODER)}
             beside = (theirs.last_hidden_state, everywhere, segment_ids)
             value, totals = in_chunks(piece, chunk, decoder, ours.last_hidden_state, beside, (params, frozen, counts))
-        student = _Pass(model, ours, whole, batch["positions"])
-        teacher = _Pass(taught_by, theirs, whole, batch["positions"], is_teacher=True)
+        at_masked = _Masked(batch["positions"], again=given.accelerator)
+        student = _Pass(model, ours, whole, at_masked)
+        teacher = _Pass(taught_by, theirs, whole, at_masked, is_teacher=True)
         for one in whole:
             weights, labels = (batch["masked_weights"], batch["labels"]) if one.over == "masked" else (everywhere, None)
             at = Tokens(weights, labels, segment_ids)
@@ -179,6 +183,13 @@ def _weighted(sums: Metrics, parts: Mapping[str, Part], counts: Metrics) -> jax.
     return value
 
 
+class _Masked(NamedTuple):
+    """positions int32 [B, M] of the masked tokens; again: their logits are computed even where those of all tokens are at hand."""
+
+    positions: jax.Array
+    again: bool
+
+
 class _Pass:
     """What a model gave for a batch; logits are computed at the tokens where one of the terms takes them, once."""
 
@@ -187,11 +198,11 @@ class _Pass:
         model: Any,
         output: EncoderOutput,
         terms: Sequence[Weighted],
-        positions: jax.Array | None = None,
+        masked: _Masked | None = None,
         *,
         is_teacher: bool = False,
     ):
-        self._model, self._output, self._positions = model, output, positions
+        self._model, self._output, self._masked = model, output, masked
         self._kinds = ("logits",) if is_teacher else ("logits", "student_logits")
         self._take_all = any(one.over != "masked" and self._takes_logits(one) for one in terms)
         self._is_teacher = is_teacher
@@ -200,7 +211,7 @@ class _Pass:
         return any(kind in one.term.needs for kind in self._kinds)
 
     def _at_masked(self, values: jax.Array) -> jax.Array:
-        return at_positions(values, there(self._positions))
+        return at_positions(values, there(self._masked).positions)
 
     @functools.cached_property
     def _all_logits(self) -> jax.Array:
@@ -209,7 +220,7 @@ class _Pass:
 
     @functools.cached_property
     def _masked_logits(self) -> jax.Array:
-        if self._take_all:
+        if self._take_all and not there(self._masked).again:
             return self._at_masked(self._all_logits)
         logits = self._model.logits(self._at_masked(self._output.last_hidden_state))
         return jax.lax.stop_gradient(logits) if self._is_teacher else logits

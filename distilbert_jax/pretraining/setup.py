@@ -32,7 +32,7 @@ from distilbert_jax.training import distributed, sharding
 from distilbert_jax.training.batches import prefetch
 from distilbert_jax.training.objective import Batch, Metrics, Objective
 from distilbert_jax.training.optimizer import adamw
-from distilbert_jax.training.step import TrainState, gradients, init_state, make_train_step
+from distilbert_jax.training.step import TrainState, init_state, local_gradients, make_train_step
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,9 @@ def set_up(config: PretrainConfig) -> Setup:
         teacher = Teacher(
             teacher_graphdef, jax.device_put(frozen, sharding.shardings(frozen, mesh)), teacher_model.config
         )
-    objective = objective_of(Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config))
+    objective = objective_of(
+        Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config, sharding.on_accelerator(mesh))
+    )
     if objective_table.origins(config, objective.parts):
         _try(objective, params, teacher.params if teacher else {}, rows)
     optimizer = optimizer_of(config)
@@ -280,7 +282,8 @@ def _try(objective: Objective, params: Params, frozen: Params, rows: PackedRows)
     batch, keys = rows.batch(np.zeros(1, np.int64)), jax.random.split(jax.random.key(0), 1)
 
     def step(params: Params, frozen: Params, batch: Batch) -> tuple[Params, Metrics]:
-        return gradients(objective, sharding.pad_vocabulary(params), frozen, batch, keys)
+        prepared, counts = objective.prepare(keys, batch)
+        return local_gradients(objective, sharding.pad_vocabulary(params), frozen, prepared, counts)
 
     jax.eval_shape(step, params, frozen, batch)
 

@@ -54,6 +54,11 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     )
 
 
+def on_accelerator(mesh: Mesh) -> bool:
+    """Whether the devices of a mesh are not CPUs."""
+    return mesh.devices.flat[0].platform != "cpu"
+
+
 def spec(path: str) -> P:
     """The partition of the parameter at `path`; without a rule it is replicated."""
     return next((rule for pattern, rule in RULES if re.search(pattern, path)), P())
@@ -71,8 +76,8 @@ def shardings(tree: Any, mesh: Mesh, *, stacked: bool = False) -> Any:
 
     def place(keys: tuple[Any, ...], leaf: Any) -> NamedSharding:
         path = next((key.key for key in reversed(keys) if isinstance(getattr(key, "key", None), str)), "")
-        partition = P(None, *spec(path)) if stacked else spec(path)
-        partition = partition if len(leaf.shape) == len(partition) else P()
+        partition = _partition(path, len(leaf.shape) - stacked)
+        partition = P(None, *partition) if stacked else partition
         for size, axis in zip(leaf.shape, partition, strict=False):
             if axis is not None and size % mesh.shape[axis]:
                 of_tokens = axis == "tensor" and _vocabulary_fill(path) is not None
@@ -93,11 +98,51 @@ def gather(params: Params, mesh: Mesh) -> Params:
     Said once for each step, because the compiler, left alone, cuts the activations along fsdp as the kernels are cut, and then
     gathers them over all rows instead of the kernels.
     """
-    whole = lambda name: P(*(None if axis == "fsdp" else axis for axis in spec(name)))
     return {
-        name: jax.lax.with_sharding_constraint(value, NamedSharding(mesh, whole(name)))
+        name: jax.lax.with_sharding_constraint(value, NamedSharding(mesh, _only("tensor", spec(name))))
         for name, value in params.items()
     }
+
+
+def reduce(summed: tuple[Params, dict[str, jax.Array]], mesh: Mesh) -> tuple[Params, dict[str, jax.Array]]:
+    """Gradients [n, ...] and other sums [n], of each of the n devices along the row axes its own, added up over them.
+
+    Each tensor crosses the network once, those that are cut along fsdp only to where they stay. No axis is automatic here: of
+    what is cut along tensor the compiler would gather the whole first.
+
+    Returns:
+        Gradients, cut as the parameters are, and scalars.
+    """
+    grads, _ = summed
+    cut = {name: _partition(name, value.ndim - 1) for name, value in grads.items()}
+    along_tensor = {name: P(ROWS, *(_only("tensor", partition))) for name, partition in cut.items()}
+
+    def along(axes: tuple[str, ...], value: Any) -> Any:
+        several = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+        return jax.lax.psum(value, several) if several else value
+
+    def add(name: str, value: jax.Array) -> jax.Array:
+        if "fsdp" not in cut[name] or mesh.shape["fsdp"] == 1:
+            return along(ROWS, value)
+        mine = jax.lax.psum_scatter(value, "fsdp", scatter_dimension=cut[name].index("fsdp"), tiled=True)
+        return along(("data",), mine)
+
+    def add_all(summed: tuple[Params, dict[str, jax.Array]]) -> tuple[Params, dict[str, jax.Array]]:
+        grads, others = jax.tree.map(lambda x: x[0], summed)
+        return {name: add(name, value) for name, value in grads.items()}, along(ROWS, others)
+
+    return jax.shard_map(
+        add_all, mesh=mesh, in_specs=((along_tensor, P(ROWS)),), out_specs=(cut, P()), check_vma=False
+    )(summed)
+
+
+def _partition(path: str, dimensions: int) -> P:
+    """`spec` of a leaf at `path`; one that has other dimensions than the parameter, as an optimiser's, is replicated."""
+    return partition if len(partition := spec(path)) == dimensions else P()
+
+
+def _only(axis: str, partition: P) -> P:
+    return P(*(one if one == axis else None for one in partition))
 
 
 def pad_vocabulary(params: Params) -> Params:

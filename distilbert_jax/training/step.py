@@ -13,7 +13,7 @@ from jax.sharding import PartitionSpec as P
 
 from distilbert_jax.models.params import Params
 from distilbert_jax.training.objective import Batch, Metrics, Objective
-from distilbert_jax.training.sharding import batch_sharding, gather, shardings
+from distilbert_jax.training.sharding import ROWS, batch_sharding, gather, reduce, shardings
 
 
 @jax.tree_util.register_dataclass
@@ -55,14 +55,48 @@ def row_keys(key: jax.Array, step: jax.Array, rows: int) -> jax.Array:
 
 
 def gradients(
-    objective: Objective, params: Params, frozen: Params, batch: Batch, rngs: jax.Array, accumulate: int = 1
+    objective: Objective,
+    params: Params,
+    frozen: Params,
+    batch: Batch,
+    rngs: jax.Array,
+    mesh: Mesh,
+    accumulate: int = 1,
 ) -> tuple[Params, Metrics]:
     """Gradients of the global loss and its parts (with `loss`, their weighted sum), over `accumulate` micro-batches.
 
-    Micro-batch a takes rows a, a + A, a + 2A, …: cutting the row axis into contiguous pieces would move rows between devices.
+    Each device of the row axes sums over its own rows, in all micro-batches; then their sums are added up, once. Left to the
+    compiler, a table that is used twice would be added up twice, and along fsdp the rows of the whole batch gathered for it.
+
+    Args:
+        params, frozen: whole along fsdp (`sharding.gather`).
+        batch, rngs: of the global batch, cut along the row axes.
+
+    Returns:
+        Gradients, cut as the parameters are, and float32 scalars.
     """
     with jax.named_scope("prepare"):
         batch, counts = objective.prepare(rngs, batch)
+    rows = jax.tree.map(lambda x: P(ROWS) if x.shape[:1] == rngs.shape[:1] else P(), batch)
+
+    def local(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Any:
+        return jax.tree.map(lambda x: x[None], local_gradients(objective, params, frozen, batch, counts, accumulate))
+
+    # Replication is not tracked: a loop in a user's loss would have to say which of its values differ among devices.
+    summed = jax.shard_map(
+        local, mesh=mesh, in_specs=(P(), P(), rows, P()), out_specs=P(ROWS), axis_names=set(ROWS), check_vma=False
+    )
+    grads, metrics = reduce(summed(params, frozen, batch, counts), mesh)
+    return grads, {**metrics, **counts}
+
+
+def local_gradients(
+    objective: Objective, params: Params, frozen: Params, batch: Batch, counts: Metrics, accumulate: int = 1
+) -> tuple[Params, Metrics]:
+    """`gradients` of the rows of one device, prepared, and what they add to the loss and its parts.
+
+    Micro-batch a takes rows a, a + A, a + 2A, …, the same of the global batch whatever the number of devices.
+    """
     grad = jax.value_and_grad(objective.loss, has_aux=True)
 
     def micro(rows: Batch) -> tuple[Params, Metrics]:
@@ -70,15 +104,13 @@ def gradients(
         return grads, {"loss": loss, **parts}
 
     if accumulate == 1:
-        grads, metrics = micro(batch)
-    else:
-        cut = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
-        zeros = jax.tree.map(
-            lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(micro, jax.tree.map(lambda x: x[0], cut))
-        )
-        add = lambda total, rows: (jax.tree.map(jnp.add, total, micro(rows)), None)
-        (grads, metrics), _ = jax.lax.scan(add, zeros, cut)
-    return grads, {**metrics, **counts}
+        return micro(batch)
+    cut = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:]).swapaxes(0, 1), batch)
+    zeros = jax.tree.map(
+        lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(micro, jax.tree.map(lambda x: x[0], cut))
+    )
+    add = lambda total, rows: (jax.tree.map(jnp.add, total, micro(rows)), None)
+    return jax.lax.scan(add, zeros, cut)[0]
 
 
 def make_train_step(
@@ -102,7 +134,8 @@ def make_train_step(
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         rngs = row_keys(jax.random.wrap_key_data(state.key), state.step, len(batch["input_ids"]))
-        grads, metrics = gradients(objective, gather(state.params, mesh), gather(frozen, mesh), batch, rngs, accumulate)
+        whole = gather(state.params, mesh), gather(frozen, mesh)
+        grads, metrics = gradients(objective, *whole, batch, rngs, mesh, accumulate)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = cast(Params, optax.apply_updates(state.params, updates))

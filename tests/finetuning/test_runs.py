@@ -387,8 +387,8 @@ def test_a_seed_whose_gradient_overflows_once_has_diverged_beside_others_too(fol
     ]  # of seed 1 in its fourth step
     gradients = step.gradients
 
-    def overflowing(objective, params, frozen, batch, rngs, accumulate=1):
-        found, metrics = gradients(objective, params, frozen, batch, rngs, accumulate)
+    def overflowing(objective, params, frozen, batch, rngs, mesh, accumulate=1):
+        found, metrics = gradients(objective, params, frozen, batch, rngs, mesh, accumulate)
         now = jax.random.key_data(rngs[0])[0] == its_key
         return jax.tree.map(lambda one: jnp.where(now, jnp.full_like(one, 1e20), one), found), metrics
 

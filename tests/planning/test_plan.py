@@ -6,15 +6,17 @@ import pytest
 
 from distilbert_jax.base.config_io import from_json, to_json
 from distilbert_jax.cli import main
-from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig
+from distilbert_jax.config import DataConfig, DistillConfig, FinetuneConfig, ModelConfig, PretrainConfig
+from distilbert_jax.finetuning.runs import Tuning
 from distilbert_jax.planning import compile as compiling
 from distilbert_jax.planning import plan as planning
 from distilbert_jax.planning import report
 from distilbert_jax.planning.compile import Compiled
 from distilbert_jax.planning.estimate import Work, plan_of
 from distilbert_jax.planning.hlo import Operation
+from distilbert_jax.planning.runs import FeaturesConfig, run_of
 from distilbert_jax.planning.targets import CHIPS, parse_target
-from tests.runs import refused
+from tests.runs import refused, write_split
 
 GB = 10**9
 
@@ -114,8 +116,8 @@ def compiler(monkeypatch):
 
     def compile_step(job):
         devices = parse_target(job.target).devices
-        asked.append((job.config.data.batch_size, job.config.optimizer.accumulate))
-        rows = job.config.data.batch_size // job.config.optimizer.accumulate / devices
+        asked.append((job.run.batch_size, job.run.accumulate))
+        rows = job.run.rows // job.run.accumulate / devices
         return compiled(*STEP, temporary=int(rows * 0.3 * GB) - GB)
 
     monkeypatch.setattr(planning, "compile_step", compile_step)
@@ -141,13 +143,113 @@ def test_a_step_that_fits_at_no_batch_is_told(distilling, monkeypatch):
     refused(lambda: planning.largest_batch(distilling, "v5e:1x1"), "22.0", field="--target")
 
 
+def test_a_batch_for_which_the_compiler_finds_no_program_is_one_that_does_not_fit(distilling, monkeypatch):
+    asked = []
+
+    def compile_step(job):
+        asked.append(rows := job.run.batch_size)
+        if rows > 40:
+            said = f"the total memory required for HLO temporaries ({rows * 0.38:.2f}G) exceeds available HBM (15.75G)."
+            raise compiling._refusal(
+                f"x\nRESOURCE_EXHAUSTED: Ran out of memory on HBM, {said}\n", parse_target(job.target)
+            )
+        return compiled(*STEP, temporary=int(rows * 0.4 * GB) - 2 * GB)
+
+    monkeypatch.setattr(planning, "compile_step", compile_step)
+    assert planning.largest_batch(distilling, "v5e:1x1").batch_size == 32
+    assert len(asked) <= 4
+    with pytest.raises(compiling.DoesNotFitError) as told:
+        planning.plan(distilling, "v5e:1x1")
+    assert told.value.needed == pytest.approx(64 * 0.38 * 2**30)
+    refused(lambda: planning.plan(distilling, "v5e:1x1"), "26.1", field="--target", hint="auto")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("error: mesh: it does not divide", "mesh: it does not divide"),
+        ("Traceback\nValueError: what the compiler said", "ValueError: what the compiler said"),
+        ("The TPU is already in use by another process: libtpu lockfile", "another process holds libtpu"),
+        ("", "no word"),
+    ],
+)
+def test_what_ends_the_compiler_s_process_is_told_in_a_line(said, shown):
+    error = compiling._refusal(said, parse_target("v5e:1x1"))
+    assert shown in str(error)
+    assert "\n" not in str(error)
+    assert error.field == "--target"
+
+
+def test_a_libtpu_of_another_series_than_jax_asks_for_is_named(monkeypatch):
+    monkeypatch.setattr(compiling.importlib.metadata, "requires", lambda name: ["libtpu==9.9.9.*; extra == 'tpu'"])
+    monkeypatch.setattr(compiling.importlib.metadata, "version", lambda name: "9.9.90.1")
+    refused(lambda: compiling.check_installed(CHIPS["v5e"]), "9.9.90.1", field="--target", hint="libtpu==9.9.9.*")
+
+
 def test_the_teacher_s_shape_is_that_of_its_directory_or_of_its_name(distilling, world):
-    assert planning.teacher_of(distilling) == ModelConfig.bert_base()
+    teacher_of = lambda config: run_of(config).teacher
+    assert teacher_of(distilling) == ModelConfig.bert_base()
     cased = dataclasses.replace(distilling, teacher="bert-base-cased")
-    assert planning.teacher_of(cased).vocab_size == 28996
-    assert planning.teacher_of(dataclasses.replace(distilling, teacher=world.teacher)).hidden_size == 32
-    assert planning.teacher_of(PretrainConfig()) is None
-    refused(lambda: planning.teacher_of(dataclasses.replace(distilling, teacher="")), field="teacher")
+    assert teacher_of(cased).vocab_size == 28996
+    assert teacher_of(dataclasses.replace(distilling, teacher=world.teacher)).hidden_size == 32
+    assert teacher_of(PretrainConfig()) is None
+    refused(lambda: run_of(dataclasses.replace(distilling, teacher="")), field="teacher")
+    refused(lambda: run_of(dataclasses.replace(distilling, teacher="bert-base-uncasd")), "uncased", field="teacher")
+
+
+TUNING = FinetuneConfig(model="distilbert-base-uncased", task="mrpc")
+
+
+def test_fine_tuning_is_planned_by_the_rows_of_its_task_without_data(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(planning, "compile_step", lambda job: jobs.append(job) or compiled(*STEP))
+    plan = planning.plan(TUNING, "v5e:2x2", seeds=5)
+    (job,) = jobs
+    assert from_json(type(job), to_json(job)) == job
+    assert (job.run.rows, job.run.length, job.run.segments, job.run.seeds) == (32, 128, 1, 5)
+    assert job.run.model.labels == ("not_equivalent", "equivalent")
+    assert (plan.kind, plan.seeds, plan.steps) == ("fine-tuning", 5, 5 * 115)  # ⌈3,668 / 32⌉
+    of_a_token = 6 * 2 * (4 * 768**2 + 2 * 768 * 3072) + 6 * 4 * 128 * 768
+    assert plan.model_flops == 5 * 3 * 32 * 128 * of_a_token
+    assert plan.tokens_per_second == pytest.approx(5 * 32 * 128 / plan.seconds)
+
+
+def test_fine_tuning_on_data_at_hand_is_planned_in_its_packed_shape(world, monkeypatch, tmp_path):
+    for split, rows in (("train", 40), ("validation", 2)):
+        texts = [" ".join(["reda"] * (1 + row % 9)) for row in range(rows)]
+        write_split(tmp_path / "data", "rte", split, {"sentence1": texts, "sentence2": texts, "label": [0] * rows})
+    monkeypatch.setattr(planning, "compile_step", lambda job: compiled(*STEP))
+    config = FinetuneConfig(model=world.teacher, task="rte", data=str(tmp_path / "data"), length=32, batch_size=8)
+    tuning = Tuning(config)
+    plan = planning.plan(config, "v5e:2x2", seeds=2)
+    assert plan.steps == tuning.steps
+    assert (plan.batch_size, plan.length) == tuning.shape.for_mesh(4)[:2]
+
+
+def test_a_teacher_s_pass_is_counted_and_has_the_labels_of_the_task():
+    alone = run_of(TUNING)
+    taught = run_of(dataclasses.replace(TUNING, distill=DistillConfig(teacher="bert-base-uncased")))
+    assert taught.teacher.num_hidden_layers == 12
+    assert taught.flops() > 1.6 * alone.flops()
+
+
+def test_a_task_of_unknown_size_is_planned_for_the_rows_that_are_named(monkeypatch):
+    generated = dataclasses.replace(TUNING, task="demo-topic")
+    refused(lambda: run_of(generated), field="task", hint="--max-train-rows")
+    assert run_of(dataclasses.replace(generated, max_train_rows=640)).steps == 3 * 20
+
+
+def test_features_are_planned_for_one_device(monkeypatch):
+    jobs = []
+    monkeypatch.setattr(planning, "compile_step", lambda job: jobs.append(job) or compiled(*STEP))
+    config = FeaturesConfig(model="distilbert-base-uncased", batch_size=32, length=100, texts=1000)
+    plan = planning.plan(config, "v5e:1x1")
+    assert (plan.kind, plan.length, plan.steps) == ("features", 128, 32)
+    assert from_json(type(jobs[0]), to_json(jobs[0])) == jobs[0]
+    refused(lambda: planning.plan(config, "v5e:2x2"), field="--target", hint="v5e:1x1")
+    refused(lambda: planning.fewest_micro_batches(config, "v5e:1x1"), field="--optimizer.accumulate")
+    refused(lambda: run_of(dataclasses.replace(config, length=513)), field="length")
+    assert planning.largest_batch(config, "v5e:1x1").fits
 
 
 @pytest.mark.parametrize(
@@ -185,10 +287,10 @@ def test_the_compiler_s_process_runs_the_files_that_this_one_has_run(given, tmp_
 
 
 def test_a_compiler_that_is_not_installed_is_named_with_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiling, "_version", lambda name: "")
     for target, extra in (("v5e:1x1", "[plan]"), ("h100:1", "[plan-gpu]")):
         refused(
-            lambda target=target: compiling._check_installed(parse_target(target).chip), field="--target", hint=extra
+            lambda target=target: compiling.check_installed(parse_target(target).chip), field="--target", hint=extra
         )
 
 

@@ -144,6 +144,38 @@ def test_a_term_on_logits_of_all_tokens_is_the_same_in_pieces():
     assert all(np.linalg.norm(grads[name] - grads_of_pieces[name]) <= 1e-5 * total for name in grads)
 
 
+def test_a_term_of_ones_own_adds_its_gradient_to_that_of_the_package_s_on_the_same_logits():
+    @register_term("own", needs=("logits",))
+    def own(student, teacher, at):
+        return jnp.sum(at.weights * jnp.abs(student.logits - teacher.logits).mean(-1))
+
+    def grads(loss):
+        grad = quick_jit(jax.grad(objective(loss).loss, has_aux=True))
+        return jax.tree.map(np.float64, jax.device_get(grad(PARAMS, FROZEN, prepared([[0, 1]], 16), TOTALS)[0]))
+
+    together = grads(runs.loss(5.0, 2.0, 0.0, mse=0.3, own={"own": 0.5}))
+    apart = [grads(runs.loss(5.0, 2.0, 0.0)), grads(runs.loss(0.0, 0.0, 0.0, mse=0.3)), grads(alone(own=0.5))]
+    summed = {name: sum(one[name] for one in apart) for name in together}
+    total = np.sqrt(sum((value**2).sum() for value in summed.values()))
+    assert all(np.linalg.norm(together[name] - summed[name]) <= 1e-6 * total for name in together)
+    assert np.linalg.norm(apart[2]["head.bias"]) > 0
+
+
+def test_logits_of_masked_tokens_that_are_computed_again_change_no_sum():
+    given = Given(STUDENT, TEACHER, WEIGHTS, MASK, PretrainConfig(objective="distillation", loss=runs.loss(mse=0.3)))
+    args, again = (PARAMS, FROZEN, prepared([[0, 1]], 16), TOTALS), dataclasses.replace(given, accelerator=True)
+    results = [quick_jit(jax.value_and_grad(distillation(one).loss, has_aux=True))(*args) for one in (given, again)]
+    gathers = [
+        str(jax.make_jaxpr(distillation(one).loss)(*args)).count(f"1,5,{VOCAB}] = gather") for one in (given, again)
+    ]
+    assert gathers == [1, 0]
+    ((value, parts), grads), ((other, other_parts), other_grads) = jax.tree.map(np.float64, jax.device_get(results))
+    np.testing.assert_allclose(other, value, rtol=1e-6)
+    assert parts.keys() == other_parts.keys()
+    total = np.sqrt(sum((gradient**2).sum() for gradient in grads.values()))
+    assert all(np.linalg.norm(grads[name] - other_grads[name]) <= 3e-6 * total for name in grads)
+
+
 @pytest.mark.parametrize(
     ("needs", "over", "chunk", "refused"),
     [

@@ -1,6 +1,7 @@
 """The loop with a train step that is plain Python: what it logs, saves and evaluates, and how it stops."""
 
 import dataclasses
+import hashlib
 import math
 import os
 import re
@@ -26,8 +27,9 @@ class Saves:
     def __init__(self, path=None):
         self.path, self.logged, self.waited = path, {}, 0
 
-    def save(self, step, state):
+    def save(self, step, state, log):
         assert state.step == step
+        assert log == (hashlib.sha256(self.path.read_bytes()).hexdigest() if self.path else "")
         self.logged[step] = [entry["step"] for entry in metrics(self.path)] if self.path else []
 
     def wait(self):

@@ -148,3 +148,71 @@ def test_leading_dimensions_are_summed_over(name, values):
     ours, _ = terms(values)[name]
     paired, _ = terms(tuple(map(pairs, values)))[name]
     np.testing.assert_allclose(paired(jnp.float32(pairs(values[0]))), ours(jnp.float32(values[0])), rtol=1e-6)
+
+
+def test_gradients_are_the_formulas_where_temperature_and_weights_are_traced(values):
+    student, teacher, _, weights = used(values)
+    term = jax.jit(jax.value_and_grad(losses.distillation, argnums=(0, 2, 3)))
+    for temperature in (1.0, 2.0, 5.0):
+        value, (gradient, to_weights, to_temperature) = term(
+            *map(jnp.float32, (student, teacher, weights)), jnp.float32(temperature)
+        )
+        reference = lambda s, w=weights, temperature=temperature: reference_distillation(s, teacher, w, temperature)
+        np.testing.assert_allclose(value, reference(student), rtol=2e-6)
+        expected = slope(reference, student)
+        assert abs(gradient - expected).max() <= 2e-6 * abs(expected).max()
+        each = [reference(student, w) for w in np.eye(len(weights))]
+        np.testing.assert_allclose(to_weights, each, rtol=1e-5)
+        assert to_temperature == 0.0
+
+
+def test_terms_on_the_same_logits_compose_under_weights_that_are_traced(values):
+    student, teacher, _, weights = used(values)
+
+    def loss(s, share):
+        args = jnp.float32(teacher), jnp.float32(weights)
+        own = jnp.sum(weights * jnp.abs(s).mean(-1))
+        parts = losses.distillation(s, *args, 2.0), losses.logit_mse(s, *args)
+        return share * parts[0] + (1.0 - share) * parts[1] + 0.5 * share * own
+
+    def reference(s, share):
+        parts = reference_distillation(s, teacher, weights, 2.0), reference_mse(s, teacher, weights)
+        return share * parts[0] + (1.0 - share) * parts[1] + 0.5 * share * (weights @ abs(s).mean(-1))
+
+    grad = quick_jit(jax.value_and_grad(loss))
+    for share in (0.0, 0.3, 1.0):
+        value, gradient = grad(jnp.float32(student), jnp.float32(share))
+        np.testing.assert_allclose(value, reference(student, share), rtol=2e-6)
+        expected = slope(lambda s, share=share: reference(s, share), student)
+        assert abs(gradient - expected).max() <= 2e-6 * abs(expected).max()
+
+
+@pytest.mark.parametrize("name", TERMS)
+def test_bfloat16_inputs_are_computed_with_in_float32(name, values):
+    """The value is that of the same numbers in float32, the gradient is rounded once."""
+    student, teacher, labels, weights = values
+    rounded = [np.float64(jnp.bfloat16(part)) for part in (student, teacher)]
+    given = (*rounded, labels, weights)
+    ours = {
+        "cross_entropy": lambda s, t: losses.cross_entropy(s, jnp.int32(labels), jnp.float32(weights)),
+        "logit_mse": lambda s, t: losses.logit_mse(s, t, jnp.float32(weights)),
+        "cosine_distance": lambda s, t: losses.cosine_distance(s, t, jnp.float32(weights)),
+    }
+    temperature = {"distillation, temperature 1": 1.0, "distillation, temperature 5": 5.0}.get(name, 2.0)
+    term = ours.get(name, lambda s, t: losses.distillation(s, t, jnp.float32(weights), temperature))
+    value, gradient = quick_jit(jax.value_and_grad(term))(*map(jnp.bfloat16, rounded))
+    _, reference = terms(used(given))[name]
+    assert (value.dtype, gradient.dtype) == (jnp.float32, jnp.bfloat16)
+    np.testing.assert_allclose(value, reference(rounded[0][weights > 0]), rtol=2e-6)
+    expected = np.zeros_like(student)
+    expected[weights > 0] = slope(reference, rounded[0][weights > 0])
+    np.testing.assert_allclose(np.float64(gradient), expected, rtol=2**-8, atol=2e-6 * abs(expected).max())
+
+
+def test_nothing_as_wide_as_the_vocabulary_is_kept_of_bfloat16_logits_but_themselves():
+    kept = jax.eval_shape(
+        lambda *logits: jax.vjp(losses.distillation, *logits, jnp.ones((2, TOKENS)), 2.0)[1],
+        *[jax.ShapeDtypeStruct((2, TOKENS, VOCAB), jnp.bfloat16)] * 2,
+    )
+    wide = [leaf.dtype for leaf in jax.tree.leaves(kept) if leaf.shape[-1:] == (VOCAB,)]
+    assert wide == [jnp.bfloat16] * 2

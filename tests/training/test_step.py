@@ -281,26 +281,61 @@ def test_a_step_consumes_its_state_and_nothing_else():
 
 
 ROWS_CUT = [(8, 1, 1, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in [(8, 1, 1, 1), (1, 8, 1, 1)])]
+BOTH_CUT = [(2, 4, 1, 2), pytest.param((4, 2, 1, 1), marks=pytest.mark.slow)]
 
 
 PIECES_CUT = [pytest.param(in_pieces(*shape), marks=pytest.mark.slow) for shape in [(8, 1, 1, 1), (1, 8, 1, 1)]]
 
 
-@pytest.mark.parametrize("shape", [*ROWS_CUT, *PIECES_CUT], ids=named)
-def test_devices_exchange_parameters_and_gradients_and_no_activations(shape):
-    _, step, state, frozen, _ = setting(*shape)
-    calls = re.findall(r"= (.*?) (all-[a-z-]+?|collective-[a-z]+|reduce-scatter)(?:-start)?\(", step.as_text())
-    # Along fsdp parameters are gathered; the gradient of an embedding may go to the devices that hold its columns, which moves
-    # [B, T, D] / devices where summing whole tables would move [V, D].
-    kinds = {kind for _, kind in calls}
-    assert kinds == {"all-reduce"} if shape[1] == 1 else kinds - {"all-to-all"} == {"all-reduce", "all-gather"}
-    shapes = {
-        tuple(map(int, dims.split(",")))
-        for result, kind in calls
-        for dims in re.findall(r"\bf32\[([\d,]+)\]", result)
-        if kind != "all-to-all"
-    }
-    assert shapes <= {value.shape for value in (*state().params.values(), *frozen.values())}
+class Exchange(NamedTuple):
+    """A collective of a compiled step: the shapes that it leaves on each device, and whether it stands in a loop."""
+
+    kind: str
+    shapes: list[tuple[int, ...]]
+    in_loop: bool
+
+
+def exchanges(step) -> list[Exchange]:
+    pattern = r"= (.*?) (all-[a-z-]+?|collective-[a-z]+|reduce-scatter)(?:-start)?\(.*?op_name=\"(.*?)\""
+    calls = re.findall(pattern, step.as_text())
+    shapes = lambda result: [
+        tuple(map(int, filter(None, one.split(",")))) for one in re.findall(r"\w\d+\[([\d,]*)\]", result)
+    ]
+    return [Exchange(kind, shapes(result), "/while/" in name) for result, kind, name in calls]
+
+
+@pytest.mark.parametrize("shape", [*ROWS_CUT, *BOTH_CUT, *PIECES_CUT], ids=named)
+def test_devices_exchange_each_parameter_and_gradient_once_and_no_activations(shape):
+    """Tied or not, in one micro-batch or several."""
+    mesh, step, state, frozen, _ = setting(*shape)
+    made = exchanges(step)
+    assert not any(one.in_loop for one in made)
+    assert not {one.kind for one in made} - {"all-reduce", "all-gather", "reduce-scatter"}
+    moved = lambda *kinds: sorted(size for one in made if one.kind in kinds for size in one.shapes if size)
+    params = state().params
+    in_shards = {name: value.sharding.shard_shape(value.shape) for name, value in params.items()}
+    gathered = [value.shape for name, value in (*params.items(), *frozen.items()) if "fsdp" in sharding.spec(name)]
+    assert moved("all-gather") == (sorted(gathered) if mesh.shape["fsdp"] > 1 else [])
+    several_times = 1 + (
+        mesh.shape["data"] > 1 and mesh.shape["fsdp"] > 1
+    )  # among those of a shard, then among the shards
+    of_gradients = [
+        size for name, size in in_shards.items() for _ in range(several_times if "fsdp" in sharding.spec(name) else 1)
+    ]
+    assert moved("all-reduce", "reduce-scatter") == sorted(of_gradients)
+
+
+def test_along_the_tensor_axis_gradients_stay_cut():
+    _, step, state, _, _ = setting(2, 2, 2, 2)
+    whole = {value.shape for name, value in state().params.items() if "tensor" in sharding.spec(name)}
+    alone = {value.shape for name, value in state().params.items() if "tensor" not in sharding.spec(name)}
+    summed = [
+        one for one in exchanges(step) if one.kind == "reduce-scatter" or (one.kind == "all-reduce" and not one.in_loop)
+    ]
+    assert len(summed) > 1
+    assert not {size for one in summed for size in one.shapes} & (whole - alone)
+    gathered = {size for one in exchanges(step) if one.kind == "all-gather" for size in one.shapes}
+    assert not gathered & (whole - alone)
 
 
 @pytest.mark.parametrize("shape", ROWS_CUT, ids=named)
