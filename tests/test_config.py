@@ -181,6 +181,7 @@ REFUSED = [
     (MeshConfig, "tensor", POSITIVE),
     (RunConfig, "seed", (-1, 2**32)),
     (RunConfig, "dtype", ("float16",)),
+    (RunConfig, "activations", ("float16", "bfloat16")),  # matmuls are float32
     (RunConfig, "log_every", POSITIVE),
     (RunConfig, "eval_every", (-1,)),
     (RunConfig, "save_every", POSITIVE),

@@ -64,7 +64,7 @@ def reference_gradients(name, given, labels, *, autocast):
 
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "DistilBertForMaskedLM"])
 def test_gradients_are_as_near_to_float64_as_autocasts(name, tmp_path):
-    """Of every parameter with a gradient above rounding noise, over 8 batches: on average 1.15 % of its norm for BERT and 1.22 % for
+    """Of every parameter with a gradient above rounding noise, over 8 batches: on average 1.15 % of its norm for BERT and 1.22 for
     DistilBERT, by autocast, which keeps what LayerNorm gives in float32, 1.08 and 1.24 %."""
     record.build(name, seed=1).save_pretrained(tmp_path)
     graphdef, params = split(CLASSES[name].from_pretrained(tmp_path, **NARROW))
