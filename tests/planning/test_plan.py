@@ -95,8 +95,26 @@ def test_share_of_peak_is_a_fraction_and_the_first_share_of_the_json():
     assert shares[0] == "share_of_peak"
     assert from_json(type(plan), to_json(plan)) == plan
     shown = report.lines(plan)
-    assert "estimate" in shown
-    assert "v5e:1x1" in report.comparison([plan])
+    for line in shown.splitlines():
+        if any(unit in line for unit in (" ms", "tokens/s", "hours")) and not line.startswith(" "):
+            assert "estimate" in line or line.startswith(("where", "collectives"))
+    assert shown.count("(estimated)") == 2  # of the parts and of the collectives
+    table = report.comparison([plan])
+    assert "v5e:1x1" in table
+    assert "ms a step (estimated)" in table
+
+
+def test_a_gpu_s_figures_are_called_bounds():
+    plan = plan_of(compiled(*STEP, clock=None), parse_target("h100:1"), WORK)
+    assert "estimate" not in report.lines(plan)
+    assert "at least" in report.lines(plan)
+    assert "hours (bound)" in report.comparison([plan])
+
+
+def test_a_roofline_is_drawn(tmp_path):
+    plan = plan_of(compiled(*STEP), parse_target("v5e:1x1"), WORK)
+    report.roofline([plan, plan], 197e12, tmp_path / "roofline.png")
+    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture
