@@ -83,7 +83,7 @@ def memory(arguments: Arguments, folder: Path, whole: Path) -> Findings:
         given = ["--text", *map(str, files), "--tokenizer", arguments.tokenizer, "--out", str(out)]
         peak, took = watched([sys.executable, "-m", "distilbert_jax.pretraining.build_corpus", *given])
         corpus = Corpus.open(out)
-        found = (name, f"{corpus.manifest['tokens']:,}", str(len(corpus)), f"{peak / 1e6:.0f}")
+        found = (name, f"{corpus.manifest.tokens:,}", str(len(corpus)), f"{peak / 1e6:.0f}")
         rows.append((*found, f"{took.wall:.0f}", f"{took.cpu:.0f}"))
     header = ("text", "tokens", "shards", "peak memory, MB", "wall seconds", "CPU seconds")
     return Findings(f"The command on {size / 1e6:.0f} MB, {CORES} processes and their parent", header, rows)
@@ -111,11 +111,11 @@ def packing(corpus: Path) -> Findings:
     rows = []
     for length, sequences in itertools.product((128, 512), ("line", "document")):
         took = timed(lambda length=length, sequences=sequences: pack(corpus, length, sequences=sequences))
-        found = pack(corpus, length, sequences=sequences).manifest
-        without = found["tokens"] / (found["sequences"] * length)
-        speed = f"{found['tokens'] / took.cpu / 1e6:.1f}"
-        shares = (f"{found['efficiency']:.2%}", f"{without:.2%}")
-        rows.append((str(length), sequences, f"{found['rows']:,}", *shares, f"{took.cpu:.1f}", speed))
+        packed = pack(corpus, length, sequences=sequences).manifest
+        without = packed.tokens / (packed.sequences * length)
+        speed = f"{packed.tokens / took.cpu / 1e6:.1f}"
+        shares = (f"{packed.efficiency:.2%}", f"{without:.2%}")
+        rows.append((str(length), sequences, f"{packed.rows:,}", *shares, f"{took.cpu:.1f}", speed))
     header = ("T", "sequences", "rows", "efficiency", "one sequence a row", "CPU seconds", "M tokens per CPU second")
     return Findings("Packing, best fit, one process", header, rows)
 
@@ -134,8 +134,8 @@ def loading(corpus: Path, rounds: int, tokens: int = 8 << 20) -> Findings:
                     pass
 
             def copy(rows: PackedRows = rows, needed: int = count * batch_size) -> None:
-                for entry in rows.manifest["files"]:
-                    array = np.load(rows.path / entry["file"])[:needed]
+                for entry in rows.manifest.files:
+                    array = np.load(rows.path / entry.file)[:needed]
                     array.astype(np.int32)
                     needed -= len(array)
                     if not needed:
@@ -144,7 +144,7 @@ def loading(corpus: Path, rounds: int, tokens: int = 8 << 20) -> Findings:
             copy()
             load()
             took = alternating({"PackedBatches, prefetch": load, "NumPy copy of the files": copy}, rounds)
-            real = count * batch_size * length * rows.manifest["efficiency"] / 1e6
+            real = count * batch_size * length * rows.manifest.efficiency / 1e6
             for name, times in took.items():
                 speeds = ([real / one.wall for one in times], [real / one.cpu for one in times])
                 found.append((str(length), str(batch_size), name, *(spread(speed, 1) for speed in speeds)))

@@ -86,7 +86,7 @@ def tokenizing(paths: tuple[Path, ...], tokenizer: Tokenizer, megabytes: int, ro
     runs, tokens = itertools.count(), set()
 
     def build(source: Path) -> None:
-        tokens.add(build_corpus([source], tokenizer, folder / f"corpus-{next(runs)}").manifest["tokens"])
+        tokens.add(build_corpus([source], tokenizer, folder / f"corpus-{next(runs)}").manifest.tokens)
 
     with encoding_processes(tokenizer, lines, *trial[fastest]) as in_processes:
         in_processes()  # the first call starts them

@@ -11,16 +11,36 @@ Every task has an `idx` column; validation rows come from held-out documents.
 
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from distilbert_jax.base.files import atomic_file
 
 TRAIN_ROWS, VALIDATION_ROWS = 2000, 400
 
 Documents = list[tuple[str, list[str]]]
-Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SentenceRow:
+    """A sentence and its label."""
+
+    sentence: str
+    label: int
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """Two sentences and their label, an int, or a float of a regression."""
+
+    sentence1: str
+    sentence2: str
+    label: float
+
+
+Row = TypeVar("Row", SentenceRow, PairRow)
 
 
 def write_tasks(documents: dict[str, Documents], out: Path, seed: int = 0) -> dict[str, int]:
@@ -41,28 +61,28 @@ def write_tasks(documents: dict[str, Documents], out: Path, seed: int = 0) -> di
             rows = generate(documents[split], wanted, random.Random(f"{seed} {task} {split}"))
             file = out / task / f"{split}.parquet"
             file.parent.mkdir(parents=True, exist_ok=True)
-            table = pyarrow.Table.from_pylist([{**row, "idx": index} for index, row in enumerate(rows)])
+            table = pyarrow.Table.from_pylist([{**vars(row), "idx": index} for index, row in enumerate(rows)])
             with atomic_file(file) as stream:
                 parquet.write_table(table, stream)
             rows_of[f"{task}/{split}.parquet"] = len(rows)
     return rows_of
 
 
-def topic_rows(documents: Documents, wanted: int, choose: random.Random) -> list[Row]:
+def topic_rows(documents: Documents, wanted: int, choose: random.Random) -> list[SentenceRow]:
     """Sentences, half from the language reference, half from the library's docstrings."""
     families = ([], [])
     for name, paragraphs in documents:
         families[name.startswith("library/")].extend(_sentences(paragraphs, 5, 40))
     count = min(wanted // 2, *map(len, families))
     rows = [
-        {"sentence": sentence, "label": label}
+        SentenceRow(sentence, label)
         for label, family in enumerate(families)
         for sentence in choose.sample(family, count)
     ]
     return _shuffled(rows, choose)
 
 
-def next_rows(documents: Documents, wanted: int, choose: random.Random, span: int = 20) -> list[Row]:
+def next_rows(documents: Documents, wanted: int, choose: random.Random, span: int = 20) -> list[PairRow]:
     """Paragraphs cut in their middle; each first half once with its own second half, once with a stranger's.
 
     Both labels have the same first and the same second halves: neither half alone says anything.
@@ -82,13 +102,13 @@ def next_rows(documents: Documents, wanted: int, choose: random.Random, span: in
     strangers = halves[turn:] + halves[:turn]
     rows = []
     for (name, first, second), (stranger, _, other) in zip(halves, strangers, strict=True):
-        rows.append({"sentence1": first, "sentence2": second, "label": 1})
+        rows.append(PairRow(first, second, 1))
         if stranger != name:
-            rows.append({"sentence1": first, "sentence2": other, "label": 0})
+            rows.append(PairRow(first, other, 0))
     return _shuffled(rows, choose)
 
 
-def overlap_rows(documents: Documents, wanted: int, choose: random.Random) -> list[Row]:
+def overlap_rows(documents: Documents, wanted: int, choose: random.Random) -> list[PairRow]:
     """Sentences beside a copy in which a random share of the words is dropped or replaced by other words of the text."""
     sentences = _sentences([paragraph for _, paragraphs in documents for paragraph in paragraphs], 8, 20)
     vocabulary = [word for sentence in sentences for word in sentence.split()]
@@ -103,11 +123,11 @@ def overlap_rows(documents: Documents, wanted: int, choose: random.Random) -> li
             elif choose.random() < 0.7:
                 copy.append(choose.choice(vocabulary))
         label = 5 * (1 - len(changed) / len(words))
-        rows.append({"sentence1": sentence, "sentence2": " ".join(copy) or ".", "label": round(label, 3)})
+        rows.append(PairRow(sentence, " ".join(copy) or ".", round(label, 3)))
     return rows
 
 
-TASKS: dict[str, Callable[[Documents, int, random.Random], list[Row]]] = {
+TASKS: dict[str, Callable[[Documents, int, random.Random], Sequence[SentenceRow | PairRow]]] = {
     "demo-topic": topic_rows,
     "demo-next": next_rows,
     "demo-overlap": overlap_rows,

@@ -81,7 +81,7 @@ def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -
         return
     given = before = describe(files)
     with contextlib.suppress(InputError):  # what is not there or damaged is made again
-        before = Corpus.open(corpus).manifest["sources"]
+        before = Corpus.open(corpus).manifest.sources
     if before != given:
         raise InputError(
             f"{corpus}: was made of other text than {', '.join(map(str, files))}, and {', '.join(begun)} trained on it: name the "

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import itertools
+import json
 import math
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ import signal
 import stat
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -27,10 +28,21 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from distilbert_jax.base.files import atomic_file, kind_of_place, read_json, sha256_of, write_array, write_json
+from distilbert_jax.base.config_io import read_config, write_config
+from distilbert_jax.base.files import atomic_file, kind_of_place, read_json, sha256_of, write_array
 from distilbert_jax.base.progress import progress
-from distilbert_jax.errors import InputError
-from distilbert_jax.pretraining.corpus import COUNTED, FORMAT, Corpus, id_dtype
+from distilbert_jax.errors import InputError, counted
+from distilbert_jax.pretraining.corpus import Corpus, holds, id_dtype, read_shard
+from distilbert_jax.pretraining.manifests import (
+    CORPUS_FORMAT,
+    COUNTED,
+    CorpusManifest,
+    CorpusOrigin,
+    ShardEntry,
+    ShardRecord,
+    SourceFile,
+    shard_file,
+)
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import (
     SpecialIds,
@@ -41,7 +53,7 @@ from distilbert_jax.text.tokenizer import (
     save_tokenizer,
     special_ids,
 )
-from distilbert_jax.text.tokenizer_files import CONFIG, TOKENIZER, told_in_a_line
+from distilbert_jax.text.tokenizer_files import CONFIG, TOKENIZER, kind_of, settings_of, told_in_a_line
 
 _OF_A_SHARD = re.compile(r"\d{5,}\.(npz|json)")
 _CUT_OFF = re.compile(r"\..+\.partial")
@@ -50,36 +62,39 @@ _CUT_OFF = re.compile(r"\..+\.partial")
 class ShardMaker:
     """Makes one shard of one chunk of text; every worker process has its own."""
 
-    def __init__(self, tokenizer: str, tokenizer_id: str, out: Path):
-        self.tokenizer = Tokenizer.from_str(tokenizer)
+    def __init__(self, tokenizer: str, tokenizer_id: str, single_tokens: Collection[str], out: Path):
+        parts = json.loads(tokenizer)
+        for token in parts["added_tokens"]:
+            token["special"] = token["special"] and token["content"] not in single_tokens
+        self.tokenizer = Tokenizer.from_str(json.dumps(parts))
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text must not end a sequence
-        self.tokenizer_id = tokenizer_id
+        # Of an earlier version, which cut these into pieces, the shards are not taken over.
+        self.tokenizer_id = _digest(tokenizer_id, *single_tokens) if single_tokens else tokenizer_id
+        self.setup = tokenizer, tokenizer_id, tuple(single_tokens), out
         self.vocab_size = entries(self.tokenizer)
         self.dtype = id_dtype(self.vocab_size)
         self.out = out
 
-    def recorded(self, index: int, text_sha256: str) -> dict[str, Any] | None:
+    def recorded(self, index: int, text_sha256: str) -> ShardEntry | None:
         """The manifest's entry of a shard that an earlier run or another host made of this text with the same tokenizer."""
-        with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-            entry = read_json(self.out / f"shards/{index:05}.json", dict)
-            whole = entry["file"] == f"shards/{index:05}.npz" and all(
-                type(entry[name]) is int and entry[name] >= 0 for name in COUNTED
-            )
-            if whole and (entry.pop("tokenizer"), entry["text_sha256"]) == (self.tokenizer_id, text_sha256):
-                return entry
+        with contextlib.suppress(InputError, OSError):
+            record = read_config(ShardRecord, self.out / f"shards/{index:05}.json")
+            made_of = record.file, record.tokenizer, record.text_sha256
+            if made_of == (shard_file(index), self.tokenizer_id, text_sha256):
+                return record.entry
         return None
 
-    def finished(self, index: int, text_sha256: str) -> dict[str, Any] | None:
-        """What `recorded` gives, if the shard is still what was written."""
-        with contextlib.suppress(OSError, KeyError, TypeError):
+    def finished(self, index: int, text_sha256: str) -> ShardEntry | None:
+        """What `recorded` gives, if the shard is still what was written, and what the record says."""
+        with contextlib.suppress(InputError, OSError):
             entry = self.recorded(index, text_sha256)
-            if entry and sha256_of(self.out / entry["file"]) == entry["sha256"]:
+            if entry and sha256_of(file := self.out / entry.file) == entry.sha256 and holds(read_shard(file), entry):
                 return entry
         return None
 
-    def make(self, index: int, chunk: bytes, lines_at_once: int = 500) -> dict[str, Any]:
+    def make(self, index: int, chunk: bytes, lines_at_once: int = 500) -> ShardEntry:
         """Write the shard, then its record; returns the manifest's entry."""
         documents = [document.split("\n") for document in chunk.decode().split("\n\n")]
         lines = list(itertools.chain.from_iterable(documents))
@@ -91,7 +106,7 @@ class ShardMaker:
             lengths += map(len, ids)
             pieces.append(np.fromiter(itertools.chain.from_iterable(ids), self.dtype))
         tokens = np.concatenate(pieces)
-        file = self.out / f"shards/{index:05}.npz"
+        file = self.out / shard_file(index)
         with atomic_file(file) as stream:
             np.savez(
                 stream,
@@ -99,16 +114,21 @@ class ShardMaker:
                 line_ends=np.cumsum(lengths, dtype=np.int32),
                 document_ends=np.cumsum([len(document) for document in documents], dtype=np.int32),
             )
-        entry = {
-            "file": f"shards/{file.name}",
-            "documents": len(documents),
-            "lines": len(lines),
-            "tokens": len(tokens),
-            "sha256": sha256_of(file),
-            "text_sha256": hashlib.sha256(chunk).hexdigest(),
-        }
-        write_json(file.with_suffix(".json"), {**entry, "tokenizer": self.tokenizer_id})
-        return entry
+        record = ShardRecord(
+            file=shard_file(index),
+            documents=len(documents),
+            lines=len(lines),
+            tokens=len(tokens),
+            sha256=sha256_of(file),
+            text_sha256=hashlib.sha256(chunk).hexdigest(),
+            tokenizer=self.tokenizer_id,
+        )
+        write_config(record, file.with_suffix(".json"))
+        return record.entry
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -119,8 +139,7 @@ def worker_pool(workers: int, maker: ShardMaker) -> Iterator[Callable[[int, byte
     """
     # A forked process would inherit locks that JAX's or the tokenizer's threads hold.
     context = multiprocessing.get_context("spawn")
-    setup = (maker.tokenizer.to_str(), maker.tokenizer_id, maker.out)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=setup)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=maker.setup)
 
     def submit(index: int, chunk: bytes) -> Future:
         # Processes inherit the blocked Ctrl-C: the parent alone answers it.
@@ -158,7 +177,7 @@ def _start_worker(*setup: Any) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _make_in_worker(index: int, chunk: bytes) -> dict[str, Any]:
+def _make_in_worker(index: int, chunk: bytes) -> ShardEntry:
     return _worker.make(index, chunk)
 
 
@@ -189,7 +208,8 @@ def build_corpus(
 ) -> Corpus:
     """Tokenize text files into `out`; what an interrupted call has finished there, the next one finds.
 
-    Special tokens that are spelt out in the text, such as "[SEP]", are text and become ordinary pieces.
+    BERT's special tokens that are spelt out in the text, such as "[SEP]", are text and become ordinary pieces; those that a user
+    has added to them, such as "[E1]", are one piece, as they are everywhere.
 
     Args:
         sources: `.txt`, `.txt.xz` or `.txt.gz` files; see `TextSources`.
@@ -238,16 +258,21 @@ def build_share(
         raise InputError(
             f"{out}: holds a corpus made with another tokenizer; name another directory, or remove this one", path=out
         )
-    described = describe(text.paths)
-    origin = {"format": FORMAT, "tokenizer": tokenizer_id, "shard_bytes": shard_bytes, "sources": described}
+    origin = CorpusOrigin(
+        format=CORPUS_FORMAT,
+        tokenizer=tokenizer_id,
+        shard_bytes=shard_bytes,
+        sources=describe(text.paths),
+        single_tokens=_single_tokens(tokenizer) or None,
+    )
     before = _opened(out)
-    kept = {source["file"] for source in described}
+    kept = {source.file for source in origin.sources}
     # A file that was edited, or one more, is another matter: shards that stay the same are kept.
-    if before and (lost := {source["file"] for source in before.manifest["sources"]} - kept):
+    if before and (lost := {source.file for source in before.manifest.sources} - kept):
         raise InputError(
             f"{out}: holds a corpus of {', '.join(sorted(lost))}; name another directory, or remove this one", path=out
         )
-    if before and {key: before.manifest.get(key) for key in origin} == origin:
+    if before and before.manifest.origin == origin:
         with contextlib.suppress(InputError):  # what is damaged is made again
             before.verify()
             return Share(before, len(range(host, len(before), hosts)), 0)
@@ -259,12 +284,18 @@ def build_share(
     save_tokenizer(tokenizer, out / "tokenizer")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = max(1, min(processes or cores or 1, math.ceil(text.size / shard_bytes / hosts)))
-    maker = ShardMaker(tokenizer.to_str(), tokenizer_id, out)
+    maker = ShardMaker(tokenizer.to_str(), tokenizer_id, origin.single_tokens or (), out)
     digests, shards, made = _make_shards(text, maker, shard_bytes, workers, range(host, sys.maxsize, hosts))
     if not digests:
         raise _blank(text)
+    if text.invisible:
+        print(
+            f"{counted(text.invisible, 'line')} of the text {'shows' if text.invisible == 1 else 'show'} nothing and "
+            f"{'is' if text.invisible == 1 else 'are'} not blank (U+FEFF, U+200B and the like): they separate no documents",
+            file=sys.stderr,
+        )
     own = len(shards)
-    entries: list[dict[str, Any] | None] = []
+    entries: list[ShardEntry | None] = []
     for check in (maker.recorded, maker.finished):  # checksums of what others made cost time: only when all is there
         entries = [shards.get(index) or check(index, digest) for index, digest in enumerate(digests)]
         if missing := {index % hosts for index, entry in enumerate(entries) if not entry}:
@@ -273,9 +304,18 @@ def build_share(
     return Share(_completed(out, origin, specials, maker.vocab_size, complete, made), own, made)
 
 
-def describe(sources: Sequence[Path]) -> list[dict[str, Any]]:
-    """What a manifest says of the files that a corpus was made of: `file` (name), `bytes`, `sha256`."""
-    return [{"file": path.name, "bytes": path.stat().st_size, "sha256": sha256_of(path)} for path in sources]
+def describe(sources: Sequence[Path]) -> tuple[SourceFile, ...]:
+    """What a manifest says of the files that a corpus was made of."""
+    return tuple(SourceFile(file=path.name, bytes=path.stat().st_size, sha256=sha256_of(path)) for path in sources)
+
+
+def _single_tokens(tokenizer: Tokenizer) -> tuple[str, ...]:
+    """Special tokens that a text may spell out: those of no role in a sequence, unless the tokenizer cuts all of them."""
+    if settings_of(tokenizer).split_special_tokens:
+        return ()
+    added = tokenizer.get_added_tokens_decoder().values()
+    roles = kind_of(tokenizer).special_tokens.values()
+    return tuple(token.content for token in added if token.special and token.content not in roles)
 
 
 def _check_no_others(out: Path) -> None:
@@ -371,7 +411,7 @@ def _blank(text: TextSources) -> InputError:
 
 def _make_shards(
     text: TextSources, maker: ShardMaker, shard_bytes: int, workers: int, own: range
-) -> tuple[list[str], dict[int, dict], int]:
+) -> tuple[list[str], dict[int, ShardEntry], int]:
     """Make those of the `own` shards that are not there yet.
 
     Returns:
@@ -401,35 +441,36 @@ def _make_shards(
 
 
 def _completed(
-    out: Path, origin: dict[str, Any], specials: SpecialIds, vocab_size: int, shards: list[dict[str, Any]], made: int
+    out: Path, origin: CorpusOrigin, specials: SpecialIds, vocab_size: int, shards: Sequence[ShardEntry], made: int
 ) -> Corpus:
     """Remove the shards of an older, longer text, count the tokens and write the manifest."""
-    totals = {name: sum(shard[name] for shard in shards) for name in COUNTED}
-    if not totals["tokens"]:
-        raise InputError(
-            f"{out}: not one token is in the {totals['lines']:,} lines of the text: nothing to train on", path=out
-        )
+    documents, lines, tokens = (sum(getattr(shard, name) for shard in shards) for name in COUNTED)
+    if not tokens:
+        raise InputError(f"{out}: not one token is in the {lines:,} lines of the text: nothing to train on", path=out)
     for stale in (out / "shards").glob("[0-9]*"):
         if _OF_A_SHARD.fullmatch(stale.name) and int(stale.stem) >= len(shards):
             stale.unlink(missing_ok=True)
     for cut_off in (out / "shards").glob(".[0-9]*.partial"):  # by a kill
         cut_off.unlink(missing_ok=True)
-    manifest = {
-        **origin,
-        "vocab_size": vocab_size,
-        "specials": dataclasses.asdict(specials),
-        **totals,
-        "shards": shards,
-    }
-    corpus = Corpus(out, manifest, made)
     counts = np.zeros(vocab_size, np.int64)
-    for shard in corpus:
-        counts += np.bincount(shard.tokens, minlength=vocab_size)
+    for shard in shards:
+        counts += np.bincount(read_shard(out / shard.file).tokens, minlength=vocab_size)
     write_array(out / "token_counts.npy", counts)
-    manifest["token_counts"] = sha256_of(out / "token_counts.npy")
-    write_json(out / "manifest.json", manifest)
-    return corpus
+    manifest = CorpusManifest(
+        **vars(origin),
+        vocab_size=vocab_size,
+        specials=specials,
+        documents=documents,
+        lines=lines,
+        tokens=tokens,
+        shards=tuple(shards),
+        token_counts=sha256_of(out / "token_counts.npy"),
+    )
+    write_config(manifest, out / "manifest.json")
+    return Corpus(out, manifest, made)
 
 
 def totals(corpus: Corpus) -> str:
-    return "{documents:,} documents, {lines:,} lines, {tokens:,} tokens".format(**corpus.manifest)
+    """What is in a corpus, in words."""
+    manifest = corpus.manifest
+    return f"{manifest.documents:,} documents, {manifest.lines:,} lines, {manifest.tokens:,} tokens"

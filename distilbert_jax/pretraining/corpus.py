@@ -5,17 +5,15 @@ import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
+from distilbert_jax.base.config_io import read_config
 from distilbert_jax.base.files import open_file, read_json, sha256_of
 from distilbert_jax.errors import InputError
+from distilbert_jax.pretraining.manifests import CORPUS_FORMAT, CorpusManifest, ShardEntry
 from distilbert_jax.text.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, special_ids
-
-FORMAT = 1
-COUNTED = ("documents", "lines", "tokens")  # of each shard, and their sums of all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,34 +36,25 @@ def id_dtype(vocab_size: int) -> np.dtype:
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
-def _well_formed(name: str, value: Any) -> bool:
-    """Whether a part of a manifest has the form in which it is written."""
-    if name == "vocab_size":
-        return type(value) is int and value > 0
-    if name == "specials":
-        known = {field.name for field in dataclasses.fields(SpecialIds)}
-        return isinstance(value, dict) and value.keys() == known and all(type(index) is int for index in value.values())
-    if name in ("shards", "sources"):
-        texts = lambda item: (
-            isinstance(item, dict) and all(isinstance(item.get(key), str) for key in ("file", "sha256"))
-        )
-        counts = lambda item: name == "sources" or all(type(item.get(key)) is int and item[key] >= 0 for key in COUNTED)
-        return isinstance(value, list) and bool(value) and all(texts(item) and counts(item) for item in value)
-    return isinstance(value, str)
+def read_shard(file: Path) -> Shard:
+    """A shard, read into memory.
 
-
-def _check_sums(manifest: dict[str, Any], file: Path) -> None:
-    """Raise InputError unless each shard is there once, and what the manifest says of all is what it says of each."""
-    shards = manifest["shards"]
-    wrong = "shards" if len({shard["file"] for shard in shards}) < len(shards) else None
-    for name in COUNTED:
-        if not wrong and manifest.get(name) != sum(shard[name] for shard in shards):
-            wrong = name
-    if wrong:
-        what = "a shard is there twice" if wrong == "shards" else f"{wrong} are not the sum of those of its shards"
+    Raises:
+        InputError: it is missing or damaged.
+    """
+    try:
+        with open_file(file) as stream, np.load(stream) as arrays:
+            return Shard(arrays["tokens"], arrays["line_ends"], arrays["document_ends"])
+    except Exception as error:  # a damaged zip raises errors of many kinds
         raise InputError(
-            f"{file}: damaged, {what}: build the corpus again, finished shards are kept", path=file, field=wrong
-        )
+            f"{file}: missing or damaged ({error}); build the corpus again: it mends this file", path=file
+        ) from error
+
+
+def holds(shard: Shard, entry: ShardEntry) -> bool:
+    """Whether there are as many documents, lines and tokens in a shard as its entry says."""
+    counts = len(shard.document_ends), len(shard.line_ends), len(shard.tokens)
+    return counts == (entry.documents, entry.lines, entry.tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +68,7 @@ class Corpus:
     """
 
     path: Path
-    manifest: dict[str, Any]
+    manifest: CorpusManifest
     shards_made: int = 0
 
     @classmethod
@@ -98,41 +87,23 @@ class Corpus:
                 "an unfinished corpus: build it to its end" if (path / "shards").is_dir() else "no corpus: build one"
             )
             raise InputError(f"{path}: {state} with distilbert-jax corpus --out {path}", path=path)
-        manifest = read_json(path / "manifest.json", dict)
-        if not {"tokenizer", "shards", "vocab_size"} & manifest.keys():
+        file = path / "manifest.json"
+        content = read_json(file, dict)
+        if not {"tokenizer", "shards", "vocab_size"} & content.keys():
             raise InputError(f"{path}: no corpus: its manifest.json is that of something else", path=path)
-        if manifest.get("format") != FORMAT:
+        if content.get("format") != CORPUS_FORMAT:
             raise InputError(
-                f"{path / 'manifest.json'}: not a corpus of format {FORMAT}: build it again",
-                path=path / "manifest.json",
-                field="format",
+                f"{file}: not a corpus of format {CORPUS_FORMAT}: build it again", path=file, field="format"
             )
-        needed = {"tokenizer", "sources", "vocab_size", "specials", "token_counts", "shards"}
-        if missing := needed - manifest.keys():
-            raise InputError(
-                f"{path / 'manifest.json'}: damaged or of an earlier version, has no {', '.join(sorted(missing))}: build it again, "
-                "finished shards are kept",
-                path=path / "manifest.json",
-                field=min(missing),
-            )
-        for name in sorted(needed):
-            if not _well_formed(name, manifest[name]):
-                raise InputError(
-                    f"{path / 'manifest.json'}: damaged, {name} is {repr(manifest[name])[:80]}: build it again, "
-                    "finished shards are kept",
-                    path=path / "manifest.json",
-                    field=name,
-                )
-        _check_sums(manifest, path / "manifest.json")
-        return cls(path, manifest)
+        return cls(path, read_config(CorpusManifest, file, "build it again, finished shards are kept"))
 
     @property
     def tokenizer_fingerprint(self) -> str:
-        return self.manifest["tokenizer"]
+        return self.manifest.tokenizer
 
     @property
     def vocab_size(self) -> int:
-        return self.manifest["vocab_size"]
+        return self.manifest.vocab_size
 
     @property
     def dtype(self) -> np.dtype:
@@ -141,15 +112,15 @@ class Corpus:
 
     @property
     def specials(self) -> SpecialIds:
-        return SpecialIds(**self.manifest["specials"])
+        return self.manifest.specials
 
     @property
     def fingerprint(self) -> str:
         """SHA-256, in hex, over the checksums of all shards and of the counts: changes with any token."""
         sums = [
             self.tokenizer_fingerprint,
-            self.manifest["token_counts"],
-            *(shard["sha256"] for shard in self.manifest["shards"]),
+            self.manifest.token_counts,
+            *(shard.sha256 for shard in self.manifest.shards),
         ]
         return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
@@ -167,7 +138,7 @@ class Corpus:
                 f"{file}: has the shape {counts.shape}, expected ({self.vocab_size},): build the corpus again",
                 path=file,
             )
-        if sha256_of(file) != self.manifest["token_counts"]:
+        if sha256_of(file) != self.manifest.token_counts:
             raise InputError(f"{file}: not what was written: build the corpus again", path=file)
         return counts
 
@@ -194,21 +165,26 @@ class Corpus:
         return tokenizer
 
     def __len__(self) -> int:
-        return len(self.manifest["shards"])
+        return len(self.manifest.shards)
 
     def __iter__(self) -> Iterator[Shard]:
         return map(self.shard, range(len(self)))
 
     def shard(self, index: int) -> Shard:
-        """Read one shard into memory."""
-        file = self.path / self.manifest["shards"][index]["file"]
-        try:
-            with open_file(file) as stream, np.load(stream) as arrays:
-                return Shard(arrays["tokens"], arrays["line_ends"], arrays["document_ends"])
-        except Exception as error:  # a damaged zip raises errors of many kinds
+        """Read one shard into memory.
+
+        Raises:
+            InputError: it is missing, damaged, or has not what the manifest says of it.
+        """
+        entry = self.manifest.shards[index]
+        shard = read_shard(self.path / entry.file)
+        if not holds(shard, entry):
             raise InputError(
-                f"{file}: missing or damaged ({error}); build the corpus again: it mends this file", path=file
-            ) from error
+                f"{self.path / entry.file}: has not as many documents, lines and tokens as {self.path / 'manifest.json'} says: "
+                "build the corpus again: it mends this",
+                path=self.path / entry.file,
+            )
+        return shard
 
     def verify(self) -> None:
         """Compare the tokenizer, the counts and every shard with what the manifest says.
@@ -218,9 +194,10 @@ class Corpus:
         """
         self.tokenizer()
         _ = self.token_counts
-        for shard in self.manifest["shards"]:
-            file = self.path / shard["file"]
-            if not file.is_file() or sha256_of(file) != shard["sha256"]:
+        for index, shard in enumerate(self.manifest.shards):
+            file = self.path / shard.file
+            if not file.is_file() or sha256_of(file) != shard.sha256:
                 raise InputError(
                     f"{file}: missing or not what was written; build the corpus again: it mends this file", path=file
                 )
+            self.shard(index)

@@ -6,24 +6,35 @@ pair of texts in each row (`sentence_pairs`).
 """
 
 import contextlib
+import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 
-from distilbert_jax.base.files import read_json, sha256_of, write_array, write_json
+from distilbert_jax.base.config_io import read_config, write_config
+from distilbert_jax.base.files import read_json, sha256_of, write_array
 from distilbert_jax.base.progress import progress
 from distilbert_jax.base.ranges import check_range
 from distilbert_jax.config import Sequences
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.corpus import Corpus, Shard
+from distilbert_jax.pretraining.manifests import (
+    PACKED_FORMAT,
+    PackedCounts,
+    PackedFile,
+    PackedManifest,
+    PackedOrigin,
+    PackedRecord,
+    PackOptions,
+)
 from distilbert_jax.pretraining.sentence_pairs import CHANNELS as PAIR_CHANNELS
 from distilbert_jax.pretraining.sentence_pairs import pair_rows, shard_of_strangers
 from distilbert_jax.text.tokenizer import SpecialIds
 from distilbert_jax.training.batches import best_fit
 
-FORMAT = 1
 SHORTEST_LENGTH = 8
 PACKED_CHANNELS = ("input_ids", "segment_ids", "position_ids")
 
@@ -44,13 +55,13 @@ class PackedRows:
 
     Attributes:
         path: their directory, inside that of the corpus.
-        manifest: what `manifest.json` says: totals, dropped sequences, efficiency.
+        manifest: totals, dropped sequences, efficiency.
         corpus: the corpus they are made of.
     """
 
-    def __init__(self, path: Path, manifest: dict[str, Any], corpus: Corpus):
+    def __init__(self, path: Path, manifest: PackedManifest, corpus: Corpus):
         self.path, self.manifest, self.corpus = path, manifest, corpus
-        self._ends = np.cumsum([file["rows"] for file in manifest["files"]])
+        self._ends = np.cumsum([file.rows for file in manifest.files])
         self._arrays: dict[int, np.ndarray] = {}
 
     @classmethod
@@ -63,57 +74,48 @@ class PackedRows:
         path = Path(path)
         if not (path / "manifest.json").is_file():
             raise InputError(f"{path}: no packed rows, or not finished: pack the corpus", path=path)
-        manifest, corpus = read_json(path / "manifest.json", dict), Corpus.open(path.parent)
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise InputError(
-                f"{path / 'manifest.json'}: not packed rows of format {FORMAT}: remove {path}, the corpus is packed again",
-                path=path / "manifest.json",
-                field="format",
-            )
-        if manifest.get("corpus") != corpus.fingerprint:
+        file, corpus = path / "manifest.json", Corpus.open(path.parent)
+        again = f"remove {path}, the corpus is packed again"
+        if read_json(file, dict).get("format") != PACKED_FORMAT:
+            raise InputError(f"{file}: not packed rows of format {PACKED_FORMAT}: {again}", path=file, field="format")
+        manifest = read_config(PackedManifest, file, again)
+        if manifest.corpus != corpus.fingerprint:
             raise InputError(
                 f"{path}: packed from other tokens than the corpus has now: remove it, the corpus is packed again",
                 path=path,
                 field="corpus",
             )
-        try:
-            rows = cls(path, manifest, corpus)
-            rows._check()
-        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(
-                f"{path / 'manifest.json'}: damaged: remove {path}, the corpus is packed again",
-                path=path / "manifest.json",
-            ) from error
+        rows = cls(path, manifest, corpus)
+        rows._check()
         return rows
 
     def _check(self) -> None:
-        """Compare the manifest with itself and with the files' sizes and shapes; their content is for `verify`."""
-        if self.manifest["rows"] != sum(file["rows"] for file in self.manifest["files"]) or len(self) < 1:
-            raise ValueError("rows do not add up")
-        for index, entry in enumerate(self.manifest["files"]):
-            file = self.path / entry["file"]
-            if not file.is_file() or file.stat().st_size != entry["bytes"]:
+        """Compare the manifest with the files' sizes and shapes; their content is for `verify`."""
+        for index, entry in enumerate(self.manifest.files):
+            file = self.path / _file_name(index)
+            if entry.file != file.name or not file.is_file() or file.stat().st_size != entry.bytes:
                 raise InputError(
                     f"{file}: missing or cut short: remove {self.path}, the corpus is packed again", path=file
                 )
-            if self._array(index).shape != (entry["rows"], len(self.channels), self.length):
-                raise ValueError(f"{entry['file']} has other rows")
-            bytes.fromhex(entry["sha256"])
+            if self._array(index).shape != (entry.rows, len(self.channels), self.length):
+                raise InputError(
+                    f"{file}: has other rows than {self.path / 'manifest.json'} says: remove {self.path}, the corpus is packed "
+                    "again",
+                    path=file,
+                )
 
     def __len__(self) -> int:
-        return self.manifest["rows"]
+        return self.manifest.rows
 
     @property
     def length(self) -> int:
         """T, tokens per row."""
-        return self.manifest["options"]["length"]
+        return self.manifest.options.length
 
     @property
     def channels(self) -> tuple[str, ...]:
         """What a row holds, in the order of the files: C names."""
-        return channels_of(self.manifest["options"]["sequences"])
+        return channels_of(self.manifest.options.sequences)
 
     @property
     def dtype(self) -> np.dtype:
@@ -164,22 +166,22 @@ class PackedRows:
         files = np.searchsorted(self._ends, indices, side="right")
         for file in np.unique(files):
             chosen = files == file
-            first = self._ends[file] - self.manifest["files"][file]["rows"]
+            first = self._ends[file] - self.manifest.files[file].rows
             rows[chosen] = self._array(int(file))[indices[chosen] - first]
         return rows
 
     def verify(self) -> None:
-        """Compare every file with its checksum; the InputError names the first that differs."""
-        for entry in self.manifest["files"]:
-            if sha256_of(self.path / entry["file"]) != entry["sha256"]:
+        """Compare every file with its checksum and its counts; the InputError names the first that differs."""
+        for index, entry in enumerate(self.manifest.files):
+            file = self.path / entry.file
+            if sha256_of(file) != entry.sha256 or not _holds(self._array(index), entry):
                 raise InputError(
-                    f"{self.path / entry['file']}: not what was written: remove {self.path}, the corpus is packed again",
-                    path=self.path / entry["file"],
+                    f"{file}: not what was written: remove {self.path}, the corpus is packed again", path=file
                 )
 
     def _array(self, file: int) -> np.ndarray:
         if file not in self._arrays:
-            path = self.path / self.manifest["files"][file]["file"]
+            path = self.path / self.manifest.files[file].file
             try:
                 self._arrays[file] = np.load(path, mmap_mode="r")
             except (OSError, ValueError) as error:
@@ -219,7 +221,7 @@ def pack(
     if sequences not in get_args(Sequences):
         raise InputError(f"sequences = {sequences!r}: expected 'line', 'document' or 'pair'", field="sequences")
     corpus = Corpus.open(directory)
-    options = {"length": length, "sequences": sequences, "min_tokens": min_tokens, "max_unk": max_unk}
+    options = PackOptions(length=length, sequences=sequences, min_tokens=min_tokens, max_unk=float(max_unk))
     out = corpus.path / f"packed-{length}-{sequences}"
     if length < min_tokens:
         raise InputError(
@@ -229,63 +231,83 @@ def pack(
         )
     with contextlib.suppress(InputError):
         rows = PackedRows.open(out)
-        if rows.manifest["options"] == options:
+        if rows.manifest.options == options:
             return rows
 
     out.mkdir(exist_ok=True)
     (out / "manifest.json").unlink(missing_ok=True)
-    files, sums = [], [source["sha256"] for source in corpus.manifest["shards"]]
+    files: list[PackedFile] = []
+    sums = [shard.sha256 for shard in corpus.manifest.shards]
     with progress(f"packing rows of {length}", len(corpus)) as done:
         for index, own in enumerate(sums):
-            origin = {"shard": own, "options": options}
-            if sequences == "pair":
-                origin["strangers"] = sums[shard_of_strangers(corpus, index)]
+            strangers = sums[shard_of_strangers(corpus, index)] if sequences == "pair" else None
+            origin = PackedOrigin(shard=own, options=options, strangers=strangers)
             files.append(_packed_file(corpus, index, origin, out))
             done(index + 1)
     for stale in out.glob("[0-9]*"):
         if stale.stem.isdecimal() and stale.suffix in (".npy", ".json") and int(stale.stem) >= len(files):
             stale.unlink()
-    counted = [name for name in files[0] if name not in ("file", "bytes", "sha256")]
-    totals = {name: sum(file[name] for file in files) for name in counted}
-    if not totals["rows"]:
+    totals = _sum(files)
+    if not totals.rows:
         raise InputError(
-            f"{corpus.path}: no sequence is left to pack: {totals['short']:,} have fewer than {min_tokens} tokens, "
-            f"{totals['unknown']:,} are {max_unk:.0%} [UNK] or more",
+            f"{corpus.path}: no sequence is left to pack: {totals.short:,} have fewer than {min_tokens} tokens, "
+            f"{totals.unknown:,} are {max_unk:.0%} [UNK] or more",
             path=corpus.path,
         )
-    manifest = {
-        "format": FORMAT,
-        "corpus": corpus.fingerprint,
-        "options": options,
-        **totals,
-        "efficiency": totals["tokens"] / (totals["rows"] * length),
-        "files": files,
-    }
-    write_json(out / "manifest.json", manifest)
+    manifest = PackedManifest(
+        **vars(totals),
+        format=PACKED_FORMAT,
+        corpus=corpus.fingerprint,
+        options=options,
+        efficiency=totals.tokens / (totals.rows * length),
+        files=tuple(files),
+    )
+    write_config(manifest, out / "manifest.json")
     return PackedRows.open(out)
 
 
-def _packed_file(corpus: Corpus, index: int, origin: dict[str, Any], out: Path) -> dict[str, Any]:
+def _sum(files: Sequence[PackedFile]) -> PackedCounts:
+    """What is in all files together."""
+    names = [item.name for item in dataclasses.fields(PackedCounts) if getattr(files[0], item.name) is not None]
+    return PackedCounts(**{name: sum(getattr(file, name) for file in files) for name in names})
+
+
+def _file_name(index: int) -> str:
+    return f"{index:05}.npy"
+
+
+def _holds(rows: np.ndarray, counts: PackedCounts) -> bool:
+    """Whether there is as much in rows as their entry says, as far as rows tell."""
+    pairs = counts.strangers is not None
+    sequences = len(rows) if pairs else int(rows[:, 1].max(-1).sum(dtype=np.int64))
+    strangers = int(np.count_nonzero(rows[:, 3, 0])) if pairs else None
+    in_rows = len(rows), sequences, int(np.count_nonzero(rows[:, 1])), strangers
+    return in_rows == (counts.rows, counts.sequences, counts.tokens, counts.strangers)
+
+
+def _packed_file(corpus: Corpus, index: int, origin: PackedOrigin, out: Path) -> PackedFile:
     """The manifest's entry of one shard's rows, made now or found finished."""
-    file = out / f"{index:05}.npy"
-    with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-        record = read_json(file.with_suffix(".json"), dict)
-        if record["origin"] == origin and record["entry"]["sha256"] == sha256_of(file):
-            return record["entry"]
-    if origin["options"]["sequences"] == "pair":
-        options = {name: value for name, value in origin["options"].items() if name != "sequences"}
-        rows, counts = pair_rows(corpus, index, **options)
+    file, options = out / _file_name(index), origin.options
+    with contextlib.suppress(InputError, OSError, ValueError, IndexError):
+        record = read_config(PackedRecord, file.with_suffix(".json"))
+        same = (record.origin, record.entry.file, record.entry.sha256) == (origin, file.name, sha256_of(file))
+        if same and _holds(np.load(file, mmap_mode="r"), record.entry):
+            return record.entry
+    if options.sequences == "pair":
+        rows, counts = pair_rows(corpus, index, options.length, options.min_tokens, options.max_unk)
     else:
-        rows, counts = pack_shard(corpus.shard(index), corpus.specials, **origin["options"])
+        rows, counts = pack_shard(
+            corpus.shard(index), corpus.specials, options.length, options.sequences, options.min_tokens, options.max_unk
+        )
     write_array(file, rows)
-    entry = {"file": file.name, "bytes": file.stat().st_size, "sha256": sha256_of(file), "rows": len(rows), **counts}
-    write_json(file.with_suffix(".json"), {"origin": origin, "entry": entry})
+    entry = PackedFile(**vars(counts), file=file.name, bytes=file.stat().st_size, sha256=sha256_of(file))
+    write_config(PackedRecord(origin=origin, entry=entry), file.with_suffix(".json"))
     return entry
 
 
 def pack_shard(
     shard: Shard, specials: SpecialIds, length: int, sequences: Sequences, min_tokens: int, max_unk: float
-) -> tuple[np.ndarray, dict[str, int]]:
+) -> tuple[np.ndarray, PackedCounts]:
     """Rows [R, 3, T] of `PACKED_CHANNELS`, and how many sequences and tokens are in them or were dropped."""
     ends = shard.line_ends if sequences == "line" else shard.line_ends[shard.document_ends - 1]
     starts, sizes = _cut(ends.astype(np.int64), length - 2)
@@ -307,8 +329,8 @@ def pack_shard(
     column = offset[sequence] + position
     for channel, values in enumerate((ids, segment[sequence], position)):
         rows[row[sequence], channel, column] = values
-    counts = {"sequences": len(lengths), "tokens": len(ids)}
-    return rows, {**counts, "short": int(np.sum(~long_enough)), "unknown": int(np.sum(long_enough & ~known))}
+    short, unknown = int(np.sum(~long_enough)), int(np.sum(long_enough & ~known))
+    return rows, PackedCounts(rows=len(rows), sequences=len(lengths), tokens=len(ids), short=short, unknown=unknown)
 
 
 def _cut(ends: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray]:

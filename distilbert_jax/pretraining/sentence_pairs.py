@@ -12,6 +12,7 @@ import numpy as np
 
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.corpus import Corpus, Shard
+from distilbert_jax.pretraining.manifests import PackedCounts
 from distilbert_jax.text.tokenizer import SpecialIds
 
 CHANNELS = ("input_ids", "segment_ids", "token_type_ids", "next_sentence_label")
@@ -45,7 +46,7 @@ def shard_of_strangers(corpus: Corpus, index: int) -> int:
 
 def pair_rows(
     corpus: Corpus, index: int, length: int, min_tokens: int, max_unk: float
-) -> tuple[np.ndarray, dict[str, int]]:
+) -> tuple[np.ndarray, PackedCounts]:
     """The pairs of one shard. Each of its tokens is in one row, but for what is dropped: ends of documents too short for a pair,
     and rows of unknown words. What a stranger was put in the place of begins the next pair. The shard's checksum is the seed.
 
@@ -70,7 +71,7 @@ def pair_rows(
             "lines between documents, or let sequences be 'line'",
             path=corpus.path,
         )
-    choose = random.Random(corpus.manifest["shards"][index]["sha256"])
+    choose = random.Random(corpus.manifest.shards[index].sha256)
     pairs, short = [], 0
     for start, stop in zip(text.bounds, text.bounds[1:], strict=False):
         if start < len(shard.tokens):
@@ -81,8 +82,14 @@ def pair_rows(
     rows = _rows_of(np.array(pairs, np.int64).reshape(-1, 5), text.tokens, specials, length)
     known = (rows[:, 0] == specials.unk).sum(-1) < max_unk * rows[:, 1].sum(-1)
     rows = rows[known]
-    counts = {"sequences": len(rows), "tokens": int(rows[:, 1].sum()), "strangers": int(rows[:, 3, 0].sum())}
-    return rows, {**counts, "short": short, "unknown": int(np.sum(~known))}
+    return rows, PackedCounts(
+        rows=len(rows),
+        sequences=len(rows),
+        tokens=int(rows[:, 1].sum()),
+        strangers=int(rows[:, 3, 0].sum()),
+        short=short,
+        unknown=int(np.sum(~known)),
+    )
 
 
 def _joined(shards: list[Shard]) -> Text:

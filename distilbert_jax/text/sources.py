@@ -2,6 +2,7 @@
 
 import os
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +28,7 @@ class TextSources:
     Attributes:
         size: bytes on disk of all files together, compressed as they are.
         position: how many of these bytes the current iteration has read.
+        invisible: lines that it has given which show nothing and are not blank, such as one of U+FEFF or U+200B alone.
 
     Raises:
         InputError: a file is missing, empty or has another suffix; while reading: it is not UTF-8, has a null character, or ends
@@ -44,10 +46,11 @@ class TextSources:
             if not path.stat().st_size:
                 raise InputError(f"{path}: the file is empty", path=path)
         self.size = sum(path.stat().st_size for path in self.paths)
-        self.position = 0
+        self.position = self.invisible = 0
 
     def documents(self, largest: int) -> Iterator[list[str]]:
         """The lines of one document after the other, none of them blank; above `largest` bytes a document is cut in pieces."""
+        self.invisible = 0
         for path in self.paths:
             document, size = [], 0
             for line in self._lines_of(path):
@@ -57,6 +60,7 @@ class TextSources:
                     yield document
                     document, size = [], 0
                 if not blank:
+                    self.invisible += _shows_nothing(line)
                     document.append(line)
                     size += length + 1
             if document:
@@ -87,6 +91,10 @@ class TextSources:
             for _, line in _numbered(opener(raw) if opener else raw, path):
                 self.position = before + raw.tell()
                 yield line
+
+
+def _shows_nothing(line: str) -> bool:
+    return all(letter.isspace() or unicodedata.category(letter) == "Cf" for letter in line)
 
 
 def _numbered(stream: BinaryIO, name: str | Path) -> Iterator[tuple[int, str]]:

@@ -109,41 +109,41 @@ MADE = make_documents("library", 20, 0) + make_documents("reference", 12, 0)
 
 def test_topic_rows_are_balanced_sentences_of_their_family():
     rows = topic_rows(MADE, 100, random.Random(0))
-    assert [sum(row["label"] == label for row in rows) for label in (0, 1)] == [50, 50]
-    assert len({row["sentence"] for row in rows}) == 100
+    assert [sum(row.label == label for row in rows) for label in (0, 1)] == [50, 50]
+    assert len({row.sentence for row in rows}) == 100
     for row in rows:
-        source = "library/" if row["label"] else "reference/"
-        assert any(name.startswith(source) and row["sentence"] in paragraph for name, ps in MADE for paragraph in ps)
-    assert len({tuple(row["label"] for row in rows[i : i + 10]) for i in range(0, 100, 10)}) > 5
+        source = "library/" if row.label else "reference/"
+        assert any(name.startswith(source) and row.sentence in paragraph for name, ps in MADE for paragraph in ps)
+    assert len({tuple(row.label for row in rows[i : i + 10]) for i in range(0, 100, 10)}) > 5
 
 
 def test_next_rows_continue_or_come_from_another_document():
     rows = next_rows(MADE, 100, random.Random(0))
-    positive, negative = ([row for row in rows if row["label"] == label] for label in (1, 0))
+    positive, negative = ([row for row in rows if row.label == label] for label in (1, 0))
     assert len(positive) == len(negative) == 50
-    assert sorted(row["sentence1"] for row in positive) == sorted(row["sentence1"] for row in negative)
-    assert sorted(row["sentence2"] for row in positive) == sorted(row["sentence2"] for row in negative)
+    assert sorted(row.sentence1 for row in positive) == sorted(row.sentence1 for row in negative)
+    assert sorted(row.sentence2 for row in positive) == sorted(row.sentence2 for row in negative)
     where = lambda part: {name for name, paragraphs in MADE if any(part in paragraph for paragraph in paragraphs)}
     for row in positive:
-        together = f"{row['sentence1']} {row['sentence2']}"
+        together = f"{row.sentence1} {row.sentence2}"
         assert where(together)
     for row in negative:
-        assert where(row["sentence1"]).isdisjoint(where(row["sentence2"]))
+        assert where(row.sentence1).isdisjoint(where(row.sentence2))
 
 
 def test_overlap_rows_are_labelled_with_the_share_that_is_left():
     rows = overlap_rows(MADE, 300, random.Random(0))
     for row in rows:
-        first, second = row["sentence1"].split(), row["sentence2"].split()
+        first, second = row.sentence1.split(), row.sentence2.split()
         # What was not changed stands in the copy in its order: a common subsequence is at least as long.
         longest = [[0] * (len(second) + 1) for _ in range(len(first) + 1)]
         for i, a in enumerate(first):
             for j, b in enumerate(second):
                 longest[i + 1][j + 1] = longest[i][j] + 1 if a == b else max(longest[i][j + 1], longest[i + 1][j])
-        kept = row["label"] / 5 * len(first)
+        kept = row.label / 5 * len(first)
         assert kept == pytest.approx(round(kept), abs=0.01)
         assert round(kept) <= longest[-1][-1] <= round(kept) + 1
-    labels = [row["label"] for row in rows]
+    labels = [row.label for row in rows]
     assert min(labels) < 0.5
     assert max(labels) > 4.5
     assert sum(labels) / len(labels) == pytest.approx(2.5, abs=0.3)

@@ -22,6 +22,7 @@ from distilbert_jax.experiments import experiment
 from distilbert_jax.experiments.experiment import run_experiment
 from distilbert_jax.models import BertModel
 from distilbert_jax.models.hf_format import has_weights
+from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests import children, runs
@@ -248,7 +249,7 @@ def test_text_is_not_changed_under_variants_that_have_read_it(done, tmp_path, mo
         experiment, "build_corpus", lambda files, *_: built.append(files) or SimpleNamespace(manifest=manifest)
     )
     place = Path(line[2]).parent / "corpus/manifest.json"
-    manifest = json.loads(place.read_text())
+    manifest = Corpus.open(place.parent).manifest
     try:
         place.write_text("[]")
         experiment.build_corpora(config, (Path(line[2]),), (Path(line[4]),))

@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import errno
 import gzip
 import itertools
@@ -14,12 +15,15 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
+from distilbert_jax.base.config_io import from_json, to_values
 from distilbert_jax.base.files import write_json
+from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining import build_corpus as corpus_module
 from distilbert_jax.pretraining.build_corpus import build_corpus, build_share
-from distilbert_jax.pretraining.corpus import COUNTED, Corpus
+from distilbert_jax.pretraining.corpus import Corpus
+from distilbert_jax.pretraining.manifests import COUNTED, CorpusManifest
 from distilbert_jax.text import sources as text_module
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import load_tokenizer, same_ids, save_tokenizer, special_ids
@@ -97,7 +101,7 @@ def test_shards_hold_every_line_of_every_document_in_order(tokenizer, source, tm
     assert corpus.token_counts.dtype == np.int64
     assert all(shard.tokens.dtype == np.uint16 for shard in corpus)
     assert 3 < len(corpus) == corpus.shards_made
-    totals = {name: corpus.manifest[name] for name in ("documents", "lines", "tokens")}
+    totals = {name: getattr(corpus.manifest, name) for name in ("documents", "lines", "tokens")}
     assert totals == {"documents": len(DOCUMENTS), "lines": sum(map(len, DOCUMENTS)), "tokens": len(ids)}
     assert corpus.specials == special_ids(load_tokenizer(corpus.path / "tokenizer"))
 
@@ -118,7 +122,7 @@ def build_part(arguments):
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_hosts_one_after_another_equal_one_host(tokenizer, source, tmp_path, order):
     one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
-    own = [len(one.manifest["shards"][host::3]) for host in range(3)]
+    own = [len(one.manifest.shards[host::3]) for host in range(3)]
     part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "three", "hosts": 3}
     for done, host in enumerate(order):
         missing = tuple(sorted(order[done + 1 :]))
@@ -149,7 +153,7 @@ def test_hosts_at_the_same_time_equal_one_host(tokenizer, source, tmp_path):
 def test_a_killed_host_starts_again_and_one_host_makes_what_is_missing(tokenizer, source, tmp_path, monkeypatch):
     one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
     part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "two", "hosts": 2}
-    own = len(one.manifest["shards"][::2])
+    own = len(one.manifest.shards[::2])
     monkeypatch.setattr(corpus_module, "progress", interrupting_progress)
     with pytest.raises(KeyboardInterrupt):
         build_part({**part, "host": 0})
@@ -320,7 +324,7 @@ def test_a_damaged_shard_is_named_and_mended(tokenizer, source, tmp_path):
     file.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
     refused(lambda: Corpus.open(tmp_path / "out").verify(), by="pretraining.corpus.Corpus.verify", path="00001.npz")
     file.write_bytes(content[:300])
-    refused(lambda: corpus.shard(1), by="pretraining.corpus.Corpus.shard", path="00001.npz")
+    refused(lambda: corpus.shard(1), by="pretraining.corpus.read_shard", path="00001.npz")
     assert build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500).shards_made == 1
     assert file.read_bytes() == content
 
@@ -469,7 +473,7 @@ def test_what_is_not_a_finished_corpus_is_named(tokenizer, source, tmp_path):
     )
     manifest.write_text('{"format": 1,')
     refused(lambda: Corpus.open(tmp_path / "out"), by="base.files.parse_json", path="manifest.json")
-    assert build_corpus([source], tokenizer, tmp_path / "out").manifest == good
+    assert build_corpus([source], tokenizer, tmp_path / "out").manifest == from_json(CorpusManifest, json.dumps(good))
 
 
 def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, source, tmp_path):
@@ -526,12 +530,11 @@ def test_token_counts_of_another_vocabulary_are_named(tokenizer, source, tmp_pat
 
 def test_a_manifest_that_lacks_a_part_is_named(tokenizer, source, tmp_path):
     corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
-    write_json(tmp_path / "corpus" / "manifest.json", {"format": corpus.manifest["format"], "vocab_size": 9})
+    write_json(tmp_path / "corpus" / "manifest.json", {"format": corpus.manifest.format, "vocab_size": 9})
     refused(
         lambda: Corpus.open(tmp_path / "corpus"),
-        by="pretraining.corpus.Corpus.open",
         path="manifest.json",
-        field="shards",
+        field="tokenizer",
     )
 
 
@@ -548,11 +551,10 @@ def test_a_bit_turned_in_the_token_counts_is_named_and_mended(tokenizer, source,
 
 def test_a_corpus_made_before_the_counts_had_a_checksum_keeps_its_shards(tokenizer, source, tmp_path):
     whole = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
-    before = {name: value for name, value in whole.manifest.items() if name != "token_counts"}
+    before = {name: value for name, value in to_values(whole.manifest).items() if name != "token_counts"}
     write_json(tmp_path / "corpus/manifest.json", before)
     refused(
         lambda: Corpus.open(tmp_path / "corpus"),
-        by="pretraining.corpus.Corpus.open",
         path="manifest.json",
         field="token_counts",
     )
@@ -576,22 +578,24 @@ def test_a_corpus_made_before_the_counts_had_a_checksum_keeps_its_shards(tokeniz
 )
 def test_a_part_of_a_manifest_of_another_form_is_named_and_mended(name, value, tokenizer, source, tmp_path):
     whole = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
-    write_json(tmp_path / "corpus/manifest.json", {**whole.manifest, name: value})
-    refused(
-        lambda: Corpus.open(tmp_path / "corpus"), by="pretraining.corpus.Corpus.open", path="manifest.json", field=name
-    )
+    write_json(tmp_path / "corpus/manifest.json", {**to_values(whole.manifest), name: value})
+    with pytest.raises(InputError) as caught:
+        Corpus.open(tmp_path / "corpus")
+    assert caught.value.path.endswith("manifest.json")
+    assert caught.value.field.startswith(name)
     assert build_corpus([source], tokenizer, tmp_path / "corpus", processes=1).manifest == whole.manifest
 
 
 def test_a_tokenizer_that_did_not_make_the_corpus_is_named(tokenizer, source, tmp_path):
     corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
     assert corpus.tokenizer().to_str() == tokenizer.to_str()
-    changed = {**corpus.manifest, "tokenizer": "0" * 64}
-    swapped = {**corpus.manifest["specials"], "cls": 3, "sep": 2}
+    manifest = to_values(corpus.manifest)
+    changed = {**manifest, "tokenizer": "0" * 64}
+    swapped = {**manifest["specials"], "cls": 3, "sep": 2}
     for wrong, at_fault in (
         (changed, "corpus/tokenizer"),
-        ({**corpus.manifest, "specials": swapped}, "corpus/manifest.json"),
-        ({**corpus.manifest, "vocab_size": corpus.vocab_size + 1}, "corpus/manifest.json"),
+        ({**manifest, "specials": swapped}, "corpus/manifest.json"),
+        ({**manifest, "vocab_size": corpus.vocab_size + 1}, "corpus/manifest.json"),
     ):
         write_json(tmp_path / "corpus/manifest.json", wrong)
         refused(
@@ -690,6 +694,7 @@ def test_a_corpus_whose_only_record_is_damaged_is_mended(manifest, tokenizer, so
 CONTRADICTIONS = {
     "no shards": ("shards", lambda m: m.update(shards=[], documents=0, lines=0, tokens=0)),
     "a shard twice": ("shards", lambda m: m.update(shards=m["shards"] * 2, **{n: 2 * m[n] for n in COUNTED})),
+    "a shard of another place": ("shards", lambda m: m["shards"][0].update(file="../00000.npz")),
     **{name: (name, lambda m, name=name: m.update({name: m[name] + 1})) for name in COUNTED},
     "no tokens in a shard": ("shards", lambda m: m["shards"][0].pop("tokens")),
 }
@@ -699,8 +704,64 @@ CONTRADICTIONS = {
 def test_a_manifest_that_does_not_add_up_is_refused_and_mended(contradiction, tokenizer, source, tmp_path):
     whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
     field, change = CONTRADICTIONS[contradiction]
-    manifest = json.loads(json.dumps(whole.manifest))
+    manifest = json.loads(json.dumps(to_values(whole.manifest)))
     change(manifest)
     write_json(tmp_path / "out/manifest.json", manifest)
-    refused(lambda: Corpus.open(tmp_path / "out"), path="manifest.json", field=field)
+    with pytest.raises(InputError) as caught:
+        Corpus.open(tmp_path / "out")
+    assert caught.value.path.endswith("manifest.json")
+    assert caught.value.field.startswith(field)
     assert build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1).manifest == whole.manifest
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_count_that_is_not_that_of_the_shard_is_named_and_mended_though_the_checksum_is_right(
+    name, tokenizer, source, tmp_path
+):
+    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    record, manifest = tmp_path / "out/shards/00001.json", to_values(whole.manifest)
+    record.write_text(json.dumps(json.loads(record.read_text()) | {name: manifest["shards"][1][name] + 1}))
+    manifest["shards"][1][name] += 1
+    manifest[name] += 1
+    write_json(tmp_path / "out/manifest.json", manifest)
+    refused(Corpus.open(tmp_path / "out").verify, by="pretraining.corpus.Corpus.shard", path="shards/00001.npz")
+    again = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    assert (again.shards_made, again.manifest) == (1, whole.manifest)
+
+
+def test_a_users_special_tokens_are_one_piece_and_those_of_a_sequence_are_text(tokenizer, tmp_path):
+    source, out = tmp_path / "text.txt", tmp_path / "corpus"
+    source.write_text("goes [E1] goes\n[SEP] goes")
+    before = build_corpus([source], tokenizer, out, processes=1)
+    marked = copy.deepcopy(tokenizer)
+    marked.add_special_tokens([AddedToken("[E1]", special=True)])
+    corpus = build_corpus([source], marked, tmp_path / "marked", processes=1)
+    first, second = (marked.encode(text, add_special_tokens=False).ids for text in ("goes [E1] goes", "goes"))
+    plain = before.shard(0).tokens[before.shard(0).line_ends[0] :]
+    tokens, ends = corpus.shard(0).tokens, corpus.shard(0).line_ends
+    assert (tokens[: ends[0]].tolist(), len(first)) == (first, 3)
+    np.testing.assert_array_equal(tokens[ends[0] :], plain)
+    assert len(plain) > len(second) + 1, "[SEP] is pieces"
+    assert corpus.manifest.single_tokens == ("[E1]",)
+    assert "single_tokens" not in json.loads((out / "manifest.json").read_text())
+
+
+def test_shards_of_a_version_that_cut_users_tokens_are_made_again(tokenizer, tmp_path, monkeypatch):
+    source, marked = tmp_path / "text.txt", copy.deepcopy(tokenizer)
+    source.write_text("goes [E1] goes")
+    marked.add_special_tokens([AddedToken("[E1]", special=True)])
+    with monkeypatch.context() as patched:
+        patched.setattr("distilbert_jax.pretraining.build_corpus._single_tokens", lambda _: ())
+        before = build_corpus([source], marked, tmp_path / "corpus", processes=1)
+    after = build_corpus([source], marked, tmp_path / "corpus", processes=1)
+    assert (after.shards_made, after.manifest.tokens) == (1, 3)
+    assert before.manifest.tokens > 3
+
+
+def test_lines_that_show_nothing_separate_no_documents_and_are_told_of(tokenizer, tmp_path, capsys):
+    """They are not blank for the original either, whose tokenizer drops what is in them."""
+    source = tmp_path / "text.txt"
+    source.write_text("goes\n\ufeff\ngoes\n\u200b \u200b\ngoes\n\u3000\ngoes")
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    assert (corpus.manifest.documents, corpus.manifest.tokens) == (2, 4)
+    assert "2 lines" in capsys.readouterr().err

@@ -136,9 +136,9 @@ def test_every_pair_is_what_its_label_says_and_no_word_is_lost(corpus, length):
     left = [size - reached[document] for document, size in enumerate(sizes)]
     assert max(left) < 12 - 3
     manifest = rows.manifest
-    assert manifest["short"] == sum(words > 0 for words in left)
-    assert manifest["sequences"] == manifest["rows"] == len(rows)
-    assert manifest["tokens"] == (rows.read(np.arange(len(rows)))[:, 0] != PAD).sum()
+    assert manifest.short == sum(words > 0 for words in left)
+    assert manifest.sequences == manifest.rows == len(rows)
+    assert manifest.tokens == (rows.read(np.arange(len(rows)))[:, 0] != PAD).sum()
     assert len(corpus) > 3
 
 
@@ -149,7 +149,7 @@ def test_one_half_are_strangers_and_neither_length_nor_beginning_tells_them(toke
     for length in (24, 25, 26, 27, 28):
         rows = pack(build(tokenizer, tmp_path, documents).path, length, sequences="pair")
         pairs = read(rows, documents)
-        assert rows.manifest["strangers"] == sum(pair.label for pair in pairs)
+        assert rows.manifest.strangers == sum(pair.label for pair in pairs)
         found += pairs
     labels = np.array([pair.label for pair in found])
     sizes, begun = (
@@ -177,7 +177,7 @@ def test_rows_of_unknown_words_and_short_ends_are_dropped_by_the_two_limits(toke
     share = (every[:, 0] == UNK).sum(-1) / every[:, 1].sum(-1)
     some = pack(path, 24, sequences="pair", min_tokens=5, max_unk=0.4)
     np.testing.assert_array_equal(some.read(np.arange(len(some))), every[share < 0.4])
-    assert some.manifest["unknown"] == (share >= 0.4).sum() > 0
+    assert some.manifest.unknown == (share >= 0.4).sum() > 0
     assert min(every[:, 1].sum(-1)) < 12
     assert min(pack(path, 24, sequences="pair").read(np.arange(10))[:, 1].sum(-1)) >= 12
 
@@ -221,7 +221,7 @@ def test_rows_are_made_again_when_the_shard_changes_that_strangers_came_from(tok
 def test_a_shard_of_one_document_takes_strangers_from_the_next(tokenizer, tmp_path):
     documents = make_documents([[30] * 20, [30] * 20, [30] * 20])
     corpus = build(tokenizer, tmp_path, documents, 4000)
-    assert [shard["documents"] for shard in corpus.manifest["shards"]] == [1, 1, 1]
+    assert [shard.documents for shard in corpus.manifest.shards] == [1, 1, 1]
     pairs = read(pack(corpus.path, 32, sequences="pair"), documents)
     strangers = {(pair.a[0].document, pair.b[0].document) for pair in pairs if pair.label}
     assert strangers == {(0, 1), (1, 2), (2, 0)}
