@@ -1,7 +1,6 @@
 """Plan of a run on a machine that is not here: `distilbert-jax plan`, and for programs `plan`."""
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -49,8 +48,6 @@ def plan(config: Config, target: str, *, seeds: int = 1, price_per_chip_hour: fl
     if isinstance(run, Finetuning):  # as `PackedShape.for_mesh` does
         shared_by = axes["data"] * axes["fsdp"] * run.accumulate
         run = dataclasses.replace(run, rows=-(-run.rows // shared_by) * shared_by)
-    rows = f"{run.rows:,} rows of {run.length} tokens" + (f" in {run.accumulate}" if run.accumulate > 1 else "")
-    print(f"compiling {rows} for {aim}, which takes a minute or more", file=sys.stderr)
     compiled = compile_step(Job.of(target, run, files_run()))
     work = Work(
         kind=run.kind,

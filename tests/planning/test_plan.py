@@ -288,6 +288,43 @@ def test_a_mistake_is_told_before_anything_is_compiled(options, field, monkeypat
     refused(lambda: main.main(given), field=field)
 
 
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        (["distilbert_base"], "--target"),
+        (["distilbert_base", "--target", "v5e-8"], "--target"),
+        (["distilbert_base", "--target", "v5e:1x1", "--price-per-chip-hour", "nan"], "--price-per-chip-hour"),
+        (["distilbert_base", "--target", "v5e:2x4", "--data.batch-size", "2001"], "data.batch_size"),
+        (["glue", "--target", "v5e:1x1"], "model"),
+        (["glue", "--target", "v5e:1x1", "--model", "bert-base-uncased", "--seeds", "0"], "--seeds"),
+        (["glue", "--target", "v5e:2x2", "--model", "bert-base-uncased", "--batch-size", "30"], "batch_size"),
+        (["features", "--target", "v5e:2x2", "--model", "bert-base-uncased"], "--target"),
+        (["features", "--target", "v5e:1x1", "--model", "bert-base-uncased", "--length", "513"], "length"),
+        (["miniature:experiment", "--target", "v5e:1x1"], None),
+    ],
+)
+def test_a_rude_command_is_told_what_is_wrong(given, field, monkeypatch):
+    monkeypatch.setattr(planning, "compile_step", None)
+    refused(lambda: main.main(["plan", *given]), field=field)
+
+
+def test_help_says_what_a_newcomer_asks(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["plan", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for answer in (
+        "v5e:2x4",
+        "--price-per-chip-hour",
+        "over all chips together",
+        "auto",
+        "chip-hours",
+        "estimate",
+        "[plan]",
+    ):
+        assert answer in shown
+
+
 @pytest.mark.parametrize("given", [["own.py:small"], ["--with", "own.py", "distilbert_base"]], ids=["config", "with"])
 def test_the_compiler_s_process_runs_the_files_that_this_one_has_run(given, tmp_path, monkeypatch, capsys):
     (tmp_path / "own.py").write_text(
