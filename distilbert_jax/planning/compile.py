@@ -103,6 +103,9 @@ def compile_step(job: Job) -> Compiled:
     """
     target = parse_target(job.target)
     check_installed(target.chip)
+    run = job.run
+    rows = f"{run.rows:,} rows of {run.length} tokens" + (f" in {run.accumulate}" if run.accumulate > 1 else "")
+    print(f"compiling {rows} for {target}, which takes a minute or more", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder) / "job.json", Path(folder) / "compiled.json"
         write_config(job, given)

@@ -95,8 +95,26 @@ def test_share_of_peak_is_a_fraction_and_the_first_share_of_the_json():
     assert shares[0] == "share_of_peak"
     assert from_json(type(plan), to_json(plan)) == plan
     shown = report.lines(plan)
-    assert "estimate" in shown
-    assert "v5e:1x1" in report.comparison([plan])
+    for line in shown.splitlines():
+        if any(unit in line for unit in (" ms", "tokens/s", "hours")) and not line.startswith(" "):
+            assert "estimate" in line or line.startswith(("where", "collectives"))
+    assert shown.count("(estimated)") == 2  # of the parts and of the collectives
+    table = report.comparison([plan])
+    assert "v5e:1x1" in table
+    assert "ms a step (estimated)" in table
+
+
+def test_a_gpu_s_figures_are_called_bounds():
+    plan = plan_of(compiled(*STEP, clock=None), parse_target("h100:1"), WORK)
+    assert "estimate" not in report.lines(plan)
+    assert "at least" in report.lines(plan)
+    assert "hours (bound)" in report.comparison([plan])
+
+
+def test_a_roofline_is_drawn(tmp_path):
+    plan = plan_of(compiled(*STEP), parse_target("v5e:1x1"), WORK)
+    report.roofline([plan, plan], 197e12, tmp_path / "roofline.png")
+    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture
@@ -268,6 +286,43 @@ def test_a_mistake_is_told_before_anything_is_compiled(options, field, monkeypat
     monkeypatch.setattr(planning, "compile_step", None)
     given = ["plan", "distilbert_base", "--teacher", "bert-base-uncased", *options]
     refused(lambda: main.main(given), field=field)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        (["distilbert_base"], "--target"),
+        (["distilbert_base", "--target", "v5e-8"], "--target"),
+        (["distilbert_base", "--target", "v5e:1x1", "--price-per-chip-hour", "nan"], "--price-per-chip-hour"),
+        (["distilbert_base", "--target", "v5e:2x4", "--data.batch-size", "2001"], "data.batch_size"),
+        (["glue", "--target", "v5e:1x1"], "model"),
+        (["glue", "--target", "v5e:1x1", "--model", "bert-base-uncased", "--seeds", "0"], "--seeds"),
+        (["glue", "--target", "v5e:2x2", "--model", "bert-base-uncased", "--batch-size", "30"], "batch_size"),
+        (["features", "--target", "v5e:2x2", "--model", "bert-base-uncased"], "--target"),
+        (["features", "--target", "v5e:1x1", "--model", "bert-base-uncased", "--length", "513"], "length"),
+        (["miniature:experiment", "--target", "v5e:1x1"], None),
+    ],
+)
+def test_a_rude_command_is_told_what_is_wrong(given, field, monkeypatch):
+    monkeypatch.setattr(planning, "compile_step", None)
+    refused(lambda: main.main(["plan", *given]), field=field)
+
+
+def test_help_says_what_a_newcomer_asks(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["plan", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for answer in (
+        "v5e:2x4",
+        "--price-per-chip-hour",
+        "over all chips together",
+        "auto",
+        "chip-hours",
+        "estimate",
+        "[plan]",
+    ):
+        assert answer in shown
 
 
 @pytest.mark.parametrize("given", [["own.py:small"], ["--with", "own.py", "distilbert_base"]], ids=["config", "with"])
