@@ -21,11 +21,7 @@ def in_chunks(term: Term, tokens: int, params: Params, hidden: Array, beside: An
     Args:
         tokens: of each row in a piece; above T, one piece is all.
         term: → (value, parts of it for the log), scalars that are sums over tokens and 0 for the zeros.
-<<<<<<< HEAD
-        params, hidden: [B, T, D], float32 or narrower; both get the gradient of the value. None flows from the parts.
-=======
         params, hidden: hidden states [B, T, D], float32 or bfloat16; both get the gradient of the value. None flows from the parts.
->>>>>>> main
         beside: arrays [B, T, ...], cut as `hidden` is; `whole`: more arrays. Neither gets a gradient.
 
     Returns:
