@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from distilbert_jax import models
-from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, attention, encoder, heads
+from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, attention, encoder, heads, layers
 from distilbert_jax.models.layers import dropout
 from distilbert_jax.models.params import merge, split
 
@@ -93,6 +93,6 @@ def record_dropout(monkeypatch):
             sites.append((x.shape, rate, jax.random.key_data(rngs)))
         return dropout(x, rate, rngs)
 
-    for module in (attention, encoder, heads):
+    for module in (attention, encoder, heads, layers):
         monkeypatch.setattr(module, "dropout", recorded)
     return sites
