@@ -33,7 +33,7 @@ def test_classifiers_have_float32_scores_and_all_else_bfloat16(tmp_path):
 
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "DistilBertForMaskedLM", "BertForSequenceClassification"])
 def test_outputs_are_as_near_to_float32_as_the_references_in_bfloat16(name, tmp_path):
-    """Over 16 batches; OBSERVED."""
+    """Over 16 batches: ours is off by 0.7 to 1.0 % of the largest output on average and by 1.9 % at most, the reference by 1.0 to 1.4 %."""
     reference, halved = record.build(name, seed=1), record.build(name, seed=1).bfloat16()
     reference.save_pretrained(tmp_path)
     model = CLASSES[name].from_pretrained(tmp_path, **NARROW)
@@ -46,8 +46,7 @@ def test_outputs_are_as_near_to_float32_as_the_references_in_bfloat16(name, tmp_
         for key, value in exact.items():
             ours.append(deviation(found[key], value))
             theirs.append(deviation(rounded[key].float(), value))
-    print(name, max(ours), np.mean(ours), np.mean(theirs))
-    assert max(ours) < 0.04
+    assert max(ours) < 0.03
     assert np.mean(ours) < np.mean(theirs)
 
 
