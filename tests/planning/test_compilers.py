@@ -126,7 +126,7 @@ def test_no_activation_is_gathered_over_the_batch(case, compiled):
 @pytest.mark.parametrize("case", ["tensor"])
 def test_tensor_parallel_chips_exchange_no_more_than_sums(plan):
     assert sent(plan) == sent(plan, "all-reduce", "reduce-scatter")
-    assert sent(plan) < 400 * MB
+    assert sent(plan) < 290 * MB
 
 
 @pytest.mark.parametrize(
