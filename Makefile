@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · test · venv · parity · lint · types · bench · kills · fuzz · ablations · miniature     PYTHON=python3.12 make test: another interpreter
+#   make demo · test · venv · parity · plan-test · lint · types · bench · kills · fuzz · ablations · miniature     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -14,7 +14,7 @@ ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
 
-.PHONY: help venv demo test quick parity lint types format bench bench-corpus kills fuzz ablations miniature clean
+.PHONY: help venv demo test quick parity plan-test lint types format bench bench-corpus kills fuzz ablations miniature clean
 .DELETE_ON_ERROR:
 
 help:
@@ -54,10 +54,22 @@ $(VENV)/.bench: $(VENV)/.parity
 	@touch $@
 
 test: $(VENV)/.test
-	$(ENTER) python -m pytest -m "not parity" $(PYTEST_ARGS)
+	$(ENTER) python -m pytest -m "not parity and not plan" $(PYTEST_ARGS)
 
 quick: $(VENV)/.test
-	$(ENTER) python -m pytest -m "not parity and not slow" $(PYTEST_ARGS)
+	$(ENTER) python -m pytest -m "not parity and not plan and not slow" $(PYTEST_ARGS)
+
+# The compilers stand in an environment of their own, on top of the other one: nothing else is to see them.
+$(VENV)-plan/.plan: $(VENV)/.test
+	@echo "making $(VENV)-plan with the compiler of TPUs …"
+	@$(ENTER) "$(BASE)" -m venv --clear $(VENV)-plan
+	@$(ENTER) $(VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > \
+	  "$$($(VENV)-plan/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/rest.pth"
+	@$(ENTER) $(VENV)-plan/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt -e '.[plan]'
+	@touch $@
+
+plan-test: $(VENV)-plan/.plan
+	$(ENTER) $(VENV)-plan/bin/python -m pytest -m plan -p no:xdist tests/planning
 
 parity: $(VENV)/.parity
 	$(ENTER) python -m pytest -m parity $(PYTEST_ARGS)

@@ -2,7 +2,7 @@
 
 import sys
 
-from distilbert_jax.base import signals
+from distilbert_jax.base import runtime, signals
 from distilbert_jax.errors import one_line_errors
 
 with signals.leaving_at_ctrl_c():
@@ -10,6 +10,7 @@ with signals.leaving_at_ctrl_c():
 
 
 def main(args: list[str]) -> None:
+    runtime.pass_over_compilers()
     train(args, "train.py")
 
 

@@ -1,9 +1,14 @@
-"""Runtime of a process: what it asks of its machine's memory, of the GPU's determinism and of JAX's compilation cache."""
+"""Runtime of a process: what it asks of its machine's memory, of a GPU's determinism, of JAX's platforms and its cache."""
 
 import contextlib
 import ctypes
+import importlib.metadata
+import importlib.util
 import os
+import pkgutil
+import sys
 import tempfile
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,6 +44,52 @@ def compiling_once() -> Iterator[Path | None]:
             jax.config.update("jax_compilation_cache_dir", None)
             compilation_cache.reset_cache()
             _scratch.discard(folder)
+
+
+# Plugins of JAX that `distilbert_jax[plan]` and `[plan-gpu]` bring to compile with, and what a machine has that can run them.
+_COMPILERS = ("libtpu", "jax_cuda12_plugin", "jax_cuda13_plugin")
+_PLUGINS = {"xla_cuda12", "xla_cuda13"}
+_DEVICES = ("/dev/nvidia0", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/accel*", "/dev/vfio/[0-9]*")
+_TPU_MAKER = "0x1ae0"
+
+
+def pass_over_compilers() -> bool:
+    """Let JAX start on the CPU where libtpu or XLA's GPU plugin is installed and the machine has no device for it.
+
+    They are there for `distilbert-jax plan`, which starts them itself. Left alone, JAX tries each at its start, and where there is
+    no device they print warnings and a traceback. Nothing changes where `JAX_PLATFORMS` is set, where there may be a device, where
+    a plugin of another maker is installed, or JAX has been imported.
+
+    Returns:
+        Whether the platform was set.
+    """
+    if "jax" in sys.modules or os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME"):
+        return False
+    if not any(map(importlib.util.find_spec, _COMPILERS)) or _other_plugins() or _accelerators():
+        return False
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    for name in _COMPILERS:  # JAX imports these whatever the platform is, and the GPU's say that they see no driver
+        sys.modules[name] = None  # pyright: ignore[reportArgumentType]  # Python's way to say that it cannot be imported
+    for name in _PLUGINS:  # JAX calls the `initialize` of each that is installed
+        idle = types.ModuleType(f"jax_plugins.{name}")
+        vars(idle)["initialize"] = lambda: None
+        sys.modules[idle.__name__] = idle
+    return True
+
+
+def _other_plugins() -> set[str]:
+    """Plugins of JAX that are not ours to pass over."""
+    spec = importlib.util.find_spec("jax_plugins")
+    modules = {one.name for one in pkgutil.iter_modules(spec.submodule_search_locations)} if spec else set()
+    named = {point.value.rpartition(".")[2] for point in importlib.metadata.entry_points(group="jax_plugins")}
+    return (modules | named) - _PLUGINS
+
+
+def _accelerators() -> bool:
+    """Whether the machine may have a GPU or a TPU: what JAX and its plugins look for themselves."""
+    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
+    made_by = {file.read_text("utf-8", "replace").strip() for file in vendors}
+    return _TPU_MAKER in made_by or any(any(Path("/").glob(pattern[1:])) for pattern in _DEVICES)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8  # glibc, malloc.h

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from distilbert_jax.base import signals
+from distilbert_jax.base import runtime, signals
 from distilbert_jax.cli import renamed
 from distilbert_jax.errors import InputError, nearest, one_line_errors
 
@@ -59,6 +59,7 @@ def usage() -> str:
 
 def run(name: str, args: list[str], prog: str) -> None:
     """Run a command of `COMMANDS` with its arguments; `prog` is what its messages call it."""
+    runtime.pass_over_compilers()
     with signals.leaving_at_ctrl_c():
         module = importlib.import_module(f"distilbert_jax.cli.{COMMANDS[name].module}")
     module.COMMANDS[name](args, prog)

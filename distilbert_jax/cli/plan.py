@@ -91,7 +91,7 @@ CONFIG    a config as `train` takes it, of pre-training, distillation or fine-tu
 
 Printed: whether it fits (GB of a chip), the time a step (ms) and where it goes, the share of the chips' peak, hours and
 chip-hours of the whole run. Times on a TPU are its compiler's estimate; on a GPU they are a lower bound.
-    {prog} distilbert_base --teacher bert-base-uncased --target v5e:2x4 --data.batch-size auto --price-per-chip-hour 1.20
+    {prog} distilbert_base --target v5e:2x4 --data.batch-size auto --price-per-chip-hour 1.20
     {prog} glue --model distilbert-base-uncased --task mrpc --seeds 5 --run.dtype bfloat16 --target v5e:1x1
 `{prog} CONFIG --help` lists every field. Compilers: pip install 'distilbert_jax[plan]' (TPU), '[plan-gpu]' (GPU)."""
 
@@ -154,7 +154,7 @@ def _configs(command: Command) -> list[Config]:
 def _without_auto(args: list[str]) -> tuple[str, list[str]]:
     """Which field is `auto`, or "", and the arguments without it."""
     found, rest, skip = "", [], False
-    for one, after in zip(args, [*args[1:], ""], strict=True):
+    for one, after in zip(args, [*args[1:], ""], strict=False):
         option, equals, value = one.partition("=")
         spelt = option.replace("_", "-")
         if skip:

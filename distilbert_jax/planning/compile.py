@@ -6,7 +6,6 @@ that process; its two arguments name files, of `Job` and of `Compiled` as JSON.
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import os
 import re
 import subprocess
@@ -26,6 +25,7 @@ from distilbert_jax.planning.targets import Chip, Target, parse_target
 
 # The smallest slice of each TPU that libtpu describes; fewer chips are some of its.
 _SMALLEST = {2: "2x2", 3: "2x2x1"}  # by the dimensions of its network
+_GPU_PLUGINS = ("jax-cuda12-plugin", "jax-cuda13-plugin")
 _MATMUL = 8192  # rows and columns of the lone matmul that tells a clock
 # Of the peak, which it reaches by the cycles of the chips whose clock is known: v4 and v5p 0.90, v5e 0.88.
 _MATMUL_SHARE = 0.9
@@ -82,14 +82,30 @@ class Compiled:
         return self.argument_bytes + self.output_bytes + self.temporary_bytes - self.aliased_bytes
 
 
+class DoesNotFitError(InputError):
+    """The compiler found no program that the memory of a device has room for.
+
+    Attributes:
+        needed: bytes that it would take.
+    """
+
+    def __init__(self, message: str, *, needed: float):
+        super().__init__(message, field="--target", hint="--data.batch-size auto")
+        self.needed = needed
+
+
 def compile_step(job: Job) -> Compiled:
     """`Compiled` of a job, by a process of its own.
 
     Raises:
+        DoesNotFitError: it takes more memory than there is.
         InputError: what it needs is not installed, or the step cannot be made or compiled for the target; in one line.
     """
     target = parse_target(job.target)
     check_installed(target.chip)
+    run = job.run
+    rows = f"{run.rows:,} rows of {run.length} tokens" + (f" in {run.accumulate}" if run.accumulate > 1 else "")
+    print(f"compiling {rows} for {target}, which takes a minute or more", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder) / "job.json", Path(folder) / "compiled.json"
         write_config(job, given)
@@ -97,26 +113,36 @@ def compile_step(job: Job) -> Compiled:
         command = [sys.executable, "-c", f"from {__name__} import main; main()", str(given), str(out)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode or not out.is_file():
-            raise InputError(_last_line(done.stderr, target), field="--target")
+            raise _refusal(done.stderr, target)
         return read_config(Compiled, out)
 
 
-def _last_line(errors: str, target: Target) -> str:
+def _refusal(errors: str, target: Target) -> InputError:
+    """Why there is no program, of what the compiler's process said."""
+    if used := re.search(r"([\d.]+)([KMGT])\)? (?:of|exceeds available HBM) \(?([\d.]+)([KMGT])", errors):
+        needed, there = (float(used[i]) * 1024 ** (1 + "KMGT".index(used[i + 1])) for i in (1, 3))
+        return DoesNotFitError(
+            f"--target {target}: the step needs at least {needed / 1e9:.1f} GB of a device's {there / 1e9:.1f}, says its compiler: "
+            "fewer rows (--data.batch-size auto), more micro-batches (--optimizer.accumulate auto), more --mesh.fsdp or chips",
+            needed=needed,
+        )
+    if "libtpu" in errors and re.search(r"lockfile|already in use|in use by", errors):
+        hint = "end that process, or set ALLOW_MULTIPLE_LIBTPU_LOAD=1"
+        return InputError(f"--target {target}: another process holds libtpu: {hint}", field="--target", hint=hint)
     lines = [line for line in errors.splitlines() if line.strip()]
     told = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
     said = told[-1] if told else (lines[-1][:300] if lines else "no word of why")
-    return said if told else f"--target {target}: its compiler ended: {said}"
+    return InputError(said if told else f"--target {target}: its compiler ended: {said}", field="--target")
 
 
 def check_installed(chip: Chip) -> None:
     """Raise InputError unless the compiler of a chip is there, in the version that the installed JAX asks for."""
     if chip.kind == "tpu":
-        if importlib.util.find_spec("libtpu") is None:
+        if not (there := _version("libtpu")):
             hint = "pip install 'distilbert_jax[plan]'"
             raise InputError(f"planning for a {chip.title} needs libtpu: {hint}", field="--target", hint=hint)
         wanted = next((line for line in importlib.metadata.requires("jax") or () if line.startswith("libtpu")), "")
         series = re.search(r"==(\d+\.\d+\.\d+)", wanted)
-        there = importlib.metadata.version("libtpu")
         if series and not f"{there}.".startswith(f"{series[1]}."):
             hint = f"pip install 'libtpu=={series[1]}.*'"
             raise InputError(
@@ -124,7 +150,7 @@ def check_installed(chip: Chip) -> None:
                 field="--target",
                 hint=hint,
             )
-    elif not any(importlib.util.find_spec(name) for name in ("jax_cuda12_plugin", "jax_cuda13_plugin")):
+    elif not any(map(_version, _GPU_PLUGINS)):
         hint = "pip install 'distilbert_jax[plan-gpu]'"
         raise InputError(f"planning for a {chip.title} needs XLA's GPU plugin: {hint}", field="--target", hint=hint)
 
@@ -236,13 +262,17 @@ def _compile(job: Job) -> Compiled:
     )
 
 
+def _version(package: str) -> str:
+    """The version of an installed package, or ""."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
 def _versions(chip: Chip, jax_version: str) -> str:
-    names = ("libtpu",) if chip.kind == "tpu" else ("jax-cuda12-plugin", "jax-cuda13-plugin")
-    there = []
-    for name in names:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            there.append(f"{name} {importlib.metadata.version(name)}")
-    return ", ".join([f"jax {jax_version}", *there])
+    names = ("libtpu",) if chip.kind == "tpu" else _GPU_PLUGINS
+    return ", ".join([f"jax {jax_version}", *(f"{name} {there}" for name in names if (there := _version(name)))])
 
 
 def main() -> None:

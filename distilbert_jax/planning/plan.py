@@ -6,8 +6,8 @@ from pathlib import Path
 
 from distilbert_jax.base.config_io import files_run, write_config
 from distilbert_jax.config import MeshConfig, PretrainConfig
-from distilbert_jax.errors import InputError
-from distilbert_jax.planning.compile import Job, compile_step
+from distilbert_jax.errors import InputError, counted
+from distilbert_jax.planning.compile import DoesNotFitError, Job, compile_step
 from distilbert_jax.planning.estimate import Plan, Work, plan_of
 from distilbert_jax.planning.runs import (
     Config,
@@ -107,12 +107,13 @@ def largest_batch(config: Config, target: str, *, seeds: int = 1, price_per_chip
     Raises:
         InputError: as `plan`; not even one row a device fits.
     """
-    rows = _row_devices(config, parse_target(target))
+    aim = parse_target(target)
+    rows = _row_devices(config, aim)
 
     def of_rows(each: int) -> Plan:
         return plan(with_batch(config, each * rows), target, seeds=seeds, price_per_chip_hour=price_per_chip_hour)
 
-    return _largest(of_rows)
+    return _largest(of_rows, aim)
 
 
 def fewest_micro_batches(
@@ -123,7 +124,8 @@ def fewest_micro_batches(
     Raises:
         InputError: as `plan`; it fits at none.
     """
-    rows = _row_devices(config, parse_target(target))
+    aim = parse_target(target)
+    rows = _row_devices(config, aim)
     if isinstance(config, FeaturesConfig):
         raise InputError("--optimizer.accumulate: features have no micro-batches", field="--optimizer.accumulate")
     batch = config.data.batch_size if isinstance(config, PretrainConfig) else config.batch_size
@@ -136,7 +138,7 @@ def fewest_micro_batches(
         cut = with_accumulate(config, each // size)
         return plan(cut, target, seeds=seeds, price_per_chip_hour=price_per_chip_hour)
 
-    return _largest(of_size, [size for size in range(1, each + 1) if each % size == 0])
+    return _largest(of_size, aim, [size for size in range(1, each + 1) if each % size == 0])
 
 
 def _row_devices(config: Config, target: Target) -> int:
@@ -144,26 +146,38 @@ def _row_devices(config: Config, target: Target) -> int:
     return max(target.devices // mesh.tensor, 1) if mesh.data == -1 else mesh.data * mesh.fsdp
 
 
-def _largest(of_rows: Callable[[int], Plan], sizes: list[int] | None = None) -> Plan:
+@dataclasses.dataclass(frozen=True)
+class _Trial:
+    """What came of a number of rows a device. plan: None where the compiler found no program."""
+
+    plan: Plan | None
+    needed: float  # bytes
+    fits: bool
+
+
+def _largest(of_rows: Callable[[int], Plan], target: Target, sizes: list[int] | None = None) -> Plan:
     """The plan of the most rows a device that fit, by at most four compilations: memory is close to linear in the rows."""
     sizes = sizes or sorted({base << power for base in (2, 3) for power in range(13)} | {1})
-    tried: dict[int, Plan] = {}
+    memory, tried = target.chip.memory / target.chip.cores, dict[int, _Trial]()
     size = max((one for one in sizes if one <= 8), default=sizes[0])
     while len(tried) < _COMPILES and size not in tried:
-        tried[size] = of_rows(size)
-        size = _next(tried, sizes)
-    fitting = [size for size, one in tried.items() if one.fits]
+        try:
+            tried[size] = _Trial(result := of_rows(size), result.total_bytes, result.fits)
+        except DoesNotFitError as error:
+            tried[size] = _Trial(None, error.needed, False)
+        size = _next(tried, sizes, memory)
+    fitting = {size: one.plan for size, one in tried.items() if one.plan and one.fits}
     if not fitting:
-        least = tried[min(tried)]
+        least = tried[min(tried)].needed
         raise InputError(
-            f"--target {least.target}: with {min(tried)} rows a device it needs {least.total_bytes / 1e9:.1f} GB of the "
-            f"{least.memory_bytes / 1e9:.0f}: more of --mesh.fsdp or --mesh.tensor, or shorter rows, is what it would take",
+            f"--target {target}: with {counted(min(tried), 'row')} a device it needs {least / 1e9:.1f} GB of the "
+            f"{memory / 1e9:.0f}: more of --mesh.fsdp or --mesh.tensor, or shorter rows, is what it would take",
             field="--target",
         )
-    return tried[max(fitting)]
+    return fitting[max(fitting)]
 
 
-def _next(tried: dict[int, Plan], sizes: list[int]) -> int:
+def _next(tried: dict[int, _Trial], sizes: list[int], memory: float) -> int:
     """The next size to try: the largest that by the line through two of those tried will fit, and that no trial has refuted."""
     refuted = min((size for size, one in tried.items() if not one.fits), default=max(sizes) + 1)
     possible = [size for size in sizes if size < refuted]
@@ -171,10 +185,10 @@ def _next(tried: dict[int, Plan], sizes: list[int]) -> int:
         return min(tried)
     if len(tried) == 1:
         ((size, one),) = tried.items()
-        share = one.memory_bytes / one.total_bytes
+        share = memory / one.needed
         guess = [each for each in possible if each <= size * share / 2 or each <= size // 2]
         return max((each for each in guess if each not in tried), default=possible[0])
     (a, first), (b, second) = sorted(tried.items())[:2]
-    slope = (second.total_bytes - first.total_bytes) / (b - a)
-    fits = lambda size: first.total_bytes + slope * (size - a) <= first.memory_bytes
+    slope = (second.needed - first.needed) / (b - a)
+    fits = lambda size: first.needed + slope * (size - a) <= memory
     return max(filter(fits, possible), default=possible[0])

@@ -19,11 +19,13 @@ def lines(plan: Plan) -> str:
     """A plan as text."""
     word = "estimated" if plan.method.startswith("estimate") else "at least"
     memory = f"{plan.argument_bytes / 1e9:.2f} GB arguments, {plan.temporary_bytes / 1e9:.2f} temporaries"
-    verdict = "fits" if plan.fits else "DOES NOT FIT"
+    verdict = "fits" if plan.fits else "DOES NOT FIT (--data.batch-size auto, --optimizer.accumulate auto)"
+    seeds = f"{plan.seeds} seeds × " if plan.seeds > 1 else ""
+    steps = "batches" if plan.kind == "features" else "steps"
     rows = [
         (
             "target",
-            f"{plan.target}, mesh {plan.mesh}, {plan.batch_size:,} rows of {plan.length} tokens a step"
+            f"{plan.target}, mesh {plan.mesh}, {seeds}{plan.batch_size:,} rows of {plan.length} tokens a step"
             + (f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""),
         ),
         (
@@ -42,14 +44,14 @@ def lines(plan: Plan) -> str:
         ),
         *(
             (
-                "where it goes" if not i else "",
+                "where it goes" if not i else f"({word})" if i == 1 else "",
                 f"{part.share:6.1%}  {_time(part.seconds):>11}  {part.hbm_bytes / 1e9:8.2f} GB  {part.name}",
             )
             for i, part in enumerate(plan.parts)
         ),
         *(
             (
-                "collectives" if not i else "",
+                "collectives" if not i else f"({word})" if i == 1 else "",
                 f"{one.number} × {one.kind} among {one.group}: {one.bytes / 1e6:,.1f} MB, "
                 f"{_time(one.seconds)} {'overlapped' if one.overlapped else 'exposed'}",
             )
@@ -58,8 +60,9 @@ def lines(plan: Plan) -> str:
         ("speed", f"{plan.tokens_per_second:,.0f} tokens/s {word}"),
         (
             "the run",
-            f"{plan.steps:,} steps: {_hours(plan.hours)}, {plan.chip_hours:,.1f} chip-hours"
-            + (f", {plan.cost:,.2f} at the price given" if plan.cost is not None else ""),
+            f"{plan.steps:,} {steps}: {_hours(plan.hours)}, {plan.chip_hours:,.2f} chip-hours"
+            + (f", {plan.cost:,.2f} at the price given" if plan.cost is not None else "")
+            + f" {word}",
         ),
         ("compiled in", f"{plan.trace_seconds + plan.compile_seconds:.0f} s by {plan.versions}"),
     ]
@@ -68,8 +71,10 @@ def lines(plan: Plan) -> str:
 
 def comparison(plans: Sequence[Plan]) -> str:
     """Plans side by side, as a table of Markdown."""
+    word = "estimated" if plans[0].method.startswith("estimate") else "bound"
     header = (
-        "| target | mesh | fits | GB | ms a step | share of the peak | exposed collectives, ms | tokens/s | hours |"
+        f"| target | mesh | fits | GB | ms a step ({word}) | share of the peak ({word}) | exposed collectives, ms ({word}) | "
+        f"tokens/s ({word}) | hours ({word}) |"
     )
     rows = [
         f"| {plan.target} | {plan.mesh} | {'yes' if plan.fits else 'no'} | {plan.total_bytes / 1e9:.1f} | "
@@ -93,14 +98,26 @@ def roofline(plans: Sequence[Plan], peak: float, file: Path) -> None:
     ridge = plans[0].ridge
     places = [ridge / 64, ridge, ridge * 16]
     axes.loglog(places, [min(place / ridge, 1) * peak for place in places], color="0.5")
-    for plan in plans:
+    for i, plan in enumerate(plans):
         for part in plan.parts:
             if part.flops and part.hbm_bytes and part.seconds:
-                axes.plot(part.flops / part.hbm_bytes, part.flops / part.seconds, ".", color="C0")
-                axes.annotate(part.name, (part.flops / part.hbm_bytes, part.flops / part.seconds), fontsize=7)
-        axes.plot(plan.flops_per_byte, plan.share_of_peak * peak, "o", label=f"{plan.target}, mesh {plan.mesh}")
+                at = (part.flops / part.hbm_bytes, part.flops / part.seconds)
+                axes.plot(*at, ".", color=f"C{i}")
+                axes.annotate(
+                    part.name,
+                    at,
+                    (0, 4 if i % 2 == 0 else -9),
+                    textcoords="offset points",
+                    ha="center",
+                    fontsize=7,
+                    color=f"C{i}",
+                )
+        label = f"{plan.target}, mesh {plan.mesh}"
+        axes.plot(plan.flops_per_byte, plan.share_of_peak * peak, "o", color=f"C{i}", label=label)
+    axes.margins(x=0.15)
     axes.set_xlabel("FLOP a byte of HBM")
-    axes.set_ylabel("FLOP/s of a device, estimated")
+    word = "estimated" if plans[0].method.startswith("estimate") else "a bound"
+    axes.set_ylabel(f"FLOP/s of a device, {word}")
     axes.legend(fontsize=8)
     figure.tight_layout()
     save_figure(figure, file)

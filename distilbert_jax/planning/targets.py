@@ -167,6 +167,11 @@ def parse_target(text: str) -> Target:
     Raises:
         InputError: the chip is unknown (the nearest is named, all are listed), or the shape is not one of its networks.
     """
+    if sliced := re.fullmatch(r"(v5e|v6e|v5litepod|v4|v5p)-(\d+)", text.lower()):  # as Google Cloud calls a slice
+        hint = _slice(sliced[1].replace("litepod", "e"), int(sliced[2]))
+        raise InputError(
+            f"--target {text}: name the chips and how they are connected, {hint}", field="--target", hint=hint
+        )
     name, colon, shape = text.partition(":")
     chip = CHIPS.get(name.lower())
     if chip is None:
@@ -185,4 +190,25 @@ def parse_target(text: str) -> Target:
         raise InputError(
             f"--target {text}: {chip.title} are counted by {of}", field="--target", hint=f"{name}: and {of}"
         )
+    if chip.kind == "gpu" and sizes[0] > _GPUS:
+        hint = f"{name}:{_GPUS}"
+        raise InputError(
+            f"--target {text}: GPUs are planned within one machine, up to {hint}; between machines their links differ",
+            field="--target",
+            hint=hint,
+        )
     return Target(chip, sizes)
+
+
+_GPUS = 8  # that a switch connects
+
+
+def _slice(name: str, number: int) -> str:
+    """The target of Google's `v5e-8`: chips of a v5e or v6e, cores (two a chip) of a v4 or v5p; the squarest shape."""
+    dimensions = CHIPS[name].dimensions
+    chips = number // (2 if dimensions == 3 else 1)
+    sizes = [1] * dimensions
+    while math.prod(sizes) < chips:
+        sizes[sizes.index(min(sizes))] *= 2
+    shape = "x".join(map(str, sorted(sizes)))
+    return f"{name}:{shape}" if math.prod(sizes) == chips > 0 else f"as in {EXAMPLES}"

@@ -21,7 +21,7 @@ def in_chunks(term: Term, tokens: int, params: Params, hidden: Array, beside: An
     Args:
         tokens: of each row in a piece; above T, one piece is all.
         term: → (value, parts of it for the log), scalars that are sums over tokens and 0 for the zeros.
-        params, hidden: float32 [B, T, D]; both get the gradient of the value. None flows from the parts.
+        params, hidden: hidden states [B, T, D], float32 or bfloat16; both get the gradient of the value. None flows from the parts.
         beside: arrays [B, T, ...], cut as `hidden` is; `whole`: more arrays. Neither gets a gradient.
 
     Returns:
@@ -51,7 +51,7 @@ def _forward(
 
 
 def _backward(term: Term, tokens: int, saved: tuple[Params, Array], given: tuple[Array, Any]) -> tuple[Any, ...]:
-    return *jax.tree.map(lambda gradient: given[0] * gradient, saved), None, None
+    return *jax.tree.map(lambda gradient: (given[0] * gradient).astype(gradient.dtype), saved), None, None
 
 
 _in_chunks = jax.custom_vjp(_value, nondiff_argnums=(0, 1))

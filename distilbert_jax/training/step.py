@@ -77,6 +77,9 @@ def gradients(
     """
     with jax.named_scope("prepare"):
         batch, counts = objective.prepare(rngs, batch)
+    if mesh.shape["data"] * mesh.shape["fsdp"] == 1:
+        grads, metrics = local_gradients(objective, params, frozen, batch, counts, accumulate)
+        return grads, {**metrics, **counts}
     rows = jax.tree.map(lambda x: P(ROWS) if x.shape[:1] == rngs.shape[:1] else P(), batch)
 
     def local(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Any:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distilbert_jax.base import runtime
 from distilbert_jax.base.runtime import compiling_once
 
 FAULTS = """
@@ -111,3 +112,32 @@ def test_what_was_compiled_goes_also_when_the_process_is_asked_to_leave():
     ended = subprocess.run([sys.executable, "-c", script], env=theirs, capture_output=True, text=True, check=False)
     folder, existed = ended.stdout.split()
     assert (ended.returncode, existed, Path(folder).exists()) == (75, "True", False)
+
+
+@pytest.mark.parametrize(
+    ("change", "set_"),
+    [
+        ({}, True),
+        ({"_COMPILERS": ("no_such_module",)}, False),  # nothing is installed
+        ({"_DEVICES": ("/dev/null",)}, False),  # there is a device
+        ({"_other_plugins": lambda: {"metal"}}, False),
+    ],
+    ids=["compilers alone", "none", "device", "another plugin"],
+)
+def test_jax_passes_over_compilers_where_there_is_no_device_for_them(change, set_, monkeypatch):
+    for name in ("xla_cuda12", "xla_cuda13"):  # put back in the end
+        monkeypatch.setitem(sys.modules, f"jax_plugins.{name}", sys)
+    usual = {"_COMPILERS": ("wave",), "_DEVICES": ("/no/such/device*",), "_TPU_MAKER": "", "_other_plugins": set}
+    for name, value in (usual | change).items():
+        monkeypatch.setattr(runtime, name, value)
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.delenv("JAX_PLATFORM_NAME", raising=False)
+    assert not runtime.pass_over_compilers()  # JAX has been imported
+    monkeypatch.delitem(sys.modules, "jax")
+    monkeypatch.setitem(sys.modules, "wave", sys)  # stands for a compiler; put back in the end
+    assert runtime.pass_over_compilers() is set_
+    assert os.environ.get("JAX_PLATFORMS") == ("cpu" if set_ else None)
+    assert (sys.modules["wave"] is None) is set_
+    monkeypatch.setenv("JAX_PLATFORMS", "tpu")
+    assert not runtime.pass_over_compilers()
+    assert os.environ["JAX_PLATFORMS"] == "tpu"

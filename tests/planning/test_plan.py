@@ -95,8 +95,26 @@ def test_share_of_peak_is_a_fraction_and_the_first_share_of_the_json():
     assert shares[0] == "share_of_peak"
     assert from_json(type(plan), to_json(plan)) == plan
     shown = report.lines(plan)
-    assert "estimate" in shown
-    assert "v5e:1x1" in report.comparison([plan])
+    for line in shown.splitlines():
+        if any(unit in line for unit in (" ms", "tokens/s", "hours")) and not line.startswith(" "):
+            assert "estimate" in line or line.startswith(("where", "collectives"))
+    assert shown.count("(estimated)") == 2  # of the parts and of the collectives
+    table = report.comparison([plan])
+    assert "v5e:1x1" in table
+    assert "ms a step (estimated)" in table
+
+
+def test_a_gpu_s_figures_are_called_bounds():
+    plan = plan_of(compiled(*STEP, clock=None), parse_target("h100:1"), WORK)
+    assert "estimate" not in report.lines(plan)
+    assert "at least" in report.lines(plan)
+    assert "hours (bound)" in report.comparison([plan])
+
+
+def test_a_roofline_is_drawn(tmp_path):
+    plan = plan_of(compiled(*STEP), parse_target("v5e:1x1"), WORK)
+    report.roofline([plan, plan], 197e12, tmp_path / "roofline.png")
+    assert (tmp_path / "roofline.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.fixture
@@ -141,6 +159,49 @@ def test_the_fewest_micro_batches_that_fit_are_found(distilling, compiler):
 def test_a_step_that_fits_at_no_batch_is_told(distilling, monkeypatch):
     monkeypatch.setattr(planning, "compile_step", lambda job: compiled(*STEP, temporary=20 * GB))
     refused(lambda: planning.largest_batch(distilling, "v5e:1x1"), "22.0", field="--target")
+
+
+def test_a_batch_for_which_the_compiler_finds_no_program_is_one_that_does_not_fit(distilling, monkeypatch):
+    asked = []
+
+    def compile_step(job):
+        asked.append(rows := job.run.batch_size)
+        if rows > 40:
+            said = f"the total memory required for HLO temporaries ({rows * 0.38:.2f}G) exceeds available HBM (15.75G)."
+            raise compiling._refusal(
+                f"x\nRESOURCE_EXHAUSTED: Ran out of memory on HBM, {said}\n", parse_target(job.target)
+            )
+        return compiled(*STEP, temporary=int(rows * 0.4 * GB) - 2 * GB)
+
+    monkeypatch.setattr(planning, "compile_step", compile_step)
+    assert planning.largest_batch(distilling, "v5e:1x1").batch_size == 32
+    assert len(asked) <= 4
+    with pytest.raises(compiling.DoesNotFitError) as told:
+        planning.plan(distilling, "v5e:1x1")
+    assert told.value.needed == pytest.approx(64 * 0.38 * 2**30)
+    refused(lambda: planning.plan(distilling, "v5e:1x1"), "26.1", field="--target", hint="auto")
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("error: mesh: it does not divide", "mesh: it does not divide"),
+        ("Traceback\nValueError: what the compiler said", "ValueError: what the compiler said"),
+        ("The TPU is already in use by another process: libtpu lockfile", "another process holds libtpu"),
+        ("", "no word"),
+    ],
+)
+def test_what_ends_the_compiler_s_process_is_told_in_a_line(said, shown):
+    error = compiling._refusal(said, parse_target("v5e:1x1"))
+    assert shown in str(error)
+    assert "\n" not in str(error)
+    assert error.field == "--target"
+
+
+def test_a_libtpu_of_another_series_than_jax_asks_for_is_named(monkeypatch):
+    monkeypatch.setattr(compiling.importlib.metadata, "requires", lambda name: ["libtpu==9.9.9.*; extra == 'tpu'"])
+    monkeypatch.setattr(compiling.importlib.metadata, "version", lambda name: "9.9.90.1")
+    refused(lambda: compiling.check_installed(CHIPS["v5e"]), "9.9.90.1", field="--target", hint="libtpu==9.9.9.*")
 
 
 def test_the_teacher_s_shape_is_that_of_its_directory_or_of_its_name(distilling, world):
@@ -227,6 +288,43 @@ def test_a_mistake_is_told_before_anything_is_compiled(options, field, monkeypat
     refused(lambda: main.main(given), field=field)
 
 
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        (["distilbert_base"], "--target"),
+        (["distilbert_base", "--target", "v5e-8"], "--target"),
+        (["distilbert_base", "--target", "v5e:1x1", "--price-per-chip-hour", "nan"], "--price-per-chip-hour"),
+        (["distilbert_base", "--target", "v5e:2x4", "--data.batch-size", "2001"], "data.batch_size"),
+        (["glue", "--target", "v5e:1x1"], "model"),
+        (["glue", "--target", "v5e:1x1", "--model", "bert-base-uncased", "--seeds", "0"], "--seeds"),
+        (["glue", "--target", "v5e:2x2", "--model", "bert-base-uncased", "--batch-size", "30"], "batch_size"),
+        (["features", "--target", "v5e:2x2", "--model", "bert-base-uncased"], "--target"),
+        (["features", "--target", "v5e:1x1", "--model", "bert-base-uncased", "--length", "513"], "length"),
+        (["miniature:experiment", "--target", "v5e:1x1"], None),
+    ],
+)
+def test_a_rude_command_is_told_what_is_wrong(given, field, monkeypatch):
+    monkeypatch.setattr(planning, "compile_step", None)
+    refused(lambda: main.main(["plan", *given]), field=field)
+
+
+def test_help_says_what_a_newcomer_asks(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main.main(["plan", "--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for answer in (
+        "v5e:2x4",
+        "--price-per-chip-hour",
+        "over all chips together",
+        "auto",
+        "chip-hours",
+        "estimate",
+        "[plan]",
+    ):
+        assert answer in shown
+
+
 @pytest.mark.parametrize("given", [["own.py:small"], ["--with", "own.py", "distilbert_base"]], ids=["config", "with"])
 def test_the_compiler_s_process_runs_the_files_that_this_one_has_run(given, tmp_path, monkeypatch, capsys):
     (tmp_path / "own.py").write_text(
@@ -244,7 +342,7 @@ def test_the_compiler_s_process_runs_the_files_that_this_one_has_run(given, tmp_
 
 
 def test_a_compiler_that_is_not_installed_is_named_with_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(compiling.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(compiling, "_version", lambda name: "")
     for target, extra in (("v5e:1x1", "[plan]"), ("h100:1", "[plan-gpu]")):
         refused(
             lambda target=target: compiling.check_installed(parse_target(target).chip), field="--target", hint=extra

@@ -31,6 +31,12 @@ def test_a_target_is_a_chip_and_a_shape(text, chips, devices):
         ("v5e:4", "4x4", "two numbers"),
         ("v5p:4x4", "2x2x2", "three numbers"),
         ("h100:2x2", "a number", "a number"),
+        ("h100:16", "h100:8", "h100:8"),
+        ("v5e-8", "v5e:2x4", "v5e:2x4"),
+        ("v5litepod-16", "v5e:4x4", "v5e:4x4"),
+        ("v5p-16", "v5p:2x2x2", "v5p:2x2x2"),
+        ("v4-8", "v4:1x2x2", "v4:1x2x2"),
+        ("v5e-7", "v5e:4x4", "as in"),
         ("", "v5e", ""),
     ],
 )

@@ -19,6 +19,7 @@ from distilbert_jax.models import (
 )
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.pretraining import objectives
+from distilbert_jax.pretraining.chunks import in_chunks
 from distilbert_jax.pretraining.masking import log_weights
 from distilbert_jax.pretraining.objectives import Given
 from distilbert_jax.pretraining.terms import TERMS
@@ -227,6 +228,21 @@ def test_pieces_of_the_logits_add_up_to_the_loss_and_gradients_of_all(tokens):
     assert norm(teacher_grads) == 0.0
     alone = quick_jit(objective.loss)(*given)  # as held-out text is evaluated, without gradients
     np.testing.assert_allclose(alone[0], found[0][0], rtol=1e-6)
+
+
+def test_pieces_take_hidden_states_in_bfloat16():
+    table, hidden = jnp.ones((5, 4)), jnp.arange(24, dtype=jnp.bfloat16).reshape(1, 6, 4)
+    logits = lambda params, hidden: jnp.einsum("btd,vd->btv", hidden, params["table"].astype(hidden.dtype))
+    term = lambda params, hidden, beside, whole: (jnp.sum(jnp.float32(logits(params, hidden)) ** 2), {})
+    grad = jax.grad(
+        lambda params, hidden, tokens: 0.5 * in_chunks(term, tokens, params, hidden, (), ())[0], argnums=(0, 1)
+    )
+    for tokens in (2, 6):
+        to_params, to_hidden = grad({"table": table}, hidden, tokens)
+        assert (to_params["table"].dtype, to_hidden.dtype) == (jnp.float32, jnp.bfloat16)
+        np.testing.assert_allclose(
+            np.float32(to_hidden), 5 * np.float32(hidden).sum(-1, keepdims=True) * np.ones(4), rtol=2**-7
+        )
 
 
 @pytest.mark.parametrize("tokens", [0, 4])
