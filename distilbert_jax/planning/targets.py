@@ -210,5 +210,7 @@ def _slice(name: str, number: int) -> str:
     sizes = [1] * dimensions
     while math.prod(sizes) < chips:
         sizes[sizes.index(min(sizes))] *= 2
-    shape = "x".join(map(str, sorted(sizes)))
+    shape = "x".join(
+        map(str, sorted(sizes, key=lambda size: (size == 1 and dimensions == 3, size)))
+    )  # 2x2x1, but 2x2x4
     return f"{name}:{shape}" if math.prod(sizes) == chips > 0 else f"as in {EXAMPLES}"
