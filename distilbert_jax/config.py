@@ -78,6 +78,8 @@ def require_types(owner: object) -> None:
 
 
 Dtype = Literal["float32", "bfloat16"]
+# auto: bfloat16 on accelerators where matmuls are bfloat16, float32 on a CPU and where they are float32.
+Activations = Literal["auto", "float32", "bfloat16"]
 Sequences = Literal["line", "document", "pair"]
 TermTokens = Literal["all", "masked"]
 # Under the names of config.json, of which several may mean one function; `models.layers.ACTIVATIONS` has them.
@@ -435,6 +437,9 @@ class RunConfig:
     directory: str = "runs/unnamed"
     seed: int = 0
     dtype: Dtype = "float32"  # of the matmuls; parameters, optimiser and losses are float32
+    activations: Activations = (
+        "auto"  # between layers; auto: bfloat16 on accelerators with dtype bfloat16, else float32
+    )
     log_every: int = 50  # steps between lines on the terminal; metrics.jsonl has every step
     eval_every: int = 500  # steps; 0: only at the end
     save_every: int = 500  # steps
@@ -447,6 +452,8 @@ class RunConfig:
         require_choices(self)
         require_positive(self, "log_every", "save_every", "keep")
         require(self.eval_every >= 0, self, "eval_every", "expected 0 or a number of steps")
+        what = f"run.dtype is {self.dtype}: activations are not narrower than matmuls"
+        require(self.activations != "bfloat16" or self.dtype == "bfloat16", self, "activations", what)
         require(0 <= self.seed < 2**32, self, "seed", "expected 0 ≤ seed < 2³²")
 
 

@@ -71,7 +71,7 @@ LOSS = LossConfig(KL, MLM, COS, MSE, {"norm": 0.25}, 7)
 INIT = InitConfig("bert", (0, 2, 5), False, False, True, "frozen")
 OPTIMIZER = OptimizerConfig(1e-4, 0.1, 0.8, 0.99, 1e-8, 0.01, 1.0, 4)
 MESH = MeshConfig(2, 2, 4)
-RUN = RunConfig("runs/a", 2**32 - 1, "bfloat16", 1, 0, 5, 1, True, ("norms",), "project")
+RUN = RunConfig("runs/a", 2**32 - 1, "bfloat16", "bfloat16", 1, 0, 5, 1, True, ("norms",), "project")
 PRETRAIN = PretrainConfig(MODEL, INIT, "distillation", "teacher", 10, DATA, MASKING, LOSS, OPTIMIZER, MESH, RUN)
 GUIDE = DistillConfig("teacher/{task}", 0.3, 4.0)
 FINETUNE = FinetuneConfig("bert", "rte", "glue", 64, 16, 5, 100, True, True, False, GUIDE, OPTIMIZER, MESH, RUN)
@@ -181,6 +181,7 @@ REFUSED = [
     (MeshConfig, "tensor", POSITIVE),
     (RunConfig, "seed", (-1, 2**32)),
     (RunConfig, "dtype", ("float16",)),
+    (RunConfig, "activations", ("float16", "bfloat16")),  # matmuls are float32
     (RunConfig, "log_every", POSITIVE),
     (RunConfig, "eval_every", (-1,)),
     (RunConfig, "save_every", POSITIVE),

@@ -307,6 +307,7 @@ class Tuning:
         model = SequenceClassification.from_pretrained(
             config.model,
             dtype=jnp.dtype(config.run.dtype),
+            activations=config.run.activations,
             seed=config.run.seed,
             reinitialise=() if order or given == self.labels else ("classifier.",),
             labels=self.labels,
@@ -353,7 +354,10 @@ class Tuning:
         """A teacher: (graphdef, parameters)."""
         if not name:
             return None, {}
-        teacher = SequenceClassification.from_pretrained(name, dtype=jnp.dtype(self.config.run.dtype), new_head=False)
+        run = self.config.run
+        teacher = SequenceClassification.from_pretrained(
+            name, dtype=jnp.dtype(run.dtype), activations=run.activations, new_head=False
+        )
         where = f"distill.teacher = {name}"
         try:
             order = label_order(teacher.config.labels, self.labels, where)

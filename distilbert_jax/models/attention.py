@@ -27,6 +27,33 @@ def attention_bias(
     return jnp.where(visible, 0.0, jnp.finfo(jnp.float32).min)
 
 
+def softmax(scores: Float[Array, "B N T T"], bias: Float[Array, "#B 1 #T T"] | None) -> Float[Array, "B N T T"]:
+    """softmax(scores + bias) over the last axis, computed in float32, in the dtype of the scores."""
+    if scores.dtype == jnp.float32:
+        return jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+    return _narrow_softmax(scores, bias)
+
+
+def _softmax_of_narrow(scores: Array, bias: Array | None) -> Array:
+    wide = scores.astype(jnp.float32)
+    return jax.nn.softmax(wide if bias is None else wide + bias, axis=-1).astype(scores.dtype)
+
+
+def _softmax_forward(scores: Array, bias: Array | None) -> tuple[Array, Array]:
+    probabilities = _softmax_of_narrow(scores, bias)
+    return probabilities, probabilities
+
+
+def _softmax_backward(probabilities: Array, g: Array) -> tuple[Array, None]:
+    wide, g = probabilities.astype(jnp.float32), g.astype(jnp.float32)
+    return (wide * (g - jnp.sum(wide * g, axis=-1, keepdims=True))).astype(probabilities.dtype), None
+
+
+# Its gradient takes the probabilities as they are kept, in the dtype of activations.
+_narrow_softmax = jax.custom_vjp(_softmax_of_narrow)
+_narrow_softmax.defvjp(_softmax_forward, _softmax_backward)
+
+
 class SelfAttention(nnx.Module):
     """softmax(Q·Kᵀ/√H + bias)·V with output projection; dropout on the probabilities."""
 
@@ -44,11 +71,12 @@ class SelfAttention(nnx.Module):
         """x [B, T, D], bias as `attention_bias` gives it, rngs [B] → output [B, T, D], probabilities [B, N, T, T]."""
         B, T, D = x.shape
         split = lambda y: y.reshape(B, T, self.num_heads, D // self.num_heads)  # [B, T, N, H]
-        query = split(self.query(x)) * (D // self.num_heads) ** -0.5
+        scale = (D // self.num_heads) ** -0.5  # in float32: in bfloat16 it may be 0.2 % off
+        query = (split(self.query(x)).astype(jnp.float32) * scale).astype(x.dtype)
         key, value = split(self.key(x)), split(self.value(x))
         with jax.named_scope("attention"):
             scores = einsum("bqnh,bknh->bnqk", query, key, self.dtype)
-            probabilities = jax.nn.softmax(scores if bias is None else scores + bias, axis=-1)
+            probabilities = softmax(scores, bias)
             kept = dropout(probabilities, self.dropout, rngs)
             mixed = einsum("bnqk,bknh->bqnh", kept, value, self.dtype)
         return self.out(mixed.reshape(B, T, D)), probabilities

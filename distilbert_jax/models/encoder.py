@@ -17,10 +17,20 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Shaped
 
 from distilbert_jax.base.ranges import check_range
-from distilbert_jax.config import ModelConfig
+from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.attention import SelfAttention, attention_bias
-from distilbert_jax.models.layers import ACTIVATIONS, Array, Linear, RowKeys, dropout, embedding, fold_rows, layer_norm
+from distilbert_jax.models.layers import (
+    Array,
+    LayerNorm,
+    Linear,
+    RowKeys,
+    activate,
+    activations_dtype,
+    dropout,
+    embedding,
+    fold_rows,
+)
 
 Ids = Array | np.ndarray
 # What a model is called with: [B, T], or [T] for one row; lists are made arrays of.
@@ -31,7 +41,7 @@ Rows = Shaped[Array | np.ndarray, "#B T"] | Shaped[Array | np.ndarray, " T"] | S
 @dataclasses.dataclass(frozen=True, repr=False)
 class EncoderOutput:
     """last_hidden_state [B, T, D]; on request hidden_states, L+1 of [B, T, D] (embeddings first), and attentions,
-    L of [B, N, T, T] (probabilities before dropout). All float32."""
+    L of [B, N, T, T] (probabilities before dropout). All in the dtype of activations."""
 
     last_hidden_state: Float[Array, "B T D"]
     hidden_states: tuple[Float[Array, "B T D"], ...] | None = None
@@ -51,16 +61,16 @@ def _described(value: object) -> str:
 
 
 class Embeddings(nnx.Module):
-    """Word + position (+ token-type) embedding, LayerNorm, dropout."""
+    """Word + position (+ token-type) embedding, LayerNorm, dropout; what they give has the dtype `activations`."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, activations: DTypeLike = jnp.float32, rngs: nnx.Rngs):
         D, std = config.hidden_size, config.initializer_range
         self.word = embedding(config.vocab_size, D, std=std, rngs=rngs)
         self.position = embedding(config.max_position_embeddings, D, std=std, rngs=rngs)
         if config.type_vocab_size:
             self.token_type = embedding(config.type_vocab_size, D, std=std, rngs=rngs)
-        self.norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
-        self.dropout = config.hidden_dropout
+        self.norm = LayerNorm(D, eps=config.layer_norm_eps, rngs=rngs)
+        self.dropout, self.activations = config.hidden_dropout, activations
         self.first_position, self.pad_token_id = config.first_position, config.pad_token_id
 
     @property
@@ -95,7 +105,7 @@ class Embeddings(nnx.Module):
         x += self.position[...][self._positions(input_ids, position_ids)]
         if hasattr(self, "token_type"):
             x += self.token_type[...][jnp.zeros((1, T), jnp.int32) if token_type_ids is None else token_type_ids]
-        return dropout(self.norm(x), self.dropout, rngs)
+        return dropout(self.norm(x).astype(self.activations), self.dropout, rngs)
 
 
 class Layer(nnx.Module):
@@ -104,10 +114,10 @@ class Layer(nnx.Module):
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         D, F, std = config.hidden_size, config.intermediate_size, config.initializer_range
         self.attention = SelfAttention(config, dtype=dtype, rngs=rngs)
-        self.attention_norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
+        self.attention_norm = LayerNorm(D, eps=config.layer_norm_eps, rngs=rngs)
         self.ffn_in = Linear(D, F, std=std, dtype=dtype, rngs=rngs)
         self.ffn_out = Linear(F, D, std=std, dtype=dtype, rngs=rngs)
-        self.ffn_norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
+        self.ffn_norm = LayerNorm(D, eps=config.layer_norm_eps, rngs=rngs)
         self.activation = config.hidden_act
         self.ffn_dropout = config.hidden_dropout
         self.attention_out_dropout = config.hidden_dropout if config.family.attention_output_dropout else 0.0
@@ -117,21 +127,30 @@ class Layer(nnx.Module):
     ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T T"]]:
         """[B, T, D] → [B, T, D] and the attention probabilities [B, N, T, T]."""
         attended, probabilities = self.attention(x, bias, fold_rows(rngs, 0))
-        x = self.attention_norm(x + dropout(attended, self.attention_out_dropout, fold_rows(rngs, 1)))
-        fed = self.ffn_out(ACTIVATIONS[self.activation](self.ffn_in(x)))
-        return self.ffn_norm(x + dropout(fed, self.ffn_dropout, fold_rows(rngs, 2))), probabilities
+        x = self.attention_norm.of_sum(x, attended, self.attention_out_dropout, fold_rows(rngs, 1))
+        fed = self.ffn_out(activate(self.activation, self.ffn_in(x)))
+        return self.ffn_norm.of_sum(x, fed, self.ffn_dropout, fold_rows(rngs, 2)), probabilities
 
 
-def encoder_of(config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Any:
+def encoder_of(
+    config: ModelConfig, *, dtype: DTypeLike, activations: DTypeLike | Activations = "auto", rngs: nnx.Rngs
+) -> Any:
     """The encoder of the config's family: an `Encoder`, or what the family has in its place."""
-    return (config.family.encoder or Encoder)(config, dtype=dtype, rngs=rngs)
+    return (config.family.encoder or Encoder)(config, dtype=dtype, activations=activations, rngs=rngs)
 
 
 class Encoder(nnx.Module):
     """Embeddings and layers; what a model computes before a head."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
-        self.embeddings = Embeddings(config, rngs=rngs)
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
+        rngs: nnx.Rngs,
+    ):
+        self.embeddings = Embeddings(config, activations=activations_dtype(activations, dtype), rngs=rngs)
         self.layers = nnx.List([Layer(config, dtype=dtype, rngs=rngs) for _ in range(config.num_hidden_layers)])
         self.output_hidden_states, self.output_attentions = config.output_hidden_states, config.output_attentions
 

@@ -15,19 +15,19 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Float, Shaped
 
-from distilbert_jax.config import ModelConfig
+from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.encoder import EncoderOutput, Rows, encoder_of
 from distilbert_jax.models.layers import (
-    ACTIVATIONS,
     Array,
+    LayerNorm,
     Linear,
     RowKeys,
+    activate,
     dropout,
     einsum,
     embedding,
     fold_rows,
-    layer_norm,
 )
 from distilbert_jax.models.pretrained import PretrainedModel
 
@@ -38,7 +38,7 @@ HEAD_SITE = 10_000  # row keys of a head never meet those of a layer
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class PooledOutput(EncoderOutput):
-    """pooler_output float32 [B, D] (BERT's pooler; else None); the rest as in `EncoderOutput`."""
+    """pooler_output [B, D] (BERT's pooler; else None); the rest as in `EncoderOutput`."""
 
     pooler_output: Float[Array, "B D"] | None = None
 
@@ -46,8 +46,8 @@ class PooledOutput(EncoderOutput):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class ModelOutput(EncoderOutput):
-    """logits float32: [B, T, V] of a masked LM, [B, labels] of a classifier, [B, T, labels] of a token classifier,
-    [B, choices] of a multiple choice, [B, 2] (0: the second text follows the first) of next-sentence prediction."""
+    """logits: of a masked LM [B, T, V] in the dtype of activations; else float32, [B, labels] of a classifier, [B, T, labels] of a
+    token classifier, [B, choices] of a multiple choice, [B, 2] (0: the second text follows the first) of next sentences."""
 
     logits: Float[Array, " rows *scores"]
 
@@ -64,7 +64,7 @@ class QuestionAnsweringOutput(EncoderOutput):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class PreTrainingOutput(EncoderOutput):
-    """prediction_logits float32 [B, T, V] (masked LM) and seq_relationship_logits [B, 2] (next sentence)."""
+    """prediction_logits [B, T, V] (masked LM) in the dtype of activations, seq_relationship_logits float32 [B, 2] (next)."""
 
     prediction_logits: Float[Array, "B T V"]
     seq_relationship_logits: Float[Array, "B 2"]
@@ -76,7 +76,7 @@ class MLMHead(nnx.Module):
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         D = config.hidden_size
         self.transform = _linear(config, D, dtype=dtype, rngs=rngs)
-        self.norm = layer_norm(D, eps=config.layer_norm_eps, rngs=rngs)
+        self.norm = LayerNorm(D, eps=config.layer_norm_eps, rngs=rngs)
         self.bias = nnx.Param(jnp.zeros((config.vocab_size,)))
         self.activation = config.family.mlm_activation or config.hidden_act
         self.dtype = dtype
@@ -87,8 +87,8 @@ class MLMHead(nnx.Module):
         """hidden [B, T, D], table [V, D] (the word embedding) → logits [B, T, V]."""
         table = self.decoder[...] if hasattr(self, "decoder") else table
         with jax.named_scope("vocabulary"):
-            x = self.norm(ACTIVATIONS[self.activation](self.transform(hidden)))
-            return einsum("btd,vd->btv", x, table, self.dtype) + self.bias[...]
+            x = self.norm(activate(self.activation, self.transform(hidden)))
+            return einsum("btd,vd->btv", x, table, self.dtype, bias=self.bias[...])
 
 
 class Pooler(nnx.Module):
@@ -96,7 +96,7 @@ class Pooler(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.dense = _linear(config, config.hidden_size, dtype=dtype, rngs=rngs)
-        self.activation = ACTIVATIONS[config.family.pooler_activation]
+        self.activation = config.family.pooler_activation
 
     def __call__(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B D"]:
         """[B, T, D] → [B, D]."""
@@ -104,11 +104,16 @@ class Pooler(nnx.Module):
 
     def of_first(self, first: Float[Array, "*N D"]) -> Float[Array, "*N D"]:
         """Hidden states of first tokens [..., D] → [..., D]."""
-        return self.activation(self.dense(first))
+        return activate(self.activation, self.dense(first))
 
 
 def _linear(config: ModelConfig, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> Linear:
     return Linear(config.hidden_size, features, std=config.initializer_range, dtype=dtype, rngs=rngs)
+
+
+def _scores(linear: Linear, x: Float[Array, "*rows D"]) -> Float[Array, "*rows K"]:
+    """Float32 scores of a head's last layer: they are few, and bfloat16 would make ties of them."""
+    return linear(x.astype(jnp.float32))
 
 
 def _with(encoded: EncoderOutput, kind: type, **more: Any) -> Any:
@@ -122,10 +127,16 @@ class EncoderModel(PretrainedModel):
     bare = True
 
     def __init__(
-        self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs, add_pooling_layer: bool = True
+        self,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
+        rngs: nnx.Rngs,
+        add_pooling_layer: bool = True,
     ):
         super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
         if add_pooling_layer and config.family.has_pooler:
             self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
 
@@ -141,9 +152,16 @@ class MaskedLM(PretrainedModel):
 
     DECODER = ("head.", "encoder.embeddings.word")  # how the paths of all parameters begin that `logits` reads
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
+        rngs: nnx.Rngs,
+    ):
         super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
         self.head = MLMHead(config, dtype=dtype, rngs=rngs)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -159,16 +177,23 @@ class MaskedLM(PretrainedModel):
 class SequenceClassification(PretrainedModel):
     """Encoder, pooler, dropout, classifier (with one label a regression)."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
+        rngs: nnx.Rngs,
+    ):
         super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
 
     def logits(self, first: Float[Array, "B *S D"], rngs: RowKeys | None = None) -> Float[Array, "B *S C"]:
         """Hidden states of first tokens, [B, D] or of packed rows [B, S, D] → logits [B, (S,) labels]. rngs [B]: for dropout."""
         pooled = self.pooler.of_first(first)
-        return self.classifier(dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE)))
+        return _scores(self.classifier, dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE)))
 
     def __call__(
         self, input_ids: Rows, attention_mask: Rows | None = None, *, rngs: RowKeys | None = None, **inputs: Any
@@ -181,9 +206,16 @@ class SequenceClassification(PretrainedModel):
 class TokenClassification(PretrainedModel):
     """Encoder, dropout, a classifier on every token."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
+        rngs: nnx.Rngs,
+    ):
         super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
         self.dropout = getattr(config, config.family.token_dropout)
 
@@ -193,17 +225,24 @@ class TokenClassification(PretrainedModel):
         """Arguments as `Encoder.__call__`; logits [B, T, labels]."""
         encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
         hidden = dropout(encoded.last_hidden_state, self.dropout, fold_rows(rngs, HEAD_SITE))
-        return _with(encoded, ModelOutput, logits=self.classifier(hidden))
+        return _with(encoded, ModelOutput, logits=_scores(self.classifier, hidden))
 
 
 class QuestionAnswering(PretrainedModel):
     """Encoder, dropout (DistilBERT's alone), and for every token how well an answer would start and end there."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
+        rngs: nnx.Rngs,
+    ):
         # Start and end: with other labels than two the reference would not load what is saved.
         two = config if len(config.labels) == 2 else dataclasses.replace(config, labels=ModelConfig.labels)
         super().__init__(two)
-        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
         self.qa_outputs = _linear(config, 2, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -212,16 +251,23 @@ class QuestionAnswering(PretrainedModel):
         """Arguments as `Encoder.__call__`; start_logits and end_logits [B, T], padding included."""
         encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
         hidden = dropout(encoded.last_hidden_state, self.config.qa_dropout, fold_rows(rngs, HEAD_SITE))
-        logits = self.qa_outputs(hidden)
+        logits = _scores(self.qa_outputs, hidden)
         return _with(encoded, QuestionAnsweringOutput, start_logits=logits[..., 0], end_logits=logits[..., 1])
 
 
 class MultipleChoice(PretrainedModel):
     """Encoder, pooler, dropout, one score for each choice."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
+        rngs: nnx.Rngs,
+    ):
         super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, 1, dtype=dtype, rngs=rngs)
 
@@ -261,30 +307,46 @@ class MultipleChoice(PretrainedModel):
         )
         pooled = self.pooler(encoded.last_hidden_state)
         pooled = dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE))
-        return _with(encoded, ModelOutput, logits=self.classifier(pooled).reshape(shape[:2]))
+        return _with(encoded, ModelOutput, logits=_scores(self.classifier, pooled).reshape(shape[:2]))
 
 
 class NextSentencePrediction(PretrainedModel):
     """BERT's encoder, pooler, and whether the second text follows the first."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
+        rngs: nnx.Rngs,
+    ):
         super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
 
     def __call__(self, input_ids: Rows, attention_mask: Rows | None = None, **inputs: Any) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, 2], 0: follows, 1: is a stranger."""
         encoded = self.encoder(input_ids, attention_mask, **inputs)
-        return _with(encoded, ModelOutput, logits=self.seq_relationship(self.pooler(encoded.last_hidden_state)))
+        return _with(
+            encoded, ModelOutput, logits=_scores(self.seq_relationship, self.pooler(encoded.last_hidden_state))
+        )
 
 
 class PreTraining(PretrainedModel):
     """BERT as it was pre-trained: masked LM and next sentence from one pass."""
 
-    def __init__(self, config: ModelConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
+        rngs: nnx.Rngs,
+    ):
         super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
         self.head = MLMHead(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
@@ -295,7 +357,7 @@ class PreTraining(PretrainedModel):
 
     def next_sentence(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B 2"]:
         """Hidden states [B, T, D] → logits [B, 2]: B follows A, B is of another document."""
-        return self.seq_relationship(self.pooler(hidden))
+        return _scores(self.seq_relationship, self.pooler(hidden))
 
     def __call__(self, input_ids: Rows, attention_mask: Rows | None = None, **inputs: Any) -> PreTrainingOutput:
         """Arguments as `Encoder.__call__`; prediction_logits [B, T, V], seq_relationship_logits [B, 2]."""

@@ -1,15 +1,17 @@
 """The parts every layer is made of: matmuls under the one precision rule, Linear, row-keyed dropout, activations.
 
-The precision rule (stated here once): parameters are float32; a matmul casts both operands to the compute dtype and
-accumulates *and returns* float32; everything between matmuls is float32. With compute dtype float32 the matmul runs at
-`Precision.HIGHEST`, else a GPU would use TF32 and a TPU bfloat16.
+The precision rule (stated here once) has two dtypes. *Compute*: of both operands of a matmul, which accumulates float32; with
+float32 it runs at `Precision.HIGHEST`, else a GPU would use TF32 and a TPU bfloat16. *Activations*: of what lies between layers.
+The embeddings give it, and whatever comes after returns the dtype that it was given: a matmul that of its left operand; biases
+(and their gradients), residual sums, LayerNorm, activation functions, softmax and dropout, too, but all of them compute in float32.
+Parameters and their gradients are float32.
 """
 
 import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import overload
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Key, Num, UInt32
+
+from distilbert_jax.config import Activations
 
 Array = jax.Array
 RowKeys = Key[Array, " B"]
@@ -55,10 +59,22 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
-def _contract(spec: str, a: Array, b: Array, dtype: DTypeLike) -> Array:
+def activations_dtype(activations: DTypeLike | Activations, dtype: DTypeLike, platform: str | None = None) -> jnp.dtype:
+    """The dtype of activations that `auto` means beside the compute dtype `dtype`: bfloat16 where that is bfloat16, but for a CPU,
+    whose bfloat16 matmuls are fast with float32 results only; else float32. Any other value stays.
+
+    platform: of the devices, such as "tpu"; None: those at hand.
+    """
+    if activations != "auto":
+        return jnp.dtype(activations)
+    narrow = jnp.dtype(dtype) == jnp.bfloat16 and (platform or jax.default_backend()) != "cpu"
+    return jnp.dtype(jnp.bfloat16 if narrow else jnp.float32)
+
+
+def _contract(spec: str, a: Array, b: Array, dtype: DTypeLike, result: DTypeLike) -> Array:
     if jnp.dtype(dtype) == jnp.float32:  # also for the name "float32", which alone is not equal to it
-        return _contract_float32(spec, a, b)
-    return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=jnp.float32)
+        return _contract_float32(spec, a.astype(dtype), b.astype(dtype)).astype(result)
+    return jnp.einsum(spec, a.astype(dtype), b.astype(dtype), preferred_element_type=result)
 
 
 def _contract_float32(spec: str, a: Array, b: Array) -> Array:
@@ -78,39 +94,75 @@ def _contract_float32(spec: str, a: Array, b: Array) -> Array:
     return out.reshape([size[index] for index in result])
 
 
-def _einsum_forward(spec: str, a: Array, b: Array, dtype: DTypeLike) -> tuple[Array, tuple[Array, Array]]:
-    return _contract(spec, a, b, dtype), (a, b)
+def _einsum_forward(
+    spec: str, a: Array, b: Array, dtype: DTypeLike, result: DTypeLike
+) -> tuple[Array, tuple[Array, Array]]:
+    return _contract(spec, a, b, dtype, result), (a, b)
 
 
-def _einsum_backward(spec: str, dtype: DTypeLike, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+def _einsum_backward(
+    spec: str, dtype: DTypeLike, result_dtype: DTypeLike, saved: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
     a, b = saved
     operands, result = spec.split("->")
     left, right = operands.split(",")
-    grad_a = _contract(f"{result},{right}->{left}", g, b, dtype)
+    grad_a = _contract(f"{result},{right}->{left}", g, b, dtype, a.dtype)
     # Either operand may come first here, and gets transposed: the one with the shorter axis. XLA:CPU knows batched bfloat16
     # matmuls only in the order of their result.
     own = [index for index in right if index not in left or index not in result]
     batched = len(own) < len(right)
     first = own[0] if batched else min(own, key=lambda index: b.shape[right.index(index)])
     if first in left:
-        grad_b = _contract(f"{left},{result}->{right}", a, g, dtype)
+        grad_b = _contract(f"{left},{result}->{right}", a, g, dtype, b.dtype)
     else:
-        grad_b = _contract(f"{result},{left}->{right}", g, a, dtype)
-    return grad_a.astype(a.dtype), grad_b.astype(b.dtype)
+        grad_b = _contract(f"{result},{left}->{right}", g, a, dtype, b.dtype)
+    return grad_a, grad_b
 
 
-_einsum = jax.custom_vjp(_contract, nondiff_argnums=(0, 3))
+_einsum = jax.custom_vjp(_contract, nondiff_argnums=(0, 3, 4))
 _einsum.defvjp(_einsum_forward, _einsum_backward)
 
 
-def einsum(spec: str, a: Float[Array, "..."], b: Float[Array, "..."], dtype: DTypeLike) -> Float[Array, "..."]:
-    """`jnp.einsum(spec, a, b)` under the precision rule: operands in `dtype`, float32 result.
+def _rounded_sum(result: Array, bias: Array, dtype: DTypeLike) -> Array:
+    return (result + bias).astype(dtype)
+
+
+def _sum_forward(result: Array, bias: Array, dtype: DTypeLike) -> tuple[Array, None]:
+    return _rounded_sum(result, bias, dtype), None
+
+
+def _sum_backward(dtype: DTypeLike, saved: None, g: Array) -> tuple[Array, Array]:
+    """The bias' gradient by a matmul with ones, which accumulates float32: a TPU's vector unit takes seven times as long for it."""
+    rows = g.reshape(-1, g.shape[-1])
+    ones = jnp.ones((8, len(rows)), g.dtype)  # of one row XLA would make a sum again
+    summed = jnp.matmul(ones, rows, preferred_element_type=jnp.float32)
+    return g.astype(jnp.float32), summed[0]
+
+
+_narrow_sum = jax.custom_vjp(_rounded_sum, nondiff_argnums=(2,))
+_narrow_sum.defvjp(_sum_forward, _sum_backward)
+
+
+def einsum(
+    spec: str,
+    a: Float[Array, "..."],
+    b: Float[Array, "..."],
+    dtype: DTypeLike,
+    *,
+    bias: Float[Array, " K"] | None = None,
+) -> Float[Array, "..."]:
+    """`jnp.einsum(spec, a, b)` under the precision rule: operands in `dtype`; the result has the dtype of `a`, the activations, and
+    each gradient that of its operand. A bias [K] of the last axis is added in float32, before the result is rounded, and its
+    gradient summed so: sums over all rows in bfloat16 would be cut short.
 
     Every index of `a` and of `b` has to stand in the other operand or in the result (no sums inside one operand), so that the
     gradients are two einsums of the same kind. The cotangent is cast to `dtype` before them: JAX's own transpose of a
-    bfloat16 → float32 matmul would run float32 × bfloat16.
+    bfloat16 → float32 matmul would run float32 × bfloat16, and give a kernel's gradient in bfloat16.
     """
-    return _einsum(spec, a, b, dtype)
+    if bias is None:
+        return _einsum(spec, a, b, dtype, a.dtype)
+    result = _einsum(spec, a, b, dtype, jnp.float32)
+    return result + bias if a.dtype == jnp.float32 else _narrow_sum(result, bias, a.dtype)
 
 
 class Linear(nnx.Module):
@@ -122,9 +174,20 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: Float[Array, "*rows {self.kernel.shape[0]}"]) -> Float[Array, "*rows {self.kernel.shape[1]}"]:
-        """[..., in] → [..., out], float32."""
+        """[..., in] → [..., out], in the dtype of `x`."""
         lead = "abcdefgh"[: x.ndim - 1]
-        return einsum(f"{lead}i,io->{lead}o", x, self.kernel[...], self.dtype) + self.bias[...]
+        return einsum(f"{lead}i,io->{lead}o", x, self.kernel[...], self.dtype, bias=self.bias[...])
+
+
+def kept_narrow(function: Callable[..., Array], x: Array, *others: Any) -> Array:
+    """`function(x, *others)`, elementwise or over the last axis and in float32 inside, of which narrower activations keep their
+    arguments alone for the gradient; else the float32 values inside would be kept, too."""
+    return function(x, *others) if x.dtype == jnp.float32 else jax.checkpoint(function)(x, *others)
+
+
+def activate(name: str, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The activation function `name` (of `ACTIVATIONS`) of `x`, computed in float32, in the dtype of `x`."""
+    return kept_narrow(lambda x: ACTIVATIONS[name](x.astype(jnp.float32)).astype(x.dtype), x)
 
 
 def embedding(rows: int, features: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
@@ -138,9 +201,26 @@ def sinusoids(rows: int, features: int) -> Float[Array, "{rows} {features}"]:
     return jnp.asarray(np.where(np.arange(features) % 2, np.cos(angles), np.sin(angles)), jnp.float32)
 
 
-def layer_norm(features: int, *, eps: float, rngs: nnx.Rngs) -> nnx.LayerNorm:
+class LayerNorm(nnx.LayerNorm):
     """LayerNorm over the last axis in float32. The two-pass variance keeps parity where activations are far from zero."""
-    return nnx.LayerNorm(features, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+
+    def __init__(self, features: int, *, eps: float, rngs: nnx.Rngs):
+        super().__init__(features, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
+        """[..., K] → [..., K] in the dtype of `x`."""
+        return kept_narrow(lambda x: super(LayerNorm, self).__call__(x).astype(x.dtype), x)
+
+    def of_sum(
+        self, x: Float[Array, "B *rows K"], y: Float[Array, "B *rows K"], rate: float, rngs: RowKeys | None
+    ) -> Float[Array, "B *rows K"]:
+        """LayerNorm of x + dropout(y), in the dtype of `x`: the end of a sublayer. The sum stays float32."""
+
+        def norm(x: Array, y: Array, rngs: RowKeys | None) -> Array:
+            total = x.astype(jnp.float32) + dropout(y, rate, rngs).astype(jnp.float32)
+            return super(LayerNorm, self).__call__(total).astype(x.dtype)
+
+        return kept_narrow(norm, x, y, rngs)
 
 
 @overload

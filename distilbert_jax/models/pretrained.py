@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from distilbert_jax import families
 from distilbert_jax.base.hub import locate, write_directory
-from distilbert_jax.config import ModelConfig
+from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.families import Family
 from distilbert_jax.models.compiled import compiled
@@ -108,6 +108,7 @@ class PretrainedModel(nnx.Module):
         *,
         revision: str | None = None,
         dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
         seed: int = 0,
         new_head: bool = True,
         reinitialise: Collection[str] = (),
@@ -122,6 +123,8 @@ class PretrainedModel(nnx.Module):
         Args:
             revision: branch, tag or commit on the hub.
             dtype: of the matmuls; parameters are float32.
+            activations: between layers, and of a masked LM's logits; `"auto"`: bfloat16 on an accelerator where the matmuls are
+                bfloat16, else float32.
             new_head: False: a head that the file lacks is an error, none is made.
             reinitialise: what the paths of parameters begin with that are initialised anew although the file may hold them, such as
                 "classifier." of another task.
@@ -141,7 +144,7 @@ class PretrainedModel(nnx.Module):
         config = ModelConfig(**vars(read) | {k: v for k, v in changes.items() if k in fields})
         check_sizes(config, read_headers(directory), str(path_or_id))
         make = cast(Callable[..., Self], kind)  # which takes more than this base
-        draw = lambda: make(config, dtype=dtype, rngs=nnx.Rngs(seed), **options)
+        draw = lambda: make(config, dtype=dtype, activations=activations, rngs=nnx.Rngs(seed), **options)
         graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
         tensors, names = read_tensors(directory), kind.family.names(tied=config.tie_word_embeddings)
         anew = (reinitialise,) if isinstance(reinitialise, str) else tuple(reinitialise)

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from distilbert_jax import families
-from distilbert_jax.config import ModelConfig
+from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.heads import MaskedLM, PreTraining
 from distilbert_jax.models.params import merge, split
@@ -63,6 +63,7 @@ def student_from_teacher(
     fold_token_type: bool = True,
     copy_transform: bool = True,
     dtype: DTypeLike = jnp.float32,
+    activations: DTypeLike | Activations = "auto",
     seed: int = 0,
 ) -> MaskedLM:
     """A student that begins with the teacher's embeddings, chosen layers and decoder bias (paper, section 3).
@@ -74,6 +75,7 @@ def student_from_teacher(
         fold_token_type: add the teacher's token-type-0 embedding to every position, so that a student with all the layers
             gives the teacher's logits. The original drops it.
         copy_transform: copy the masked-LM transform and its LayerNorm too; the original does so on request only.
+        dtype, activations: of matmuls and between layers, as in `from_pretrained`.
         seed: for what is not copied.
 
     Raises:
@@ -102,7 +104,9 @@ def student_from_teacher(
             )
     chosen = chosen_layers(layers, given.num_hidden_layers, config.num_hidden_layers)
     source = split(teacher)[1]
-    graphdef, params = split(MaskedLM.of_family(config.model_type)(config, dtype=dtype, rngs=nnx.Rngs(seed)))
+    graphdef, params = split(
+        MaskedLM.of_family(config.model_type)(config, dtype=dtype, activations=activations, rngs=nnx.Rngs(seed))
+    )
     for path in params:
         if path.startswith(("head.transform", "head.norm")) and not copy_transform:
             continue

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from distilbert_jax.base.progress import progress
+from distilbert_jax.config import Activations
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.compiled import padded_length
 from distilbert_jax.models.params import merge, split
@@ -96,6 +97,7 @@ class Pipeline:
         path_or_id: HF directory or hub id.
         revision: branch, tag or commit on the hub.
         dtype: of the matmuls; what comes out is float32.
+        activations: between layers, as in `PretrainedModel.from_pretrained`.
         batch_size: rows of a batch; None: 8 on a CPU, 64 on an accelerator.
 
     Attributes:
@@ -120,6 +122,7 @@ class Pipeline:
         *,
         revision: str | None = None,
         dtype: DTypeLike = jnp.float32,
+        activations: DTypeLike | Activations = "auto",
         batch_size: int | None = None,
     ):
         if batch_size is None:  # on two cores a row of 128 tokens took longer in larger batches
@@ -128,7 +131,8 @@ class Pipeline:
             raise InputError(f"batch_size = {batch_size}: expected 1 or more", field="batch_size")
         self.name, self._dtype = str(path_or_id), float_dtype(dtype)
         # The model first: one of an unknown family is named as such, not by its special tokens.
-        self.model = self._kind.from_pretrained(path_or_id, revision=revision, dtype=self._dtype, **self._loading)
+        precision = {"dtype": self._dtype, "activations": activations}
+        self.model = self._kind.from_pretrained(path_or_id, revision=revision, **precision, **self._loading)
         self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
         check_fit(self.tokenizer.tokenizer, self.model.config.vocab_size, str(path_or_id))
         self.batch_size = batch_size

@@ -37,7 +37,7 @@ class FeatureExtraction(Pipeline):
         with jax.named_scope("encoder"):
             output = model(batch["input_ids"], mask, token_type_ids=batch["token_type_ids"], output_hidden_states=True)
         assert output.hidden_states is not None  # asked for
-        hidden = output.hidden_states[layer]
+        hidden = output.hidden_states[layer].astype(jnp.float32)
         if pooling == "tokens":
             return hidden
         with jax.named_scope("pooling"):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import softmax
 
@@ -40,7 +41,7 @@ class FillMask(Pipeline):
             batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"]
         ).last_hidden_state
         # The head runs on what is asked for only: over all tokens, its output would be the largest array by far.
-        return jax.nn.log_softmax(model.logits(at_positions(hidden, batch["positions"])))
+        return jax.nn.log_softmax(model.logits(at_positions(hidden, batch["positions"])).astype(jnp.float32))
 
     def __call__(
         self,

@@ -11,11 +11,12 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from distilbert_jax.config import ModelConfig, PretrainConfig
+from distilbert_jax.config import Activations, ModelConfig, PretrainConfig
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.datasets import Examples
 from distilbert_jax.finetuning.objective import classification
 from distilbert_jax.models import EncoderModel, MaskedLM, SequenceClassification
+from distilbert_jax.models.layers import activations_dtype
 from distilbert_jax.models.params import Params, split
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pipelines.base import compiled_call
@@ -56,12 +57,13 @@ def _pretraining(config: PretrainConfig, teacher: ModelConfig | None, mesh: Mesh
     objective_table.check_objective(config)
     sharding.check_batch(config.data.batch_size, config.optimizer.accumulate, mesh)
     sharding.check_heads(config.model.num_attention_heads, mesh)
-    graphdef, params = _abstract(head_of(config), config.model, config.run.dtype)
+    activations = _on_target(config.run.activations, config.run.dtype, mesh)
+    graphdef, params = _abstract(head_of(config), config.model, config.run.dtype, activations)
     teacher_graphdef, frozen = None, {}
     if teacher:
         if config.objective == "distillation":
             terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher)
-        teacher_graphdef, frozen = _abstract(MaskedLM, teacher, config.run.dtype)
+        teacher_graphdef, frozen = _abstract(MaskedLM, teacher, config.run.dtype, activations)
     weights = np.zeros(config.model.vocab_size, np.float32)
     objective = objective_of(
         Given(graphdef, teacher_graphdef, weights, _MASK_ID, config, sharding.on_accelerator(mesh))
@@ -76,13 +78,14 @@ def _pretraining(config: PretrainConfig, teacher: ModelConfig | None, mesh: Mesh
 
 def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
     config, dtype = run.config, run.config.run.dtype
+    activations = _on_target(config.run.activations, dtype, mesh)
     sharding.check_batch(config.batch_size, config.optimizer.accumulate, mesh)
     sharding.check_heads(run.model.num_attention_heads, mesh)
-    graphdef, params = _abstract(SequenceClassification, run.model, dtype)
+    graphdef, params = _abstract(SequenceClassification, run.model, dtype, activations)
     teacher_graphdef, frozen = None, {}
     if run.teacher:
         teacher = dataclasses.replace(run.teacher, labels=run.model.labels, problem_type=run.model.problem_type)
-        teacher_graphdef, frozen = _abstract(SequenceClassification, teacher, dtype)
+        teacher_graphdef, frozen = _abstract(SequenceClassification, teacher, dtype, activations)
     objective = classification(graphdef, len(run.model.labels), teacher_graphdef, config.distill)
     optimizer, several = adamw(config.optimizer, run.steps), run.seeds > 1
     state = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
@@ -100,7 +103,8 @@ def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
 def _features(run: Features, mesh: Mesh) -> Step:
     config, where = run.config, SingleDeviceSharding(mesh.devices.flat[0])
     make: Any = EncoderModel.of_family(run.model.model_type)
-    new = lambda: make(run.model, dtype=jnp.dtype(config.dtype), rngs=nnx.Rngs(0), **FeatureExtraction._loading)
+    precision = {"dtype": jnp.dtype(config.dtype), "activations": _on_target("auto", config.dtype, mesh)}
+    new = lambda: make(run.model, **precision, rngs=nnx.Rngs(0), **FeatureExtraction._loading)
     graphdef, shapes = split(nnx.eval_shape(new))
     on_device = lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where)
     rows = stack([], 0, batch_size=run.rows, length=run.length)
@@ -109,8 +113,16 @@ def _features(run: Features, mesh: Mesh) -> Step:
     return Step(compiled_call(graphdef, FeatureExtraction._compute), (params, batch, options))
 
 
-def _abstract(head: type[PretrainedModel], config: ModelConfig, dtype: str) -> tuple[nnx.GraphDef, Params]:
+def _on_target(activations: Activations, dtype: str, mesh: Mesh) -> jnp.dtype:
+    """The dtype of activations; `auto` means what it does on the target, not on the CPU that compiles."""
+    return activations_dtype(activations, dtype, mesh.devices.flat[0].platform)
+
+
+def _abstract(
+    head: type[PretrainedModel], config: ModelConfig, dtype: str, activations: jnp.dtype
+) -> tuple[nnx.GraphDef, Params]:
     """A model's graph, and the shapes of its parameters, the vocabulary padded as in training."""
     make: Any = head.of_family(config.model_type)
-    graphdef, shapes = split(nnx.eval_shape(lambda: make(config, dtype=jnp.dtype(dtype), rngs=nnx.Rngs(0))))
+    draw = lambda: make(config, dtype=jnp.dtype(dtype), activations=activations, rngs=nnx.Rngs(0))
+    graphdef, shapes = split(nnx.eval_shape(draw))
     return graphdef, jax.eval_shape(sharding.pad_vocabulary, shapes)

@@ -96,7 +96,7 @@ def mlm_evaluation(
         def logits(graph: nnx.GraphDef, values: Params) -> jax.Array:
             model = merge(graph, values)
             hidden = encode(model, {**batch, "input_ids": masked.input_ids}, None)
-            return model.logits(at_positions(hidden, masked.positions))
+            return model.logits(at_positions(hidden, masked.positions)).astype(jnp.float32)
 
         ours = logits(graphdef, params)
         result = {

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
-from distilbert_jax.config import InitConfig, ModelConfig, PretrainConfig, Sequences
+from distilbert_jax.config import Activations, InitConfig, ModelConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
@@ -110,6 +110,7 @@ def load_teacher(
     field: str,
     dtype: jnp.dtype,
     *,
+    activations: Activations = "auto",
     head: type[MaskedLM | PreTraining] = MaskedLM,
     new_head: bool = False,
     vocab_size: int | None = None,
@@ -123,7 +124,7 @@ def load_teacher(
     Raises:
         InputError: its tokenizer differs from the corpus', or it has no head.
     """
-    teacher = head.from_pretrained(directory, dtype=dtype, new_head=new_head)
+    teacher = head.from_pretrained(directory, dtype=dtype, activations=activations, new_head=new_head)
     if not same_ids(load_tokenizer(directory), tokenizer):
         raise InputError(
             f"{field} = {directory}: its tokenizer is not the one that made the corpus; the ids would differ",
@@ -146,12 +147,22 @@ def initial_model(
     config: PretrainConfig, tokenizer: Tokenizer, counts: np.ndarray, dtype: jnp.dtype
 ) -> MaskedLM | PreTraining:
     """The model before step 0, as `config.init` says. counts: of each token in the corpus, int64 [V]."""
-    init, head = config.init, head_of(config)
+    init, head, activations = config.init, head_of(config), config.run.activations
     if not init.source:
         family = head.of_family(config.model.model_type)
-        return _with_unigram_bias(family(config.model, dtype=dtype, rngs=nnx.Rngs(config.run.seed)), init, counts)
+        model = family(config.model, dtype=dtype, activations=activations, rngs=nnx.Rngs(config.run.seed))
+        return _with_unigram_bias(model, init, counts)
     rows = config.model.vocab_size
-    source = load_teacher(init.source, tokenizer, "init.source", dtype, head=head, new_head=True, vocab_size=rows)
+    source = load_teacher(
+        init.source,
+        tokenizer,
+        "init.source",
+        dtype,
+        activations=activations,
+        head=head,
+        new_head=True,
+        vocab_size=rows,
+    )
     _with_unigram_bias(source, init, counts)
     if not config.model.family.student:
         if source.config != config.model:
@@ -168,6 +179,7 @@ def initial_model(
         fold_token_type=init.fold_token_type,
         copy_transform=init.copy_transform,
         dtype=dtype,
+        activations=activations,
         seed=config.run.seed,
     )
 
@@ -216,7 +228,12 @@ def set_up(config: PretrainConfig) -> Setup:
         teacher_model = None
         if config.teacher:
             teacher_model = load_teacher(
-                config.teacher, tokenizer, "teacher", dtype, vocab_size=config.model.vocab_size
+                config.teacher,
+                tokenizer,
+                "teacher",
+                dtype,
+                activations=config.run.activations,
+                vocab_size=config.model.vocab_size,
             )
             _check_pair(config, teacher_model)
         heldout = {"data.heldout": Corpus.open(data.heldout).fingerprint} if data.heldout else {}

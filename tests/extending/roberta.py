@@ -122,9 +122,9 @@ class RobertaForSequenceClassification(SequenceClassification):
 
     family = ROBERTA
 
-    def __init__(self, config: ModelConfig, *, dtype: Any = jnp.float32, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, dtype: Any = jnp.float32, activations: Any = "auto", rngs: nnx.Rngs):
         PretrainedModel.__init__(self, config)
-        self.encoder = encoder_of(config, dtype=dtype, rngs=rngs)
+        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
         self.classifier = ClassificationHead(config, dtype=dtype, rngs=rngs)
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, *, rngs: Any = None, **inputs: Any) -> ModelOutput:

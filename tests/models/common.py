@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from distilbert_jax import models
-from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, attention, encoder, heads
+from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, attention, encoder, heads, layers
 from distilbert_jax.models.layers import dropout
 from distilbert_jax.models.params import merge, split
 
@@ -33,9 +33,11 @@ def masked_lm(config, **options):
     return build({"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}[config.model_type], config, **options)
 
 
-def build(cls, config, *, dtype=jnp.float32, seed=0):
+def build(cls, config, *, dtype=jnp.float32, activations="auto", seed=0):
     """A model of class `cls` with `random_params`."""
-    graphdef, params = split(nnx.eval_shape(lambda: cls(config, dtype=dtype, rngs=nnx.Rngs(0))))
+    graphdef, params = split(
+        nnx.eval_shape(lambda: cls(config, dtype=dtype, activations=activations, rngs=nnx.Rngs(0)))
+    )
     return merge(graphdef, random_params(params, seed))
 
 
@@ -91,6 +93,6 @@ def record_dropout(monkeypatch):
             sites.append((x.shape, rate, jax.random.key_data(rngs)))
         return dropout(x, rate, rngs)
 
-    for module in (attention, encoder, heads):
+    for module in (attention, encoder, heads, layers):
         monkeypatch.setattr(module, "dropout", recorded)
     return sites

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.models import layers
-from distilbert_jax.models.layers import ACTIVATIONS, Linear, einsum, fold_rows, layer_norm, sinusoids
+from distilbert_jax.models.layers import ACTIVATIONS, LayerNorm, Linear, einsum, fold_rows, sinusoids
 from distilbert_jax.models.params import merge, split
 from tests.models.common import deviation, masked_lm
 
@@ -77,10 +77,11 @@ def equations(jaxpr):
 
 
 @functools.cache
-def training_step(config, dtype):
+def training_step(config, dtype, activations="auto"):
     """The equations of a masked LM's loss and gradients."""
-    graphdef, params = split(masked_lm(config, dtype=dtype))
-    loss = lambda params: jnp.square(merge(graphdef, params)(jnp.ones((2, 6), jnp.int32)).logits).sum()
+    graphdef, params = split(masked_lm(config, dtype=dtype, activations=activations))
+    squares = lambda x: jnp.square(x.astype(jnp.float32)).sum()
+    loss = lambda params: squares(merge(graphdef, params)(jnp.ones((2, 6), jnp.int32)).logits)
     return list(equations(jax.make_jaxpr(jax.value_and_grad(loss))(params).jaxpr))
 
 
@@ -103,6 +104,68 @@ def test_between_bfloat16_matmuls_everything_is_float32(tiny):
     for equation in training_step(tiny, jnp.bfloat16):
         if not inner_jaxprs(equation) and equation.primitive.name not in moves:
             assert all(v.aval.dtype != jnp.bfloat16 for v in equation.invars), equation
+
+
+def test_with_bfloat16_activations_kernels_have_float32_gradients_and_nothing_is_summed_in_bfloat16(tiny):
+    step = training_step(tiny, jnp.bfloat16, jnp.bfloat16)
+    results = [e.outvars[0].aval for e in step if e.primitive.name == "dot_general"]
+    kernels = 6 * tiny.num_hidden_layers + 2  # of the head its transform, and the embedding that decodes
+    narrow = [result for result in results if result.dtype == jnp.bfloat16]
+    # Float32 are results that get a bias before they are rounded, the gradients of that bias, and those of kernels.
+    assert len(results) - len(narrow) == 3 * kernels
+    sums = [e for e in step if e.primitive.name in ("reduce_sum", "add_any", "add", "mul", "exp", "rsqrt", "erf")]
+    wide = {e.primitive.name for e in sums if all(v.aval.dtype != jnp.bfloat16 for v in e.invars)}
+    assert wide >= {"reduce_sum", "exp", "rsqrt", "erf"}
+    for equation in sums:
+        if equation.primitive.name != "add_any":  # gradients of what several read
+            assert all(v.aval.dtype != jnp.bfloat16 for v in equation.invars), equation
+
+
+def test_a_biass_gradient_is_summed_in_float32(rng):
+    """Beside float64; one summed through bfloat16 is off by a percent or more."""
+    linear = Linear(4, 3, std=0.02, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    x, g = (jnp.asarray(rng.uniform(1, 2, size=(4096, size)), jnp.bfloat16) for size in (4, 3))
+    graphdef, params = split(linear)
+    pulled = jax.jit(lambda params: jax.vjp(lambda params: merge(graphdef, params)(x), params)[1](g)[0])(params)
+    exact = np.asarray(g, np.float64).sum(0)
+    assert pulled["bias"].dtype == pulled["kernel"].dtype == jnp.float32
+    assert deviation(pulled["bias"], exact) < 1e-6
+    naive = jax.lax.scan(lambda total, row: (total + row, None), jnp.zeros(3, jnp.bfloat16), g)[0]
+    assert deviation(naive, exact) > 1e-2
+
+
+def test_a_result_is_rounded_once_after_its_bias(rng):
+    linear = Linear(64, 6, std=1.0, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    linear.bias[...] = jnp.asarray(rng.normal(size=6), jnp.float32)
+    x = jnp.asarray(rng.normal(size=(200, 64)), jnp.bfloat16)
+    exact = rounded(x, jnp.bfloat16) @ rounded(linear.kernel[...], jnp.bfloat16) + np.asarray(
+        linear.bias[...], np.float64
+    )
+    result = linear(x)
+    assert result.dtype == jnp.bfloat16
+    assert np.mean(np.asarray(result) == np.asarray(jnp.asarray(exact, jnp.bfloat16))) > 0.99
+
+
+@pytest.mark.parametrize(
+    ("activations", "dtype", "platform", "meant"),
+    [
+        ("auto", "bfloat16", "cpu", "float32"),
+        ("auto", "bfloat16", "tpu", "bfloat16"),
+        ("auto", "bfloat16", "gpu", "bfloat16"),
+        ("auto", "float32", "tpu", "float32"),
+        ("auto", jnp.float32, "gpu", "float32"),
+        ("bfloat16", "bfloat16", "cpu", "bfloat16"),
+        ("float32", "bfloat16", "tpu", "float32"),
+    ],
+)
+def test_auto_means_bfloat16_activations_on_accelerators_alone(activations, dtype, platform, meant):
+    assert layers.activations_dtype(activations, dtype, platform) == jnp.dtype(meant)
+
+
+def test_narrow_activations_keep_their_arguments_alone_for_the_gradient(rng):
+    x = jnp.asarray(rng.normal(size=(3, 5)), jnp.bfloat16)
+    kept = jax.eval_shape(lambda x: jax.vjp(lambda x: layers.activate("gelu", x), x)[1], x)
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(kept))
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, "float32"])
@@ -137,7 +200,7 @@ def test_layer_norm_keeps_its_precision_far_from_zero(rng):
     x = (100.0 + rng.normal(size=(4, 64))).astype(np.float32)
     exact = x.astype(np.float64)
     exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-12)
-    assert deviation(jax.jit(layer_norm(64, eps=1e-12, rngs=nnx.Rngs(0)))(x), exact) < 1e-5
+    assert deviation(jax.jit(LayerNorm(64, eps=1e-12, rngs=nnx.Rngs(0)))(x), exact) < 1e-5
 
 
 KEYS = jax.random.split(jax.random.key(1), 6)

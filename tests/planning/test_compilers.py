@@ -128,7 +128,7 @@ def test_tensor_parallel_chips_exchange_no_more_than_sums(plan):
 
 @pytest.mark.parametrize(
     ("case", "temporaries", "traffic", "share"),
-    [("chip", 3.6 * GB, 17 * GB, 0.27), ("chip, long", 3.9 * GB, 19 * GB, 0.25)],
+    [("chip", 2.0 * GB, 9.6 * GB, 0.34), ("chip, long", 3.9 * GB, 19 * GB, 0.25)],
 )
 def test_one_chip_stays_below_the_ceilings_of_memory_and_above_the_floor_of_speed(plan, temporaries, traffic, share):
     assert plan.temporary_bytes < temporaries
@@ -141,12 +141,10 @@ def test_dropout_takes_next_to_nothing(plan):
     assert sum(part.share for part in plan.parts if part.name == "dropout") < 0.02
 
 
-@pytest.mark.xfail(strict=True, reason="logits and their gradients are float32, and written several times")
-@pytest.mark.parametrize("case", ["chip", "chip, long"])
-def test_logits_take_half_the_memory_and_the_step_half_of_the_peak(plan):
-    assert plan.temporary_bytes < 2.2 * GB
-    assert plan.hbm_bytes < 11 * GB
-    assert plan.share_of_peak > 0.45
+@pytest.mark.xfail(strict=True, reason="vocabulary and losses take three times as long as their matmuls")
+@pytest.mark.parametrize("case", ["chip"])
+def test_a_step_that_is_mostly_vocabulary_reaches_half_of_the_peak(plan):
+    assert plan.share_of_peak > 0.5
 
 
 @pytest.mark.parametrize("case", ["chip", "chip, long"])
