@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from distilbert_jax.cli.arguments import print_json, running
-from distilbert_jax.config import Dtype, Sequences
+from distilbert_jax.config import Activations, Dtype, Sequences
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class EvaluateCommand:
     batch_size: int = 32  # rows at once
     max_rows: int | None = None  # the first so many; all if not given
     dtype: Dtype = "float32"  # of the matmuls
+    activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
     json: bool = False  # one JSON object
 
     def run(self) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.tables import show
 from distilbert_jax.cli.arguments import print_json, running
-from distilbert_jax.config import Dtype
+from distilbert_jax.config import Activations, Dtype
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class SpeedCommand:
     length: int = 128  # tokens a row
     rounds: int = 20  # that are timed
     dtype: Dtype = "float32"  # of the matmuls
+    activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
     json: bool = False  # one JSON object
 
     def run(self) -> None:

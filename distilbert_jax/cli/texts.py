@@ -10,7 +10,7 @@ import tyro
 
 from distilbert_jax.base.tables import show
 from distilbert_jax.cli.arguments import print_json, running
-from distilbert_jax.config import Dtype
+from distilbert_jax.config import Activations, Dtype
 from distilbert_jax.errors import InputError
 from distilbert_jax.text.sources import given_texts, split_pair
 
@@ -25,6 +25,7 @@ class TextCommand:
     column: tuple[str, ...] = ()  # the column of such a file that holds the texts
     batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
     dtype: Dtype = "float32"  # of the matmuls
+    activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
     json: bool = False  # one JSON object a line
 
     def results(self, pipeline: type, *options: Any, pairs: bool = False) -> Iterator[tuple[Any, Any]]:
@@ -33,7 +34,7 @@ class TextCommand:
         if len(self.column) > 1 + pairs:
             what = "one column, or two of pairs" if pairs else "one column"
             raise InputError(f"--column {' '.join(self.column)}: expected {what}", field="--column")
-        loaded = pipeline(self.model, dtype=self.dtype, batch_size=self.batch_size)
+        loaded = pipeline(self.model, dtype=self.dtype, activations=self.activations, batch_size=self.batch_size)
         asked, texts = itertools.tee(
             map(split_pair, texts, itertools.count(1)) if pairs and len(self.column) < 2 else texts
         )

@@ -38,15 +38,15 @@ def classification(
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Metrics:
         logits, weights = classify(merge(graphdef, params), batch, batch["rngs"]), batch["weights"]
         if regression:
-            found = {to_labels: jnp.sum(weights * jnp.square(logits[..., 0] - batch["labels"]))}
+            terms = {to_labels: jnp.sum(weights * jnp.square(logits[..., 0] - batch["labels"]))}
         else:
-            found = {to_labels: losses.cross_entropy(logits, batch["labels"], weights)}
+            terms = {to_labels: losses.cross_entropy(logits, batch["labels"], weights)}
         if teacher is not None and config is not None:
             with jax.named_scope("teacher"):
                 theirs = classify(merge(teacher, frozen), batch, None)
             distance = functools.partial(losses.distillation, temperature=config.temperature)
-            found[to_teacher] = (losses.logit_mse if regression else distance)(logits, theirs, weights)
-        return found
+            terms[to_teacher] = (losses.logit_mse if regression else distance)(logits, theirs, weights)
+        return terms
 
     return Objective(prepare, sums, parts)
 

@@ -4,10 +4,11 @@ What is read of an obeyed field is in the record of the family (`families.Family
 table. A field that is not in it is a user's own: the reference keeps it and computes the same, here it is passed over.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from distilbert_jax.base.file_fields import FileField, Treatment
+from distilbert_jax.errors import InputError
 from distilbert_jax.families import Family
 
 FILE = "config.json"
@@ -102,9 +103,17 @@ CONFIG_FIELDS = (
     ),
     # Without effect
     _idle("label2id", "id2label says the same; written from it", {"a": 1, "b": 0}),
-    _idle("architectures", "the class is the caller's choice", ["BertForQuestionAnswering"]),
+    _idle(
+        "architectures",
+        "the class is the caller's choice; what is no list of names is refused",
+        ["BertForQuestionAnswering"],
+    ),
     _idle("transformers_version", "says who wrote the file", "4.11.3"),
-    _idle("dtype", "parameters are float32 here, and from_pretrained's own dtype is that of the matmuls", "float32"),
+    _idle(
+        "dtype",
+        "parameters are float32 here, and from_pretrained's own dtype is that of the matmuls; what names no type is refused",
+        "float32",
+    ),
     _idle("torch_dtype", "the older name of dtype", "float32"),
     _idle("return_dict", "outputs have names here", False),
     _idle("chunk_size_feed_forward", "the same sums in pieces, for less memory", 5),
@@ -133,6 +142,24 @@ CONFIG_FIELDS = (
     _idle("rope_scaling", "positions are not rotary"),
     _idle("rope_theta", "positions are not rotary"),
 )
+
+
+_DTYPES = {"auto", "bfloat16", "double", "float", "float16", "float32", "float64", "half"}
+
+
+def check_notes(content: Mapping[str, Any], path: object) -> None:
+    """Raise InputError where a field that is without effect here has no value that the reference could use."""
+    names = content.get("architectures")
+    wrong: dict[str, str] = {}
+    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+        wrong["architectures"] = "expected a list of names of classes"
+    for name in ("dtype", "torch_dtype"):
+        value = content.get(name)
+        # An object names a type for each part of a model.
+        if value is not None and not (isinstance(value, dict) or (isinstance(value, str) and value in _DTYPES)):
+            wrong[name] = "expected the name of a floating-point type, such as 'float32'"
+    for name, why in wrong.items():
+        raise InputError(f"{path}: {name} = {content[name]!r:.60}: {why}", path=path, field=name)
 
 
 def of_family(family: Family) -> Iterable[FileField]:

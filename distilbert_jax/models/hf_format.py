@@ -65,6 +65,7 @@ def read_config(path_or_id: str | Path, *, family: Family | None = None) -> Mode
         if content.get("model_type") is not None or family is None:
             family = families.find(content.get("model_type"))
         refuse_values(content, config_fields.of_family(family), path)
+        config_fields.check_notes(content, path)
         return ModelConfig.of_family(family.name, **_values(content, family, path))
     except InputError as error:
         raise error if error.path else _in_their_words(error, family).within(path) from None
@@ -112,7 +113,7 @@ def _labels(content: Mapping[str, Any], path: Path) -> tuple[str, ...] | None:
         InputError: ids that do not go from 0 up, names that are none, a number that no classifier has.
     """
     names, number = content.get("id2label"), content.get("num_labels")
-    if number is not None and (type(number) is not int or not 0 < number <= MOST_LABELS):
+    if "num_labels" in content and (type(number) is not int or not 0 < number <= MOST_LABELS):
         raise InputError(f"num_labels = {number!r:.40}: expected 1 to {MOST_LABELS:,}", field="num_labels")
     if names is not None:
         wrong = InputError(

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 
 from distilbert_jax.base.config_io import LEFT_OUT
 from distilbert_jax.base.progress import progress
-from distilbert_jax.config import DataConfig, MaskingConfig, MeshConfig, PretrainConfig, Sequences
+from distilbert_jax.config import Activations, DataConfig, MaskingConfig, MeshConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM, PreTraining
 from distilbert_jax.models.hf_format import read_config
@@ -194,6 +194,7 @@ def evaluate_mlm(
     batch_size: int = 32,
     max_rows: int | None = None,
     dtype: str = "float32",
+    activations: Activations = "auto",
 ) -> HeldoutFigures:
     """`mlm_evaluation` of an HF directory on a corpus directory, with all devices; of pairs also `loss_nsp` (nats a row) and
     `nsp_accuracy`, where the model has the head for it.
@@ -217,8 +218,10 @@ def evaluate_mlm(
     rows, tokenizer = corpus_rows(corpus, length, sequences)
     mesh = sharding.make_mesh(MeshConfig())
     head = PreTraining if sequences == "pair" and PreTraining.is_whole(model) else MaskedLM
-    loaded = load_teacher(model, tokenizer, "--model", jnp.dtype(dtype), head=head)
-    given_teacher = split(load_teacher(teacher, tokenizer, "--teacher", jnp.dtype(dtype))) if teacher else None
+    loaded = load_teacher(model, tokenizer, "--model", jnp.dtype(dtype), activations=activations, head=head)
+    given_teacher = None
+    if teacher:
+        given_teacher = split(load_teacher(teacher, tokenizer, "--teacher", jnp.dtype(dtype), activations=activations))
     graphdef, params = split(loaded)
     specials, objective = rows.corpus.specials, None
     if head is PreTraining:

@@ -12,7 +12,7 @@ import numpy as np
 
 from distilbert_jax.base.config_io import LEFT_OUT
 from distilbert_jax.base.hub import locate
-from distilbert_jax.config import ModelConfig
+from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.models.hf_format import read_config
@@ -23,7 +23,13 @@ _WARM_UP = 2  # rounds, the first of which compiles
 
 
 def encoder_speed(
-    model: str, *, batch_size: int = 8, length: int = 128, rounds: int = 20, dtype: str = "float32"
+    model: str,
+    *,
+    batch_size: int = 8,
+    length: int = 128,
+    rounds: int = 20,
+    dtype: str = "float32",
+    activations: Activations = "auto",
 ) -> EncoderSpeed:
     """Time the encoder of an HF directory on random tokens without padding; compilation and two warm-up rounds are left out.
 
@@ -33,7 +39,7 @@ def encoder_speed(
     for name, value in (("--batch-size", batch_size), ("--length", length), ("--rounds", rounds)):
         if value < 1:
             raise InputError(f"{name} {value}: expected 1 or more", field=name)
-    forward, parameters = _encoder(model, batch_size, length, dtype)
+    forward, parameters = _encoder(model, batch_size, length, dtype, activations)
     seconds = [forward() for _ in range(rounds + _WARM_UP)][_WARM_UP:]
     median = statistics.median(seconds)
     return EncoderSpeed(
@@ -120,12 +126,15 @@ def throughputs(runs: Sequence[Path], beside: Mapping[str, SpeedBesideTeacher], 
     return result
 
 
-def _encoder(model: str, batch_size: int, length: int, dtype: str) -> tuple[Callable[[], float], int]:
+def _encoder(
+    model: str, batch_size: int, length: int, dtype: str, activations: Activations = "auto"
+) -> tuple[Callable[[], float], int]:
     """A function that takes one batch through the encoder and says the seconds, and the encoder's parameters."""
     config = read_config(locate(model))
     if length > config.max_length:
         raise InputError(f"--length {length} is beyond the {config.max_length} positions of {model}", field="--length")
-    graphdef, params = split(EncoderModel.from_pretrained(model, dtype=jnp.dtype(dtype), add_pooling_layer=False))
+    options = {"dtype": jnp.dtype(dtype), "activations": activations, "add_pooling_layer": False}
+    graphdef, params = split(EncoderModel.from_pretrained(model, **options))
     forward = jax.jit(lambda params, ids: merge(graphdef, params)(ids).last_hidden_state)
     ids = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length)), jnp.int32)
 

@@ -425,8 +425,8 @@ class BertTokenizer:
             for part in text if isinstance(text, tuple) else (text,):
                 check_text(part, f"text {number}")
         with told_in_a_line(self.settings.path), whole(self.tokenizer):
-            found, cut = self.tokenizer.encode_batch(texts), 0
-        for i, encoding in enumerate(found):
+            encodings, cut = self.tokenizer.encode_batch(texts), 0
+        for i, encoding in enumerate(encodings):
             parts = (0, 1) if isinstance(texts[i], tuple) else (0,)
             if not set(parts) <= set(encoding.sequence_ids):
                 raise InputError(f"text {first + i} is empty: {texts[i]!r} has no word to read", row=first + i)
@@ -439,8 +439,8 @@ class BertTokenizer:
                         row=first + i,
                     )
                 cut += 1
-                found[i] = self._cut(texts[i], limit)
-        return [Row(np.array(e.ids, np.int32), np.array(e.type_ids, np.int32)) for e in found], cut
+                encodings[i] = self._cut(texts[i], limit)
+        return [Row(np.array(e.ids, np.int32), np.array(e.type_ids, np.int32)) for e in encodings], cut
 
     def _cut(self, text: str | tuple[str, str], limit: int) -> Encoding:
         first, second = text if isinstance(text, tuple) else (text, None)

@@ -65,7 +65,7 @@ FIELDS: tuple[FileField, ...] = (
     _obeyed(CONFIG, "clean_up_tokenization_spaces", "in decoded texts, not of BPE", True, False),
     _obeyed(CONFIG, "truncation_side", "the side that is cut", "left", "right"),
     _obeyed(CONFIG, "split_special_tokens", "whether special tokens that a text spells out are ordinary pieces", True, False),
-    _refused(CONFIG, "padding_side", "positions count from the left, so padding stands on the right", "right", None,
+    _refused(CONFIG, "padding_side", "positions count from the left, so padding stands on the right", "right",
              flips=("left",)),
     _refused(CONFIG, "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
              "texts of BPE are decoded as they are", False, None, flips=(True,)),

@@ -152,6 +152,7 @@ class Declared:
         """
         given = {name: content(token) for name, token in self.named.items() if token is not None}
         roles = {role: given.pop(f"{role}_token") for role in kind.special_tokens if f"{role}_token" in given}
+        self._check_said("split_special_tokens")
         inputs = self._inputs() or (INPUT_NAMES if self._has_type_ids else ())
         return TokenizerSettings(
             kind=dataclasses.replace(kind, **roles),
@@ -168,14 +169,18 @@ class Declared:
 
     def normalizer(self) -> NormalizerOptions:
         """The options of BERT's normalizer."""
-        for name in ("do_lower_case", "tokenize_chinese_chars"):
-            if name in self.config and self._bool(name) is None:
-                raise self.refused(name, "expected true or false")
+        self._check_said("do_lower_case", "tokenize_chinese_chars")
         return {
             "lowercase": self.config.get("do_lower_case", True),
             "strip_accents": self._bool("strip_accents"),
             "handle_chinese_chars": self.config.get("tokenize_chinese_chars", True),
         }
+
+    def _check_said(self, *names: str) -> None:
+        """Raise InputError where one of these fields is there and neither true nor false; null is not as good as none."""
+        for name in names:
+            if name in self.config and self._bool(name) is None:
+                raise self.refused(name, "expected true or false")
 
     @property
     def _has_type_ids(self) -> bool:
@@ -184,8 +189,10 @@ class Declared:
         return not named or self.tokenizer_class not in _WITHOUT_TYPES
 
     def _inputs(self) -> Sequence[str] | None:
-        names = self.config.get("model_input_names")
-        if names is not None and not (isinstance(names, list) and names[:1] == ["input_ids"] and set(names) in _INPUTS):
+        if "model_input_names" not in self.config:
+            return None
+        names = self.config["model_input_names"]
+        if not (isinstance(names, list) and names[:1] == ["input_ids"] and set(names) in _INPUTS):
             raise self.refused("model_input_names", f"expected {', '.join(INPUT_NAMES)}, the second one or not")
         return names
 
@@ -244,6 +251,8 @@ def read_declared(directory: Path) -> Declared:
     if (directory / TOKENIZER).exists():  # else the reference takes text in them for special tokens
         config = {name: value for name, value in config.items() if name not in ("add_bos_token", "add_eos_token")}
     decoder = config.get("added_tokens_decoder")
+    if decoder is None and "added_tokens_decoder" in config:
+        raise wrong(file, "added_tokens_decoder", decoder, "expected an object of ids and tokens")
     special = _special_map(directory / SPECIAL_MAP) if decoder is None else {}
     named, extra = _special_tokens(config, special, file, directory / SPECIAL_MAP)
     if decoder is None:
@@ -328,6 +337,10 @@ def _without_names(
         lists.append((special.get(older), older, special_file, True))
     named, extra = {}, []
     for values, name, file, flagged in lists:
+        if (
+            values == {} and name == older and flagged
+        ):  # an object is of the newer name, though the reference has one beside it
+            raise wrong(file, name, values, "expected a list of tokens")
         if isinstance(values, dict):
             named |= {key: _token(value, name, file, special=flagged) for key, value in values.items()}
         elif isinstance(values, list):

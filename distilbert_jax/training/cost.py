@@ -49,11 +49,11 @@ def utilisation(flops_per_second: float, dtype: str) -> float | None:
 
 def memory(step: Any) -> tuple[int, int | None]:
     """Bytes that a compiled step needs on each device, and those that the device offers; None where it does not say."""
-    found = step.memory_analysis()
-    needed = (
-        found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes - found.alias_size_in_bytes
+    needs = step.memory_analysis()
+    total = (
+        needs.argument_size_in_bytes + needs.output_size_in_bytes + needs.temp_size_in_bytes - needs.alias_size_in_bytes
     )
-    return needed, (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
+    return total, (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
 def peak_memory() -> int:

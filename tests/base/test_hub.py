@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from distilbert_jax.base.files import sha256_of
 from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.errors import one_line_errors
 from distilbert_jax.models import BertForMaskedLM, MaskedLM
-from distilbert_jax.models.params import digest, split
 from tests import children
 from tests.hub import COMMIT, serve
 from tests.models.common import build
@@ -19,52 +19,60 @@ from tests.runs import refused
 NAME = "someone/tiny-bert"
 
 
-def load_and_print(name, revision=None):
+def find_and_print(name, revision=None):
     """In a child."""
     assert "huggingface_hub" not in sys.modules, "it has read its settings already"
     with one_line_errors():
-        print(digest(split(MaskedLM.from_pretrained(name, revision=revision))[1]))
+        print(sha256_of(locate(name, revision) / "model.safetensors"))
+
+
+def load_and_print(name, revision=None):
+    """In a child."""
+    with one_line_errors():
+        print(MaskedLM.from_pretrained(name, revision=revision).num_parameters())
 
 
 @pytest.fixture(scope="module")
 def published(tiny_bert, tmp_path_factory):
-    """A model's directory as the hub has it, and the digest of its parameters."""
+    """A model's directory as the hub has it, and the digest of its weights."""
     model = build(BertForMaskedLM, tiny_bert)
     directory = tmp_path_factory.mktemp("published")
     model.save_pretrained(directory)
     (directory / "pytorch_model.bin").write_bytes(b"a pickle")
     (directory / "README.md").write_text("a card")
-    return directory, digest(split(model)[1])
+    return directory, sha256_of(directory / "model.safetensors")
 
 
 @pytest.fixture
-def load(tmp_path):
-    """Load a model by its name in a process of its own with a cache of its own: (exit status, stdout, stderr)."""
+def find(tmp_path):
+    """Find a model by its name in a process of its own with a cache of its own: (exit status, stdout, stderr)."""
 
-    def run(*arguments, **settings):
+    def run(*arguments, call=find_and_print, **settings):
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGINGFACE_"))}
         environment = kept | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"} | settings
-        done = children.run(load_and_print, *arguments, environment=environment)
+        done = children.run(call, *arguments, environment=environment)
         return done.returncode, done.stdout.strip(), done.stderr.strip()
 
     return run
 
 
-def test_a_model_from_the_hub_is_cached_and_then_needs_no_network(published, load, tmp_path):
+def test_a_model_from_the_hub_is_cached_and_then_needs_no_network(published, find, tmp_path):
     directory, expected = published
     with serve(directory, NAME, token="hf_mine") as hub:
-        assert load(NAME, HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_mine") == (0, expected, "")
+        assert find(NAME, HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_mine") == (0, expected, "")
         first = len(hub.requests)
-        assert load(NAME, "v1", HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_mine") == (0, expected, "")
+        assert find(NAME, "v1", HF_ENDPOINT=hub.endpoint, HF_TOKEN="hf_mine") == (0, expected, "")
         again = hub.requests[first:]
     read = {path.rpartition("/")[2] for method, path, _ in hub.requests if "/resolve/" in path}
     assert read == {"config.json", "model.safetensors"}, "other formats and the card stay where they are"
     assert not any("/resolve/" in path for _, path, _ in again), "the tag is the commit that is cached already"
     assert f"/api/models/{NAME}/revision/v1" in {path for _, path, _ in again}
     # The hub is gone.
-    assert load(NAME, HF_ENDPOINT=hub.endpoint) == (0, expected, "")
-    assert load(NAME, HF_HUB_OFFLINE="1") == (0, expected, "")
-    assert load(NAME, COMMIT, HF_HUB_OFFLINE="1") == (0, expected, "")
+    assert find(NAME, HF_ENDPOINT=hub.endpoint) == (0, expected, "")
+    assert find(NAME, HF_HUB_OFFLINE="1") == (0, expected, "")
+    assert find(NAME, COMMIT, HF_HUB_OFFLINE="1") == (0, expected, "")
+    parameters = BertForMaskedLM.from_pretrained(directory).num_parameters()
+    assert find(NAME, COMMIT, call=load_and_print, HF_HUB_OFFLINE="1") == (0, str(parameters), "")
 
 
 @pytest.mark.parametrize(
@@ -75,10 +83,10 @@ def test_a_model_from_the_hub_is_cached_and_then_needs_no_network(published, loa
         (NAME, ["v9"], "the hub's model has no revision 'v9'"),
     ],
 )
-def test_what_the_hub_refuses_is_one_line(name, revision, message, published, load):
+def test_what_the_hub_refuses_is_one_line(name, revision, message, published, find):
     with serve(published[0], NAME, token="hf_mine") as hub:
         token = {"HF_TOKEN": "hf_mine"} if revision else {}
-        status, out, error = load(name, *revision, HF_ENDPOINT=hub.endpoint, **token)
+        status, out, error = find(name, *revision, HF_ENDPOINT=hub.endpoint, **token)
     assert (status, out) == (2, "")
     assert error.startswith(f"error: {name}: no such directory here, and")
     assert message in error
@@ -86,8 +94,8 @@ def test_what_the_hub_refuses_is_one_line(name, revision, message, published, lo
 
 
 @pytest.mark.parametrize("settings", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}])
-def test_without_a_network_the_way_to_a_local_copy_is_told(settings, load):
-    status, out, error = load(NAME, **settings)
+def test_without_a_network_the_way_to_a_local_copy_is_told(settings, find):
+    status, out, error = find(NAME, **settings)
     assert (status, out) == (2, "")
     assert error == (
         f"error: {NAME}: no such directory here, and the hub's model is neither in the cache nor reachable: where there is a "

@@ -241,6 +241,12 @@ def test_what_cannot_be_obeyed_is_refused(name, value, directory):
         ("bert", "vocab_size", -(10**4000)),
         ("bert", "id2label", {"1" * 4000: "a", "2" * 4000: "b"}),
         ("bert", "num_labels", 0),
+        ("bert", "num_labels", None),
+        ("bert", "tie_word_embeddings", ""),
+        ("bert", "architectures", [[1]]),
+        ("bert", "architectures", -1),
+        ("bert", "dtype", True),
+        ("bert", "torch_dtype", "float33"),
     ],
     ids=lambda value: repr(value)[:20],
 )

@@ -6,6 +6,7 @@ missing. Figures are of jax 0.10.2 with libtpu 0.0.42; a ceiling stands a little
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ import pytest
 
 from distilbert_jax.base.config_io import load_config
 from distilbert_jax.config import MeshConfig, ModelConfig, PretrainConfig
-from distilbert_jax.planning.compile import Compiled, Job, compile_step
+from distilbert_jax.planning.compile import Compiled, Job, _variables, compile_step
 from distilbert_jax.planning.estimate import Plan, Work, plan_of
 from distilbert_jax.planning.runs import Pretraining
 from distilbert_jax.planning.targets import parse_target
@@ -153,6 +154,37 @@ def test_a_step_that_is_mostly_vocabulary_reaches_half_of_the_peak(plan):
 @pytest.mark.parametrize("case", ["chip", "chip, long"])
 def test_the_operations_of_a_step_belong_to_its_parts(plan):
     assert sum(part.share for part in plan.parts if part.name == "other") < 0.05
+
+
+_KL = """
+import jax, jax.numpy as jnp
+from distilbert_jax.planning.compile import _devices
+from distilbert_jax.planning.targets import parse_target
+from distilbert_jax.training.losses import distillation, logit_mse
+
+def loss(student, table, teacher):
+    s, t = (jnp.einsum("btd,vd->btv", one, table, preferred_element_type=jnp.bfloat16) for one in (student, teacher))
+    weights = jnp.ones(s.shape[:2])
+    return distillation(s, t, weights, 2.0) + logit_mse(s, t, weights)
+
+where = jax.sharding.SingleDeviceSharding(_devices(parse_target("v5e:1x1"))[0])
+given = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in ((16, 128, 256), (4096, 256), (16, 128, 256))]
+print(jax.jit(jax.grad(loss, (0, 1)), in_shardings=where, out_shardings=where).lower(*given).compile().as_text())
+"""
+
+
+def test_of_logits_in_bfloat16_no_float32_array_reaches_the_memory():
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]),
+        **_variables(parse_target("v5e:1x1")),
+    }
+    environment.pop("XLA_FLAGS", None)
+    done = subprocess.run([sys.executable, "-c", _KL], env=environment, capture_output=True, text=True, check=True)
+    program = done.stdout.partition("\nENTRY ")[2]  # what is fused never leaves the chip
+    wide = re.findall(r"= \(?(?:[^=]*[ (])?(f32|bf16)\[(?:16,128,4096|2048,4096)\]", program)
+    assert "bf16" in wide
+    assert "f32" not in wide
 
 
 # What starts JAX says nothing of an installed compiler: the same bytes as without it.

@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import shutil
 
 import pytest
 from tokenizers import Tokenizer
@@ -359,3 +360,29 @@ def test_a_file_under_another_name_stands_alone(directory, tmp_path):
     (place / "other.json").write_bytes((place / "tokenizer.json").read_bytes())
     assert load_tokenizer(place / "other.json").encode("Paris").tokens == ["[CLS]", "paris", "[SEP]"]
     assert load_tokenizer(place / "tokenizer.json").encode("Paris").tokens == ["[CLS]", "Paris", "[SEP]"]
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "value"),
+    [
+        *(("tokenizer_config.json", name, None)
+          for name in ("added_tokens_decoder", "model_input_names", "padding_side", "split_special_tokens")),
+        *(("tokenizer_config.json", name, value)
+          for name in ("mask_token", "bos_token") for value in (7, True, 0.5, [], {"a": 1})),
+        ("special_tokens_map.json", "additional_special_tokens", {}),
+        ("special_tokens_map.json", "additional_special_tokens", [7]),
+        ("special_tokens_map.json", "mask_token", True),
+    ],
+)  # fmt: skip
+def test_what_the_reference_cannot_use_is_not_taken_for_what_is_left_out(file, name, value, world, tmp_path):
+    shutil.copytree(world.tokenizer, tmp_path / "tokenizer")
+    config = json.loads((tmp_path / "tokenizer/tokenizer_config.json").read_text())
+    if file != "tokenizer_config.json":
+        del config["added_tokens_decoder"]  # beside which the other file is not read
+    (tmp_path / "tokenizer/tokenizer_config.json").write_text(json.dumps(config))
+    load_tokenizer(tmp_path / "tokenizer")
+    given = config if file == "tokenizer_config.json" else {}
+    (tmp_path / "tokenizer" / file).write_text(json.dumps(given | {name: value}))
+    with pytest.raises(InputError) as caught:
+        load_tokenizer(tmp_path / "tokenizer")
+    assert (caught.value.path, caught.value.field) == (str(tmp_path / "tokenizer" / file), name)
