@@ -45,7 +45,7 @@ from tests.models.common import build
 
 SECONDS, BYTES, LETTERS = 20, 2 << 30, 1500
 KINDS = {"model": 40, "text": 25, "parquet": 15, "corpus": 12, "run": 8}  # of a hundred mutations
-GOOD = ("same", "refused", "laxer")
+GOOD = ("same", "refused", "laxer", "unsettled")
 # What transformers refuses and is read here, by a part of its error: why.
 LAXER = {
     "Field 'layer_norm_eps' expected float, got int": "the same number",
@@ -67,8 +67,9 @@ class Outcome:
         number: of the mutation; with the seed it is made again.
         kind: what was mutated, of `KINDS`.
         what: the mutation in words.
-        outcome: one of `GOOD` ("laxer": a model's answers where transformers refuses its files, for a reason in `LAXER`), or
-            traceback, differs, slow, large, long.
+        outcome: one of `GOOD` ("laxer": a model's answers where transformers refuses its files, for a reason in `LAXER`;
+            "unsettled": weights so large that transformers' own answers in float32 are not those of float64), or traceback,
+            differs, slow, large, long.
         said: the line it was refused with, or what is wrong.
     """
 
@@ -87,8 +88,22 @@ class DiffersError(Exception):
     """A result that is not the oracle's."""
 
 
+class UnsettledError(Exception):
+    """A result that is not the oracle's, whose own rounding decides about it."""
+
+
 class LaxerError(Exception):
     """A result where the oracle refuses."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """A mutation in words, what is asked of what it led to, and what the oracle says; `exact`: the oracle in float64."""
+
+    what: str
+    ours: Callable[[], Any]
+    oracle: Callable[[], Any]
+    exact: Callable[[], Any] | None = None
 
 
 @contextlib.contextmanager
@@ -304,8 +319,9 @@ class Fuzzer:
         try:
             with warnings.catch_warnings(), contextlib.redirect_stderr(quiet), contextlib.redirect_stdout(quiet):
                 warnings.simplefilter("ignore")
-                what, ours, oracle = getattr(self, f"_{kind}")(place, choose)
-                said = self._compare(ours, oracle)
+                trial = getattr(self, f"_{kind}")(place, choose)
+                what = trial.what
+                self._compare(trial)
         except InputError as error:
             outcome, said = "refused", str(error)
             if len(" ".join(said.split())) > LETTERS:
@@ -314,6 +330,8 @@ class Fuzzer:
             outcome, said = "refused", f"{error.strerror or error} ({error.filename})"
         except SlowError:
             outcome, said = "slow", f"longer than {SECONDS} s"
+        except UnsettledError as error:
+            outcome, said = "unsettled", str(error)
         except (DiffersError, LaxerError) as error:
             listed = kind == "model" and any(part in str(error) for part in LAXER)
             laxer = isinstance(error, LaxerError) and listed  # of a file, the oracle says whether it is whole
@@ -329,22 +347,23 @@ class Fuzzer:
             outcome, said = "large", f"{peak >> 20} MiB; {outcome}: {said}"
         return Outcome(number, kind, what, outcome, said.replace(str(self.place), ""))
 
-    def _compare(self, ours: Callable[[], Any], oracle: Callable[[], Any]) -> str:
+    def _compare(self, trial: Trial) -> None:
         """Raise what `ours` raises, or DiffersError unless the oracle gives the same."""
         with _alarm(SECONDS):
-            result = ours()
+            result = trial.ours()
         try:
             with _alarm(6 * SECONDS):
-                expected = oracle()
+                expected = trial.oracle()
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise LaxerError(f"the oracle refuses: {type(error).__name__}: {error}"[:300]) from None
         if problem := _difference(result, expected):
+            if trial.exact and _difference(expected, trial.exact()):
+                raise UnsettledError(problem)
             raise DiffersError(problem)
-        return ""
 
-    def _model(self, place: Path, choose: random.Random) -> tuple[str, Callable[[], Any], Callable[[], Any]]:
+    def _model(self, place: Path, choose: random.Random) -> Trial:
         original = choose.choice(sorted((self.place / "model").iterdir()))
         shutil.copytree(original, place / "model")
         what = f"{original.name}: {mutate(place / 'model', choose)}"
@@ -353,14 +372,14 @@ class Fuzzer:
             given = [pipeline(text, top_k=48) for text in TEXTS]
             return [{one["token"]: one["score"] for one in line} for line in given]
 
-        def oracle() -> Any:
+        def oracle(dtype: str = "float32") -> Any:
             transformers.logging.set_verbosity_error()
             transformers.logging.disable_progress_bar()
-            return answers(transformers.pipeline("fill-mask", str(place / "model"), device="cpu"))
+            return answers(transformers.pipeline("fill-mask", str(place / "model"), device="cpu", dtype=dtype))
 
-        return what, lambda: answers(FillMask(str(place / "model"))), oracle
+        return Trial(what, lambda: answers(FillMask(str(place / "model"))), oracle, lambda: oracle("float64"))
 
-    def _text(self, place: Path, choose: random.Random) -> tuple[str, Callable[[], Any], Callable[[], Any]]:
+    def _text(self, place: Path, choose: random.Random) -> Trial:
         text = "\n".join(
             runs.sentence(choose) + choose.choice(("", " é", " 🙂", "\r", "\n")) for _ in range(30)
         ).encode()
@@ -380,9 +399,9 @@ class Fuzzer:
                 data = subprocess.run([program, "-dc", str(path)], check=True, capture_output=True).stdout
             return [line for line in re.split(r"\r*\n|\r", data.decode("utf-8-sig")) if line.strip()]
 
-        return f"{kind}: {what}", lambda: list(TextSources([path]).lines()), oracle
+        return Trial(f"{kind}: {what}", lambda: list(TextSources([path]).lines()), oracle)
 
-    def _parquet(self, place: Path, choose: random.Random) -> tuple[str, Callable[[], Any], Callable[[], Any]]:
+    def _parquet(self, place: Path, choose: random.Random) -> Trial:
         columns = {"sentence": [runs.sentence(choose) for _ in range(40)], "label": [i % 2 for i in range(40)]}
         path = place / "demo-topic/validation.parquet"
         path.parent.mkdir()
@@ -403,9 +422,9 @@ class Fuzzer:
             with path.open("rb") as file:
                 return {k: v for k, v in parquet.read_table(file).to_pydict().items() if k in ("sentence", "label")}
 
-        return what, ours, oracle
+        return Trial(what, ours, oracle)
 
-    def _corpus(self, place: Path, choose: random.Random) -> tuple[str, Callable[[], Any], Callable[[], Any]]:
+    def _corpus(self, place: Path, choose: random.Random) -> Trial:
         shutil.copytree(self.world.heldout, place / "corpus")
         what = mutate(place / "corpus", choose)
 
@@ -415,9 +434,9 @@ class Fuzzer:
             arrays = [array.tolist() for shard in corpus for array in vars(shard).values()]
             return [arrays, corpus.token_counts.tolist(), corpus.tokenizer().to_str(), vars(corpus.specials)]
 
-        return what, lambda: read(place / "corpus"), lambda: read(self.world.heldout)
+        return Trial(what, lambda: read(place / "corpus"), lambda: read(self.world.heldout))
 
-    def _run(self, place: Path, choose: random.Random) -> tuple[str, Callable[[], Any], Callable[[], Any]]:
+    def _run(self, place: Path, choose: random.Random) -> Trial:
         original = choose.choice(("finished", "unwritten"))
         shutil.copytree(self.place / "run" / original, place / "run")
         what = f"{original}: {mutate(place / 'run', choose)}"
@@ -426,7 +445,7 @@ class Fuzzer:
             pretrain(runs.change(self.config, run__directory=str(place / "run")))
             return runs.weights(place / "run/model")
 
-        return what, ours, lambda: self.weights
+        return Trial(what, ours, lambda: self.weights)
 
 
 def _difference(result: Any, expected: Any, path: str = "") -> str:
