@@ -4,14 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from distilbert_jax.errors import InputError
 from distilbert_jax.planning.hlo import operations
 
 MIB = 2**20
 
 
+def text_of(program):
+    return (Path(__file__).parent / "programs" / f"{program}.hlo").read_text("utf-8")
+
+
 def by_name(program):
-    text = (Path(__file__).parent / "programs" / f"{program}.hlo").read_text("utf-8")
-    return {one.name: one for one in operations(text)}
+    return {one.name: one for one in operations(text_of(program))}
 
 
 def test_a_batched_matmul_is_counted_once_though_it_is_a_dilated_convolution():
@@ -37,6 +41,36 @@ def test_the_body_of_a_loop_counts_as_often_as_it_runs():
     assert (dot.count, dot.cycles, dot.flops) == (5, 5000, 5 * 2 * 256**3)
     assert dot.bytes == 5 * 2 * 256 * 256 * 4  # the carry in and out; the weight is on the chip
     assert read["weight"].count == 5
+
+
+CARRIED = ("%end = s32[]{:T(128)} constant(7)", "%end = s32[]{:T(128)} get-tuple-element(%arg.1), index=2")
+FUSED = (
+    "ROOT %less = pred[]{:T(512)} compare(%counter, %end), direction=LT",
+    "ROOT %less = pred[] fusion(%counter, %end), kind=kLoop, calls=%compared",
+)
+COMPARED = """
+%compared (a: s32[], b: s32[]) -> pred[] {
+  %a = s32[] parameter(0)
+  %b = s32[] parameter(1)
+  ROOT %fewer = pred[] compare(%a, %b), direction=LT
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "trips"),
+    [(("", ""), 7), (("constant(0)", "constant(3)"), 4), (CARRIED, 9), (FUSED, 7)],
+    ids=["as it stands", "begins at three", "the bound is carried", "the comparison is fused"],
+)
+def test_a_loop_that_does_not_say_how_often_it_runs_counts_by_its_counters_bound(change, trips):
+    text = text_of("counter").replace(*change).replace("\n%condition", f"{COMPARED}\n%condition")
+    (dot,) = (one for one in operations(text) if one.name == "dot.1")
+    assert (dot.count, dot.cycles) == (trips, trips * 1000)
+
+
+def test_a_loop_whose_runs_cannot_be_told_is_refused():
+    with pytest.raises(InputError, match="jit\\(f\\)/while"):
+        operations(text_of("counter").replace("direction=LT", "direction=NE"))
 
 
 @pytest.mark.parametrize(
