@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,8 @@ CONFIG    a config as `train` takes it, of pre-training, distillation or fine-tu
 
 Printed: whether it fits (GB of a chip), the time a step (ms) and where it goes, the share of the chips' peak, hours and
 chip-hours of the whole run. Times on a TPU are its compiler's estimate; on a GPU they are a lower bound.
-    {prog} distilbert_base --target v5e:2x4 --data.batch-size auto --price-per-chip-hour 1.20
+    {prog} distilbert_base --target v5e:2x4 --optimizer.accumulate auto --price-per-chip-hour 1.20    # the config's own batch
+    {prog} distilbert_base --target v5e:2x4 --data.batch-size auto                                    # the largest that fits
     {prog} glue --model distilbert-base-uncased --task mrpc --seeds 5 --run.dtype bfloat16 --target v5e:1x1
 `{prog} CONFIG --help` lists every field. Compilers: pip install 'distilbert_jax[plan]' (TPU), '[plan-gpu]' (GPU)."""
 
@@ -113,7 +115,7 @@ def plan(args: list[str], prog: str) -> None:
     if not command.target:
         raise InputError(f"{prog} {name}: --target is missing: one of {EXAMPLES}", field="--target", hint=EXAMPLES)
     target = parse_target(command.target)
-    configs = _configs(command)
+    configs = _configs(command, target.devices)
     if command.out:
         check_writable(command.out, "--out", directory=True)
     with signals.leaving_at_ctrl_c():
@@ -145,10 +147,10 @@ def _default(name: str) -> Command:
     return PlanCommand(config=config)
 
 
-def _configs(command: Command) -> list[Config]:
+def _configs(command: Command, devices: int) -> list[Config]:
     if isinstance(command, PlanFeaturesCommand) or not command.compare:
         return [command.config]
-    return [_on_mesh(command.config, mesh) for mesh in command.compare]
+    return [_on_mesh(command.config, mesh, devices) for mesh in dict.fromkeys(command.compare)]
 
 
 def _without_auto(args: list[str]) -> tuple[str, list[str]]:
@@ -168,10 +170,12 @@ def _without_auto(args: list[str]) -> tuple[str, list[str]]:
     return found, rest
 
 
-def _on_mesh(config: PretrainConfig | FinetuneConfig, mesh: str) -> Config:
+def _on_mesh(config: PretrainConfig | FinetuneConfig, mesh: str, devices: int) -> Config:
     sizes = mesh.split(",")
     if len(sizes) != 3 or not all(size.isdecimal() and int(size) for size in sizes):
         raise InputError(f"--compare {mesh}: expected data,fsdp,tensor, as in 4,4,1", field="--compare")
+    if math.prod(map(int, sizes)) != devices:  # known before the first of them is compiled
+        raise InputError(f"--compare {mesh}: the target has {devices} devices", field="--compare", hint=str(devices))
     return dataclasses.replace(config, mesh=MeshConfig(*map(int, sizes)))
 
 

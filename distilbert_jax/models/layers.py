@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, overload
+from typing import cast, overload
 
 import jax
 import jax.numpy as jnp
@@ -179,15 +179,9 @@ class Linear(nnx.Module):
         return einsum(f"{lead}i,io->{lead}o", x, self.kernel[...], self.dtype, bias=self.bias[...])
 
 
-def kept_narrow(function: Callable[..., Array], x: Array, *others: Any) -> Array:
-    """`function(x, *others)`, elementwise or over the last axis and in float32 inside, of which narrower activations keep their
-    arguments alone for the gradient; else the float32 values inside would be kept, too."""
-    return function(x, *others) if x.dtype == jnp.float32 else jax.checkpoint(function)(x, *others)
-
-
 def activate(name: str, x: Float[Array, "..."]) -> Float[Array, "..."]:
     """The activation function `name` (of `ACTIVATIONS`) of `x`, computed in float32, in the dtype of `x`."""
-    return kept_narrow(lambda x: ACTIVATIONS[name](x.astype(jnp.float32)).astype(x.dtype), x)
+    return ACTIVATIONS[name](x.astype(jnp.float32)).astype(x.dtype)
 
 
 def embedding(rows: int, features: int, *, std: float, rngs: nnx.Rngs) -> nnx.Param:
@@ -202,25 +196,33 @@ def sinusoids(rows: int, features: int) -> Float[Array, "{rows} {features}"]:
 
 
 class LayerNorm(nnx.LayerNorm):
-    """LayerNorm over the last axis in float32. The two-pass variance keeps parity where activations are far from zero."""
+    """LayerNorm over the last axis in float32.
+
+    The variance of float32 activations is taken in two passes, which keeps parity where they are far from zero. That of narrower
+    ones is the mean of squares less the square of the mean: one pass less over them, which is a quarter of the norm on a TPU, and
+    they are rounded more than that loses.
+    """
 
     def __init__(self, features: int, *, eps: float, rngs: nnx.Rngs):
         super().__init__(features, epsilon=eps, dtype=jnp.float32, use_fast_variance=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*rows K"]) -> Float[Array, "*rows K"]:
         """[..., K] → [..., K] in the dtype of `x`."""
-        return kept_narrow(lambda x: super(LayerNorm, self).__call__(x).astype(x.dtype), x)
+        return self._norm(x.astype(jnp.float32), x.dtype)
 
     def of_sum(
         self, x: Float[Array, "B *rows K"], y: Float[Array, "B *rows K"], rate: float, rngs: RowKeys | None
     ) -> Float[Array, "B *rows K"]:
         """LayerNorm of x + dropout(y), in the dtype of `x`: the end of a sublayer. The sum stays float32."""
+        return self._norm(x.astype(jnp.float32) + dropout(y, rate, rngs).astype(jnp.float32), x.dtype)
 
-        def norm(x: Array, y: Array, rngs: RowKeys | None) -> Array:
-            total = x.astype(jnp.float32) + dropout(y, rate, rngs).astype(jnp.float32)
-            return super(LayerNorm, self).__call__(total).astype(x.dtype)
-
-        return kept_narrow(norm, x, y, rngs)
+    def _norm(self, x: Float[Array, "*rows K"], dtype: DTypeLike) -> Float[Array, "*rows K"]:
+        if jnp.dtype(dtype) == jnp.float32:
+            return super().__call__(x)
+        mean = jnp.mean(x, axis=-1, keepdims=True)
+        variance = jnp.maximum(jnp.mean(jnp.square(x), axis=-1, keepdims=True) - jnp.square(mean), 0.0)
+        scaled = (x - mean) * (jax.lax.rsqrt(variance + self.epsilon) * cast(nnx.Param, self.scale)[...])
+        return (scaled + cast(nnx.Param, self.bias)[...]).astype(dtype)
 
 
 @overload

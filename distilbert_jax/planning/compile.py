@@ -1,16 +1,18 @@
 """Ahead-of-time compilation of a step for a target that is not here, in a process of its own.
 
 The variables with which libtpu and XLA's GPU plugin compile without a device would change what every other command sees. `main` is
-that process; its two arguments name files, of `Job` and of `Compiled` as JSON.
+that process; its arguments name files, of `Job` and of `Compiled` as JSON, and the process that waits for it.
 """
 
 import contextlib
 import importlib.metadata
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,13 +106,15 @@ def compile_step(job: Job) -> Compiled:
     target = parse_target(job.target)
     check_installed(target.chip)
     run = job.run
-    rows = f"{run.rows:,} rows of {run.length} tokens" + (f" in {run.accumulate}" if run.accumulate > 1 else "")
+    rows = f"{run.rows:,} rows of {run.length} tokens" + (
+        f" in {run.accumulate} micro-batches" if run.accumulate > 1 else ""
+    )
     print(f"compiling {rows} for {target}, which takes a minute or more", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         given, out = Path(folder) / "job.json", Path(folder) / "compiled.json"
         write_config(job, given)
         environment = {**os.environ, **_variables(target)}
-        command = [sys.executable, "-c", f"from {__name__} import main; main()", str(given), str(out)]
+        command = [sys.executable, "-c", f"from {__name__} import main; main()", str(given), str(out), str(os.getpid())]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode or not out.is_file():
             raise _refusal(done.stderr, target)
@@ -275,7 +279,16 @@ def _versions(chip: Chip, jax_version: str) -> str:
     return ", ".join([f"jax {jax_version}", *(f"{name} {there}" for name in names if (there := _version(name)))])
 
 
+def _end_with(parent: int, folder: Path) -> None:
+    """Leave when the process that has asked is gone (a signal that it cannot answer), its folder removed."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
 def main() -> None:
-    given, out = map(Path, sys.argv[1:])
+    given, out, parent = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    threading.Thread(target=_end_with, args=(parent, given.parent), daemon=True).start()
     with one_line_errors():
         write_config(_compile(read_config(Job, given)), out)

@@ -36,7 +36,7 @@ def lines(plan: Plan) -> str:
         ("", plan.method),
         (
             "FLOPs",
-            f"{plan.model_flops / 1e12:,.2f} T of the model; {plan.compiled_flops / 1e12:,.2f} T of matmuls on a device",
+            f"{plan.model_flops / 1e12:,.2f} T of the model on all devices; {plan.compiled_flops / 1e12:,.2f} T of matmuls on each",
         ),
         (
             "HBM",
@@ -62,7 +62,7 @@ def lines(plan: Plan) -> str:
             "the run",
             f"{plan.steps:,} {steps}: {_hours(plan.hours)}, {plan.chip_hours:,.2f} chip-hours"
             + (f", {plan.cost:,.2f} at the price given" if plan.cost is not None else "")
-            + f" {word}",
+            + f" ({word})",
         ),
         ("compiled in", f"{plan.trace_seconds + plan.compile_seconds:.0f} s by {plan.versions}"),
     ]

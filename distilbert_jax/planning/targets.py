@@ -22,6 +22,7 @@ class Chip:
         clock: Hz of the cycles that a TPU's compiler counts; None: not published, a lone matmul tells it (`compile.clock_of`).
         generation: what libtpu calls it in TPU_ACCELERATOR_TYPE.
         cores: devices that JAX sees in a chip; a chip's figures are shared out among them.
+        largest: chips of the largest slice.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Chip:
     clock: float | None = None
     generation: str = ""
     cores: int = 1
+    largest: int = 8  # of GPUs those that a switch connects
 
     @property
     def ridge(self) -> float:
@@ -58,6 +60,7 @@ CHIPS = {
             dimensions=2,
             clock=1.5e9,
             generation="v5litepod",
+            largest=256,
         ),
         Chip(
             name="v6e",
@@ -69,6 +72,7 @@ CHIPS = {
             link=90e9,
             dimensions=2,
             generation="v6e",
+            largest=256,
         ),
         Chip(
             name="v5p",
@@ -81,6 +85,7 @@ CHIPS = {
             dimensions=3,
             clock=1.75e9,
             generation="v5p",
+            largest=8_960,
         ),
         Chip(
             name="v4",
@@ -93,6 +98,7 @@ CHIPS = {
             dimensions=3,
             clock=1.05e9,
             generation="v4",
+            largest=4_096,
         ),
         Chip(
             name="tpu7x",
@@ -104,6 +110,7 @@ CHIPS = {
             link=90e9,
             dimensions=3,
             generation="tpu7x",
+            largest=9_216,
             cores=2,
         ),
         Chip(
@@ -190,17 +197,20 @@ def parse_target(text: str) -> Target:
         raise InputError(
             f"--target {text}: {chip.title} are counted by {of}", field="--target", hint=f"{name}: and {of}"
         )
-    if chip.kind == "gpu" and sizes[0] > _GPUS:
-        hint = f"{name}:{_GPUS}"
+    if chip.kind == "tpu" and math.prod(sizes) > chip.largest:
+        raise InputError(
+            f"--target {text}: no such slice: the largest of {chip.title} has {chip.largest:,} chips",
+            field="--target",
+            hint=f"{chip.largest:,} chips",
+        )
+    if chip.kind == "gpu" and sizes[0] > chip.largest:
+        hint = f"{name}:{chip.largest}"
         raise InputError(
             f"--target {text}: GPUs are planned within one machine, up to {hint}; between machines their links differ",
             field="--target",
             hint=hint,
         )
     return Target(chip, sizes)
-
-
-_GPUS = 8  # that a switch connects
 
 
 def _slice(name: str, number: int) -> str:

@@ -1,5 +1,7 @@
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from distilbert_jax.planning.estimate import Work, plan_of
 from distilbert_jax.planning.hlo import Operation
 from distilbert_jax.planning.runs import FeaturesConfig, run_of
 from distilbert_jax.planning.targets import CHIPS, parse_target
-from tests.runs import refused, write_split
+from tests.runs import ROOT, refused, write_split
 
 GB = 10**9
 
@@ -98,7 +100,7 @@ def test_share_of_peak_is_a_fraction_and_the_first_share_of_the_json():
     for line in shown.splitlines():
         if any(unit in line for unit in (" ms", "tokens/s", "hours")) and not line.startswith(" "):
             assert "estimate" in line or line.startswith(("where", "collectives"))
-    assert shown.count("(estimated)") == 2  # of the parts and of the collectives
+    assert shown.count("(estimated)") == 3  # of the parts, of the collectives, of the run
     table = report.comparison([plan])
     assert "v5e:1x1" in table
     assert "ms a step (estimated)" in table
@@ -270,6 +272,14 @@ def test_features_are_planned_for_one_device(monkeypatch):
     assert planning.largest_batch(config, "v5e:1x1").fits
 
 
+def test_the_compilers_process_leaves_with_the_one_that_waits_for_it(tmp_path):
+    folder = tmp_path / "of one job"
+    folder.mkdir()
+    gone = f"from {compiling.__name__} import _end_with; from pathlib import Path; _end_with(0, Path({str(folder)!r}))"
+    assert subprocess.run([sys.executable, "-c", gone], cwd=ROOT, check=False).returncode == 1
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [
@@ -278,6 +288,8 @@ def test_features_are_planned_for_one_device(monkeypatch):
         (["--target", "v5e:2x2", "--mesh.tensor", "3"], "--target"),
         (["--target", "v5e:2x2", "--data.batch-size", "30"], "data.batch_size"),
         (["--target", "v5e:2x2", "--compare", "4,1"], "--compare"),
+        (["--target", "v5e:2x2", "--compare", "4,1,1", "3,3,1"], "--compare"),
+        (["--target", "v5e:32x32", "--data.batch-size", "1024"], "--target"),
         (["--target", "v5e:2x2", "--out", __file__], "--out"),
         (["--target", "v5e:2x2", "--data.batch-size", "auto", "--optimizer.accumulate=auto"], "--optimizer.accumulate"),
     ],
