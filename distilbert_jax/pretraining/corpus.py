@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,7 +132,7 @@ class Corpus:
         try:
             with open_file(file) as stream:
                 counts = np.load(stream)
-        except (OSError, ValueError, EOFError, MemoryError):
+        except (OSError, ValueError, EOFError, MemoryError, tokenize.TokenError):  # the last of a header of NumPy's
             raise InputError(f"{file}: missing or damaged: build the corpus again", path=file) from None
         if counts.shape != (self.vocab_size,):
             raise InputError(
