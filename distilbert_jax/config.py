@@ -437,9 +437,7 @@ class RunConfig:
     directory: str = "runs/unnamed"
     seed: int = 0
     dtype: Dtype = "float32"  # of the matmuls; parameters, optimiser and losses are float32
-    activations: Activations = (
-        "auto"  # between layers; auto: bfloat16 on accelerators with dtype bfloat16, else float32
-    )
+    activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is, else float32
     log_every: int = 50  # steps between lines on the terminal; metrics.jsonl has every step
     eval_every: int = 500  # steps; 0: only at the end
     save_every: int = 500  # steps

@@ -31,9 +31,7 @@ _AUTO = {
 class PlanOptions:
     """What every plan takes."""
 
-    target: str = (
-        ""  # v5e:4x4, v6e:…, v5p:2x2x2, v4:…, tpu7x:…, h100:8, h200:8, a100:8; a v5e-8 is v5e:2x4, one chip v5e:1x1
-    )
+    target: str = ""  # the chip and how many: v5e:2x4 (a v5e-8), v5e:1x1 (one chip), v6e:…, v5p:2x2x2, h100:8 …
     price_per_chip_hour: float | None = None  # in any currency
     out: str = ""  # directory for plan.json and roofline.png
     json: bool = False  # print the plan as JSON: share_of_peak is a fraction

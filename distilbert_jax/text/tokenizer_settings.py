@@ -337,9 +337,8 @@ def _without_names(
         lists.append((special.get(older), older, special_file, True))
     named, extra = {}, []
     for values, name, file, flagged in lists:
-        if (
-            values == {} and name == older and flagged
-        ):  # an object is of the newer name, though the reference has one beside it
+        # An object belongs under the newer name, though the reference has one beside it.
+        if values == {} and name == older and flagged:
             raise wrong(file, name, values, "expected a list of tokens")
         if isinstance(values, dict):
             named |= {key: _token(value, name, file, special=flagged) for key, value in values.items()}
