@@ -269,6 +269,22 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
+def read_array(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """The array of an .npy file, never a pickle or an archive.
+
+    Args:
+        mapped: read only, from the disk as it is used.
+
+    Raises:
+        InputError: there is no such file, or it is damaged; the error says why.
+    """
+    with open_file(path) as file:
+        try:
+            return np.lib.format.open_memmap(path, mode="r") if mapped else np.lib.format.read_array(file)
+        except Exception as error:  # NumPy parses the header as Python, and lets through what that raises
+            raise InputError(f"{path}: damaged, no array ({error!s:.100})", path=path) from None
+
+
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write an .npy file, atomically."""
     array = np.ascontiguousarray(array)

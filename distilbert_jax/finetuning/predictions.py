@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from distilbert_jax.base.files import open_file, write_array
+from distilbert_jax.base.files import read_array, write_array
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.batches import PackedShape, packings
 from distilbert_jax.finetuning.datasets import Examples
@@ -86,11 +86,10 @@ def read_logits(directory: Path, name: str, task: Task) -> np.ndarray:
 def _load(directory: Path, file: Path) -> np.ndarray:
     try:
         check_output(directory, file.relative_to(directory).as_posix())
-        with open_file(file) as opened:
-            values = np.lib.format.read_array(opened, allow_pickle=False)  # np.load would open a zip, too
+        values = read_array(file)
     except InputError as error:
         raise InputError(f"{error}; {_AGAIN}", path=file, hint=_AGAIN) from None
-    except (OSError, ValueError, EOFError, MemoryError) as error:
+    except OSError as error:
         raise _damaged(file, str(error)) from None
     if values.dtype.kind not in "fiu":
         raise _damaged(file, f"values of the type {values.dtype}")

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import os
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from distilbert_jax.base.config_io import read_config
-from distilbert_jax.base.files import open_file, read_json, sha256_of
+from distilbert_jax.base.files import open_file, read_array, read_json, sha256_of
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining.manifests import CORPUS_FORMAT, CorpusManifest, ShardEntry
 from distilbert_jax.text.tokenizer import SpecialIds, entries, fingerprint, load_tokenizer, special_ids
@@ -130,9 +129,8 @@ class Corpus:
         """How often each id occurs in the text, int64 [V]; [CLS], [SEP] and [PAD] are no text and have 0."""
         file = self.path / "token_counts.npy"
         try:
-            with open_file(file) as stream:
-                counts = np.load(stream)
-        except (OSError, ValueError, EOFError, MemoryError, tokenize.TokenError):  # the last of a header of NumPy's
+            counts = read_array(file)
+        except (InputError, OSError):
             raise InputError(f"{file}: missing or damaged: build the corpus again", path=file) from None
         if counts.shape != (self.vocab_size,):
             raise InputError(

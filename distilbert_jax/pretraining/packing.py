@@ -15,7 +15,7 @@ from typing import get_args
 import numpy as np
 
 from distilbert_jax.base.config_io import read_config, write_config
-from distilbert_jax.base.files import read_json, sha256_of, write_array
+from distilbert_jax.base.files import read_array, read_json, sha256_of, write_array
 from distilbert_jax.base.progress import progress
 from distilbert_jax.base.ranges import check_range
 from distilbert_jax.config import Sequences
@@ -183,8 +183,8 @@ class PackedRows:
         if file not in self._arrays:
             path = self.path / self.manifest.files[file].file
             try:
-                self._arrays[file] = np.load(path, mmap_mode="r")
-            except (OSError, ValueError) as error:
+                self._arrays[file] = read_array(path, mapped=True)
+            except (InputError, OSError) as error:
                 raise InputError(
                     f"{path}: missing or damaged ({error}): remove it and pack again", path=path
                 ) from error
@@ -288,10 +288,10 @@ def _holds(rows: np.ndarray, counts: PackedCounts) -> bool:
 def _packed_file(corpus: Corpus, index: int, origin: PackedOrigin, out: Path) -> PackedFile:
     """The manifest's entry of one shard's rows, made now or found finished."""
     file, options = out / _file_name(index), origin.options
-    with contextlib.suppress(InputError, OSError, ValueError, IndexError):
+    with contextlib.suppress(InputError, OSError, IndexError):
         record = read_config(PackedRecord, file.with_suffix(".json"))
         same = (record.origin, record.entry.file, record.entry.sha256) == (origin, file.name, sha256_of(file))
-        if same and _holds(np.load(file, mmap_mode="r"), record.entry):
+        if same and _holds(read_array(file, mapped=True), record.entry):
             return record.entry
     if options.sequences == "pair":
         rows, counts = pair_rows(corpus, index, options.length, options.min_tokens, options.max_unk)

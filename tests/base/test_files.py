@@ -16,6 +16,7 @@ from distilbert_jax.base.files import (
     fingerprint_of,
     open_file,
     parse_json,
+    read_array,
     read_json,
     read_text,
     sha256_of,
@@ -264,3 +265,29 @@ def test_a_full_disk_is_named_with_the_file_that_found_it_full(tmp_path, write):
         write(tmp_path / "file")
     assert (caught.value.errno, caught.value.filename) == (errno.ENOSPC, str(tmp_path / "file"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mapped", [False, True])
+def test_an_array_with_any_byte_of_its_header_changed_is_read_or_refused_in_a_line(mapped, tmp_path):
+    array = np.arange(24, dtype=np.int64).reshape(2, 12)
+    file = tmp_path / "array.npy"
+    write_array(file, array)
+    np.testing.assert_array_equal(read_array(file, mapped=mapped), array)
+    whole, refusals = file.read_bytes(), []
+    for place in range(len(whole) - array.nbytes):
+        for value in b"\x00\xff(')#\\\n9":
+            file.write_bytes(whole[:place] + bytes([value]) + whole[place + 1 :])
+            try:
+                read_array(file, mapped=mapped)
+            except InputError as error:
+                refusals.append(error)
+    assert len(refusals) > 200
+    assert {error.path for error in refusals} == {str(file)}
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x80\x04N."])
+def test_what_is_no_array_is_refused(content, tmp_path):
+    (tmp_path / "array.npy").write_bytes(content)
+    refused(lambda: read_array(tmp_path / "array.npy"), path="array.npy")
+    np.save(tmp_path / "objects.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    refused(lambda: read_array(tmp_path / "objects.npy"), path="objects.npy")
