@@ -38,7 +38,7 @@ def _cell(text: str) -> str:
 
 def _treatment(row: FileField) -> str:
     if row.treatment is not Treatment.REFUSED:
-        return row.treatment.value
+        return row.treatment.value + (f"; refused unless {row.form.words}" if row.form else "")
     values = ", ".join(f"`{json.dumps(value)}`" for value in row.accepted)
     return f"refused unless {values}" if values else "refused"
 

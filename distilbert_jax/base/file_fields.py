@@ -4,7 +4,7 @@ The rows stand in the room of what reads the file: `text.tokenizer_fields` for a
 config.json. Code asks the rows what to refuse, docs/ is made from them, and the parity test flips each one.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -18,6 +18,14 @@ class Treatment(Enum):
     OBEYED = "obeyed"
     REFUSED = "refused unless at its value"
     WITHOUT_EFFECT = "without effect"
+
+
+@dataclass(frozen=True)
+class Form:
+    """What values the reference takes of a field. words: as in "expected …"."""
+
+    words: str
+    holds: Callable[[Any], bool]
 
 
 _NOTHING: frozenset[str] = frozenset()
@@ -35,6 +43,7 @@ class FileField:
         accepted: of a refused field: the values that are not refused. A field that is left out never is.
         flips: values that the parity test gives it in turn, as JSON would hold them; empty: a test of its own has it.
         families: names of the families that have it; empty: all.
+        form: of a field without effect: the values that the reference takes, where it does not take all.
     """
 
     file: str
@@ -44,6 +53,7 @@ class FileField:
     accepted: tuple[Any, ...] = ()
     flips: tuple[Any, ...] = ()
     families: frozenset[str] = field(default=_NOTHING)
+    form: Form | None = None
 
 
 def same_value(one: object, other: object) -> bool:
@@ -52,18 +62,22 @@ def same_value(one: object, other: object) -> bool:
 
 
 def refuse_values(content: Mapping[str, Any], fields: Iterable[FileField], path: object) -> None:
-    """Raise InputError where a refused field has another value than those accepted.
+    """Raise InputError where a refused field has another value than those accepted, or one without effect none of its form.
 
     Args:
         content: the file's content; fields of its root only.
-        fields: the rows of this file; those that are not refused are passed over.
+        fields: the rows of this file.
         path: the file, for the message.
     """
     for row in fields:
-        if row.treatment is not Treatment.REFUSED or row.name not in content:
+        if row.name not in content:
             continue
         value = content[row.name]
-        if not any(same_value(value, accepted) for accepted in row.accepted):
+        if row.form and not row.form.holds(value):
+            raise InputError(
+                f"{path}: {row.name} = {value!r:.60}: expected {row.form.words}", path=path, field=row.name
+            )
+        if row.treatment is Treatment.REFUSED and not any(same_value(value, accepted) for accepted in row.accepted):
             known = " or ".join(repr(accepted) for accepted in row.accepted)
             raise InputError(
                 f"{path}: {row.name} = {value!r:.60}: {row.reason}" + (f"; expected {known}" if known else ""),

@@ -4,11 +4,10 @@ What is read of an obeyed field is in the record of the family (`families.Family
 table. A field that is not in it is a user's own: the reference keeps it and computes the same, here it is passed over.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from distilbert_jax.base.file_fields import FileField, Treatment
-from distilbert_jax.errors import InputError
+from distilbert_jax.base.file_fields import FileField, Form, Treatment
 from distilbert_jax.families import Family
 
 FILE = "config.json"
@@ -28,9 +27,31 @@ def _refused(name: str, reason: str, *flips: Any, accepted: tuple[Any, ...]) -> 
     return _row(name, Treatment.REFUSED, reason, flips=flips, accepted=accepted)
 
 
-def _idle(name: str, reason: str, *flips: Any, of: str = "") -> FileField:
-    return _row(name, Treatment.WITHOUT_EFFECT, reason, of, flips=flips)
+def _idle(name: str, reason: str, *flips: Any, of: str = "", form: Form | None = None) -> FileField:
+    return _row(name, Treatment.WITHOUT_EFFECT, reason, of, flips=flips, form=form)
 
+
+def _is_id(value: object) -> bool:
+    return type(value) is int
+
+
+def _is_list(value: object, holds: Callable[[object], bool]) -> bool:
+    return isinstance(value, list) and all(map(holds, value))
+
+
+_DTYPES = {"auto", "bfloat16", "double", "float", "float16", "float32", "float64", "half"}
+_BOOL = Form("true or false", lambda value: isinstance(value, bool))
+_ID = Form("an id or null", lambda value: value is None or _is_id(value))
+_IDS = Form("an id, a list of ids or null", lambda value: value is None or _is_id(value) or _is_list(value, _is_id))
+_NAMES = Form(
+    "a list of names of classes", lambda value: value is None or _is_list(value, lambda one: isinstance(one, str))
+)
+# An object names a type for each part of a model.
+_DTYPE = Form(
+    "the name of a floating-point type, such as 'float32'",
+    lambda value: value is None or isinstance(value, dict) or (isinstance(value, str) and value in _DTYPES),
+)
+_OBJECT = Form("an object or null", lambda value: not value or isinstance(value, dict))
 
 _SIZE = "a size of the model, compared with the tensors before one of that size is made"
 _TRAINING = "a share dropped in training; a model that is asked drops nothing"
@@ -83,8 +104,8 @@ CONFIG_FIELDS = (
     _obeyed("output_hidden_states", "what a call gives that does not say itself", True),
     _obeyed("output_attentions", "what a call gives that does not say itself", True),
     # Refused
-    _refused("is_decoder", "an encoder's tokens see what follows them", True, accepted=(False, None)),
-    _refused("add_cross_attention", "there is no second sequence to attend to", True, accepted=(False, None)),
+    _refused("is_decoder", "an encoder's tokens see what follows them", True, accepted=(False,)),
+    _refused("add_cross_attention", "there is no second sequence to attend to", True, accepted=(False,)),
     _refused(
         "position_embedding_type",
         "positions are absolute; transformers 5 knows no others and would pass over this",
@@ -98,34 +119,36 @@ CONFIG_FIELDS = (
         {"quant_method": "bitsandbytes", "load_in_8bit": True},
         accepted=(None,),
     ),
-    _refused(
-        "per_layer_config", "all layers are of one kind", {"0": {"intermediate_size": 40}}, accepted=(None, {}, [])
-    ),
+    _refused("per_layer_config", "all layers are of one kind", {"0": {"intermediate_size": 40}}, accepted=(None, {})),
     # Without effect
     _idle("label2id", "id2label says the same; written from it", {"a": 1, "b": 0}),
-    _idle(
-        "architectures",
-        "the class is the caller's choice; what is no list of names is refused",
-        ["BertForQuestionAnswering"],
-    ),
+    _idle("architectures", "the class is the caller's choice", ["BertForQuestionAnswering"], form=_NAMES),
     _idle("transformers_version", "says who wrote the file", "4.11.3"),
     _idle(
         "dtype",
-        "parameters are float32 here, and from_pretrained's own dtype is that of the matmuls; what names no type is refused",
+        "parameters are float32 here, and from_pretrained's own dtype is that of the matmuls",
         "float32",
+        form=_DTYPE,
     ),
-    _idle("torch_dtype", "the older name of dtype", "float32"),
+    _idle("torch_dtype", "the older name of dtype", "float32", form=_DTYPE),
     _idle("return_dict", "outputs have names here", False),
     _idle("chunk_size_feed_forward", "the same sums in pieces, for less memory", 5),
     _idle("is_encoder_decoder", "read by a decoder alone", True),
-    _idle("use_cache", "read by a decoder alone", False),
+    _idle("use_cache", "read by a decoder alone", False, of="bert", form=_BOOL),
+    _idle("use_cache", "read by a decoder alone", False, of="distilbert"),
     _idle("cross_attention_hidden_size", "read by a decoder alone", 16),
-    _idle("bos_token_id", "for generation", 7),
-    _idle("eos_token_id", "for generation", 8),
+    _idle("bos_token_id", "for generation", 7, form=_ID),
+    _idle("eos_token_id", "for generation", 8, form=_IDS),
     _idle("sep_token_id", "for generation", 8),
     _idle("decoder_start_token_id", "for generation", 7),
     _idle("embedding_size", "spares the reference a check", 32, of="bert"),
-    _idle("sinusoidal_pos_embds", "the table of positions is in the file, however it was made", True, of="distilbert"),
+    _idle(
+        "sinusoidal_pos_embds",
+        "the table of positions is in the file, however it was made",
+        True,
+        of="distilbert",
+        form=_BOOL,
+    ),
     _idle("tie_weights_", "of transformers 3; tie_word_embeddings says it", False, of="distilbert"),
     _idle("attn_implementation", "how attention is computed, not what", "eager"),
     _idle("_attn_implementation", "how attention is computed, not what", "eager"),
@@ -139,27 +162,9 @@ CONFIG_FIELDS = (
     _idle("use_bfloat16", "of transformers 4, and read by none", True),
     _idle("finetuning_task", "of transformers 4: a note", "sst2"),
     _idle("task_specific_params", "for generation", {"summarization": {"max_length": 3}}),
-    _idle("rope_scaling", "positions are not rotary"),
+    _idle("rope_scaling", "positions are not rotary", form=_OBJECT),
     _idle("rope_theta", "positions are not rotary"),
 )
-
-
-_DTYPES = {"auto", "bfloat16", "double", "float", "float16", "float32", "float64", "half"}
-
-
-def check_notes(content: Mapping[str, Any], path: object) -> None:
-    """Raise InputError where a field that is without effect here has no value that the reference could use."""
-    names = content.get("architectures")
-    wrong: dict[str, str] = {}
-    if names is not None and not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-        wrong["architectures"] = "expected a list of names of classes"
-    for name in ("dtype", "torch_dtype"):
-        value = content.get(name)
-        # An object names a type for each part of a model.
-        if value is not None and not (isinstance(value, dict) or (isinstance(value, str) and value in _DTYPES)):
-            wrong[name] = "expected the name of a floating-point type, such as 'float32'"
-    for name, why in wrong.items():
-        raise InputError(f"{path}: {name} = {content[name]!r:.60}: {why}", path=path, field=name)
 
 
 def of_family(family: Family) -> Iterable[FileField]:

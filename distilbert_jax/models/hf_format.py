@@ -65,7 +65,6 @@ def read_config(path_or_id: str | Path, *, family: Family | None = None) -> Mode
         if content.get("model_type") is not None or family is None:
             family = families.find(content.get("model_type"))
         refuse_values(content, config_fields.of_family(family), path)
-        config_fields.check_notes(content, path)
         return ModelConfig.of_family(family.name, **_values(content, family, path))
     except InputError as error:
         raise error if error.path else _in_their_words(error, family).within(path) from None

@@ -247,6 +247,11 @@ def test_what_cannot_be_obeyed_is_refused(name, value, directory):
         ("bert", "architectures", -1),
         ("bert", "dtype", True),
         ("bert", "torch_dtype", "float33"),
+        ("bert", "use_cache", None),
+        ("bert", "is_decoder", None),
+        ("distilbert", "sinusoidal_pos_embds", 2),
+        ("distilbert", "eos_token_id", [True]),
+        ("distilbert", "rope_scaling", "x"),
     ],
     ids=lambda value: repr(value)[:20],
 )

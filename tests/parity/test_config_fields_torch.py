@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 import shutil
+import warnings
 from types import SimpleNamespace
 
 import jax
@@ -25,6 +26,7 @@ pytestmark = pytest.mark.parity
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from tests.fuzzing import LAXER, VALUES  # noqa: E402  (needs transformers)
 from tests.golden import record  # noqa: E402  (needs torch)
 
 FAMILIES = {"bert": "Bert", "distilbert": "DistilBert"}
@@ -74,6 +76,25 @@ def test_the_table_has_every_field_of_the_installed_transformers(family):
     assert {"hidden_dropout_prob", "layer_norm_eps"} <= fields or {"qa_dropout", "dropout"} <= fields
     assert {"torch_dtype", "num_labels", "output_attentions", "problem_type", "hidden_size"} <= fields
     assert fields - known == set()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_no_value_of_a_field_is_read_that_the_reference_refuses(family, tmp_path):
+    kind = getattr(transformers, f"{FAMILIES[family]}Config")
+    content = json.loads(kind().to_json_string())
+    laxer = []
+    for row in CONFIG_FIELDS:
+        for value in (*VALUES, [[1]], ["a", 1], [None]) if not row.families or family in row.families else ():
+            (tmp_path / "config.json").write_text(json.dumps({**content, row.name: value}))
+            with contextlib.suppress(InputError):
+                read_config(tmp_path)
+                try:
+                    with warnings.catch_warnings(action="ignore"):  # a deprecated field is read
+                        kind.from_pretrained(tmp_path)
+                except Exception as error:
+                    if not any(part in str(error) for part in LAXER):
+                        laxer.append((row.name, value, str(error)[:100]))
+    assert laxer == []
 
 
 def test_activations_and_their_gradients_are_the_references():
