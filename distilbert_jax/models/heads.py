@@ -147,10 +147,8 @@ class EncoderModel(PretrainedModel):
         return _with(encoded, PooledOutput, pooler_output=pooled)
 
 
-class MaskedLM(PretrainedModel):
-    """Encoder with a masked-LM head."""
-
-    DECODER = ("head.", "encoder.embeddings.word")  # how the paths of all parameters begin that `logits` reads
+class ModelWithHead(PretrainedModel):
+    """An encoder, and on it the head that a subclass adds."""
 
     def __init__(
         self,
@@ -162,6 +160,19 @@ class MaskedLM(PretrainedModel):
     ):
         super().__init__(config)
         self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
+        self.add_head(config, dtype=dtype, rngs=rngs)
+
+    def add_head(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        """Make the modules of the head, as attributes."""
+        raise NotImplementedError
+
+
+class MaskedLM(ModelWithHead):
+    """Encoder with a masked-LM head."""
+
+    DECODER = ("head.", "encoder.embeddings.word")  # how the paths of all parameters begin that `logits` reads
+
+    def add_head(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.head = MLMHead(config, dtype=dtype, rngs=rngs)
 
     def logits(self, hidden: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
@@ -174,19 +185,10 @@ class MaskedLM(PretrainedModel):
         return _with(encoded, ModelOutput, logits=self.logits(encoded.last_hidden_state))
 
 
-class SequenceClassification(PretrainedModel):
+class SequenceClassification(ModelWithHead):
     """Encoder, pooler, dropout, classifier (with one label a regression)."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        activations: DTypeLike | Activations = "auto",
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
+    def add_head(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
 
@@ -203,19 +205,10 @@ class SequenceClassification(PretrainedModel):
         return _with(encoded, ModelOutput, logits=self.logits(encoded.last_hidden_state[:, 0], rngs))
 
 
-class TokenClassification(PretrainedModel):
+class TokenClassification(ModelWithHead):
     """Encoder, dropout, a classifier on every token."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        activations: DTypeLike | Activations = "auto",
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
+    def add_head(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
         self.dropout = getattr(config, config.family.token_dropout)
 
@@ -228,21 +221,12 @@ class TokenClassification(PretrainedModel):
         return _with(encoded, ModelOutput, logits=_scores(self.classifier, hidden))
 
 
-class QuestionAnswering(PretrainedModel):
+class QuestionAnswering(ModelWithHead):
     """Encoder, dropout (DistilBERT's alone), and for every token how well an answer would start and end there."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        activations: DTypeLike | Activations = "auto",
-        rngs: nnx.Rngs,
-    ):
-        # Start and end: with other labels than two the reference would not load what is saved.
-        two = config if len(config.labels) == 2 else dataclasses.replace(config, labels=ModelConfig.labels)
-        super().__init__(two)
-        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
+    def add_head(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
+        if len(config.labels) != 2:  # start and end: with others the reference would not load what is saved
+            self.config = dataclasses.replace(config, labels=ModelConfig.labels)
         self.qa_outputs = _linear(config, 2, dtype=dtype, rngs=rngs)
 
     def __call__(
@@ -255,19 +239,10 @@ class QuestionAnswering(PretrainedModel):
         return _with(encoded, QuestionAnsweringOutput, start_logits=logits[..., 0], end_logits=logits[..., 1])
 
 
-class MultipleChoice(PretrainedModel):
+class MultipleChoice(ModelWithHead):
     """Encoder, pooler, dropout, one score for each choice."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        activations: DTypeLike | Activations = "auto",
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
+    def add_head(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, 1, dtype=dtype, rngs=rngs)
 
@@ -310,19 +285,10 @@ class MultipleChoice(PretrainedModel):
         return _with(encoded, ModelOutput, logits=_scores(self.classifier, pooled).reshape(shape[:2]))
 
 
-class NextSentencePrediction(PretrainedModel):
+class NextSentencePrediction(ModelWithHead):
     """BERT's encoder, pooler, and whether the second text follows the first."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        activations: DTypeLike | Activations = "auto",
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
+    def add_head(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)
 
@@ -334,19 +300,10 @@ class NextSentencePrediction(PretrainedModel):
         )
 
 
-class PreTraining(PretrainedModel):
+class PreTraining(ModelWithHead):
     """BERT as it was pre-trained: masked LM and next sentence from one pass."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        *,
-        dtype: DTypeLike = jnp.float32,
-        activations: DTypeLike | Activations = "auto",
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(config)
-        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
+    def add_head(self, config: ModelConfig, *, dtype: DTypeLike, rngs: nnx.Rngs) -> None:
         self.head = MLMHead(config, dtype=dtype, rngs=rngs)
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.seq_relationship = _linear(config, 2, dtype=dtype, rngs=rngs)

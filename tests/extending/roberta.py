@@ -16,10 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.families import BERT, Family, TokenizerKind, register
 from distilbert_jax.models import EncoderModel, MaskedLM, SequenceClassification
-from distilbert_jax.models.encoder import encoder_of
 from distilbert_jax.models.heads import HEAD_SITE, ModelOutput
 from distilbert_jax.models.layers import Linear, dropout, fold_rows
-from distilbert_jax.models.pretrained import PretrainedModel
 
 
 def byte_level_bpe(directory: Path) -> Tokenizer:
@@ -122,9 +120,7 @@ class RobertaForSequenceClassification(SequenceClassification):
 
     family = ROBERTA
 
-    def __init__(self, config: ModelConfig, *, dtype: Any = jnp.float32, activations: Any = "auto", rngs: nnx.Rngs):
-        PretrainedModel.__init__(self, config)
-        self.encoder = encoder_of(config, dtype=dtype, activations=activations, rngs=rngs)
+    def add_head(self, config: ModelConfig, *, dtype: Any, rngs: nnx.Rngs) -> None:
         self.classifier = ClassificationHead(config, dtype=dtype, rngs=rngs)
 
     def __call__(self, input_ids: Any, attention_mask: Any = None, *, rngs: Any = None, **inputs: Any) -> ModelOutput:
