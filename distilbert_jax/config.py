@@ -563,6 +563,11 @@ class FinetuneConfig:
         require(self.length >= 8, self, "length", "expected at least 8 tokens")
         require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")
 
+    @property
+    def teacher(self) -> str:
+        """The directory of its teacher, with task and seed in their places, or ""."""
+        return self.distill.teacher.replace("{task}", self.task).replace("{seed}", str(self.run.seed))
+
     @classmethod
     def migrated(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Fields as a run of an earlier version wrote them, by their names now."""

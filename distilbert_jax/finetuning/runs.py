@@ -95,7 +95,7 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             stack.enter_context(run_directory.alone(directory))
             run_directory.enter(config, directory)
             _check_batches(directory)
-            models = {"model": config.model, "distill.teacher": teacher_of(config)}
+            models = {"model": config.model, "distill.teacher": config.teacher}
             known = {name: hf_format.known_fingerprints(model) for name, model in models.items() if model}
             bits, has_results = _dropout_bits(config), (directory / "results.json").is_file()
             drawn = {} if has_results else {"batches": BATCHES}
@@ -134,7 +134,7 @@ def _inputs(config: FinetuneConfig) -> dict[str, str]:
     if not task.trained_by:
         inputs |= {_data(split): datasets.fingerprint(task, split, config.data) for split in _splits(config)}
     if config.distill.teacher:
-        inputs["distill.teacher"] = hf_format.fingerprint(teacher_of(config))
+        inputs["distill.teacher"] = hf_format.fingerprint(config.teacher)
     return inputs
 
 
@@ -211,11 +211,6 @@ def _unpredicted(config: FinetuneConfig, directory: Path, result: RunResult) -> 
     asked = {file: datasets.fingerprint_of_test(of, split, config.data) for of, split, file in splits}
     before = {} if config.data else {file: datasets.hub_name(of, split) for of, split, file in splits}
     return result.tested not in (asked, before) or not has_predictions(directory, asked)
-
-
-def teacher_of(config: FinetuneConfig) -> str:
-    """The directory of a run's teacher, or ""."""
-    return config.distill.teacher.replace("{task}", config.task).replace("{seed}", str(config.run.seed))
 
 
 def _kept_order(model: str, given: Sequence[str], wanted: Sequence[str]) -> tuple[int, ...] | None:
@@ -340,7 +335,7 @@ class Tuning:
 
     def _teacher_of(self, configs: Sequence[FinetuneConfig]) -> str:
         """The directory of the teacher of these runs, or ""."""
-        names = set(map(teacher_of, configs))
+        names = {config.teacher for config in configs}
         if len(names) > 1:
             raise InputError(
                 f"distill.teacher = {self.config.distill.teacher}: seeds of one program share their teacher; "

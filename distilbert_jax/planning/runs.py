@@ -232,10 +232,9 @@ def _finetuning(config: FinetuneConfig, seeds: int) -> Finetuning:
         model, labels=task.labels or ("score",), problem_type="regression" if task.is_regression else None
     )
     teacher = None
-    if config.distill.teacher:
-        name = config.distill.teacher.replace("{task}", config.task).replace("{seed}", str(config.run.seed))
-        teacher = architecture(name, "distill.teacher")
-        _check_length(config.length, teacher, "length", name)
+    if config.teacher:
+        teacher = architecture(config.teacher, "distill.teacher")
+        _check_length(config.length, teacher, "length", config.teacher)
     shape = (config.batch_size, config.length, 1)  # an example a row
     known = [rows for rows in (config.max_train_rows, task.rows.get("train")) if rows]
     rows = min(known, default=0)
