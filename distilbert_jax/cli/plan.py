@@ -153,19 +153,19 @@ def _configs(command: Command, devices: int) -> list[Config]:
 
 def _without_auto(args: list[str]) -> tuple[str, list[str]]:
     """Which field is `auto`, or "", and the arguments without it."""
-    found, rest, skip = "", [], False
+    auto, rest, skip = "", [], False
     for one, after in zip(args, [*args[1:], ""], strict=False):
         option, equals, value = one.partition("=")
         spelt = option.replace("_", "-")
         if skip:
             skip = False
         elif spelt in _AUTO and (value if equals else after) == "auto":
-            if found:
-                raise InputError(f"{option} auto: only one field can be found, {found} is auto already", field=option)
-            found, skip = _AUTO[spelt], not equals
+            if auto:
+                raise InputError(f"{option} auto: only one field can be found, {auto} is auto already", field=option)
+            auto, skip = _AUTO[spelt], not equals
         else:
             rest.append(one)
-    return found, rest
+    return auto, rest
 
 
 def _on_mesh(config: PretrainConfig | FinetuneConfig, mesh: str, devices: int) -> Config:

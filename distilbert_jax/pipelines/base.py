@@ -109,10 +109,10 @@ class Pipeline:
     """
 
     _kind: type[PretrainedModel]
-    _loading: Mapping[str, Any] = MappingProxyType({"new_head": False})  # options of `from_pretrained`
+    loading: Mapping[str, Any] = MappingProxyType({"new_head": False})  # options of `from_pretrained`
 
     @staticmethod
-    def _compute(model: Any, batch: dict[str, jax.Array], *options: Any) -> jax.Array:
+    def compute(model: Any, batch: dict[str, jax.Array], *options: Any) -> jax.Array:
         """What `Forward` computes of a batch."""
         raise NotImplementedError
 
@@ -132,12 +132,12 @@ class Pipeline:
         self.name, self._dtype = str(path_or_id), float_dtype(dtype)
         # The model first: one of an unknown family is named as such, not by its special tokens.
         precision = {"dtype": self._dtype, "activations": activations}
-        self.model = self._kind.from_pretrained(path_or_id, revision=revision, **precision, **self._loading)
+        self.model = self._kind.from_pretrained(path_or_id, revision=revision, **precision, **self.loading)
         self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
         check_fit(self.tokenizer.tokenizer, self.model.config.vocab_size, str(path_or_id))
         self.batch_size = batch_size
         self._forward = Forward(
-            self.model, self._compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size, name=self.name
+            self.model, self.compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size, name=self.name
         )
 
     def __repr__(self) -> str:

@@ -27,7 +27,7 @@ class TextClassification(Pipeline):
     _kind = SequenceClassification
 
     @staticmethod
-    def _compute(model: SequenceClassification, batch: dict[str, jax.Array]) -> jax.Array:
+    def compute(model: SequenceClassification, batch: dict[str, jax.Array]) -> jax.Array:
         """float32 [B, labels]."""
         return model(batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"]).logits
 

@@ -28,10 +28,10 @@ class FeatureExtraction(Pipeline):
     """
 
     _kind = EncoderModel
-    _loading = MappingProxyType({"add_pooling_layer": False})
+    loading = MappingProxyType({"add_pooling_layer": False})
 
     @staticmethod
-    def _compute(model: EncoderModel, batch: dict[str, jax.Array], layer: int, pooling: str) -> jax.Array:
+    def compute(model: EncoderModel, batch: dict[str, jax.Array], layer: int, pooling: str) -> jax.Array:
         """float32 [B, T, D] for tokens, else [B, D]. Layers beyond the one asked for are not computed: XLA drops them."""
         mask = batch["attention_mask"]
         with jax.named_scope("encoder"):

@@ -35,7 +35,7 @@ class FillMask(Pipeline):
     _kind = MaskedLM
 
     @staticmethod
-    def _compute(model: MaskedLM, batch: dict[str, jax.Array]) -> jax.Array:
+    def compute(model: MaskedLM, batch: dict[str, jax.Array]) -> jax.Array:
         """log P of every token at `positions`: float32 [B, M, V]."""
         hidden = model.encoder(
             batch["input_ids"], batch["attention_mask"], token_type_ids=batch["token_type_ids"]

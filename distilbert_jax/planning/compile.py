@@ -50,8 +50,13 @@ class Job:
 
     @classmethod
     def of(cls, target: str, run: Run, files: tuple[str, ...] = ()) -> "Job":
-        field = run.kind.replace("-", "")
-        return cls(**{"target": target, field: run, "files": files})
+        return cls(
+            target=target,
+            pretraining=run if isinstance(run, Pretraining) else None,
+            finetuning=run if isinstance(run, Finetuning) else None,
+            features=run if isinstance(run, Features) else None,
+            files=files,
+        )
 
     @property
     def run(self) -> Run:
@@ -192,11 +197,11 @@ def _devices(target: Target) -> Sequence[Any]:
         shape = _SMALLEST[chip.dimensions]
     options = {"chip_config_name": "megacore"} if chip.name == "v4" else {}
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip.name}:{shape}", **options)
+        described = topologies.get_topology_desc(platform="tpu", topology_name=f"{chip.name}:{shape}", **options)
     except Exception as error:
         said = " ".join(str(error).split())[:160]
         raise InputError(f"--target {target}: no such slice, says libtpu ({said})", field="--target") from None
-    return found.devices[: target.devices]
+    return described.devices[: target.devices]
 
 
 def _gpu(chip: Chip) -> str:

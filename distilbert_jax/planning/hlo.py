@@ -98,8 +98,8 @@ class _Instruction:
         return re.findall(r"%([\w.\-]+)", _bracketed(self.rest))
 
     def called(self, attribute: str) -> str | None:
-        found = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
-        return found[1] if found else None
+        named = re.search(rf"\b{attribute}=%?([\w.\-]+)", self.rest)
+        return named[1] if named else None
 
 
 def _instruction(line: str) -> _Instruction | None:
@@ -410,5 +410,5 @@ def _meetings(rest: str, inputs: Mapping[str, int], kernel: Mapping[str, int]) -
 
 
 def _shape(type_text: str) -> tuple[int, ...]:
-    found = _ARRAY.search(type_text)
-    return tuple(int(size) for size in found[2].split(",") if size) if found else ()
+    array = _ARRAY.search(type_text)
+    return tuple(int(size) for size in array[2].split(",") if size) if array else ()

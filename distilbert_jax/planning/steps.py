@@ -104,13 +104,13 @@ def _features(run: Features, mesh: Mesh) -> Step:
     config, where = run.config, SingleDeviceSharding(mesh.devices.flat[0])
     make: Any = EncoderModel.of_family(run.model.model_type)
     precision = {"dtype": jnp.dtype(config.dtype), "activations": _on_target("auto", config.dtype, mesh)}
-    new = lambda: make(run.model, **precision, rngs=nnx.Rngs(0), **FeatureExtraction._loading)
+    new = lambda: make(run.model, **precision, rngs=nnx.Rngs(0), **FeatureExtraction.loading)
     graphdef, shapes = split(nnx.eval_shape(new))
     on_device = lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where)
     rows = stack([], 0, batch_size=run.rows, length=run.length)
     params, batch = jax.tree.map(on_device, shapes), {name: on_device(array) for name, array in rows.items()}
     options = (run.model.num_hidden_layers, config.pooling)
-    return Step(compiled_call(graphdef, FeatureExtraction._compute), (params, batch, options))
+    return Step(compiled_call(graphdef, FeatureExtraction.compute), (params, batch, options))
 
 
 def _on_target(activations: Activations, dtype: str, mesh: Mesh) -> jnp.dtype:
