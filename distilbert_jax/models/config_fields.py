@@ -15,7 +15,7 @@ FILE = "config.json"
 NULLABLE = frozenset({"pad_token_id", "classifier_dropout", "output_hidden_states", "output_attentions"})
 
 
-def _row(name: str, treatment: Treatment, reason: str, families: str = "", **more: tuple[Any, ...]) -> FileField:
+def _row(name: str, treatment: Treatment, reason: str, families: str = "", **more: Any) -> FileField:
     return FileField(FILE, name, treatment, reason, families=frozenset(families.split()), **more)
 
 

@@ -39,9 +39,10 @@ class Sums(NamedTuple):
 class Objective:
     """What a run minimises: Σ weight · sum / count over its parts, added up in their order.
 
-    prepare(rngs [B], batch) → (batch, counts): of the global batch, before it is cut into micro-batches; counts are float32
-    scalars and never 0. sums(params, frozen params, micro-batch, counts) → `Sums` or {part: sum}, of the rows of a micro-batch that
-    one device has: their sum over micro-batches and devices is the sum over the batch, so that no count may be taken in it.
+    prepare(rngs [B], batch) → (batch, counts): of the global batch, before it is cut along the rows, the first axis of each of its
+    arrays, among devices and into micro-batches; counts are float32 scalars and never 0. sums(params, frozen params, micro-batch,
+    counts) → `Sums` or {part: sum}, of the rows of a micro-batch that one device has: their sum over micro-batches and devices is
+    the sum over the batch, so that no count may be taken in it.
     """
 
     prepare: Callable[[jax.Array, Batch], tuple[Batch, Metrics]]

@@ -80,14 +80,13 @@ def gradients(
     if mesh.shape["data"] * mesh.shape["fsdp"] == 1:
         grads, metrics = local_gradients(objective, params, frozen, batch, counts, accumulate)
         return grads, {**metrics, **counts}
-    rows = jax.tree.map(lambda x: P(ROWS) if x.shape[:1] == rngs.shape[:1] else P(), batch)
 
     def local(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Any:
         return jax.tree.map(lambda x: x[None], local_gradients(objective, params, frozen, batch, counts, accumulate))
 
     # Replication is not tracked: a loop in a user's loss would have to say which of its values differ among devices.
     summed = jax.shard_map(
-        local, mesh=mesh, in_specs=(P(), P(), rows, P()), out_specs=P(ROWS), axis_names=set(ROWS), check_vma=False
+        local, mesh=mesh, in_specs=(P(), P(), P(ROWS), P()), out_specs=P(ROWS), axis_names=set(ROWS), check_vma=False
     )
     grads, metrics = reduce(summed(params, frozen, batch, counts), mesh)
     return grads, {**metrics, **counts}
