@@ -67,7 +67,7 @@ MODEL = ModelConfig(
 DATA = DataConfig("corpus", "heldout", "document", 16, 24)
 MASKING = MaskingConfig(0.2, 0.7, 0.2, True, "uniform", 0.5, "batch")
 KL, MLM, COS, MSE = KLConfig(1.0, 4.0, "masked"), MLMConfig(3.0), CosConfig(2.0), MSEConfig(0.5, "masked")
-LOSS = LossConfig(KL, MLM, COS, MSE, {"norm": 0.25}, 7)
+LOSS = LossConfig(KL, MLM, COS, MSE, own={"norm": 0.25}, chunk=7)
 INIT = InitConfig("bert", (0, 2, 5), False, False, True, "frozen")
 OPTIMIZER = OptimizerConfig(1e-4, 0.1, 0.8, 0.99, 1e-8, 0.01, 1.0, 4)
 MESH = MeshConfig(2, 2, 4)
