@@ -91,11 +91,6 @@ _NAMES = {
         "pack",
     ),
     "pretraining.run": ("pretrain",),
-    "pretraining.terms": (
-        "Tokens",
-        "View",
-        "register_term",
-    ),
     "probes.bias": ("bias_probe",),
     "text.tokenizer": (
         "BertTokenizer",
@@ -109,6 +104,11 @@ _NAMES = {
     "training.objective": (
         "Objective",
         "Part",
+    ),
+    "training.terms": (
+        "Tokens",
+        "View",
+        "register_term",
     ),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
@@ -177,9 +177,6 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.pretraining.packing import PackedRows as PackedRows
     from distilbert_jax.pretraining.packing import pack as pack
     from distilbert_jax.pretraining.run import pretrain as pretrain
-    from distilbert_jax.pretraining.terms import Tokens as Tokens
-    from distilbert_jax.pretraining.terms import View as View
-    from distilbert_jax.pretraining.terms import register_term as register_term
     from distilbert_jax.probes.bias import bias_probe as bias_probe
     from distilbert_jax.text.tokenizer import BertTokenizer as BertTokenizer
     from distilbert_jax.text.tokenizer import load_tokenizer as load_tokenizer
@@ -188,6 +185,9 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.training.callbacks import register_callback as register_callback
     from distilbert_jax.training.objective import Objective as Objective
     from distilbert_jax.training.objective import Part as Part
+    from distilbert_jax.training.terms import Tokens as Tokens
+    from distilbert_jax.training.terms import View as View
+    from distilbert_jax.training.terms import register_term as register_term
 
 
 def __getattr__(name: str) -> Any:
