@@ -441,7 +441,7 @@ def _require_layers(owner: object) -> None:
             value = getattr(owner, item.name)
             given = () if value is None else value if isinstance(value, tuple) else (value,)
             require(value is None or len(given) > 0, owner, item.name, "expected at least one layer")
-            numbers = all(isinstance(layer, Integral) and layer >= 0 for layer in given)
+            numbers = all(type(layer) is int and layer >= 0 for layer in given)
             require(numbers, owner, item.name, "expected numbers of layers, the first is 0")
 
 

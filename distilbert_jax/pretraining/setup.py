@@ -162,7 +162,7 @@ def _teacher_of(
         return load_teacher(directory, tokenizer, "teacher", dtype, activations=activations, vocab_size=size)
     asked = terms.weighted_terms(config.loss)
     if (one := terms.needs_head(asked)) is not None:
-        option = f"--{one.field} 0"
+        option = f"--{one.field.replace('_', '-')} 0"
         raise InputError(
             f"teacher = {directory}: has no masked-LM head, which {one.field} needs: set {option}, or name a teacher that has one",
             path=directory,

@@ -330,7 +330,7 @@ def layers_of(one: Weighted, student: ModelConfig, teacher: ModelConfig) -> Laye
             raise InputError(
                 f"{field}: {outside} is not a layer of the {whose} (0 … {number - 1})",
                 field=field,
-                hint=f"--{field} {number - 1}",
+                hint=f"{_option(field)} {number - 1}",
             )
     if len(of_student) != len(of_teacher):
         field = one.field.removesuffix("weight") + "teacher_layers"
@@ -397,13 +397,18 @@ def takes_all_logits(terms: tuple[Weighted, ...]) -> bool:
     return any(one.needs_logits and one.over != "masked" for one in terms)
 
 
+def _option(field: str) -> str:
+    """A field on the command line."""
+    return "--" + field.replace("_", "-")
+
+
 def check_terms(terms: tuple[Weighted, ...], chunk: int, student: ModelConfig, teacher: ModelConfig) -> None:
     """Raise InputError, with the field and what would do, where a term cannot be computed for these two models."""
     for one in terms:
         for name in one.term.same:
             ours, theirs = getattr(student, name), getattr(teacher, name)
             if ours != theirs:
-                option = f"--{one.field} 0"
+                option = f"{_option(one.field)} 0"
                 raise InputError(
                     f"{one.field} = {one.weight:g} compares what has to have one size, but the teacher has {name} {theirs} and the "
                     f"model {ours}: set {option}",
@@ -430,10 +435,11 @@ def _check_relation_heads(one: Weighted, student: ModelConfig, teacher: ModelCon
     field = one.field.removesuffix("weight") + "relation_heads"
     common = math.gcd(*widths)
     near = max(number for number in range(1, min(heads, common) + 1) if common % number == 0)
+    option = f"{_option(field)} {near}"
     raise InputError(
-        f"{field} = {heads} does not divide the widths of student and teacher, {widths[0]} and {widths[1]}: set --{field} {near}",
+        f"{field} = {heads} does not divide the widths of model and teacher, {widths[0]} and {widths[1]}: set {option}",
         field=field,
-        hint=f"--{field} {near}",
+        hint=option,
     )
 
 
@@ -442,7 +448,7 @@ def _check_encoders(one: Weighted, student: ModelConfig, teacher: ModelConfig) -
     wanted = [kind for kind in one.term.needs if kind in _READ]
     for whose, family in (("model", student.family), ("teacher", teacher.family)):
         if wanted and not family.reads_layers:
-            option = f"--{one.field} 0"
+            option = f"{_option(one.field)} 0"
             raise InputError(
                 f"{one.field} = {one.weight:g} needs {wanted[0]} of layers, which the encoder of the {whose}, a {family.title}, "
                 f"does not give: it has no method read that goes with its __call__; set {option}",
