@@ -39,6 +39,7 @@ _NAMES = {
         "OptimizerConfig",
         "PretrainConfig",
         "RunConfig",
+        "Schedule",
         "SweepConfig",
         "Variant",
     ),
@@ -144,6 +145,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.config import OptimizerConfig as OptimizerConfig
     from distilbert_jax.config import PretrainConfig as PretrainConfig
     from distilbert_jax.config import RunConfig as RunConfig
+    from distilbert_jax.config import Schedule as Schedule
     from distilbert_jax.config import SweepConfig as SweepConfig
     from distilbert_jax.config import Variant as Variant
     from distilbert_jax.errors import DivergedError as DivergedError

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from distilbert_jax.base.registry import Registry, calling_file, load, source_digest
-from distilbert_jax.config import LossConfig, ModelConfig, Reads
+from distilbert_jax.config import LossConfig, ModelConfig, Reads, Schedule, Scheduled, ends
 from distilbert_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -239,14 +239,14 @@ class Weighted:
     Attributes:
         field: of the config that gives its weight.
         over: what it is divided by, as its options have it.
-        options: what its function is called with beside the models' views.
+        options: what its function is called with beside the models' views; those that are schedules, with their value at the step.
         file: that brought it; "" of the package's own.
         layers: that its config chooses; None: it has no such option, and is shown all.
     """
 
     term: Term
     field: str
-    weight: float
+    weight: Scheduled
     over: Over
     options: Mapping[str, Any]
     file: str = ""
@@ -257,13 +257,22 @@ class Weighted:
         return "logits" in self.term.needs or "student_logits" in self.term.needs
 
     @property
+    def schedules(self) -> dict[str, Schedule]:
+        """Its weight and options that change over the steps, by the names that the log gives their values: `kl_weight`."""
+        numbers = {"weight": self.weight, **self.options}
+        return {self.value_name(name): value for name, value in numbers.items() if isinstance(value, Schedule)}
+
+    def value_name(self, name: str) -> str:
+        return f"{self.term.name}_{name}"
+
+    @property
     def function(self) -> Callable[..., Any]:
         function = self.term.function
         return load(function) if isinstance(function, str) else function
 
 
 def weighted_terms(config: LossConfig) -> tuple[Weighted, ...]:
-    """The terms with a weight above 0, in the order in which they are added up.
+    """The terms with a weight above 0 at some step, in the order in which they are added up.
 
     Raises:
         InputError: `loss.own` names a term that nobody has registered, or one that has a field of its own.
@@ -287,7 +296,7 @@ def weighted_terms(config: LossConfig) -> tuple[Weighted, ...]:
             )
         term = TERMS.find(name, f"loss.own.{name}", "a file of yours brings one with @register_term")
         result.append(Weighted(term, f"loss.own.{name}", weight, term.over, {}, TERMS.file(name)))
-    return tuple(one for one in result if one.weight)
+    return tuple(one for one in result if any(ends(one.weight)))
 
 
 def _taken_layers(options: dict[str, Any]) -> LayerChoice | None:
@@ -410,7 +419,7 @@ def check_terms(terms: tuple[Weighted, ...], chunk: int, student: ModelConfig, t
             if ours != theirs:
                 option = f"{_option(one.field)} 0"
                 raise InputError(
-                    f"{one.field} = {one.weight:g} compares what has to have one size, but the teacher has {name} {theirs} and the "
+                    f"{one.field} = {one.weight} compares what has to have one size, but the teacher has {name} {theirs} and the "
                     f"model {ours}: set {option}",
                     field=one.field,
                     hint=option,
@@ -450,7 +459,7 @@ def _check_encoders(one: Weighted, student: ModelConfig, teacher: ModelConfig) -
         if wanted and not family.reads_layers:
             option = f"{_option(one.field)} 0"
             raise InputError(
-                f"{one.field} = {one.weight:g} needs {wanted[0]} of layers, which the encoder of the {whose}, a {family.title}, "
+                f"{one.field} = {one.weight} needs {wanted[0]} of layers, which the encoder of the {whose}, a {family.title}, "
                 f"does not give: it has no method read that goes with its __call__; set {option}",
                 field=one.field,
                 hint=option,
