@@ -1,7 +1,7 @@
 """FLOPs of a pre-training step."""
 
 from distilbert_jax.config import ModelConfig, PretrainConfig
-from distilbert_jax.pretraining.masking import masked_count
+from distilbert_jax.pretraining.masking import most_masked
 from distilbert_jax.pretraining.objective_table import logits_shares
 from distilbert_jax.training.cost import forward_flops, logits_flops, read_flops
 from distilbert_jax.training.terms import Weighted, all_reads, projected, weighted_terms
@@ -10,10 +10,10 @@ from distilbert_jax.training.terms import Weighted, all_reads, projected, weight
 def step_flops(config: PretrainConfig, teacher: ModelConfig | None) -> float:
     """FLOPs of one step over all devices: three forward passes of the model (its own, and twice as much backward) and one of the
     teacher, each as far as the loss needs it, with the matmuls of the terms themselves. What packing leaves empty counts, as it is
-    computed."""
+    computed; a scheduled share of masked tokens is the largest."""
     length = config.data.length
     # Over the batch, any row may have all its tokens masked.
-    masked = masked_count(length, config.masking.probability) / length if config.masking.per == "row" else 1.0
+    masked = most_masked(length, config.masking.probability) / length if config.masking.per == "row" else 1.0
     ours, theirs = logits_shares(config, masked)
     if teacher is not None and config.objective == "distillation":
         asked = weighted_terms(config.loss)

@@ -27,7 +27,7 @@ from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.models.ranges import check_finite
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.masking import corrupt, log_weights
-from distilbert_jax.pretraining.objective_table import OBJECTIVES
+from distilbert_jax.pretraining.objective_table import MASKED, OBJECTIVES
 from distilbert_jax.pretraining.objectives import Given, encode, masked_lm_nsp
 from distilbert_jax.pretraining.packing import PackedRows
 from distilbert_jax.pretraining.setup import Setup, corpus_rows, load_teacher
@@ -116,9 +116,11 @@ def mlm_evaluation(
             real = segments * batch["counts"][:, None].astype(jnp.int32)
             given = {**batch, **masked._asdict(), "segment_ids": real, "masked_weights": masked_weights}
             counts = {"masked": result["tokens"], "tokens": jnp.sum(real > 0), "rows": batch["counts"].sum()}
+            values = _last_values(objective)
             if prepares:
-                given, counts = objective.prepare(keys, {**batch, "segment_ids": real})
-            result |= _sums(objective, params, frozen, {**given, "rngs": undropped})
+                given, counts = objective.prepared(keys, {**batch, "segment_ids": real}, values)
+            counts = {name: value for name, value in counts.items() if name not in values}
+            result |= _sums(objective, params, frozen, {**given, "rngs": undropped}, values)
             result |= {_COUNT + name: value for name, value in counts.items()}
         return result
 
@@ -157,9 +159,16 @@ def has_head(graphdef: nnx.GraphDef, params: Params) -> bool:
 _COUNT = "count of "  # before the name of a count, beside the sums
 
 
-def _sums(objective: Objective, params: Params, frozen: Params, batch: Batch) -> Metrics:
+def _last_values(objective: Objective) -> Metrics:
+    """What the objective schedules, at the end of the run, so that evaluations compare; masked are 15 % always."""
+    constant: Any = MASKING.probability
+    values = objective.values(jnp.int32(2**31 - 1))
+    return {**values, MASKED: constant} if MASKED in values else values
+
+
+def _sums(objective: Objective, params: Params, frozen: Params, batch: Batch, values: Metrics) -> Metrics:
     ones = {part.over: jnp.float32(1.0) for part in objective.parts.values()}
-    result = objective.sums(params, frozen, batch, ones)
+    result = objective.sums(params, frozen, batch, {**ones, **values})
     return result.parts if isinstance(result, Sums) else result
 
 

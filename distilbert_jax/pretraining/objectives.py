@@ -11,17 +11,18 @@ import numpy as np
 from flax import nnx
 
 from distilbert_jax.base.registry import file_of, told
-from distilbert_jax.config import PretrainConfig, Reads
+from distilbert_jax.config import PretrainConfig, Reads, Schedule
 from distilbert_jax.errors import InputError, with_article
 from distilbert_jax.models.encoder import LayerOutputs
 from distilbert_jax.models.layers import at_positions, fold_rows
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.pretraining.chunks import in_chunks
 from distilbert_jax.pretraining.masking import corrupt
-from distilbert_jax.pretraining.objective_table import OBJECTIVES, check_objective, function_of
+from distilbert_jax.pretraining.objective_table import MASKED, OBJECTIVES, check_objective, function_of, schedules
 from distilbert_jax.training import losses
 from distilbert_jax.training.objective import DROPOUT, MASKING, Batch, Metrics, Objective, Part, Sums
 from distilbert_jax.training.projections import of_model
+from distilbert_jax.training.schedules import value_at
 from distilbert_jax.training.terms import Tokens, View, Weighted, all_reads, there, weighted_terms
 from distilbert_jax.training.views import ComparedModel, compared, read
 
@@ -43,11 +44,26 @@ class Given:
     config: PretrainConfig
     accelerator: bool = False
 
-    def prepare(self, rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
+    def values(self, step: jax.Array) -> Metrics:
+        """What the config schedules, at a step."""
+        return {name: value_at(one, step, self.config.steps) for name, one in schedules(self.config).items()}
+
+    def prepare(self, rngs: jax.Array, batch: Batch, values: Metrics | None = None) -> tuple[Batch, Metrics]:
         """Masked-LM corruption of packed rows; counts: `tokens`, `masked` and `rows`.
 
         Adds to the batch positions, labels and masked_weights [B, M] (see `masking.Masked`) and rngs [B], for dropout.
+
+        Args:
+            values: of the step, where some are scheduled.
         """
+        probability = (values or {}).get(MASKED)
+        if probability is None and isinstance(self.config.masking.probability, Schedule):
+            raise InputError(
+                f"masking.probability = {self.config.masking.probability}: the objective hands no values of the step to prepare: "
+                "Objective(…, values=given.values)",
+                field="masking.probability",
+                hint="values=given.values",
+            )
         is_token = batch["segment_ids"] > 0
         masked = corrupt(
             fold_rows(rngs, MASKING),
@@ -56,6 +72,7 @@ class Given:
             jnp.asarray(self.weights),
             self.mask_id,
             self.config.masking,
+            probability,
         )
         prepared = {
             **batch,
@@ -74,11 +91,11 @@ class Given:
         return prepared, counts
 
 
-def _counting(given: Given, *counted: str) -> Callable[[jax.Array, Batch], tuple[Batch, Metrics]]:
+def _counting(given: Given, *counted: str) -> Callable[..., tuple[Batch, Metrics]]:
     """`given.prepare` with these counts alone: what it counts is logged."""
 
-    def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
-        prepared, counts = given.prepare(rngs, batch)
+    def prepare(rngs: jax.Array, batch: Batch, values: Metrics | None = None) -> tuple[Batch, Metrics]:
+        prepared, counts = given.prepare(rngs, batch, values)
         return prepared, {name: counts[name] for name in counted}
 
     return prepare
@@ -98,7 +115,7 @@ def masked_lm(given: Given) -> Objective:
         hidden = at_positions(encode(model, batch, batch["rngs"]), batch["positions"])
         return {"loss_mlm": losses.cross_entropy(model.logits(hidden), batch["labels"], batch["masked_weights"])}
 
-    return Objective(_counting(given, "tokens", "masked"), sums, {"loss_mlm": Part("masked", 1.0)})
+    return Objective(_counting(given, "tokens", "masked"), sums, {"loss_mlm": Part("masked", 1.0)}, given.values)
 
 
 def masked_lm_nsp(given: Given) -> Objective:
@@ -120,7 +137,7 @@ def masked_lm_nsp(given: Given) -> Objective:
         }
 
     parts = {"loss_mlm": Part("masked", 1.0), "loss_nsp": Part("rows", 1.0), "nsp_accuracy": Part("rows")}
-    return Objective(_counting(given, "tokens", "masked", "rows"), sums, parts)
+    return Objective(_counting(given, "tokens", "masked", "rows"), sums, parts, given.values)
 
 
 def distillation(given: Given) -> Objective:
@@ -132,7 +149,7 @@ def distillation(given: Given) -> Objective:
     asked, chunk, teacher_graph = weighted_terms(given.config.loss), given.config.loss.chunk, there(given.teacher)
     in_pieces = [one for one in asked if chunk and one.needs_logits and one.over != "masked"]
     whole = [one for one in asked if one not in in_pieces]
-    parts = {one.term.metric: Part(one.over, one.weight) for one in asked}
+    parts = {one.term.metric: _part(one) for one in asked}
     dtype = jnp.dtype(given.config.run.dtype)
 
     def models(params: Params, frozen: Params) -> tuple[ComparedModel, ComparedModel]:
@@ -147,7 +164,7 @@ def distillation(given: Given) -> Objective:
             _Pass(taught_by, taught_by.only_last(t_hidden), in_pieces),
         )
         at = Tokens(weights, None, segment_ids)
-        sums = {one.term.metric: _value(one, student.view(one), teacher.view(one), at) for one in in_pieces}
+        sums = {one.term.metric: _value(one, student.view(one), teacher.view(one), at, counts) for one in in_pieces}
         return _weighted(sums, parts, counts), sums
 
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Sums:
@@ -168,17 +185,21 @@ def distillation(given: Given) -> Objective:
         for one in whole:
             weights, labels = (batch["masked_weights"], batch["labels"]) if one.over == "masked" else (everywhere, None)
             at = Tokens(weights, labels, segment_ids)
-            totals[one.term.metric] = _value(one, student.view(one), teacher.view(one), at)
+            totals[one.term.metric] = _value(one, student.view(one), teacher.view(one), at, counts)
         return Sums(totals, value, tuple(one.term.metric for one in in_pieces))
 
     counted = ("tokens", "masked", *(["rows"] if any(one.over == "rows" for one in asked) else []))
-    return Objective(_counting(given, *counted), sums, parts)
+    return Objective(_counting(given, *counted), sums, parts, given.values)
+
+
+def _part(one: Weighted) -> Part:
+    return Part(one.over, one.value_name("weight") if isinstance(one.weight, Schedule) else one.weight)
 
 
 def _weighted(sums: Metrics, parts: Mapping[str, Part], counts: Metrics) -> jax.Array | float:
     value: jax.Array | float = 0.0
     for name, total in sums.items():
-        value = value + parts[name].weight * (total / counts[parts[name].over])
+        value = value + parts[name].weight_at(counts) * (total / counts[parts[name].over])
     return value
 
 
@@ -220,11 +241,14 @@ class _Pass:
         return replace(shown, logits=logits)
 
 
-def _value(one: Weighted, student: View, teacher: View, at: Tokens) -> jax.Array:
-    """A term's sum. What a user's function does wrong is told with its file."""
+def _value(one: Weighted, student: View, teacher: View, at: Tokens, counts: Metrics) -> jax.Array:
+    """A term's sum; `counts`: with the values of the step. What a user's function does wrong is told with its file."""
     if not one.file:
+        changing = {
+            name: counts[one.value_name(name)] for name, value in one.options.items() if isinstance(value, Schedule)
+        }
         with jax.named_scope("losses"):
-            return one.function(student, teacher, at, **one.options)
+            return one.function(student, teacher, at, **{**one.options, **changing})
     what, file = f"term {one.term.name!r}", file_of(one.function)
     try:
         value = one.function(student, teacher, at)
@@ -281,8 +305,8 @@ def _guarded(build: Callable[[Given], Objective], given: Given, what: str) -> Ob
     if not any(part.weight for part in objective.parts.values()):
         raise wrong("no part has a weight, nothing would be learned")
 
-    def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
-        prepared, counts = call(objective.prepare, rngs, batch)
+    def prepare(rngs: jax.Array, batch: Batch, *values: Metrics) -> tuple[Batch, Metrics]:
+        prepared, counts = call(objective.prepare, rngs, batch, *values)
         if "tokens" not in counts:
             raise wrong("prepare counts no 'tokens', which the throughput is measured in")
         for name, part in objective.parts.items():
@@ -302,4 +326,4 @@ def _guarded(build: Callable[[Given], Objective], given: Given, what: str) -> Ob
             _scalar(value, f"{what}: part {name!r}", file)
         return result
 
-    return Objective(prepare, sums, objective.parts)
+    return Objective(prepare, sums, objective.parts, functools.partial(call, objective.values))

@@ -162,7 +162,7 @@ def _teacher_of(
         return load_teacher(directory, tokenizer, "teacher", dtype, activations=activations, vocab_size=size)
     asked = terms.weighted_terms(config.loss)
     if (one := terms.needs_head(asked)) is not None:
-        option = f"--{one.field} 0"
+        option = f"--{one.field.replace('_', '-')} 0"
         raise InputError(
             f"teacher = {directory}: has no masked-LM head, which {one.field} needs: set {option}, or name a teacher that has one",
             path=directory,
@@ -314,7 +314,7 @@ def _try(objective: Objective, params: Params, frozen: Params, rows: PackedRows)
     batch, keys = rows.batch(np.zeros(1, np.int64)), jax.random.split(jax.random.key(0), 1)
 
     def step(params: Params, frozen: Params, batch: Batch) -> tuple[Params, Metrics]:
-        prepared, counts = objective.prepare(keys, batch)
+        prepared, counts = objective.prepared(keys, batch, objective.values(jnp.int32(0)))
         return local_gradients(objective, sharding.pad_vocabulary(params), frozen, prepared, counts)
 
     jax.eval_shape(step, params, frozen, batch)

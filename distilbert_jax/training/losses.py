@@ -6,7 +6,6 @@ micro-batches. `question_answering`, which no training loop here uses, is a mean
 float32 or bfloat16; all arithmetic is float32.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -190,8 +189,7 @@ def _relations(x: Float[Array, "B T D"], heads: int) -> Float[Array, "B R T T"]:
     return einsum("bqrk,bsrk->brqs", scaled, cut, x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _row_divergence(student: Array, teacher: Array, visible: Array, dtype: DTypeLike) -> Array:
+def _divergence_of_rows(student: Array, teacher: Array, visible: Array, dtype: DTypeLike) -> Array:
     """KL(softmax(teacher) ‖ softmax(student)) over the last axis of float32 scores [B, R, T, T] where `visible`, [B, R, T].
 
     Its gradient is written by hand: between the two passes it keeps one array as large as the scores, in `dtype`, where
@@ -212,4 +210,5 @@ def _row_backward(dtype: DTypeLike, difference: Array, to_value: Array) -> tuple
     return to_value[..., None] * difference.astype(jnp.float32), None, None
 
 
+_row_divergence = jax.custom_vjp(_divergence_of_rows, nondiff_argnums=(3,))
 _row_divergence.defvjp(_row_forward, _row_backward)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from distilbert_jax.base.registry import Registry, calling_file, load, source_digest
-from distilbert_jax.config import DistillConfig, LossConfig, ModelConfig, Reads
+from distilbert_jax.config import DistillConfig, LossConfig, ModelConfig, Reads, Schedule, Scheduled, ends
 from distilbert_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -239,14 +239,14 @@ class Weighted:
     Attributes:
         field: of the config that gives its weight.
         over: what it is divided by, as its options have it.
-        options: what its function is called with beside the models' views.
+        options: what its function is called with beside the models' views; those that are schedules, with their value at the step.
         file: that brought it; "" of the package's own.
         layers: that its config chooses; None: it has no such option, and is shown all.
     """
 
     term: Term
     field: str
-    weight: float
+    weight: Scheduled
     over: Over
     options: Mapping[str, Any]
     file: str = ""
@@ -257,13 +257,22 @@ class Weighted:
         return "logits" in self.term.needs or "student_logits" in self.term.needs
 
     @property
+    def schedules(self) -> dict[str, Schedule]:
+        """Its weight and options that change over the steps, by the names that the log gives their values: `kl_weight`."""
+        numbers = {"weight": self.weight, **self.options}
+        return {self.value_name(name): value for name, value in numbers.items() if isinstance(value, Schedule)}
+
+    def value_name(self, name: str) -> str:
+        return f"{self.term.name}_{name}"
+
+    @property
     def function(self) -> Callable[..., Any]:
         function = self.term.function
         return load(function) if isinstance(function, str) else function
 
 
 def weighted_terms(config: LossConfig | DistillConfig, prefix: str = "loss") -> tuple[Weighted, ...]:
-    """The terms with a weight above 0, in the order in which they are added up.
+    """The terms with a weight above 0 at some step, in the order in which they are added up.
 
     Args:
         prefix: the field of a run's config that `config` is.
@@ -290,7 +299,7 @@ def weighted_terms(config: LossConfig | DistillConfig, prefix: str = "loss") -> 
             )
         term = TERMS.find(name, f"loss.own.{name}", "a file of yours brings one with @register_term")
         result.append(Weighted(term, f"loss.own.{name}", weight, term.over, {}, TERMS.file(name)))
-    return tuple(one for one in result if one.weight)
+    return tuple(one for one in result if any(ends(one.weight)))
 
 
 def _taken_layers(options: dict[str, Any]) -> LayerChoice | None:
@@ -333,7 +342,7 @@ def layers_of(one: Weighted, student: ModelConfig, teacher: ModelConfig) -> Laye
             raise InputError(
                 f"{field}: {outside} is not a layer of the {whose} (0 … {number - 1})",
                 field=field,
-                hint=f"--{field} {number - 1}",
+                hint=f"{_option(field)} {number - 1}",
             )
     if len(of_student) != len(of_teacher):
         field = one.field.removesuffix("weight") + "teacher_layers"
@@ -400,15 +409,20 @@ def takes_all_logits(terms: tuple[Weighted, ...]) -> bool:
     return any(one.needs_logits and one.over != "masked" for one in terms)
 
 
+def _option(field: str) -> str:
+    """A field on the command line."""
+    return "--" + field.replace("_", "-")
+
+
 def check_terms(terms: tuple[Weighted, ...], chunk: int, student: ModelConfig, teacher: ModelConfig) -> None:
     """Raise InputError, with the field and what would do, where a term cannot be computed for these two models."""
     for one in terms:
         for name in one.term.same:
             ours, theirs = getattr(student, name), getattr(teacher, name)
             if ours != theirs:
-                option = f"--{one.field} 0"
+                option = f"{_option(one.field)} 0"
                 raise InputError(
-                    f"{one.field} = {one.weight:g} compares what has to have one size, but the teacher has {name} {theirs} and the "
+                    f"{one.field} = {one.weight} compares what has to have one size, but the teacher has {name} {theirs} and the "
                     f"model {ours}: set {option}",
                     field=one.field,
                     hint=option,
@@ -433,10 +447,11 @@ def _check_relation_heads(one: Weighted, student: ModelConfig, teacher: ModelCon
     field = one.field.removesuffix("weight") + "relation_heads"
     common = math.gcd(*widths)
     near = max(number for number in range(1, min(heads, common) + 1) if common % number == 0)
+    option = f"{_option(field)} {near}"
     raise InputError(
-        f"{field} = {heads} does not divide the widths of student and teacher, {widths[0]} and {widths[1]}: set --{field} {near}",
+        f"{field} = {heads} does not divide the widths of model and teacher, {widths[0]} and {widths[1]}: set {option}",
         field=field,
-        hint=f"--{field} {near}",
+        hint=option,
     )
 
 
@@ -445,9 +460,9 @@ def _check_encoders(one: Weighted, student: ModelConfig, teacher: ModelConfig) -
     wanted = [kind for kind in one.term.needs if kind in _READ]
     for whose, family in (("model", student.family), ("teacher", teacher.family)):
         if wanted and not family.reads_layers:
-            option = f"--{one.field} 0"
+            option = f"{_option(one.field)} 0"
             raise InputError(
-                f"{one.field} = {one.weight:g} needs {wanted[0]} of layers, which the encoder of the {whose}, a {family.title}, "
+                f"{one.field} = {one.weight} needs {wanted[0]} of layers, which the encoder of the {whose}, a {family.title}, "
                 f"does not give: it has no method read that goes with its __call__; set {option}",
                 field=one.field,
                 hint=option,

@@ -111,24 +111,24 @@ REFUSED = {
     "a layer that the student has not": (
         {"hidden": c.HiddenConfig(1.0, (2,))},
         {},
-        ("loss.hidden.student_layers", "--loss.hidden.student_layers 1"),
+        ("loss.hidden.student_layers", "--loss.hidden.student-layers 1"),
     ),
     "a layer that the teacher has not": (
         {"minilm": c.MiniLMConfig(1.0, teacher_layer=4)},
         {},
-        ("loss.minilm.teacher_layer", "--loss.minilm.teacher_layer 3"),
+        ("loss.minilm.teacher_layer", "--loss.minilm.teacher-layer 3"),
     ),
     "a map of another length": ({"hidden": c.HiddenConfig(1.0, None, (1,))}, {}, ("loss.hidden.teacher_layers", None)),
     "relation heads that divide one width only": (
         {"minilmv2": c.MiniLMv2Config(1.0, relation_heads=12)},
         {},
-        ("loss.minilmv2.relation_heads", "--loss.minilmv2.relation_heads 8"),
+        ("loss.minilmv2.relation_heads", "--loss.minilmv2.relation-heads 8"),
     ),
     **{
         f"{name} of unequal heads": (
             {name: kind(1.0)},
             {"num_attention_heads": 4},
-            (f"loss.{name}.weight", f"--loss.{name}.weight 0"),
+            (f"loss.{name}.weight", f"--loss.{name.replace('_', '-')}.weight 0"),
         )
         for name, kind in {
             "attention_scores": c.AttentionScoresConfig,

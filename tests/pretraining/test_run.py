@@ -327,7 +327,7 @@ REFUSED = {
     ),
     "layer that the teacher has not": (
         lambda w, o, d: distilling(w, d, loss__minilmv2=MiniLMv2Config(1.0, relation_heads=4, teacher_layer=2)),
-        {"field": "loss.minilmv2.teacher_layer", "hint": "--loss.minilmv2.teacher_layer 1"},
+        {"field": "loss.minilmv2.teacher_layer", "hint": "--loss.minilmv2.teacher-layer 1"},
     ),
     "no such teacher": (
         lambda w, o, d: distilling(w, d, teacher=o.nowhere),
