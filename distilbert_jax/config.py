@@ -714,8 +714,16 @@ class DistillConfig:
     attention_probabilities: AttentionProbabilitiesConfig = field(default_factory=AttentionProbabilitiesConfig)
     minilm: MiniLMConfig = field(default_factory=MiniLMConfig)
     minilmv2: MiniLMv2Config = field(default_factory=MiniLMv2Config)
+    # of layers alone, before `epochs` of answers alone, each with a warm-up and decay of its own (TinyBERT); 0: both together
+    layer_epochs: int = 0
 
     def __post_init__(self) -> None:
+        require(
+            self.layer_epochs >= 0,
+            self,
+            "layer_epochs",
+            "expected 0 (layers and answers together) or a number of epochs",
+        )
         require(0.0 <= self.alpha <= 1.0, self, "alpha", "expected a share, 0 to 1")
         require_temperature(self, "temperature")
 

@@ -1,7 +1,7 @@
 """Fine-tuning objective: classification or regression, alone or beside a teacher and what lies within it."""
 
 import functools
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,13 @@ from distilbert_jax.models.params import Params, merge
 from distilbert_jax.training import losses
 from distilbert_jax.training.objective import DROPOUT, Batch, Metrics, Objective, Part
 from distilbert_jax.training.projections import of_model
+from distilbert_jax.training.schedules import value_at
 from distilbert_jax.training.terms import Tokens, Weighted, all_reads, weighted_terms
-from distilbert_jax.training.views import compared, read
+from distilbert_jax.training.views import compared, part_of, read, value_of
 
 READ = ("input_ids", "token_type_ids", "position_ids", "segment_ids", "first")  # of a batch, by `classify`
+
+Stage = Literal["together", "layers", "answers"]
 
 
 def layer_terms(config: DistillConfig) -> tuple[Weighted, ...]:
@@ -33,6 +36,8 @@ def classification(
     config: DistillConfig | None = None,
     *,
     dtype: DTypeLike = jnp.float32,
+    stage: Stage = "together",
+    steps: int = 1,
 ) -> Objective:
     """Cross-entropy of a `SequenceClassification`, or mean squared error when it has one label; with a teacher also the distance
     from it, as `DistillConfig` says. The teacher's parameters are the frozen ones; projections of its terms are among the others.
@@ -43,10 +48,13 @@ def classification(
 
     Args:
         dtype: of the matmuls of projections.
+        stage: what is learned: terms of layers, answers, or both together.
+        steps: over which the weights of layers change that are scheduled.
     """
-    asked = layer_terms(config) if teacher is not None and config is not None else ()
+    asked = layer_terms(config) if teacher is not None and config is not None and stage != "answers" else ()
+    scheduled = {name: value for one in asked for name, value in one.schedules.items()}
 
-    def prepare(rngs: jax.Array, batch: Batch) -> tuple[Batch, Metrics]:
+    def prepare(rngs: jax.Array, batch: Batch, values: Metrics | None = None) -> tuple[Batch, Metrics]:
         counts = {"examples": jnp.maximum(batch["weights"].sum(), 1.0)}
         if asked:
             counts["tokens"] = jnp.maximum((batch["segment_ids"] > 0).sum().astype(jnp.float32), 1.0)
@@ -57,38 +65,42 @@ def classification(
     if teacher is not None and config is not None:
         to_labels, to_teacher = "loss_labels", "loss_mse" if regression else "loss_ce"
         parts = {to_labels: Part("examples", 1.0 - config.alpha), to_teacher: Part("examples", config.alpha)}
-        parts |= {one.term.metric: Part(one.over, one.weight) for one in asked}
+        parts = {**(parts if stage != "layers" else {}), **{one.term.metric: part_of(one) for one in asked}}
+
+    def from_labels(logits: jax.Array, batch: Batch) -> jax.Array:
+        weights = batch["weights"] * batch["labelled"] if "labelled" in batch else batch["weights"]
+        if regression:
+            return jnp.sum(weights * jnp.square(logits[..., 0] - batch["labels"]))
+        return losses.cross_entropy(logits, batch["labels"], weights)
 
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Metrics:
-        model, weights = merge(graphdef, of_model(params)), batch["weights"]
-        taught_by = None if teacher is None else merge(teacher, frozen)
-        of_student, of_teacher = Reads(), Reads()
-        if taught_by is not None and asked:
-            of_student, of_teacher = all_reads(asked, model.config, taught_by.config)
-        ours = _encode(model, batch, batch["rngs"], of_student)
-        logits = _answers(model, ours, batch, batch["rngs"])
-        labelled = weights * batch["labelled"] if "labelled" in batch else weights
-        if regression:
-            terms = {to_labels: jnp.sum(labelled * jnp.square(logits[..., 0] - batch["labels"]))}
-        else:
-            terms = {to_labels: losses.cross_entropy(logits, batch["labels"], labelled)}
-        if taught_by is None or config is None:
-            return terms
+        model, terms = merge(graphdef, of_model(params)), {}
+        if teacher is None or config is None:
+            return {to_labels: from_labels(classify(model, batch, batch["rngs"]), batch)}
+        taught_by = merge(teacher, frozen)
+        of_student, of_teacher = all_reads(asked, model.config, taught_by.config)
+        encode = read if stage == "layers" else _encode
+        ours = encode(model, batch, batch["rngs"], of_student)
+        if stage != "layers":
+            logits = _answers(model, ours, batch, batch["rngs"])
+            terms[to_labels] = from_labels(logits, batch)
         with jax.named_scope("teacher"):
-            theirs = _encode(taught_by, batch, None, of_teacher)
-            their_logits = _answers(taught_by, theirs, batch, None)
-        distance = functools.partial(losses.distillation, temperature=config.temperature)
-        terms[to_teacher] = (losses.logit_mse if regression else distance)(logits, their_logits, weights)
+            theirs = encode(taught_by, batch, None, of_teacher)
+        if stage != "layers":
+            with jax.named_scope("teacher"):
+                their_logits = _answers(taught_by, theirs, batch, None)
+            distance = functools.partial(losses.distillation, temperature=config.temperature)
+            terms[to_teacher] = (losses.logit_mse if regression else distance)(logits, their_logits, batch["weights"])
         student, other = compared(model, taught_by, asked, params, dtype)
         segment_ids = batch["segment_ids"]
         at = Tokens((segment_ids > 0).astype(jnp.float32), None, segment_ids)
         for one in asked:
-            with jax.named_scope("losses"):
-                views = student.view(one, ours), other.view(one, theirs)
-                terms[one.term.metric] = one.function(*views, at, **one.options)
+            terms[one.term.metric] = value_of(one, student.view(one, ours), other.view(one, theirs), at, counts)
         return terms
 
-    return Objective(prepare, sums, parts)
+    return Objective(
+        prepare, sums, parts, lambda step: {name: value_at(one, step, steps) for name, one in scheduled.items()}
+    )
 
 
 def classify(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:

@@ -154,6 +154,13 @@ def _check_distill(config: FinetuneConfig) -> None:
             field="distill.teacher",
             hint="--distill.teacher",
         )
+    if config.distill.layer_epochs and not objective.layer_terms(config.distill):
+        raise InputError(
+            f"distill.layer_epochs = {config.distill.layer_epochs}: no term of layers has a weight: --distill.hidden.weight 1, or "
+            "--distill.layer-epochs 0",
+            field="distill.layer_epochs",
+            hint="--distill.layer-epochs 0",
+        )
     if not config.augment.copies:
         return
     said = f"augment.copies = {config.augment.copies}: "
@@ -278,6 +285,14 @@ class Teacher(NamedTuple):
     config: ModelConfig | None
 
 
+class Stage(NamedTuple):
+    """Steps of a run, from `start` up to `stop`, in which one thing is learned."""
+
+    learned: objective.Stage
+    start: int
+    stop: int
+
+
 class Tuning:
     """One task and setting, ready for any seed.
 
@@ -309,14 +324,17 @@ class Tuning:
         shared_by = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * config.optimizer.accumulate
         self.placed_shape = self.shape.for_mesh(shared_by)
         self.epochs = config.epochs or self.task.epochs
-        self.steps = self.epochs * self._batches(config).batches_per_epoch
-        self.optimizer = adamw(config.optimizer, self.steps)
+        per_epoch = self._batches(config).batches_per_epoch
+        self.stages = [Stage("together", 0, self.epochs * per_epoch)]
+        if layers := config.distill.layer_epochs * per_epoch:
+            self.stages = [Stage("layers", 0, layers), Stage("answers", layers, layers + self.epochs * per_epoch)]
+        self.steps = self.stages[-1].stop
         places = self.placed_shape.rows * self.placed_shape.length * self._batches(config).batches_per_epoch
         self.padding = 1.0 - int(self.train_rows.lengths.sum()) / places
         predicted = np.concatenate([split.lengths for split in (*self.scored.values(), *self.unlabelled.values())])
         self.predict = predictor(self.graphdef, wide_enough(self.shape, predicted), self.pad_id, self.mesh)
-        # By the number of seeds that train together and the teacher's shape.
-        self._steps: dict[tuple[int, nnx.GraphDef | None], Callable[..., Any]] = {}
+        # By the number of seeds that train together, the teacher's shape, and what is learned.
+        self._steps: dict[tuple[int, nnx.GraphDef | None, Stage], Callable[..., Any]] = {}
 
     @property
     def added(self) -> int:
@@ -468,48 +486,66 @@ class Tuning:
         diverged: dict[int, str],
     ) -> list[Params | None]:
         """The parameters of each run after its last step, None of one that diverged; why is put into `diverged`."""
-        config, several = self.config, len(configs) > 1
-        states = [self._initial_state(one, teacher) for one in configs]
+        params = [self._initial_params(one, teacher) for one in configs]
+        for stage in self.stages:
+            trained = of_model(self._fit_stage(stage, params, configs, teacher, logs, diverged).params)
+            apart = lambda place, trained=trained: jax.tree.map(lambda leaves: leaves[place], trained)
+            params = [trained] if len(configs) == 1 else list(map(apart, range(len(configs))))
+        return [None if place in diverged else one for place, one in enumerate(params)]
+
+    def _fit_stage(
+        self,
+        stage: Stage,
+        params: Sequence[Params],
+        configs: Sequence[FinetuneConfig],
+        teacher: Teacher,
+        logs: Sequence[RunLog],
+        diverged: dict[int, str],
+    ) -> TrainState:
+        """The state at a stage's end, of several runs with an axis of theirs. params: of each run as the stage begins."""
+        config, several, steps = self.config, len(configs) > 1, stage.stop - stage.start
+        optimizer, rate = adamw(config.optimizer, steps), schedule(config.optimizer, steps)
+        pairs = zip(configs, params, strict=True)
+        states = [init_state(begun, optimizer, one.run.seed, self.mesh) for one, begun in pairs]
+        if stage.start:
+            states = [dataclasses.replace(one, step=jnp.asarray(stage.start, jnp.int32)) for one in states]
         state = stack_states(states, self.mesh) if several else states[0]
-        key = len(configs), teacher.graphdef
+        key = len(configs), teacher.graphdef, stage
         if key not in self._steps:
-            of_labels = objective.classification(
-                self.graphdef, len(self.labels), teacher.graphdef, config.distill, dtype=jnp.dtype(config.run.dtype)
+            learned = objective.classification(
+                self.graphdef,
+                len(self.labels),
+                teacher.graphdef,
+                config.distill,
+                dtype=jnp.dtype(config.run.dtype),
+                stage=stage.learned,
+                steps=steps,
             )
             self._steps[key] = make_train_step(
-                of_labels,
-                self.optimizer,
-                state,
-                teacher.params,
-                self.mesh,
-                config.optimizer.accumulate,
-                stacked=several,
+                learned, optimizer, state, teacher.params, self.mesh, config.optimizer.accumulate, stacked=several
             )
-        state = fit(
+        return fit(
             state,
             self._steps[key],
             teacher.params,
             functools.partial(self._placed, [self._batches(one) for one in configs]),
             config.run,
             self.steps,
-            schedule(config.optimizer, self.steps),
+            lambda step: rate(step - stage.start),
             title=f"{self.task.name}-{','.join(str(one.run.seed) for one in configs)}",
             unit="examples",
             logs=logs,
             diverged=diverged,
+            until=stage.stop,
         )
-        trained = of_model(state.params)
-        if not several:
-            return [trained]
-        one = lambda place: jax.tree.map(lambda leaves: leaves[place], trained)
-        return [None if place in diverged else one(place) for place in range(len(configs))]
 
-    def _initial_state(self, config: FinetuneConfig, teacher: Teacher) -> TrainState:
+    def _initial_params(self, config: FinetuneConfig, teacher: Teacher) -> Params:
+        """The model's, and projections of the teacher's terms."""
         params = sharding.pad_vocabulary(split(self._load_model(config))[1])
-        if teacher.config:
-            asked = objective.layer_terms(config.distill)
-            params |= draw_projections(asked, self.model_config, teacher.config, config.run.seed)
-        return init_state(params, self.optimizer, config.run.seed, self.mesh)
+        if not teacher.config:
+            return params
+        asked = objective.layer_terms(config.distill)
+        return params | draw_projections(asked, self.model_config, teacher.config, config.run.seed)
 
     def _placed(self, batches: Sequence[RandomBatches], start: int, stop: int) -> Iterator[dict[str, jax.Array]]:
         where = sharding.batch_sharding(self.mesh, stacked=len(batches) > 1)

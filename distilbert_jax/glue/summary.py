@@ -199,6 +199,7 @@ def _settings(run: SweepRun) -> str:
         said += (
             f", distilled from {config.distill.teacher} (α {config.distill.alpha:g}, T {config.distill.temperature:g}"
             + "".join(f", {one.term.name} {one.weight}" for one in weighted_terms(config.distill, "distill"))
+            + (f"; {config.distill.layer_epochs} epochs of layers first" if config.distill.layer_epochs else "")
             + ")"
         )
     if run.result.added_rows is not None:

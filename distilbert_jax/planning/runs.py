@@ -251,7 +251,7 @@ def _finetuning(config: FinetuneConfig, seeds: int) -> Finetuning:
         rows=shape[0],
         length=shape[1],
         segments=shape[2],
-        steps=(config.epochs or task.epochs) * -(-rows // config.batch_size),
+        steps=(config.distill.layer_epochs + (config.epochs or task.epochs)) * -(-rows // config.batch_size),
     )
 
 

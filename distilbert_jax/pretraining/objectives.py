@@ -24,7 +24,7 @@ from distilbert_jax.training.objective import DROPOUT, MASKING, Batch, Metrics, 
 from distilbert_jax.training.projections import of_model
 from distilbert_jax.training.schedules import value_at
 from distilbert_jax.training.terms import Tokens, View, Weighted, all_reads, there, weighted_terms
-from distilbert_jax.training.views import ComparedModel, compared, read
+from distilbert_jax.training.views import ComparedModel, compared, part_of, read, value_of
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def distillation(given: Given) -> Objective:
     asked, chunk, teacher_graph = weighted_terms(given.config.loss), given.config.loss.chunk, there(given.teacher)
     in_pieces = [one for one in asked if chunk and one.needs_logits and one.over != "masked"]
     whole = [one for one in asked if one not in in_pieces]
-    parts = {one.term.metric: _part(one) for one in asked}
+    parts = {one.term.metric: part_of(one) for one in asked}
     dtype = jnp.dtype(given.config.run.dtype)
 
     def models(params: Params, frozen: Params) -> tuple[ComparedModel, ComparedModel]:
@@ -190,10 +190,6 @@ def distillation(given: Given) -> Objective:
 
     counted = ("tokens", "masked", *(["rows"] if any(one.over == "rows" for one in asked) else []))
     return Objective(_counting(given, *counted), sums, parts, given.values)
-
-
-def _part(one: Weighted) -> Part:
-    return Part(one.over, one.value_name("weight") if isinstance(one.weight, Schedule) else one.weight)
 
 
 def _weighted(sums: Metrics, parts: Mapping[str, Part], counts: Metrics) -> jax.Array | float:
@@ -244,11 +240,7 @@ class _Pass:
 def _value(one: Weighted, student: View, teacher: View, at: Tokens, counts: Metrics) -> jax.Array:
     """A term's sum; `counts`: with the values of the step. What a user's function does wrong is told with its file."""
     if not one.file:
-        changing = {
-            name: counts[one.value_name(name)] for name, value in one.options.items() if isinstance(value, Schedule)
-        }
-        with jax.named_scope("losses"):
-            return one.function(student, teacher, at, **{**one.options, **changing})
+        return value_of(one, student, teacher, at, counts)
     what, file = f"term {one.term.name!r}", file_of(one.function)
     try:
         value = one.function(student, teacher, at)

@@ -8,12 +8,12 @@ from typing import Any
 import jax
 from jax.typing import DTypeLike
 
-from distilbert_jax.config import Reads
+from distilbert_jax.config import Reads, Schedule
 from distilbert_jax.models.encoder import LayerOutputs
 from distilbert_jax.models.params import Params
-from distilbert_jax.training.objective import Batch
+from distilbert_jax.training.objective import Batch, Metrics, Part
 from distilbert_jax.training.projections import project
-from distilbert_jax.training.terms import EMBEDDINGS, View, Weighted, layers_of, there
+from distilbert_jax.training.terms import EMBEDDINGS, Tokens, View, Weighted, layers_of, there
 
 
 def read(model: Any, batch: Batch, rngs: jax.Array | None, reads: Reads) -> LayerOutputs:
@@ -124,3 +124,17 @@ def compared(
     return ComparedModel(student, ours, functools.partial(project, params, dtype=dtype)), ComparedModel(
         teacher, theirs, None
     )
+
+
+def part_of(one: Weighted) -> Part:
+    """A term as a part of an objective, its weight by name where it is scheduled."""
+    return Part(one.over, one.value_name("weight") if isinstance(one.weight, Schedule) else one.weight)
+
+
+def value_of(one: Weighted, student: View, teacher: View, at: Tokens, counts: Metrics) -> jax.Array:
+    """The sum of one of the package's own terms; `counts`: with the values of the step."""
+    changing = {
+        name: counts[one.value_name(name)] for name, value in one.options.items() if isinstance(value, Schedule)
+    }
+    with jax.named_scope("losses"):
+        return one.function(student, teacher, at, **{**one.options, **changing})

@@ -45,7 +45,8 @@ def tuning(taught, directory, **changes):
         optimizer=c.OptimizerConfig(learning_rate=1e-3, warmup=0.1),
         run=c.RunConfig(directory=str(directory), log_every=10),
     )
-    return change(base, **{**LAYERS, **changes})
+    given = {**({} if "distill" in changes else LAYERS), **changes}
+    return change(base, **given)
 
 
 def test_what_lies_within_packed_examples_is_that_of_each_alone():
@@ -126,10 +127,48 @@ def test_neither_mesh_nor_micro_batches_change_the_losses(taught, tmp_path):
     np.testing.assert_allclose(losses_of(cut)[:6], losses_of(plain)[:6], rtol=1e-4)
 
 
+@pytest.mark.slow
+def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_own(taught, tmp_path):
+    config = tuning(taught, tmp_path / "run", distill__layer_epochs=2, epochs=1, distill__hidden=c.HiddenConfig(0.5))
+    result = finetune(config)
+    logged = [entry for entry in metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
+    first, second = logged[:10], logged[10:]
+    assert [entry["step"] for entry in logged] == list(range(1, result.steps + 1))
+    assert len(second) == 5
+    for entry in first:
+        layers = sum(weight * entry[name] for name, weight in weights_of(config).items())
+        assert entry["loss"] == pytest.approx(layers, rel=1e-5)
+        assert "loss_labels" not in entry
+    for entry in second:
+        assert entry["loss"] == pytest.approx(0.7 * entry["loss_labels"] + 0.3 * entry["loss_ce"], rel=1e-5)
+        assert "loss_hidden" not in entry
+    rates = [entry["learning_rate"] for entry in logged]
+    assert max(rates[:10]) == max(rates[10:]) == 1e-3, "each stage warms up and decays"
+    assert sum(entry["examples"] for entry in first) == 2 * 40
+    beside = [change(config, run__seed=seed, run__directory=str(tmp_path / f"beside{seed}")) for seed in (0, 1)]
+    finetune_seeds(beside, together=True)
+    np.testing.assert_allclose(losses_of(beside[0])[:12], losses_of(config)[:12], rtol=1e-4)
+
+
+def test_a_weight_of_layers_may_change_over_the_steps(taught, tmp_path):
+    cooling = c.HiddenConfig(c.Schedule("linear", 2.0, 0.5))
+    finetune(tuning(taught, tmp_path / "run", epochs=1, distill__hidden=cooling, save_model=False))
+    logged = [entry for entry in metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
+    assert [entry["hidden_weight"] for entry in logged] == pytest.approx([2.0, 1.625, 1.25, 0.875, 0.5])
+    entry, weights = logged[1], {**weights_of(tuning(taught, tmp_path)), "loss_hidden": 1.625}
+    layers = sum(weight * entry[name] for name, weight in weights.items())
+    assert entry["loss"] == pytest.approx(0.7 * entry["loss_labels"] + 0.3 * entry["loss_ce"] + layers, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "hint"),
     [
         ({"distill__teacher": ""}, "distill.teacher", "--distill.teacher"),
+        (
+            {"distill": c.DistillConfig(teacher="x", layer_epochs=1)},
+            "distill.layer_epochs",
+            "--distill.layer-epochs 0",
+        ),
         ({"distill__hidden": c.HiddenConfig(1.0, (1,))}, "distill.hidden.student_layers", "student_layers 0"),
         ({"distill__minilmv2": c.MiniLMv2Config(1.0)}, "distill.minilmv2.relation_heads", "relation_heads 16"),
         (
@@ -138,7 +177,7 @@ def test_neither_mesh_nor_micro_batches_change_the_losses(taught, tmp_path):
             "--distill.attention_scores.weight 0",
         ),
     ],
-    ids=["no teacher", "a layer that is not there", "relation heads", "heads"],
+    ids=["no teacher", "epochs without layers", "a layer that is not there", "relation heads", "heads"],
 )
 def test_terms_that_two_models_cannot_have_are_refused_before_a_step(taught, tmp_path, changes, field, hint):
     if changes.get("model"):
