@@ -150,7 +150,7 @@ def _check_distill(config: FinetuneConfig) -> None:
         field = asked[0].field
         raise InputError(
             f"{field} = {asked[0].weight}: compares layers with those of a teacher, and none is named: --distill.teacher DIR, or "
-            f"--{field} 0",
+            f"--{field.replace('_', '-')} 0",
             field="distill.teacher",
             hint="--distill.teacher",
         )

@@ -143,7 +143,7 @@ def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_ow
         assert entry["loss"] == pytest.approx(0.7 * entry["loss_labels"] + 0.3 * entry["loss_ce"], rel=1e-5)
         assert "loss_hidden" not in entry
     rates = [entry["learning_rate"] for entry in logged]
-    assert max(rates[:10]) == max(rates[10:]) == 1e-3, "each stage warms up and decays"
+    assert max(rates[:10]) == max(rates[10:]) == pytest.approx(1e-3), "each stage warms up and decays"
     assert sum(entry["examples"] for entry in first) == 2 * 40
     beside = [change(config, run__seed=seed, run__directory=str(tmp_path / f"beside{seed}")) for seed in (0, 1)]
     finetune_seeds(beside, together=True)
@@ -169,12 +169,20 @@ def test_a_weight_of_layers_may_change_over_the_steps(taught, tmp_path):
             "distill.layer_epochs",
             "--distill.layer-epochs 0",
         ),
-        ({"distill__hidden": c.HiddenConfig(1.0, (1,))}, "distill.hidden.student_layers", "student_layers 0"),
-        ({"distill__minilmv2": c.MiniLMv2Config(1.0)}, "distill.minilmv2.relation_heads", "relation_heads 16"),
+        (
+            {"distill__hidden": c.HiddenConfig(1.0, (1,))},
+            "distill.hidden.student_layers",
+            "--distill.hidden.student-layers 0",
+        ),
+        (
+            {"distill__minilmv2": c.MiniLMv2Config(1.0)},
+            "distill.minilmv2.relation_heads",
+            "--distill.minilmv2.relation-heads 16",
+        ),
         (
             {"model": "heads", "distill__attention_scores": c.AttentionScoresConfig(1.0)},
             "distill.attention_scores.weight",
-            "--distill.attention_scores.weight 0",
+            "--distill.attention-scores.weight 0",
         ),
     ],
     ids=["no teacher", "epochs without layers", "a layer that is not there", "relation heads", "heads"],
