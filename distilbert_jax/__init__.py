@@ -19,6 +19,7 @@ _NAMES = {
     "config": (
         "AttentionProbabilitiesConfig",
         "AttentionScoresConfig",
+        "AugmentConfig",
         "CosConfig",
         "DataConfig",
         "DistillConfig",
@@ -125,6 +126,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.base.config_io import load_config as load_config
     from distilbert_jax.config import AttentionProbabilitiesConfig as AttentionProbabilitiesConfig
     from distilbert_jax.config import AttentionScoresConfig as AttentionScoresConfig
+    from distilbert_jax.config import AugmentConfig as AugmentConfig
     from distilbert_jax.config import CosConfig as CosConfig
     from distilbert_jax.config import DataConfig as DataConfig
     from distilbert_jax.config import DistillConfig as DistillConfig

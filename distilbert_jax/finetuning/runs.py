@@ -98,7 +98,8 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             stack.enter_context(run_directory.alone(directory))
             run_directory.enter(config, directory)
             _check_batches(directory)
-            models = {"model": config.model, "distill.teacher": config.teacher, "augment.model": config.augment.model}
+            proposer = config.augment.model if config.augment.copies else ""
+            models = {"model": config.model, "distill.teacher": config.teacher, "augment.model": proposer}
             known = {name: hf_format.known_fingerprints(model) for name, model in models.items() if model}
             bits, has_results = _dropout_bits(config), (directory / "results.json").is_file()
             drawn = {} if has_results else {"batches": BATCHES}
@@ -132,8 +133,8 @@ def _inputs(config: FinetuneConfig) -> dict[str, str]:
     """Fingerprints of what a run trains with and is scored on."""
     if not config.model:
         raise InputError("model is not set: name an HF directory with --model", field="model", hint="--model")
-    _check_distill(config)
     task = find_task(config.task)
+    _check_distill(config)
     inputs = {"model": hf_format.fingerprint(config.model), **sources(task)}
     if not task.trained_by:
         inputs |= {_data(split): datasets.fingerprint(task, split, config.data) for split in _splits(config)}
@@ -145,8 +146,11 @@ def _inputs(config: FinetuneConfig) -> dict[str, str]:
 
 
 def _check_distill(config: FinetuneConfig) -> None:
-    """Raise InputError where what is asked of a teacher lacks one."""
-    if not config.distill.teacher and (asked := objective.layer_terms(config.distill)):
+    """Raise InputError where what is asked of a teacher lacks one, or a term does not fit the two models."""
+    asked = objective.layer_terms(config.distill)
+    if asked and config.distill.teacher:
+        check_terms(asked, 0, *(read_config(locate(name)) for name in (config.model, config.teacher)))
+    elif asked:
         field = asked[0].field
         raise InputError(
             f"{field} = {asked[0].weight}: compares layers with those of a teacher, and none is named: --distill.teacher DIR, or "
@@ -154,7 +158,7 @@ def _check_distill(config: FinetuneConfig) -> None:
             field="distill.teacher",
             hint="--distill.teacher",
         )
-    if config.distill.layer_epochs and not objective.layer_terms(config.distill):
+    if config.distill.layer_epochs and not asked:
         raise InputError(
             f"distill.layer_epochs = {config.distill.layer_epochs}: no term of layers has a weight: --distill.hidden.weight 1, or "
             "--distill.layer-epochs 0",
@@ -176,7 +180,7 @@ def _check_distill(config: FinetuneConfig) -> None:
             field="augment.model",
             hint="--augment.model",
         )
-    if not config.distill.alpha and not objective.layer_terms(config.distill):
+    if not config.distill.alpha and not asked:
         raise InputError(
             f"{said}with distill.alpha = 0 nothing is learned from copies: --distill.alpha 0.5",
             field="distill.alpha",
@@ -320,6 +324,9 @@ class Tuning:
         self._check_sizes(model)
         self.model_config = model.config
         self.graphdef, _ = split(model)
+        if config.augment.copies:
+            self._load_teacher(config.teacher)  # what is wrong with it is told before copies are made
+            self.train_rows = self._with_copies()
         self.shape = packed_shape(self.train_rows.lengths, config.batch_size)
         shared_by = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * config.optimizer.accumulate
         self.placed_shape = self.shape.for_mesh(shared_by)
@@ -360,15 +367,16 @@ class Tuning:
         else:
             self.scored = {name: encode(read(task, name)) for name in task.dev}
         self.train_rows = self.given_rows = encode(train)
-        if config.augment.copies:
-            run, augment = config.run, config.augment
-            precision = {"dtype": jnp.dtype(run.dtype), "activations": run.activations}
-            proposer = load_proposer(augment, self.tokenizer, int(self.given_rows.lengths.max()), **precision)
-            self.train_rows = augmented(self.given_rows, augment, proposer, self.tokenizer)
         self.unlabelled: dict[str, datasets.Examples] = {}
         if config.predict_test:
             for of, name, file in datasets.test_splits(task, config.data):
                 self.unlabelled[file] = encode(read(of, name), of)
+
+    def _with_copies(self) -> datasets.Examples:
+        run, config = self.config.run, self.config.augment
+        precision = {"dtype": jnp.dtype(run.dtype), "activations": run.activations}
+        proposer = load_proposer(config, self.tokenizer, int(self.given_rows.lengths.max()), **precision)
+        return augmented(self.given_rows, config, proposer, self.tokenizer)
 
     def _load_model(self, config: FinetuneConfig) -> SequenceClassification:
         """The encoder and head of a directory, its labels in the task's order; a new head where it has none or other labels."""
@@ -443,7 +451,6 @@ class Tuning:
                 f"length = {self.config.length} is beyond the {teacher.config.max_length} positions of {where}",
                 field="length",
             )
-        check_terms(objective.layer_terms(self.config.distill), 0, self.model_config, teacher.config)
         graphdef, params = split(teacher)
         params = sharding.pad_vocabulary(_in_order(params, order))
         return Teacher(graphdef, jax.device_put(params, sharding.shardings(params, self.mesh)), teacher.config)
