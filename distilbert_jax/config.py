@@ -41,7 +41,8 @@ def require_positive(owner: object, *names: str) -> None:
 
 def require_weight(owner: object, *names: str) -> None:
     for name in names:
-        require(0.0 <= getattr(owner, name) <= LARGEST, owner, name, "expected a finite value of 0 or more")
+        within = all(0.0 <= end <= LARGEST for end in ends(getattr(owner, name)))
+        require(within, owner, name, "expected a finite value of 0 or more")
 
 
 def require_batch(owner: object, name: str) -> None:
@@ -50,7 +51,8 @@ def require_batch(owner: object, name: str) -> None:
 
 
 def require_temperature(owner: object, name: str) -> None:
-    require(0.01 <= getattr(owner, name) <= 100.0, owner, name, "expected 0.01 to 100: others leave nothing to learn")
+    within = all(0.01 <= end <= 100.0 for end in ends(getattr(owner, name)))
+    require(within, owner, name, "expected 0.01 to 100: others leave nothing to learn")
 
 
 def require_choices(owner: object) -> None:
@@ -75,6 +77,51 @@ def require_types(owner: object) -> None:
             require(isinstance(value, Real) and type(value) is not bool, owner, name, "expected a number")
         elif kind is bool:
             require(type(value) is bool, owner, name, "expected true or false")
+
+
+@dataclass(frozen=True, repr=False)
+class Schedule:
+    """A number that changes over a run: `start` at its first step, `end` at its last. On the command line `linear:5:1`.
+
+    linear: by the same amount each step; cosine: along half a wave, which is level at both ends.
+    """
+
+    kind: Literal["linear", "cosine"]
+    start: float
+    end: float
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        require_types(self)
+
+    def __repr__(self) -> str:
+        return ":".join((self.kind, *(repr(float(end)).removesuffix(".0") for end in (self.start, self.end))))
+
+
+Scheduled = float | Schedule  # a number that is the same at every step, or one that changes
+
+
+def scheduled(text: str) -> Scheduled:
+    """Read `5`, `linear:5:1` or `cosine:5:1`.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    kind, *numbers = text.split(":")
+    try:
+        if not numbers:
+            return float(text)
+        start, end = map(float, numbers)
+        if kind in ("linear", "cosine"):
+            return Schedule(kind, start, end)
+    except ValueError:
+        pass
+    raise InputError(f"{shortened(text, 200)!r}: expected a number, linear:START:END or cosine:START:END")
+
+
+def ends(value: Scheduled) -> tuple[float, ...]:
+    """The values between which a number stays: one, or the two of a schedule."""
+    return (value.start, value.end) if isinstance(value, Schedule) else (value,)
 
 
 Dtype = Literal["float32", "bfloat16"]
@@ -219,6 +266,33 @@ class ModelConfig:
         return cls.of_family("distilbert", **changes)
 
 
+@dataclass(frozen=True)
+class Reads:
+    """What is read of an encoder: whether its embeddings, and of each kind the numbers of layers, the first is 0.
+
+    hidden_states: what these layers return; attentions: probabilities, attention_scores: what they are the softmax of;
+    queries_keys_values: as they leave their linear layers. Layers above the last one that is read are not computed.
+    """
+
+    embeddings: bool = False
+    hidden_states: tuple[int, ...] = ()
+    attentions: tuple[int, ...] = ()
+    attention_scores: tuple[int, ...] = ()
+    queries_keys_values: tuple[int, ...] = ()
+
+    def __or__(self, other: "Reads") -> "Reads":
+        """What one of the two reads."""
+        both = lambda name: tuple(sorted({*getattr(self, name), *getattr(other, name)}))
+        kinds = {item.name: both(item.name) for item in fields(self) if item.name != "embeddings"}
+        return Reads(self.embeddings or other.embeddings, **kinds)
+
+    @property
+    def depth(self) -> int:
+        """How many layers have to be computed, the last one perhaps in part."""
+        kinds = (self.hidden_states, self.attentions, self.attention_scores, self.queries_keys_values)
+        return max((layer + 1 for kind in kinds for layer in kind), default=0)
+
+
 def student_config(teacher: ModelConfig, num_hidden_layers: int) -> ModelConfig:
     """DistilBERT of the teacher's width and vocabulary with `num_hidden_layers` layers."""
     return dataclasses.replace(
@@ -253,7 +327,8 @@ class DataConfig:
 class MaskingConfig:
     """Masked-LM corruption, drawn on the device for each packed row."""
 
-    probability: float = 0.15  # n = ceil(probability · tokens of the row, or of the batch)
+    # n = ceil(probability · tokens of the row, or of the batch); of a schedule to four decimals
+    probability: Scheduled = 0.15
     mask: float = 0.8  # of the masked: become [MASK]
     random: float = 0.1  # of the masked: become a token uniform over the vocabulary; the rest stay
     random_differs: bool = False  # True: the random token is never the true one (model card); the original allows it
@@ -263,9 +338,8 @@ class MaskingConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require(
-            1e-4 <= self.probability < 1.0, self, "probability", "expected 0.0001 ≤ value < 1"
-        )  # see `masking.masked_count`
+        within = all(1e-4 <= end < 1.0 for end in ends(self.probability))  # see `masking.masked_count`
+        require(within, self, "probability", "expected 0.0001 ≤ value < 1")
         require(self.mask >= 0.0, self, "mask", "expected a share")
         require(self.random >= 0.0 and self.mask + self.random <= 1.0 + 1e-9, self, "random", "mask + random exceeds 1")
         require(0.0 <= self.smoothing <= 100.0, self, "smoothing", "expected 0 to 100")
@@ -278,8 +352,8 @@ class KLConfig:
     metrics.jsonl calls it `loss_ce`, the terminal `ce`.
     """
 
-    weight: float = 5.0  # 0: the term is not computed
-    temperature: float = 2.0  # T
+    weight: Scheduled = 5.0  # 0: the term is not computed
+    temperature: Scheduled = 2.0  # T
     tokens: TermTokens = "all"  # where it is taken
 
     def __post_init__(self) -> None:
@@ -292,7 +366,7 @@ class KLConfig:
 class MLMConfig:
     """L_mlm, the cross-entropy of the true tokens, at the masked ones."""
 
-    weight: float = 2.0
+    weight: Scheduled = 2.0
 
     def __post_init__(self) -> None:
         require_weight(self, "weight")
@@ -302,7 +376,7 @@ class MLMConfig:
 class CosConfig:
     """L_cos, 1 − cosine of the last hidden states, of all tokens."""
 
-    weight: float = 1.0
+    weight: Scheduled = 1.0
 
     def __post_init__(self) -> None:
         require_weight(self, "weight")
@@ -312,12 +386,110 @@ class CosConfig:
 class MSEConfig:
     """L_mse, the squared difference of the logits, summed over the vocabulary."""
 
-    weight: float = 0.0
+    weight: Scheduled = 0.0
     tokens: TermTokens = "all"  # where it is taken
 
     def __post_init__(self) -> None:
         require_choices(self)
         require_weight(self, "weight")
+
+
+@dataclass(frozen=True)
+class HiddenConfig:
+    """L_hidden, the mean squared difference of hidden states, summed over pairs of layers; where the teacher has another
+    width, through a trained projection for each, which is no part of the saved model (TinyBERT, Jiao et al. 2020, eq. 8)."""
+
+    weight: Scheduled = 0.0
+    student_layers: tuple[int, ...] | None = None  # from 0; None: all
+    # one for each of those; None: uniform, the teacher's layer m · L_t/L_s for layer m of the student, counted from 1
+    teacher_layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+        _require_layers(self)
+
+
+@dataclass(frozen=True)
+class EmbeddingsConfig:
+    """L_embeddings, the mean squared difference of what the embeddings give, through a trained projection where the teacher
+    has another width (TinyBERT, eq. 9)."""
+
+    weight: Scheduled = 0.0
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+
+
+@dataclass(frozen=True)
+class AttentionScoresConfig:
+    """L_attention_scores, the mean squared difference of Q·Kᵀ/√H at visible keys, summed over pairs of layers; for equal
+    numbers of heads (TinyBERT, eq. 7)."""
+
+    weight: Scheduled = 0.0
+    student_layers: tuple[int, ...] | None = None  # from 0; None: all
+    teacher_layers: tuple[int, ...] | None = None  # one for each of those; None: uniform, as of `hidden`
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+        _require_layers(self)
+
+
+@dataclass(frozen=True)
+class AttentionProbabilitiesConfig:
+    """L_attention_probabilities, KL(teacher ‖ student) of attention probabilities before dropout, mean over the heads,
+    summed over pairs of layers; for equal numbers of heads."""
+
+    weight: Scheduled = 0.0
+    student_layers: tuple[int, ...] | None = None  # from 0; None: all
+    teacher_layers: tuple[int, ...] | None = None  # one for each of those; None: uniform, as of `hidden`
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+        _require_layers(self)
+
+
+@dataclass(frozen=True)
+class MiniLMConfig:
+    """L_minilm, KL(teacher ‖ student) of one layer's attention probabilities and value relations; for equal numbers of heads
+    (MiniLM, Wang et al. 2020)."""
+
+    weight: Scheduled = 0.0
+    student_layer: int | None = None  # from 0; None: the last
+    teacher_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+        _require_layers(self)
+
+
+@dataclass(frozen=True)
+class MiniLMv2Config:
+    """L_minilmv2, KL(teacher ‖ student) of one layer's relations between queries, between keys and between values, for any
+    widths and numbers of heads (MiniLMv2, Wang et al. 2021)."""
+
+    weight: Scheduled = 0.0
+    relation_heads: int = 48  # R, into which all heads together are cut; it divides both widths
+    queries: float = 1.0  # α of the relations between queries; 0: not computed
+    keys: float = 1.0
+    values: float = 1.0
+    student_layer: int | None = None  # from 0; None: the last
+    teacher_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight", "queries", "keys", "values")
+        require_positive(self, "relation_heads")
+        require(any((self.queries, self.keys, self.values)), self, "queries", "no relation has a share above 0")
+        _require_layers(self)
+
+
+def _require_layers(owner: object) -> None:
+    for item in fields(typing.cast(Any, owner)):
+        if item.name.endswith(("_layer", "_layers")):
+            value = getattr(owner, item.name)
+            given = () if value is None else value if isinstance(value, tuple) else (value,)
+            require(value is None or len(given) > 0, owner, item.name, "expected at least one layer")
+            numbers = all(type(layer) is int and layer >= 0 for layer in given)
+            require(numbers, owner, item.name, "expected numbers of layers, the first is 0")
 
 
 # Command-line options of earlier versions, and what they are now.
@@ -336,14 +508,20 @@ class LossConfig:
     """The loss of distillation, Σ weight · term: the triple loss (paper, section 3) is L_ce, L_mlm and L_cos.
 
     A field that has a weight is a term of the same name in `pretraining.terms`. Defaults are the original code's; an often-copied
-    0.33 each gives poor results.
+    0.33 each gives poor results. A weight, or the temperature, may change over the steps: `linear:5:1`, `cosine:5:1`.
     """
 
     kl: KLConfig = field(default_factory=KLConfig)
     mlm: MLMConfig = field(default_factory=MLMConfig)
     cos: CosConfig = field(default_factory=CosConfig)
     mse: MSEConfig = field(default_factory=MSEConfig)
-    own: dict[str, float] = field(
+    hidden: HiddenConfig = field(default_factory=HiddenConfig)
+    embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
+    attention_scores: AttentionScoresConfig = field(default_factory=AttentionScoresConfig)
+    attention_probabilities: AttentionProbabilitiesConfig = field(default_factory=AttentionProbabilitiesConfig)
+    minilm: MiniLMConfig = field(default_factory=MiniLMConfig)
+    minilmv2: MiniLMv2Config = field(default_factory=MiniLMv2Config)
+    own: dict[str, Scheduled] = field(
         default_factory=dict
     )  # {name: weight} of terms that a file of yours registers: --loss.own NAME WEIGHT
     chunk: int = 0  # where logits are of all tokens: those of so many of each row are held at a time, slower; 0: of all
@@ -351,12 +529,14 @@ class LossConfig:
     def __post_init__(self) -> None:
         require(self.chunk >= 0, self, "chunk", "expected 0 (all) or a number of tokens")
         for name, weight in self.own.items():
-            if not 0.0 <= weight <= LARGEST:
+            if not all(0.0 <= end <= LARGEST for end in ends(weight)):
                 raise InputError(
                     f"LossConfig.own[{name!r}] = {weight!r}: expected a finite value of 0 or more",
                     field=f"loss.own.{name}",
                 )
-        if not any((self.kl.weight, self.mlm.weight, self.cos.weight, self.mse.weight, *self.own.values())):
+        terms = (getattr(self, item.name) for item in fields(self))
+        weights = (*(term.weight for term in terms if hasattr(term, "weight")), *self.own.values())
+        if not any(end for weight in weights for end in ends(weight)):
             raise InputError("LossConfig: every weight is 0, nothing would be learned", field="loss.kl.weight")
 
     @classmethod

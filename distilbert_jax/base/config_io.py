@@ -122,8 +122,10 @@ def _build(kind: Any, value: Any, path: str, field: str) -> Any:
         if value is None and type(None) in arguments:
             return None
         kinds = [a for a in arguments if a is not type(None)]
-        of_text = [a for a in kinds if (typing.get_origin(a) is Literal) == isinstance(value, str)]
-        return _build((of_text or kinds)[0], value, path, field)
+        # Text is one of a literal's, an object a dataclass' fields.
+        kind_of = lambda a: str if typing.get_origin(a) is Literal else dict if dataclasses.is_dataclass(a) else object
+        alike = [a for a in kinds if kind_of(a) is (type(value) if isinstance(value, str | dict) else object)]
+        return _build((alike or kinds)[0], value, path, field)
     if origin is Literal:
         if value in arguments:
             return value

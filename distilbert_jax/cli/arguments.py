@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from distilbert_jax.base import config_io, runtime
 from distilbert_jax.cli import renamed
+from distilbert_jax.config import Schedule, Scheduled, scheduled
 from distilbert_jax.errors import InputError
 
 C = TypeVar("C")
@@ -32,7 +34,7 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
     options = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:
-        with contextlib.redirect_stderr(complaint):
+        with contextlib.redirect_stderr(complaint), _TYPES:
             return tyro.cli(kind, args=list(args), prog=prog, **options)
     except SystemExit as exit:
         if not exit.code:
@@ -43,12 +45,29 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
             said = f"{said.partition(': ')[0]}: {cause}"
     except InputError as error:  # of a config that is a part of the command
         said, cause = str(error), error
-    if not cause:
+    if not cause or not (cause.path or cause.field):  # of one option alone
         options = re.findall(r"--[\w.-]*\w", said)
         cause = InputError(
             said, field=options[0] if options else None, hint=said.partition("; perhaps you meant ")[2] or None
         )
     raise InputError(f"{prog}: {said}; --help lists what there is", path=cause.path, field=cause.field, hint=cause.hint)
+
+
+_TYPES = ConstructorRegistry()
+
+
+@_TYPES.primitive_rule
+def _scheduled(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Scheduled] | None:
+    """A number, or a schedule as one word: of a dataclass tyro would make a subcommand."""
+    if info.type != Scheduled:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="FLOAT|linear:A:B|cosine:A:B",
+        instance_from_str=lambda words: scheduled(words[0]),
+        is_instance=lambda value: isinstance(value, float | int | Schedule),
+        str_from_instance=lambda value: [str(value)],
+    )
 
 
 def _cause(error: BaseException | None) -> InputError | None:

@@ -12,7 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int, Key, Num
 
-from distilbert_jax.config import MaskingConfig
+from distilbert_jax.config import MaskingConfig, Schedule, Scheduled, ends
+
+_PARTS = 10_000  # the finest that a share is told apart
 
 
 class Masked(NamedTuple):
@@ -42,15 +44,27 @@ def log_weights(
     return logs.astype(np.float32)
 
 
-def masked_count(tokens: Any, probability: float) -> Any:
-    """ceil(probability · tokens) of an int or an array of them, exact for a share of up to four decimals.
+def masked_count(tokens: Any, probability: float | jax.Array) -> Any:
+    """ceil(probability · tokens) of an int or an array of them, exact for a share of up to four decimals, to which that of an array
+    is rounded.
 
     Float32 on the device would round 15.0 up to 16.
     """
-    share = Fraction(probability).limit_denominator(10_000)
+    if isinstance(probability, jax.Array):
+        above, below = jnp.rint(probability * _PARTS).astype(jnp.int32), _PARTS
+    else:
+        share = Fraction(probability).limit_denominator(_PARTS)
+        above, below = share.numerator, share.denominator
     # In two parts, since int32 on the device would not hold the product.
-    whole, rest = tokens // share.denominator, tokens % share.denominator
-    return whole * share.numerator - (-rest * share.numerator) // share.denominator
+    whole, rest = tokens // below, tokens % below
+    return whole * above - (-rest * above) // below
+
+
+def most_masked(tokens: int, probability: Scheduled) -> int:
+    """The most of so many tokens that are masked in any step."""
+    if isinstance(probability, Schedule):
+        return masked_count(tokens, round(max(ends(probability)), 4))  # as its values on the device are rounded
+    return masked_count(tokens, probability)
 
 
 def corrupt(
@@ -60,6 +74,7 @@ def corrupt(
     weights: Float[jax.Array, " V"],
     mask_id: int,
     config: MaskingConfig,
+    probability: Float[jax.Array, ""] | float | None = None,
 ) -> Masked:
     """Draw ceil(probability · tokens) tokens of each row, or of all rows together, without replacement and corrupt them 80/10/10.
 
@@ -68,7 +83,10 @@ def corrupt(
         input_ids: int32 [B, T].
         is_token: bool [B, T], False at padding.
         weights: float32 [V] from `log_weights`.
+        probability: of this step, where that of the config is a schedule.
     """
+    share: Any = config.probability if probability is None else probability
+    largest = config.probability if isinstance(share, jax.Array) else share
     (B, T), V = input_ids.shape, weights.shape[0]
     which, how, other = jnp.moveaxis(jax.vmap(lambda key: jax.random.split(key, 3))(rngs), 1, 0)
     # The largest of log p + Gumbel noise are a weighted draw without replacement (Efraimidis and Spirakis).
@@ -77,15 +95,15 @@ def corrupt(
     )
     tokens = is_token.sum(-1, dtype=jnp.int32)
     if config.per == "row":
-        M = masked_count(T, config.probability)
+        M = most_masked(T, largest)
         positions = jnp.argsort(-scores)[:, :M]
-        chosen = jnp.arange(M) < masked_count(tokens, config.probability)[:, None]
+        chosen = jnp.arange(M) < masked_count(tokens, share)[:, None]
     else:
         # Any row may have all its tokens masked.
         M = T
         positions = jnp.argsort(-scores)
         rank = jnp.argsort(jnp.argsort(-scores.reshape(-1))).reshape(B, T)
-        chosen = jnp.take_along_axis(rank, positions, 1) < masked_count(tokens.sum(), config.probability)
+        chosen = jnp.take_along_axis(rank, positions, 1) < masked_count(tokens.sum(), share)
     chosen &= jnp.take_along_axis(scores, positions, 1) > -jnp.inf
     labels = jnp.take_along_axis(input_ids, positions, 1)
 
@@ -95,9 +113,9 @@ def corrupt(
         replacement = jax.random.randint(other, (M,), 0, V - config.random_differs)
         if config.random_differs:
             replacement += replacement >= labels
-        share = jax.random.uniform(how, (M,))
-        corrupted = jnp.where(share < config.mask, mask_id, labels)
-        return jnp.where((share >= config.mask) & (share < config.mask + config.random), replacement, corrupted)
+        drawn = jax.random.uniform(how, (M,))
+        corrupted = jnp.where(drawn < config.mask, mask_id, labels)
+        return jnp.where((drawn >= config.mask) & (drawn < config.mask + config.random), replacement, corrupted)
 
     put = jax.vmap(lambda ids, positions, values: ids.at[positions].set(values, unique_indices=True))
     new_ids = put(input_ids, positions, jnp.where(chosen, jax.vmap(replaced)(how, other, labels), labels))

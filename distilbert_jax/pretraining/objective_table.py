@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection
 from typing import Any, Literal
 
 from distilbert_jax.base.registry import Registry, calling_file, file_of, load, source_digest
-from distilbert_jax.config import PretrainConfig
+from distilbert_jax.config import PretrainConfig, Schedule
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining import terms
 
@@ -95,6 +95,19 @@ def origins(config: PretrainConfig, parts: Collection[str]) -> dict[str, str]:
         return {one.term.metric: f"{file_of(one.function)}: term {one.term.name!r}" for one in brought}
     where = f"{file_of(function_of(row))}: objective {row.name!r}"
     return dict.fromkeys(parts, where) if OBJECTIVES.file(row.name) else {}
+
+
+MASKED = "masking_probability"  # the name of its value where it is scheduled
+
+
+def schedules(config: PretrainConfig) -> dict[str, Schedule]:
+    """What changes over the steps of a run, by the names that the log gives the values: `kl_weight`, `masking_probability`."""
+    probability = config.masking.probability
+    result = {MASKED: probability} if isinstance(probability, Schedule) else {}
+    if config.objective == "distillation":
+        for one in terms.weighted_terms(config.loss):
+            result |= one.schedules
+    return result
 
 
 def logits_shares(config: PretrainConfig, masked: float) -> tuple[float, float]:

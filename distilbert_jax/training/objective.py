@@ -17,11 +17,15 @@ MASKING, DROPOUT = 0, 1  # what a row's key is folded with
 class Part:
     """A part of the loss, or of what is reported beside it.
 
-    over: the count that its sum is divided by. weight: of the mean in the loss; 0: reported only.
+    over: the count that its sum is divided by. weight: of the mean in the loss, or the name of the step's value that it is; 0:
+    reported only.
     """
 
     over: str
-    weight: float = 0.0
+    weight: float | str = 0.0
+
+    def weight_at(self, counts: Metrics) -> jax.Array | float:
+        return counts[self.weight] if isinstance(self.weight, str) else self.weight
 
 
 class Sums(NamedTuple):
@@ -43,11 +47,20 @@ class Objective:
     arrays, among devices and into micro-batches; counts are float32 scalars and never 0. sums(params, frozen params, micro-batch,
     counts) → `Sums` or {part: sum}, of the rows of a micro-batch that one device has: their sum over micro-batches and devices is
     the sum over the batch, so that no count may be taken in it.
+
+    values(step int32) → float32 scalars that change over the run, by the names under which they are logged. Where there are some,
+    `prepare` takes them as its third argument, and `sums` finds them among the counts.
     """
 
-    prepare: Callable[[jax.Array, Batch], tuple[Batch, Metrics]]
+    prepare: Callable[..., tuple[Batch, Metrics]]
     sums: Callable[[Params, Params, Batch, Metrics], Sums | Metrics]
     parts: Mapping[str, Part]
+    values: Callable[[jax.Array], Metrics] = lambda step: {}
+
+    def prepared(self, rngs: jax.Array, batch: Batch, values: Metrics) -> tuple[Batch, Metrics]:
+        """`prepare` of a step with these values, which are then among its counts."""
+        batch, counts = self.prepare(rngs, batch, values) if values else self.prepare(rngs, batch)
+        return batch, {**counts, **values}
 
     def loss(self, params: Params, frozen: Params, batch: Batch, counts: Metrics) -> tuple[jax.Array | float, Metrics]:
         """A micro-batch's share of the loss, and of its parts."""
@@ -55,6 +68,6 @@ class Objective:
         sums, value, within = result if isinstance(result, Sums) else Sums(result)
         means = {name: total / counts[self.parts[name].over] for name, total in sums.items()}
         for name, mean in means.items():
-            if name not in within and (weight := self.parts[name].weight):
-                value = value + weight * mean
+            if name not in within and self.parts[name].weight:
+                value = value + self.parts[name].weight_at(counts) * mean
         return value, means

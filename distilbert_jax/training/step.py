@@ -62,6 +62,8 @@ def gradients(
     rngs: jax.Array,
     mesh: Mesh,
     accumulate: int = 1,
+    *,
+    step: jax.Array | int = 0,
 ) -> tuple[Params, Metrics]:
     """Gradients of the global loss and its parts (with `loss`, their weighted sum), over `accumulate` micro-batches.
 
@@ -71,12 +73,13 @@ def gradients(
     Args:
         params, frozen: whole along fsdp (`sharding.gather`).
         batch, rngs: of the global batch, cut along the row axes.
+        step: which the objective's values are of.
 
     Returns:
         Gradients, cut as the parameters are, and float32 scalars.
     """
     with jax.named_scope("prepare"):
-        batch, counts = objective.prepare(rngs, batch)
+        batch, counts = objective.prepared(rngs, batch, objective.values(jnp.asarray(step, jnp.int32)))
     if mesh.shape["data"] * mesh.shape["fsdp"] == 1:
         grads, metrics = local_gradients(objective, params, frozen, batch, counts, accumulate)
         return grads, {**metrics, **counts}
@@ -127,7 +130,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
     """step(state, frozen, batch) → (state, metrics); the given state is donated.
 
-    Metrics are float32 scalars: loss, its parts, the counts they were divided by, and grad_norm before clipping.
+    Metrics are float32 scalars: loss, its parts, the counts they were divided by, values that change over the run, and
+    grad_norm before clipping.
 
     Args:
         stacked: `state` is one of `stack_states`, batches are [S, B, ...]; the seeds train side by side, each as it would
@@ -137,7 +141,7 @@ def make_train_step(
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         rngs = row_keys(jax.random.wrap_key_data(state.key), state.step, len(batch["input_ids"]))
         whole = gather(state.params, mesh), gather(frozen, mesh)
-        grads, metrics = gradients(objective, *whole, batch, rngs, mesh, accumulate)
+        grads, metrics = gradients(objective, *whole, batch, rngs, mesh, accumulate, step=state.step)
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = cast(Params, optax.apply_updates(state.params, updates))

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 import train
-from distilbert_jax.config import FinetuneConfig, PretrainConfig, RunConfig
+from distilbert_jax.config import FinetuneConfig, PretrainConfig, RunConfig, Schedule
 from tests.runs import ROOT, pretraining, refused, write_config
 
 
@@ -24,6 +24,8 @@ def config(tmp_path):
         (["--optimizer.learning-rate", "fast"], "--optimizer.learning-rate", "'fast'"),
         (["--steps", "-1"], "steps", "-1"),
         (["--steps"], "--steps", "--steps"),
+        (["--loss.kl.weight", "linear:5"], "--loss.kl.weight", "'linear:5'"),
+        (["--loss.kl.weight", "linear:5:-1"], "weight", "linear:5:-1"),
         (["--data.sequences", "lines"], "--data.sequences", "'line', 'document'"),
         (["--run.seed", "-1"], "seed", "-1"),
         (["--data.length", "1024"], "length", "1024"),
@@ -48,13 +50,19 @@ def test_overrides_reach_the_run(config, monkeypatch):
     monkeypatch.setattr("distilbert_jax.pretraining.run.pretrain", lambda config, profile: taken.append(config))
     train.main([config, "--steps", "9", "--optimizer.learning-rate", "1e-4", "--run.directory", "runs/x"])
     assert (taken[0].steps, taken[0].optimizer.learning_rate, taken[0].run.directory) == (9, 1e-4, "runs/x")
+    train.main([config, "--loss.kl.weight", "linear:5:1", "--loss.own", "norm", "cosine:0:1", "--loss.mlm.weight", "3"])
+    loss = taken[1].loss
+    assert (loss.kl.weight, loss.mlm.weight) == (Schedule("linear", 5.0, 1.0), 3.0)
+    assert loss.own == {"norm": Schedule("cosine", 0.0, 1.0)}
 
 
 def test_a_config_has_help(config, capsys):
     with pytest.raises(SystemExit) as left:
         train.main([config, "--help"])
     assert left.value.code == 0
-    assert "--optimizer.learning-rate" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "--optimizer.learning-rate" in shown
+    assert "--loss.kl.weight FLOAT|linear:A:B|cosine:A:B" in shown
 
 
 def test_a_mistake_ends_the_process_with_one_line_and_status_2(world, tmp_path):
