@@ -58,7 +58,7 @@ class GlueCommand:
         from distilbert_jax.finetuning.runs import sweep_directory
         from distilbert_jax.finetuning.tasks import TASKS
         from distilbert_jax.glue import submission, table
-        from distilbert_jax.glue.summary import model_of, read_runs
+        from distilbert_jax.glue.summary import check_dev, model_of, read_runs
         from distilbert_jax.glue.sweep import run_sweep
         from distilbert_jax.probes.speed import relative_speed
 
@@ -73,6 +73,7 @@ class GlueCommand:
                 f"--teacher-runs {self.teacher_runs}: has none of the tasks {', '.join(self.tasks)} (WNLI aside)",
                 field="--teacher-runs",
             )
+        check_dev([run for run in teacher if run.result.task in self.tasks], given)
         config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
         with signals.leaving_when_asked(), runtime.compiling_once():
             results = run_sweep(

@@ -4,14 +4,15 @@ A resample draws the dev rows with replacement, the same ones for both models an
 replacement; its score of a task is the median over the drawn seeds.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.predictions import Predictions
 from distilbert_jax.finetuning.tasks import Task, find_task
-from distilbert_jax.glue.results import Comparison, Interval
+from distilbert_jax.glue.results import Comparison, Interval, SweepRun, by_task
+from distilbert_jax.glue.summary import check_same_dev, read
 
 RESAMPLES = 1000
 _CHUNK = 50  # resamples at once: 50 × 40,430 rows of QQP are 16 MB
@@ -75,6 +76,17 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 Runs = Mapping[str, Sequence[Predictions]]  # of one model: task → a run for each seed
+
+
+def compare_runs(ours: Sequence[SweepRun], theirs: Sequence[SweepRun], tasks: Collection[str]) -> Comparison:
+    """`compare` of what two models have left of these tasks.
+
+    Raises:
+        InputError: as `compare` and `read`, or they were scored on other rows.
+    """
+    check_same_dev(*([run for run in runs if run.result.task in tasks] for runs in (ours, theirs)))
+    groups = by_task(ours), by_task(theirs)
+    return compare(*({name: list(map(read, group[name])) for name in tasks if name in group} for group in groups))
 
 
 def compare(model: Runs, other: Runs, *, seed: int = 0) -> Comparison:

@@ -1,15 +1,16 @@
 """GLUE summary, what the runs of a sweep come to: medians, spreads, failed seeds, and what has to be known of them."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from distilbert_jax.base.config_io import read_config
+from distilbert_jax.base.config_io import Difference, differences, read_config
 from distilbert_jax.base.files import read_json
 from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, few, warn_once
+from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning.metrics import majority, score
 from distilbert_jax.finetuning.predictions import Predictions, read_predictions
 from distilbert_jax.finetuning.results import read_result
@@ -17,6 +18,7 @@ from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE, REMARKS
 from distilbert_jax.glue.results import Choice, SweepRun, TaskSummary, by_task
 from distilbert_jax.models.hf_format import known_fingerprints
+from distilbert_jax.training import run_directory
 from distilbert_jax.training.terms import weighted_terms
 
 _EPSILON = 1e-9
@@ -24,7 +26,13 @@ _ROUNDING = 0.01  # of a score × 100: another version of a metric may sum in an
 
 
 def medians(runs: Sequence[SweepRun]) -> dict[str, float]:
-    """{task: median of the score over its runs}."""
+    """{task: median of the score over its runs}.
+
+    Raises:
+        InputError: as for `read`.
+    """
+    for run in runs:
+        read(run)
     return {name: statistics.median(run.result.score for run in of_task) for name, of_task in by_task(runs).items()}
 
 
@@ -103,11 +111,14 @@ def mean_score(scores: Mapping[str, float]) -> float | None:
     return statistics.fmean(counted) if counted else None
 
 
-def read_runs(directory: str) -> list[SweepRun]:
+def read_runs(directory: str, only: Collection[tuple[str, int]] | None = None) -> list[SweepRun]:
     """The runs that a sweep left in its directory.
 
+    Args:
+        only: task and seed of those that are asked for; others are told of and left out. None: all.
+
     Raises:
-        InputError: there are none, or one is no result of a fine-tuning run.
+        InputError: there are none, one is no result of a fine-tuning run, or those of a task differ in more than their seed.
     """
     files = sorted(Path(directory).glob("*/results.json"))
     if not files:
@@ -115,18 +126,120 @@ def read_runs(directory: str) -> list[SweepRun]:
             f"{directory}: holds no runs of distilbert-jax glue (<task>-<seed>/results.json)", path=directory
         )
     runs: dict[tuple[str, int], SweepRun] = {}
+    left_out = []
     for file in files:
         result = read_result(file)
         key = result.task, result.seed
+        if only is not None and key not in only:
+            left_out.append(file.parent.name)
+            continue
         if key in runs:
             raise InputError(
                 f"{directory}: {runs[key].directory.name} and {file.parent.name} both say that they are {result.task} with "
                 f"seed {result.seed}; remove the one that is not",
                 path=directory,
             )
-        choice = file.parent.parent / "choice" / result.task / "choice.json"
-        runs[key] = SweepRun(result, file.parent, _read_choice(choice))
+        runs[key] = SweepRun(result, file.parent, _choice_of(result.task, file.parent))
+    if left_out:
+        warn_once(f"{directory}: not asked for, and left out: {few(left_out, ', ')}")
+    for of_task in by_task(list(runs.values())).values():
+        for other in of_task[1:]:
+            _check_alike(of_task[0], other)
     return list(runs.values())
+
+
+def _check_alike(one: SweepRun, other: SweepRun) -> None:
+    """Raise InputError where two runs of a task differ in more than their seed: a median is of one way to fine-tune."""
+    if apart := _settings_apart(one, other) or _rows_apart(one, other):
+        raise InputError(
+            f"{one.directory.parent}: {one.directory.name} and {other.directory.name} are not of one setting "
+            f"({few([str(difference) for difference in apart])}), and a median is; remove those that are not meant, or "
+            "fine-tune all of them again",
+            path=one.directory.parent,
+            field=apart[0].field,
+        )
+
+
+def _settings_apart(one: SweepRun, other: SweepRun) -> list[Difference]:
+    """The fields in which the configs of two runs differ beyond their seed, as far as they have left them."""
+    configs = config_of(one.directory), config_of(other.directory)
+    result = _apart(*configs) if configs[0] and configs[1] else []
+    starts = [(_is_mnli_model(run.result.model, run.directory.parent), run.result.model) for run in (one, other)]
+    if starts[0][0] != starts[1][0]:
+        result.append(Difference("model", starts[0][1], starts[1][1]))
+    return result
+
+
+def _apart(one: FinetuneConfig, other: FinetuneConfig, ignored: Collection[str] = ()) -> list[Difference]:
+    """The fields in which two runs compute something else, their seeds and the models of these aside."""
+    ignored = {"run.seed", "model", *ignored}
+    apart = differences(one, other)
+    return [each for each in apart if each.field not in ignored and not run_directory.is_free(each.field)]
+
+
+def _rows_apart(one: SweepRun, other: SweepRun) -> list[Difference]:
+    """What two runs say otherwise of the rows that they read, of the batches, and of what they learned from beside them."""
+    of_results = ("train_rows", "dev_rows", "cut_share", "batches")
+    said = [(name, getattr(one.result, name), getattr(other.result, name)) for name in of_results]
+    ours, theirs = _digests(one), _digests(other)
+    said += [(name, ours[name][:8], theirs[name][:8]) for name in ours if name in theirs]
+    return [Difference(*values) for values in said if values[1] != values[2]]
+
+
+def _digests(run: SweepRun) -> dict[str, str]:
+    """Digests of what a run reads beside its model, as far as other seeds read the same and they are of one kind: those of the
+    hub's rows are no digests of files."""
+    file, config = run.directory / "inputs.json", config_of(run.directory)
+    inputs = read_json(file, dict) if file.is_file() else {}
+    kind = lambda name: f"{name}, hub" if config and not config.data and name.startswith("data (") else name
+    skipped = {"model", "batches", "dropout", "run"}
+    if "run" not in inputs or (config and "{seed}" in config.distill.teacher):
+        skipped.add("distill.teacher")  # of an earlier version the digest is of fewer files
+    is_digest = lambda value: isinstance(value, str) and len(value) == 64
+    return {kind(name): value for name, value in inputs.items() if name not in skipped and is_digest(value)}
+
+
+def config_of(directory: Path) -> FinetuneConfig | None:
+    """How a run was fine-tuned; None where no config says.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    file = directory / "config.json"
+    return read_config(FinetuneConfig, file) if file.is_file() else None
+
+
+def check_same_dev(ours: Sequence[SweepRun], theirs: Sequence[SweepRun]) -> None:
+    """Raise InputError where runs of a task were scored on other dev rows, or on the same in another order, by the digests of
+    inputs.json: pairs are of one row."""
+    groups = by_task(ours), by_task(theirs)
+    for name in groups[0].keys() & groups[1].keys():
+        first = find_task(name).dev[0]
+        given = [(run, _digests(run)) for group in groups for run in group[name]]
+        for split in (f"data ({first})", f"data ({first}), hub"):
+            known = [(run, digests[split]) for run, digests in given if split in digests]
+            if other := next((run for run, digest in known if digest != known[0][1]), None):
+                raise _other_dev(name, first, known[0][0].directory, other.directory)
+
+
+def check_dev(runs: Sequence[SweepRun], config: FinetuneConfig) -> None:
+    """`check_same_dev` of runs with those that a config asks for, before they are there."""
+    kind = "" if config.data else ", hub"
+    for run in runs:
+        task = find_task(run.result.task)
+        recorded = _digests(run).get(f"data ({task.dev[0]}){kind}")
+        there = recorded and datasets.has_split(task, task.dev[0], config.data)
+        if there and recorded != datasets.fingerprint(task, task.dev[0], config.data):
+            raise _other_dev(task.name, task.dev[0], run.directory, Path(config.data or datasets.HUB))
+
+
+def _other_dev(task: str, split: str, one: Path, other: Path) -> InputError:
+    return InputError(
+        f"{one}: was scored on another {split} split of {task} than {other}: they cannot be compared in pairs; fine-tune both on "
+        "the same file",
+        path=one,
+        field=f"data ({split})",
+    )
 
 
 def begun_with(run: SweepRun) -> str | None:
@@ -174,19 +287,30 @@ def model_of(runs: Sequence[SweepRun]) -> str:
     return next(iter(of_runs), runs[0].result.model)
 
 
-def _read_choice(file: Path) -> Choice | None:
-    """What `sweep.choose` wrote; None where nothing was chosen."""
-    if not file.is_file():
+def _choice_of(task: str, directory: Path) -> Choice | None:
+    """What `sweep.choose` wrote; None where nothing was chosen, or it was for runs of other settings than this one's."""
+    place = directory.parent / "choice" / task
+    if not (place / "choice.json").is_file():
         return None
-    return read_config(Choice, file, "remove it: the command that chose makes it again")
+    choice = read_config(Choice, place / "choice.json", "remove it: the command that chose makes it again")
+    config = config_of(directory)
+    return choice if config is None or _is_chosen(config, choice, place) else None
+
+
+def _is_chosen(config: FinetuneConfig, choice: Choice, place: Path) -> bool:
+    """Whether a config has the values that were chosen, and all else as the runs, as far as they are there, that they come from."""
+    own = {"learning_rate": config.optimizer.learning_rate, "batch_size": config.batch_size, "epochs": config.epochs}
+    if any(own[name] != value for name, value in choice.chosen.given().items()):
+        return False
+    tried = [read_config(FinetuneConfig, file) for file in place.glob("*/config.json")]
+    return not tried or any(not _apart(one, config, ["selection_split"]) for one in tried)
 
 
 def _settings(run: SweepRun) -> str:
     """How a run was fine-tuned, as its config says; empty where there is none."""
-    file = run.directory / "config.json"
-    if not file.is_file():
+    config = config_of(run.directory)
+    if config is None:
         return ""
-    config = read_config(FinetuneConfig, file)
     said = (
         f"learning rate {config.optimizer.learning_rate:g}, {config.epochs} epochs, batch {config.batch_size}, length "
         f"{config.length}, {config.run.dtype}"

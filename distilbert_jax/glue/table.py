@@ -17,8 +17,8 @@ from distilbert_jax.base.files import atomic_file, save_figure
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue import bootstrap
 from distilbert_jax.glue.references import GLUE, REFERENCES
-from distilbert_jax.glue.results import GlueTable, Means, SweepRun, TableRow, by_task
-from distilbert_jax.glue.summary import PAPER_REMARK, choices, mean_remark, read, remarks, summary
+from distilbert_jax.glue.results import GlueTable, Means, SweepRun, TableRow
+from distilbert_jax.glue.summary import PAPER_REMARK, choices, mean_remark, remarks, summary
 from distilbert_jax.training.cost import RelativeSpeed
 
 OURS, MAJORITY, PAPER, CARD = "model", "majority", "DistilBERT", "model card"
@@ -51,8 +51,7 @@ def table_of(
         of_teacher = summary(teacher)
         common = [name for name in tasks if name in of_teacher]
         rows["teacher"] = {name: of_teacher[name].median for name in common}
-        groups = by_task(runs), by_task(teacher)
-        retained = bootstrap.compare(*({name: list(map(read, group[name])) for name in common} for group in groups))
+        retained = bootstrap.compare_runs(runs, teacher, common)
     rows[MAJORITY] = {name: row.majority for name, row in tasks.items()}
     if glue:
         rows |= {name: {task: scores[task] for task in glue if task in scores} for name, scores in REFERENCES.items()}

@@ -4,17 +4,27 @@ import json
 import numpy as np
 import pytest
 
-from distilbert_jax.base.config_io import to_json
-from distilbert_jax.base.files import write_json
+from distilbert_jax.base.config_io import to_json, write_config
+from distilbert_jax.base.files import sha256_of, write_json
 from distilbert_jax.config import AugmentConfig, DistillConfig, FinetuneConfig, HiddenConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.glue.bootstrap import compare_runs
 from distilbert_jax.glue.results import Choice, Setting, SweepRun
-from distilbert_jax.glue.summary import mean_score, medians, model_of, read_runs, remarks, settings, summary
+from distilbert_jax.glue.summary import (
+    check_dev,
+    mean_score,
+    medians,
+    model_of,
+    read_runs,
+    remarks,
+    settings,
+    summary,
+)
 from distilbert_jax.models.hf_format import fingerprint
 from tests.glue.examples import result, run
-from tests.runs import change, refused
+from tests.runs import change, refused, write_split
 
 
 def test_a_summary_gives_medians_spreads_every_metric_and_the_seeds_that_failed(tmp_path):
@@ -163,6 +173,124 @@ def test_a_sweep_is_of_one_model_and_of_that_as_it_is_now(tmp_path):
     (model / "config.json").write_text("[]")
     refused(lambda: model_of(runs[:3]), by="glue.summary.model_of", path=str(runs[0].directory))
     refused(lambda: model_of([run(sweep, "wnli", 0, 8, model=str(tmp_path / "gone"))]), path=str(tmp_path / "gone"))
+
+
+def recorded(one, config=None, **inputs):
+    """A run with the config and the inputs that fine-tuning leaves."""
+    config = config or FinetuneConfig(model="bert", task=one.result.task, data="glue", epochs=3)
+    config = change(config, run__seed=one.result.seed, run__directory=str(one.directory))
+    (one.directory / "config.json").write_text(to_json(config))
+    write_json(one.directory / "inputs.json", {"model": "0" * 64, "run": "1" * 64, **inputs})
+    return one
+
+
+def digest(letter):
+    return letter * 64
+
+
+def write_result(one, **changes):
+    write_config(dataclasses.replace(one.result, **changes), one.directory / "results.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [
+        ("epochs", {"epochs": 10}),
+        ("length", {"length": 64}),
+        ("optimizer.learning_rate", {"optimizer__learning_rate": 1e-4}),
+        ("run.dtype", {"run__dtype": "bfloat16"}),
+        ("max_train_rows", {"max_train_rows": 20}),
+        ("train_rows", {}),
+        ("cut_share", {}),
+        ("batches", {}),
+        ("data (train)", {}),
+        ("data (validation)", {}),
+        ("model", {}),
+    ],
+)
+def test_seeds_that_differ_in_more_are_not_of_one_median(field, other, tmp_path):
+    config = FinetuneConfig(model="bert", task="rte", data="glue", epochs=3)
+    splits = {"data (train)": digest("a"), "data (validation)": digest("b")}
+    recorded(run(tmp_path, "rte", 0, 9), config, **splits)
+    elsewhere = change(config, data="moved", save_model=False)
+    second = recorded(run(tmp_path, "rte", 1, 8), elsewhere, **splits)
+    assert len(read_runs(str(tmp_path))) == 2, "where files lie changes nothing"
+    recorded(
+        second, change(config, **other), **{name: digest("c") if name == field else splits[name] for name in splits}
+    )
+    wrong = {"train_rows": 7, "cut_share": 0.5, "batches": "similar lengths", "model": f"{tmp_path}/mnli-1/model"}
+    if field in wrong:
+        write_result(second, **{field: wrong[field]})
+    refused(lambda: read_runs(str(tmp_path)), by="glue.summary._check_alike", path=str(tmp_path), field=field)
+    assert [one.result.seed for one in read_runs(str(tmp_path), [("rte", 1), ("cola", 0)])] == [1]
+
+
+def test_runs_that_are_not_asked_for_are_told_of(tmp_path, capsys):
+    for name, seed in (("rte", 0), ("rte", 1), ("cola", 0)):
+        run(tmp_path, name, seed, 9)
+    assert [one.directory.name for one in read_runs(str(tmp_path), [("rte", 1)])] == ["rte-1"]
+    assert capsys.readouterr().err == f"{tmp_path}: not asked for, and left out: cola-0, rte-0\n"
+
+
+def test_teachers_and_starts_of_their_own_do_not_tell_seeds_apart(tmp_path):
+    config = FinetuneConfig(model="bert", task="rte", data="glue", epochs=3)
+    for seed in (0, 1):
+        distilled = change(config, model=f"{tmp_path}/mnli-{seed}/model", distill__teacher="t/{task}-{seed}/model")
+        one = recorded(run(tmp_path, "rte", seed, 9), distilled, **{"distill.teacher": digest(str(seed))})
+        write_result(one, model=distilled.model)
+    assert len(read_runs(str(tmp_path))) == 2
+    for seed in (0, 1):
+        config = change(config, distill__teacher="t")
+        recorded(
+            SweepRun(result("rte", seed), tmp_path / f"rte-{seed}"), config, **{"distill.teacher": digest(str(seed))}
+        )
+    refused(lambda: read_runs(str(tmp_path)), path=str(tmp_path), field="distill.teacher")
+
+
+def test_a_choice_counts_for_runs_of_its_setting_alone(tmp_path):
+    config = FinetuneConfig(model="bert", task="rte", data="glue", epochs=3)
+    one, place = recorded(run(tmp_path, "rte", 0, 9), config), tmp_path / "choice/rte"
+    (place / "epochs-3-0").mkdir(parents=True)
+    write_json(place / "choice.json", {"runs": 2, "chosen": {"epochs": 3}})
+    choice = lambda: read_runs(str(tmp_path))[0].choice
+    tried = change(config, selection_split=True, run__seed=4, save_model=False)
+    (place / "epochs-3-0/config.json").write_text(to_json(tried))
+    assert choice() == Choice(2, Setting(epochs=3))
+    (place / "epochs-3-0/config.json").write_text(to_json(change(tried, length=16)))
+    assert choice() is None, "it was made for another length"
+    (place / "epochs-3-0/config.json").unlink()
+    assert choice() == Choice(2, Setting(epochs=3)), "its runs may be gone"
+    recorded(one, change(config, epochs=10))
+    assert choice() is None
+
+
+def test_pairs_are_of_the_same_dev_rows_in_the_same_order(tmp_path):
+    folder = tmp_path / "glue"
+    rows = {"sentence1": ["a", "b"], "sentence2": ["c", "d"], "label": [0, 1]}
+    file = write_split(folder, "rte", "validation", rows)
+    ours, theirs = (recorded(run(tmp_path / name, "rte", 0, 9)) for name in ("ours", "theirs"))
+    inputs = {"data (validation)": sha256_of(file)}
+    config = FinetuneConfig(data=str(folder))
+    for one in (ours, theirs):
+        recorded(one, **inputs)
+    assert compare_runs([ours], [theirs], ["rte"]).difference.value == 0.0
+    check_dev([theirs], config)
+    recorded(theirs, change(FinetuneConfig(task="rte"), data=""), **{"data (validation)": digest("c")})
+    compare_runs([ours], [theirs], ["rte"])  # of the hub's rows the digest is of another kind
+    turned = write_split(folder, "rte", "validation", {name: values[::-1] for name, values in rows.items()})
+    recorded(theirs, **{"data (validation)": sha256_of(turned)})
+    refused(lambda: compare_runs([ours], [theirs], ["rte"]), path="rte-0", field="data (validation)")
+    refused(
+        lambda: check_dev([ours], config), by="glue.summary.check_dev", path="ours/rte-0", field="data (validation)"
+    )
+    check_dev([theirs], config)
+
+
+def test_a_median_is_of_scores_that_predictions_have(tmp_path):
+    one = run(tmp_path, "rte", 0, 9)
+    scores = {"validation": {"accuracy": 99.0, "score": 99.0}}
+    better = SweepRun(dataclasses.replace(one.result, score=99.0, scores=scores), one.directory)
+    refused(lambda: medians([better]), by="glue.summary.read", path="rte-0", field="score")
 
 
 def damaged(call, file):
