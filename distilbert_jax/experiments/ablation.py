@@ -17,7 +17,7 @@ from distilbert_jax.base import tables
 from distilbert_jax.base.config_io import LEFT_OUT, write_config
 from distilbert_jax.base.files import atomic_file, check_writable
 from distilbert_jax.base.tables import show
-from distilbert_jax.config import FinetuneConfig, PretrainConfig
+from distilbert_jax.config import DataConfig, FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE
@@ -70,16 +70,28 @@ def _directory(config: PretrainConfig, seed: int) -> str:
 
 
 def measure(
-    config: PretrainConfig, glue: FinetuneConfig, seed: int, tasks: Sequence[str], glue_seeds: Sequence[int]
+    config: PretrainConfig,
+    glue: FinetuneConfig,
+    seed: int,
+    tasks: Sequence[str],
+    glue_seeds: Sequence[int],
+    reference: PretrainConfig,
 ) -> AblationRun:
-    """Pre-train with a seed, fine-tune, and evaluate on held-out text; what has ended is found."""
+    """Pre-train with a seed, fine-tune, and evaluate on held-out text; what has ended is found.
+
+    Args:
+        reference: the config of `full`. Its held-out text is read as it reads it, and beside its teacher, whatever this config
+            trains with: figures of a line are of one kind.
+    """
     run = dataclasses.replace(config.run, seed=seed, directory=_directory(config, seed))
     model = str(pretrain(dataclasses.replace(config, run=run)))
     tuning = dataclasses.replace(glue.run, directory=f"{run.directory}/glue")
     scores = medians(run_sweep(dataclasses.replace(glue, model=model, run=tuning, save_model=False), tasks, glue_seeds))
     held: HeldoutFigures | None = None
-    if config.data.heldout:
-        held = evaluate_mlm(model, config.data.heldout, teacher=config.teacher, length=config.data.length)
+    if (asked := reference.data).heldout:
+        held = evaluate_mlm(
+            model, asked.heldout, teacher=reference.teacher, length=asked.length, sequences=asked.sequences
+        )
     jax.clear_caches()  # each run compiles its own step
     return AblationRun(
         score=statistics.mean(scores.values()),
@@ -166,7 +178,7 @@ def run_ablation(
     runs: dict[str, list[AblationRun]] = {name: [] for name in configs}
     for seed in seeds:
         for name, config in configs.items():
-            runs[name].append(measure(config, glue, seed, tasks, glue_seeds))
+            runs[name].append(measure(config, glue, seed, tasks, glue_seeds, configs[REFERENCE]))
     rows = changes(runs)
     out.mkdir(parents=True, exist_ok=True)
     of_seeds = {name: tuple(of_config) for name, of_config in runs.items()}
@@ -201,6 +213,7 @@ def _check(
             )
     places: dict[Path, str] = {}
     for name, config in configs.items():
+        _check_heldout(name, config, configs[REFERENCE].data)
         for seed in seeds:
             place = Path(_directory(config, seed)).resolve()
             if place in places:
@@ -210,3 +223,29 @@ def _check(
                     field="run.directory",
                 )
             places[place] = name
+
+
+def _check_heldout(name: str, config: PretrainConfig, reference: DataConfig) -> None:
+    """Raise InputError where the held-out text of `full` cannot be read by a model of another config as `full` reads it."""
+    own = config.data
+    for field_, fits, why in (
+        (
+            "data.heldout",
+            own.heldout == reference.heldout,
+            f"is {own.heldout!r}, that of {REFERENCE} {reference.heldout!r}",
+        ),
+        (
+            "model.max_position_embeddings",
+            not reference.heldout or config.model.max_length >= reference.length,
+            f"{config.model.max_length} positions are fewer than the {reference.length} tokens of {REFERENCE}",
+        ),
+        (
+            "data.sequences",
+            not reference.heldout or reference.sequences == "line" or config.model.type_vocab_size >= 2,
+            f"{REFERENCE} reads pairs, which take two token types, and its model has {config.model.type_vocab_size}",
+        ),
+    ):
+        if not fits:
+            raise InputError(
+                f"{name}: {field_}: {why}; figures on held-out text are of one text, read in one way", field=field_
+            )

@@ -2,38 +2,57 @@
 
 import dataclasses
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from rich.console import Console
 
 from distilbert_jax.base import config_io
 from distilbert_jax.base.files import atomic_file, check_writable
 from distilbert_jax.base.hub import locate
-from distilbert_jax.config import DataConfig, PretrainConfig, Sequences
+from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.experiments.figures import ComparisonWith, RunFigures
 from distilbert_jax.experiments.views import curves, differences, markdown, mean_of, table
 from distilbert_jax.finetuning.results import RunResult, read_result
 from distilbert_jax.glue import bootstrap
 from distilbert_jax.glue.results import Comparison, SweepRun, by_task
-from distilbert_jax.glue.summary import begun_with, choices, mean_score, mnli_models, read, read_runs, remarks, summary
+from distilbert_jax.glue.summary import (
+    begun_with,
+    check_same_dev,
+    choices,
+    mean_score,
+    mnli_models,
+    read_runs,
+    remarks,
+    summary,
+)
 from distilbert_jax.models import MaskedLM, PreTraining, hf_format
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import count, split
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.evaluate import HeldoutFigures, evaluate_mlm
+from distilbert_jax.pretraining.setup import architecture
 from distilbert_jax.probes.speed import speeds, throughputs
 from distilbert_jax.training import run_directory
 from distilbert_jax.training.logging import read_metrics
 
 
 def measure(
-    run: Path, *, heldout: str, teacher: str, length: int, sequences: Sequences = "line", max_rows: int | None = None
+    run: Path,
+    tuned: Sequence[SweepRun],
+    *,
+    heldout: str,
+    teacher: str,
+    length: int,
+    sequences: Sequences = "line",
+    max_rows: int | None = None,
 ) -> RunFigures:
     """The figures of one run by itself.
 
     Args:
+        tuned: what fine-tuning left in it.
         heldout: a corpus; empty: no held-out figures.
         teacher: a run; KL to it is 0 for the teacher itself.
         length: tokens in a row of held-out text.
@@ -53,8 +72,8 @@ def measure(
         )
         if itself:
             held = dataclasses.replace(held, kl_to_teacher=0.0)
-    every: list[RunResult] = [read_result(path) for path in sorted((run / "glue").rglob("results.json"))]
-    tasks = summary(_tuned(run))
+    every = [*(one.result for one in tuned), *_choosing(tuned)]
+    tasks = summary(tuned)
     steps, seconds, flops = _training(run)
     return RunFigures(
         layers=config.num_hidden_layers,
@@ -105,13 +124,19 @@ def _heldout_parts(run: Path) -> dict[str, float]:
     return {name: value for name, value in parts.items() if name not in ("loss_mlm", "loss_nsp")}
 
 
-def _tuned(run: Path) -> list[SweepRun]:
-    """The runs of fine-tuning that `distilbert-jax glue` left in a run.
+def _choosing(tuned: Sequence[SweepRun]) -> list[RunResult]:
+    """The runs that the settings of these were chosen from."""
+    places = {run.directory.parent / "choice" / run.result.task for run in tuned if run.choice}
+    return [read_result(path) for place in sorted(places) for path in sorted(place.glob("*/results.json"))]
+
+
+def _tuned(run: Path, only: Collection[tuple[str, int]] | None = None) -> list[SweepRun]:
+    """The runs of fine-tuning that `distilbert-jax glue` left in a run. only: as `read_runs` takes it.
 
     Raises:
         InputError: they are of another model than the run's, by the fingerprint that each was trained from.
     """
-    tuned = read_runs(str(run / "glue")) if any((run / "glue").glob("*/results.json")) else []
+    tuned = read_runs(str(run / "glue"), only) if any((run / "glue").glob("*/results.json")) else []
     models = (run / "model", *mnli_models(run / "glue")) if tuned else ()
     known = {None, *(digest for model in models for digest in hf_format.known_fingerprints(model))}
     for one in tuned:
@@ -147,10 +172,14 @@ def _data(runs: Sequence[Path]) -> list[DataConfig]:
 
 
 def _train_flops(run: Path) -> float | None:
-    """Of all steps that a run's config asks for; None where a part of its loss is not known here."""
+    """Of all steps that a run's config asks for; None where a part of its loss is not known here, or its teacher is gone."""
     if not (config := _config(run)):
         return None
-    teacher = read_config(locate(config.teacher)) if config.teacher else None
+    try:
+        teacher = _teacher(run, config)
+    except InputError as error:
+        warn_once(f"{run}: FLOPs of its training left out: {error}")
+        return None
     try:
         return config.steps * step_flops(config, teacher)
     except InputError as error:  # a term or an objective of a file that is not at hand
@@ -160,16 +189,26 @@ def _train_flops(run: Path) -> float | None:
         return None
 
 
-def compared(run: Path, other: Path, tasks: Collection[str]) -> Comparison | None:
-    """`bootstrap.compare` of what fine-tuning left in two runs, of these tasks; None where they have none of them in common, or are
-    the same."""
-    ours, theirs = (
-        {name: runs for name, runs in by_task(_tuned(path)).items() if name in tasks} for path in (run, other)
-    )
-    if run.resolve() == other.resolve() or not set(ours) & set(theirs):
+def _teacher(run: Path, config: PretrainConfig) -> ModelConfig | None:
+    """The architecture that a run was taught by; None without a teacher.
+
+    Raises:
+        InputError: where its config says there is none now, or another one.
+    """
+    if not config.teacher:
         return None
-    sides = ({name: list(map(read, runs)) for name, runs in side.items()} for side in (ours, theirs))
-    return bootstrap.compare(*sides)
+    whole = read_config(locate(config.teacher))
+    # Rows of no token are cut off before it teaches.
+    teacher = dataclasses.replace(whole, vocab_size=min(whole.vocab_size, config.model.vocab_size))
+    if run_directory.recorded_inputs(run).get("teacher's config") not in (None, architecture(teacher)):
+        raise InputError(f"{config.teacher} is not the teacher that it had", path=config.teacher, field="teacher")
+    return teacher
+
+
+def compared(ours: Sequence[SweepRun], theirs: Sequence[SweepRun], tasks: Collection[str]) -> Comparison | None:
+    """`bootstrap.compare_runs` of what fine-tuning left in two runs, of these tasks; None where they have none of them in common."""
+    common = [name for name in by_task(ours) if name in tasks and name in by_task(theirs)]
+    return bootstrap.compare_runs(ours, theirs, common) if common else None
 
 
 def report(
@@ -181,6 +220,7 @@ def report(
     against: str = "",
     length: int | None = None,
     max_rows: int | None = None,
+    only: Mapping[Path, Collection[tuple[str, int]]] = MappingProxyType({}),
 ) -> dict[str, RunFigures]:
     """Measure the runs, print the table, write results.json ({run's name: its figures}), report.md and curves.png into `out`.
 
@@ -190,6 +230,7 @@ def report(
         against: run that scores are compared with in pairs; then differences.png is drawn, too.
         length: tokens in a row, for held-out text and speed; None: that of the first run that says.
         max_rows: of held-out text.
+        only: of a run, task and seed of the fine-tuning that counts; of one that is not named, all that is there.
 
     Raises:
         InputError: a run's directory has no model yet, its model or log is not what it has written, `out` is a file; nothing is
@@ -218,6 +259,11 @@ def report(
     for name, value in (("--length", length), ("--max-rows", max_rows)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: expected 1 or more", field=name)
+    every = (*paths, *map(Path, filter(None, (teacher, against))))
+    tuned = {path.resolve(): _tuned(path, only.get(path)) for path in every}
+    for path in every:
+        for other in filter(None, (teacher, against)):
+            check_same_dev(tuned[path.resolve()], tuned[Path(other).resolve()])
     Path(out).mkdir(parents=True, exist_ok=True)
     trained = _data(paths)
     if length is None:
@@ -226,20 +272,24 @@ def report(
     asked = {"heldout": heldout, "teacher": teacher, "length": length, "max_rows": max_rows}
     # Packed in another way a run of pairs and a run of lines are asked the same.
     sequences = kinds.pop() if len(kinds) == 1 else "line"
-    rows = {path.name: measure(path, **asked, sequences=sequences) for path in paths}
-    outside = [
-        path for path in map(Path, filter(None, (teacher, against))) if path.resolve() not in map(Path.resolve, paths)
-    ]
-    counted = common_tasks([row.tasks for row in rows.values()] + [by_task(_tuned(path)) for path in outside])
+    rows = {path.name: measure(path, tuned[path.resolve()], **asked, sequences=sequences) for path in paths}
+    outside = tuned.keys() - set(map(Path.resolve, paths))
+    counted = common_tasks([row.tasks for row in rows.values()] + [by_task(tuned[path]) for path in outside])
+    # With itself no run is compared.
+    beside_of = lambda path, other: (
+        compared(tuned[path.resolve()], tuned[Path(other).resolve()], counted)
+        if other and path.resolve() != Path(other).resolve()
+        else None
+    )
     print("timing the encoders", file=sys.stderr)
     beside = speeds(paths, Path(teacher), length) if teacher else {}
     read_at = throughputs(paths, beside, length)
     for path in paths:
-        row, other = rows[path.name], compared(path, Path(against), counted) if against else None
+        row, other = rows[path.name], beside_of(path, against)
         rows[path.name] = dataclasses.replace(
             row,
             score=mean_score({name: row.tasks[name] for name in counted}) if row.tasks else None,
-            of_teacher=compared(path, Path(teacher), counted) if teacher else None,
+            of_teacher=beside_of(path, teacher),
             against=other and ComparisonWith(**vars(other), name=Path(against).name),
             speed=beside.get(path.name),
             tokens_per_second=read_at[path.name],

@@ -150,31 +150,31 @@ def read_runs(directory: str, only: Collection[tuple[str, int]] | None = None) -
 
 def _check_alike(one: SweepRun, other: SweepRun) -> None:
     """Raise InputError where two runs of a task differ in more than their seed: a median is of one way to fine-tune."""
-    if apart := _settings_apart(one, other) or _rows_apart(one, other):
+    if differing := _settings_apart(one, other) or _rows_apart(one, other):
         raise InputError(
             f"{one.directory.parent}: {one.directory.name} and {other.directory.name} are not of one setting "
-            f"({few([str(difference) for difference in apart])}), and a median is; remove those that are not meant, or "
+            f"({few([str(difference) for difference in differing])}), and a median is; remove those that are not meant, or "
             "fine-tune all of them again",
             path=one.directory.parent,
-            field=apart[0].field,
+            field=differing[0].field,
         )
 
 
 def _settings_apart(one: SweepRun, other: SweepRun) -> list[Difference]:
     """The fields in which the configs of two runs differ beyond their seed, as far as they have left them."""
     configs = config_of(one.directory), config_of(other.directory)
-    result = _apart(*configs) if configs[0] and configs[1] else []
+    result = apart(*configs) if configs[0] and configs[1] else []
     starts = [(_is_mnli_model(run.result.model, run.directory.parent), run.result.model) for run in (one, other)]
     if starts[0][0] != starts[1][0]:
         result.append(Difference("model", starts[0][1], starts[1][1]))
     return result
 
 
-def _apart(one: FinetuneConfig, other: FinetuneConfig, ignored: Collection[str] = ()) -> list[Difference]:
+def apart(one: FinetuneConfig, other: FinetuneConfig, ignored: Collection[str] = ()) -> list[Difference]:
     """The fields in which two runs compute something else, their seeds and the models of these aside."""
     ignored = {"run.seed", "model", *ignored}
-    apart = differences(one, other)
-    return [each for each in apart if each.field not in ignored and not run_directory.is_free(each.field)]
+    changed = differences(one, other)
+    return [each for each in changed if each.field not in ignored and not run_directory.is_free(each.field)]
 
 
 def _rows_apart(one: SweepRun, other: SweepRun) -> list[Difference]:
@@ -303,7 +303,7 @@ def _is_chosen(config: FinetuneConfig, choice: Choice, place: Path) -> bool:
     if any(own[name] != value for name, value in choice.chosen.given().items()):
         return False
     tried = [read_config(FinetuneConfig, file) for file in place.glob("*/config.json")]
-    return not tried or any(not _apart(one, config, ["selection_split"]) for one in tried)
+    return not tried or any(not apart(one, config, ["selection_split"]) for one in tried)
 
 
 def _settings(run: SweepRun) -> str:

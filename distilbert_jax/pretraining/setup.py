@@ -289,7 +289,7 @@ def set_up(config: PretrainConfig) -> Setup:
         teacher_graphdef, frozen = split(teacher_model)
         fingerprints["teacher"] = digest(frozen)
         # The same weights compute something else with other heads or another activation.
-        fingerprints["teacher's config"] = _architecture(teacher_model.config)
+        fingerprints["teacher's config"] = architecture(teacher_model.config)
         frozen = sharding.pad_vocabulary(frozen)
         teacher = Teacher(
             teacher_graphdef, jax.device_put(frozen, sharding.shardings(frozen, mesh)), teacher_model.config
@@ -320,7 +320,7 @@ def _try(objective: Objective, params: Params, frozen: Params, rows: PackedRows)
     jax.eval_shape(step, params, frozen, batch)
 
 
-def _architecture(config: ModelConfig) -> str:
+def architecture(config: ModelConfig) -> str:
     """SHA-256 of the fields by which equal weights compute something else. Of a field at its default nothing is said: one that a
     later version brings changes no digest."""
     usual = ModelConfig.of_family(config.model_type)

@@ -47,8 +47,17 @@ def enter(config: Any, directory: Path) -> Path:
     Raises:
         InputError: the directory holds a run of another config (the fields that differ are named), or something that is no run.
     """
-    recorded = directory / "config.json"
     _check_place(directory)
+    check_config(config, directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    with atomic_file(directory / "config.json") as file:
+        file.write(to_json(config).encode())
+    return directory
+
+
+def check_config(config: Any, directory: Path) -> None:
+    """Raise InputError where a directory holds a run of another config, see `enter`."""
+    recorded = directory / "config.json"
     if recorded.is_file() and _has_begun(directory):
         old = read_config(type(config), recorded)
         changed = [difference for difference in differences(old, config) if not is_free(difference.field)]
@@ -59,10 +68,6 @@ def enter(config: Any, directory: Path) -> Path:
                 path=directory,
                 field=changed[0].field,
             )
-    directory.mkdir(parents=True, exist_ok=True)
-    with atomic_file(recorded) as file:
-        file.write(to_json(config).encode())
-    return directory
 
 
 def is_free(field: str) -> bool:
@@ -146,6 +151,7 @@ def check_inputs(
     by_name: Mapping[str, str] = MappingProxyType({}),
     *,
     dropout: str = "",
+    files: Mapping[str, str] = MappingProxyType({}),
 ) -> None:
     """Record what the run reads (name → fingerprint) and its digest, or check that it is what the run began with.
 
@@ -153,6 +159,7 @@ def check_inputs(
         before: fingerprints that a run of an earlier version may have recorded for the same.
         by_name: names that an earlier version recorded in the place of fingerprints.
         dropout: the bits by which a run that begins now drops (`layers.dropout_bits`), see `check_dropout`.
+        files: fingerprints of files that stand for some of the inputs, recorded and not compared: those of equal weights may differ.
 
     Raises:
         InputError: an input has changed since the run began.
@@ -173,7 +180,7 @@ def check_inputs(
     if not begun:
         inputs = inputs | ({DROPOUT: dropout} if dropout else {})
     digest = {} if begun else {_RUN: _digest(directory, inputs)}
-    write_json(directory / INPUTS, recorded | inputs | digest)
+    write_json(directory / INPUTS, recorded | inputs | digest | dict(files))
 
 
 def check_dropout(directory: Path, bits: str) -> None:
@@ -218,6 +225,11 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
+
+
+def recorded_inputs(directory: Path) -> dict[str, str]:
+    """What inputs.json says of a run, by name; nothing where it is not there."""
+    return _recorded(directory / INPUTS)
 
 
 def identity(directory: Path) -> str:

@@ -4,12 +4,12 @@ from pathlib import Path
 import pytest
 
 from distilbert_jax.base.config_io import read_config
-from distilbert_jax.config import FinetuneConfig, PretrainConfig
+from distilbert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import ablation
-from distilbert_jax.glue.results import SweepRun
+from distilbert_jax.pretraining.evaluate import HeldoutFigures
 from tests import runs
-from tests.glue.examples import result
+from tests.glue.examples import run
 
 
 def test_a_change_is_that_of_pairs_of_one_seed():
@@ -86,8 +86,7 @@ def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(t
 
     def run_sweep(config, tasks, seeds):
         assert config.model == f"{Path(config.run.directory).parent}/model"
-        of = lambda task, seed: SweepRun(result(task, seed, 50.0 + trained[-1][1]), Path(config.run.directory))
-        return [of(task, seed) for task in tasks for seed in seeds]
+        return [run(Path(config.run.directory), task, seed, 5 + trained[-1][1]) for task in tasks for seed in seeds]
 
     monkeypatch.setattr(ablation, "pretrain", pretrain)
     monkeypatch.setattr(ablation, "run_sweep", run_sweep)
@@ -96,10 +95,38 @@ def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(t
     ablation.run_ablation(configs, FinetuneConfig(), tmp_path / "out", ("sst2",), (1, 2), (0,))
     assert trained == [("full-1", 1), ("no_ce-1", 1), ("full-2", 2), ("no_ce-2", 2)]
     found = json.loads((tmp_path / "out/results.json").read_text())
-    assert [row["score"] for row in found["runs"]["full"]] == [51.0, 52.0]
+    assert [row["score"] for row in found["runs"]["full"]] == pytest.approx([60.0, 70.0])
     assert "mlm_loss" not in found["runs"]["full"][0], "there is no held-out text"
     assert found["changes"]["full"]["mlm_loss"] is None
     assert read_config(ablation.AblationResults, tmp_path / "out/results.json").changes["no_ce"].seeds == 2
+
+
+def test_held_out_figures_of_variants_are_of_one_text_read_in_one_way(tmp_path, monkeypatch):
+    asked = []
+    held = HeldoutFigures(mlm_loss=2.0, mlm_accuracy=0.5, perplexity=7.4, tokens=9)
+    monkeypatch.setattr(ablation, "pretrain", lambda config: Path(config.run.directory) / "model")
+    monkeypatch.setattr(ablation, "run_sweep", lambda config, *_: [run(Path(config.run.directory), "sst2", 0, 9)])
+    monkeypatch.setattr(ablation, "evaluate_mlm", lambda model, *heldout, **how: asked.append((*heldout, how)) or held)
+    where = lambda name, **changes: runs.change(
+        PretrainConfig(),
+        **{"run__directory": str(tmp_path / name), "data__heldout": "held", "data__length": 64, **changes},
+    )
+    full = where("full", objective="distillation", teacher="bert")
+    other = where("other", objective="distillation", teacher="small", data__length=16)
+    ask = lambda other: ablation.run_ablation({"full": full, "other": other}, FinetuneConfig(), tmp_path, ("sst2",))
+    ask(other)
+    assert asked == 2 * [("held", {"teacher": "bert", "length": 64, "sequences": "line"})]
+    monkeypatch.setattr(ablation, "pretrain", lambda *_: pytest.fail("something was trained"))
+    for field, changes in (
+        ("data.heldout", {"data__heldout": "other"}),
+        ("data.heldout", {"data__heldout": ""}),
+        ("model.max_position_embeddings", {"data__length": 16, "model__max_position_embeddings": 32}),
+    ):
+        refused = lambda changes=changes: ask(where("other", **changes))
+        runs.refused(refused, by="experiments.ablation._check_heldout", field=field)
+    full = where("full", objective="masked_lm_nsp", data__sequences="pair", model=ModelConfig.bert_base())
+    student = where("other", model=ModelConfig.distilbert_base())
+    runs.refused(lambda: ask(student), by="experiments.ablation._check_heldout", field="data.sequences")
 
 
 @pytest.mark.slow
