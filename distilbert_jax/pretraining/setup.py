@@ -30,7 +30,7 @@ from distilbert_jax.pretraining.packing import PackedRows, pack
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids, special_ids
 from distilbert_jax.training import distributed, sharding
 from distilbert_jax.training.batches import prefetch
-from distilbert_jax.training.objective import Batch, Metrics, Objective
+from distilbert_jax.training.objective import Batch, Metrics, Objective, alone
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import TrainState, init_state, local_gradients, make_train_step
 
@@ -283,7 +283,7 @@ def _try(objective: Objective, params: Params, frozen: Params, rows: PackedRows)
 
     def step(params: Params, frozen: Params, batch: Batch) -> tuple[Params, Metrics]:
         prepared, counts = objective.prepared(keys, batch, objective.values(jnp.int32(0)))
-        return local_gradients(objective, sharding.pad_vocabulary(params), frozen, prepared, counts)
+        return local_gradients(alone(objective), (sharding.pad_vocabulary(params),), frozen, prepared, (counts,))[0]
 
     jax.eval_shape(step, params, frozen, batch)
 

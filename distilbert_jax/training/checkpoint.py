@@ -142,15 +142,25 @@ class Checkpoints:
                 path=self.directory / str(step),
             )
 
-    def restore(self, abstract: TrainState) -> TrainState | None:
+    def whole(self) -> list[int]:
+        """The steps of the checkpoints whose files are as they were written."""
+        return [step for step in sorted(self._manager.all_steps()) if self._problem(step) is None]
+
+    def restore(self, abstract: TrainState, last: int | None = None) -> TrainState | None:
         """The newest state whose files are as they were written, placed as `abstract` says; None where no checkpoint is.
 
         A damaged one is named on stderr and the one before it is used; it is removed then, since its step will be saved again.
+
+        Args:
+            last: later ones are removed; 0: all are, and the run begins anew.
 
         Raises:
             InputError: there are checkpoints, and all are damaged; or the newest is of another run or another model.
         """
         damaged: list[int] = []
+        if last is not None:
+            for step in [step for step in self._manager.all_steps() if step > last]:
+                self._manager.delete(step)
         for step in sorted(self._manager.all_steps(), reverse=True):
             problem = self._problem(step)
             if problem is None:
