@@ -17,11 +17,15 @@ __version__ = "0.2.0"  # the only place; packaging reads it from here
 _NAMES = {
     "base.config_io": ("load_config",),
     "config": (
+        "AttentionProbabilitiesConfig",
+        "AttentionScoresConfig",
         "CosConfig",
         "DataConfig",
         "DistillConfig",
+        "EmbeddingsConfig",
         "ExperimentConfig",
         "FinetuneConfig",
+        "HiddenConfig",
         "InitConfig",
         "KLConfig",
         "LossConfig",
@@ -29,6 +33,8 @@ _NAMES = {
         "MSEConfig",
         "MaskingConfig",
         "MeshConfig",
+        "MiniLMConfig",
+        "MiniLMv2Config",
         "ModelConfig",
         "OptimizerConfig",
         "PretrainConfig",
@@ -117,16 +123,22 @@ __all__ = ["__version__", *_MODULE_OF]  # pyright: ignore[reportUnsupportedDunde
 
 if TYPE_CHECKING:  # the same names for editors and type checkers; a test compares the two
     from distilbert_jax.base.config_io import load_config as load_config
+    from distilbert_jax.config import AttentionProbabilitiesConfig as AttentionProbabilitiesConfig
+    from distilbert_jax.config import AttentionScoresConfig as AttentionScoresConfig
     from distilbert_jax.config import CosConfig as CosConfig
     from distilbert_jax.config import DataConfig as DataConfig
     from distilbert_jax.config import DistillConfig as DistillConfig
+    from distilbert_jax.config import EmbeddingsConfig as EmbeddingsConfig
     from distilbert_jax.config import ExperimentConfig as ExperimentConfig
     from distilbert_jax.config import FinetuneConfig as FinetuneConfig
+    from distilbert_jax.config import HiddenConfig as HiddenConfig
     from distilbert_jax.config import InitConfig as InitConfig
     from distilbert_jax.config import KLConfig as KLConfig
     from distilbert_jax.config import LossConfig as LossConfig
     from distilbert_jax.config import MaskingConfig as MaskingConfig
     from distilbert_jax.config import MeshConfig as MeshConfig
+    from distilbert_jax.config import MiniLMConfig as MiniLMConfig
+    from distilbert_jax.config import MiniLMv2Config as MiniLMv2Config
     from distilbert_jax.config import MLMConfig as MLMConfig
     from distilbert_jax.config import ModelConfig as ModelConfig
     from distilbert_jax.config import MSEConfig as MSEConfig

@@ -266,6 +266,33 @@ class ModelConfig:
         return cls.of_family("distilbert", **changes)
 
 
+@dataclass(frozen=True)
+class Reads:
+    """What is read of an encoder: whether its embeddings, and of each kind the numbers of layers, the first is 0.
+
+    hidden_states: what these layers return; attentions: probabilities, attention_scores: what they are the softmax of;
+    queries_keys_values: as they leave their linear layers. Layers above the last one that is read are not computed.
+    """
+
+    embeddings: bool = False
+    hidden_states: tuple[int, ...] = ()
+    attentions: tuple[int, ...] = ()
+    attention_scores: tuple[int, ...] = ()
+    queries_keys_values: tuple[int, ...] = ()
+
+    def __or__(self, other: "Reads") -> "Reads":
+        """What one of the two reads."""
+        both = lambda name: tuple(sorted({*getattr(self, name), *getattr(other, name)}))
+        kinds = {item.name: both(item.name) for item in fields(self) if item.name != "embeddings"}
+        return Reads(self.embeddings or other.embeddings, **kinds)
+
+    @property
+    def depth(self) -> int:
+        """How many layers have to be computed, the last one perhaps in part."""
+        kinds = (self.hidden_states, self.attentions, self.attention_scores, self.queries_keys_values)
+        return max((layer + 1 for kind in kinds for layer in kind), default=0)
+
+
 def student_config(teacher: ModelConfig, num_hidden_layers: int) -> ModelConfig:
     """DistilBERT of the teacher's width and vocabulary with `num_hidden_layers` layers."""
     return dataclasses.replace(
@@ -367,6 +394,104 @@ class MSEConfig:
         require_weight(self, "weight")
 
 
+@dataclass(frozen=True)
+class HiddenConfig:
+    """L_hidden, the mean squared difference of hidden states, summed over pairs of layers; where the teacher has another
+    width, through a trained projection for each, which is no part of the saved model (TinyBERT, Jiao et al. 2020, eq. 8)."""
+
+    weight: Scheduled = 0.0
+    student_layers: tuple[int, ...] | None = None  # from 0; None: all
+    # one for each of those; None: uniform, the teacher's layer m · L_t/L_s for layer m of the student, counted from 1
+    teacher_layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+        _require_layers(self)
+
+
+@dataclass(frozen=True)
+class EmbeddingsConfig:
+    """L_embeddings, the mean squared difference of what the embeddings give, through a trained projection where the teacher
+    has another width (TinyBERT, eq. 9)."""
+
+    weight: Scheduled = 0.0
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+
+
+@dataclass(frozen=True)
+class AttentionScoresConfig:
+    """L_attention_scores, the mean squared difference of Q·Kᵀ/√H at visible keys, summed over pairs of layers; for equal
+    numbers of heads (TinyBERT, eq. 7)."""
+
+    weight: Scheduled = 0.0
+    student_layers: tuple[int, ...] | None = None  # from 0; None: all
+    teacher_layers: tuple[int, ...] | None = None  # one for each of those; None: uniform, as of `hidden`
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+        _require_layers(self)
+
+
+@dataclass(frozen=True)
+class AttentionProbabilitiesConfig:
+    """L_attention_probabilities, KL(teacher ‖ student) of attention probabilities before dropout, mean over the heads,
+    summed over pairs of layers; for equal numbers of heads."""
+
+    weight: Scheduled = 0.0
+    student_layers: tuple[int, ...] | None = None  # from 0; None: all
+    teacher_layers: tuple[int, ...] | None = None  # one for each of those; None: uniform, as of `hidden`
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+        _require_layers(self)
+
+
+@dataclass(frozen=True)
+class MiniLMConfig:
+    """L_minilm, KL(teacher ‖ student) of one layer's attention probabilities and value relations; for equal numbers of heads
+    (MiniLM, Wang et al. 2020)."""
+
+    weight: Scheduled = 0.0
+    student_layer: int | None = None  # from 0; None: the last
+    teacher_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight")
+        _require_layers(self)
+
+
+@dataclass(frozen=True)
+class MiniLMv2Config:
+    """L_minilmv2, KL(teacher ‖ student) of one layer's relations between queries, between keys and between values, for any
+    widths and numbers of heads (MiniLMv2, Wang et al. 2021)."""
+
+    weight: Scheduled = 0.0
+    relation_heads: int = 48  # R, into which all heads together are cut; it divides both widths
+    queries: float = 1.0  # α of the relations between queries; 0: not computed
+    keys: float = 1.0
+    values: float = 1.0
+    student_layer: int | None = None  # from 0; None: the last
+    teacher_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        require_weight(self, "weight", "queries", "keys", "values")
+        require_positive(self, "relation_heads")
+        require(any((self.queries, self.keys, self.values)), self, "queries", "no relation has a share above 0")
+        _require_layers(self)
+
+
+def _require_layers(owner: object) -> None:
+    for item in fields(typing.cast(Any, owner)):
+        if item.name.endswith(("_layer", "_layers")):
+            value = getattr(owner, item.name)
+            given = () if value is None else value if isinstance(value, tuple) else (value,)
+            require(value is None or len(given) > 0, owner, item.name, "expected at least one layer")
+            numbers = all(type(layer) is int and layer >= 0 for layer in given)
+            require(numbers, owner, item.name, "expected numbers of layers, the first is 0")
+
+
 # Command-line options of earlier versions, and what they are now.
 OLD_FLAGS = {
     "--loss.alpha-ce": "--loss.kl.weight",
@@ -390,6 +515,12 @@ class LossConfig:
     mlm: MLMConfig = field(default_factory=MLMConfig)
     cos: CosConfig = field(default_factory=CosConfig)
     mse: MSEConfig = field(default_factory=MSEConfig)
+    hidden: HiddenConfig = field(default_factory=HiddenConfig)
+    embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
+    attention_scores: AttentionScoresConfig = field(default_factory=AttentionScoresConfig)
+    attention_probabilities: AttentionProbabilitiesConfig = field(default_factory=AttentionProbabilitiesConfig)
+    minilm: MiniLMConfig = field(default_factory=MiniLMConfig)
+    minilmv2: MiniLMv2Config = field(default_factory=MiniLMv2Config)
     own: dict[str, Scheduled] = field(
         default_factory=dict
     )  # {name: weight} of terms that a file of yours registers: --loss.own NAME WEIGHT
@@ -403,7 +534,8 @@ class LossConfig:
                     f"LossConfig.own[{name!r}] = {weight!r}: expected a finite value of 0 or more",
                     field=f"loss.own.{name}",
                 )
-        weights = (self.kl.weight, self.mlm.weight, self.cos.weight, self.mse.weight, *self.own.values())
+        terms = (getattr(self, item.name) for item in fields(self))
+        weights = (*(term.weight for term in terms if hasattr(term, "weight")), *self.own.values())
         if not any(end for weight in weights for end in ends(weight)):
             raise InputError("LossConfig: every weight is 0, nothing would be learned", field="loss.kl.weight")
 

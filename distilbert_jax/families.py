@@ -83,7 +83,8 @@ class Family:
         mlm_activation: in the masked-LM head; None: `hidden_act`.
         token_dropout: the field of `ModelConfig` that a token classifier drops by.
         student: a model of this family may begin with layers of a teacher; else it takes a whole model or none.
-        encoder: called like `encoder.Encoder`, which it replaces; None: that one.
+        encoder: called like `encoder.Encoder`, which it replaces; None: that one. For terms of the loss that read layers it
+            has to have its method `read`, too.
         tokenizer: its tokenizer's kind.
     """
 
@@ -142,6 +143,13 @@ class Family:
     def has_pooler(self) -> bool:
         """Whether a bare model has a pooler."""
         return self.parameters.get("pooler.dense", "").startswith(self.prefix)
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether the encoder has a `read` that goes with what it computes when it is called."""
+        kinds = getattr(self.encoder, "__mro__", ())
+        first = lambda name: next((i for i, kind in enumerate(kinds) if name in vars(kind)), len(kinds))
+        return self.encoder is None or first("read") <= first("__call__") < len(kinds)
 
     @property
     def has_next_sentence(self) -> bool:

@@ -158,8 +158,8 @@ def loss(
         c.MLMConfig(mlm),
         c.CosConfig(cos),
         c.MSEConfig(mse, tokens),
-        own or {},
-        chunk,
+        own=own or {},
+        chunk=chunk,
     )
 
 

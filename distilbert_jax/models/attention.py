@@ -1,5 +1,7 @@
 """Multi-head self-attention, shared by BERT and DistilBERT."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -54,6 +56,23 @@ _narrow_softmax = jax.custom_vjp(_softmax_of_narrow)
 _narrow_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
+class QueriesKeysValues(NamedTuple):
+    """What the attention computes with, [B, T, D] each: after their biases, all heads side by side, before the scaling."""
+
+    queries: Array
+    keys: Array
+    values: Array
+
+
+class AttentionParts(NamedTuple):
+    """What lies within an attention, in the dtype of activations: scores [B, N, T, T], Q·Kᵀ/√H of all keys, visible or not;
+    probabilities [B, N, T, T] before dropout."""
+
+    queries_keys_values: QueriesKeysValues
+    scores: Array
+    probabilities: Array
+
+
 class SelfAttention(nnx.Module):
     """softmax(Q·Kᵀ/√H + bias)·V with output projection; dropout on the probabilities."""
 
@@ -67,16 +86,19 @@ class SelfAttention(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B T D"], bias: Float[Array, "#B 1 #T T"] | None, rngs: RowKeys | None
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B {self.num_heads} T T"]]:
-        """x [B, T, D], bias as `attention_bias` gives it, rngs [B] → output [B, T, D], probabilities [B, N, T, T]."""
+    ) -> tuple[Float[Array, "B T D"], AttentionParts]:
+        """x [B, T, D], bias as `attention_bias` gives it, rngs [B] → output [B, T, D], and what lies within."""
         B, T, D = x.shape
         split = lambda y: y.reshape(B, T, self.num_heads, D // self.num_heads)  # [B, T, N, H]
         scale = (D // self.num_heads) ** -0.5  # in float32: in bfloat16 it may be 0.2 % off
-        query = (split(self.query(x)).astype(jnp.float32) * scale).astype(x.dtype)
-        key, value = split(self.key(x)), split(self.value(x))
+        queries = self.query(x)
+        query = (split(queries).astype(jnp.float32) * scale).astype(x.dtype)
+        keys, values = self.key(x), self.value(x)
+        key, value = split(keys), split(values)
         with jax.named_scope("attention"):
             scores = einsum("bqnh,bknh->bnqk", query, key, self.dtype)
             probabilities = softmax(scores, bias)
             kept = dropout(probabilities, self.dropout, rngs)
             mixed = einsum("bnqk,bknh->bqnh", kept, value, self.dtype)
-        return self.out(mixed.reshape(B, T, D)), probabilities
+        parts = AttentionParts(QueriesKeysValues(queries, keys, values), scores, probabilities)
+        return self.out(mixed.reshape(B, T, D)), parts

@@ -6,7 +6,7 @@ attention output, RoBERTa begins its positions after that of padding.
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int, Shaped
 
 from distilbert_jax.base.ranges import check_range
-from distilbert_jax.config import Activations, ModelConfig
+from distilbert_jax.config import Activations, ModelConfig, Reads
 from distilbert_jax.errors import InputError
-from distilbert_jax.models.attention import SelfAttention, attention_bias
+from distilbert_jax.models.attention import AttentionParts, QueriesKeysValues, SelfAttention, attention_bias
 from distilbert_jax.models.layers import (
     Array,
     LayerNorm,
@@ -51,6 +51,22 @@ class EncoderOutput:
         """What there is, with dtypes and shapes instead of the numbers."""
         fields = [f"{name}={_described(value)}" for name, value in vars(self).items() if value is not None]
         return f"{type(self).__name__}({', '.join(fields)})"
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LayerOutputs:
+    """What was read of an encoder, in the dtype of activations; by the numbers of layers, the first is 0.
+
+    embeddings [B, T, D], None: not read; hidden_states [B, T, D]; attentions and attention_scores [B, N, T, T]:
+    probabilities before dropout, and what they are the softmax of, at all keys, visible or not.
+    """
+
+    embeddings: Float[Array, "B T D"] | None
+    hidden_states: dict[int, Float[Array, "B T D"]]
+    attentions: dict[int, Float[Array, "B N T T"]]
+    attention_scores: dict[int, Float[Array, "B N T T"]]
+    queries_keys_values: dict[int, QueriesKeysValues]
 
 
 def _described(value: object) -> str:
@@ -124,12 +140,12 @@ class Layer(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "B T D"], bias: Float[Array, "#B 1 #T T"] | None, rngs: RowKeys | None
-    ) -> tuple[Float[Array, "B T D"], Float[Array, "B N T T"]]:
-        """[B, T, D] → [B, T, D] and the attention probabilities [B, N, T, T]."""
-        attended, probabilities = self.attention(x, bias, fold_rows(rngs, 0))
+    ) -> tuple[Float[Array, "B T D"], AttentionParts]:
+        """[B, T, D] → [B, T, D] and what lies within its attention."""
+        attended, parts = self.attention(x, bias, fold_rows(rngs, 0))
         x = self.attention_norm.of_sum(x, attended, self.attention_out_dropout, fold_rows(rngs, 1))
         fed = self.ffn_out(activate(self.activation, self.ffn_in(x)))
-        return self.ffn_norm.of_sum(x, fed, self.ffn_dropout, fold_rows(rngs, 2)), probabilities
+        return self.ffn_norm.of_sum(x, fed, self.ffn_dropout, fold_rows(rngs, 2)), parts
 
 
 def encoder_of(
@@ -180,6 +196,38 @@ class Encoder(nnx.Module):
         Raises:
             InputError: T is beyond the position table and no `position_ids` are given; outside `jax.jit`, an id without a row.
         """
+        last = len(self.layers) - 1
+        asked = lambda flag, otherwise: tuple(range(last + 1)) if (otherwise if flag is None else flag) else ()
+        hidden = asked(output_hidden_states, self.output_hidden_states)
+        attentions = asked(output_attentions, self.output_attentions)
+        outputs = self.read(
+            input_ids,
+            attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            segment_ids=segment_ids,
+            rngs=rngs,
+            reads=Reads(bool(hidden), hidden or (last,), attentions),
+        )
+        states = outputs.hidden_states
+        return EncoderOutput(
+            states[last],
+            (cast(Array, outputs.embeddings), *(states[layer] for layer in hidden)) if hidden else None,
+            tuple(outputs.attentions[layer] for layer in attentions) if attentions else None,
+        )
+
+    def read(
+        self,
+        input_ids: Rows,
+        attention_mask: Rows | None = None,
+        *,
+        token_type_ids: Rows | None = None,
+        position_ids: Rows | None = None,
+        segment_ids: Rows | None = None,
+        rngs: RowKeys | None = None,
+        reads: Reads,
+    ) -> LayerOutputs:
+        """What `reads` names, and no layer above the last of them; the other arguments as in `__call__`."""
         given = lambda value: value if value is None or isinstance(value, jax.Array) else np.asarray(value)
         # Before they are cut to 32 bits.
         self._check_ids(
@@ -193,17 +241,18 @@ class Encoder(nnx.Module):
         )
         bias = attention_bias(attention_mask, segment_ids)
         x = self.embeddings(input_ids, position_ids, token_type_ids, fold_rows(rngs, 0))
-        hidden_states, attentions = [x], []
-        for i, layer in enumerate(self.layers):
-            x, probabilities = layer(x, bias, fold_rows(rngs, i + 1))
-            hidden_states.append(x)
-            attentions.append(probabilities)
-        asked = lambda flag, otherwise: otherwise if flag is None else flag
-        return EncoderOutput(
-            x,
-            tuple(hidden_states) if asked(output_hidden_states, self.output_hidden_states) else None,
-            tuple(attentions) if asked(output_attentions, self.output_attentions) else None,
-        )
+        result = LayerOutputs(x if reads.embeddings else None, {}, {}, {}, {})
+        for i, layer in enumerate(list(self.layers)[: reads.depth]):
+            x, parts = layer(x, bias, fold_rows(rngs, i + 1))
+            for kind, value in (
+                ("hidden_states", x),
+                ("attentions", parts.probabilities),
+                ("attention_scores", parts.scores),
+                ("queries_keys_values", parts.queries_keys_values),
+            ):
+                if i in getattr(reads, kind):
+                    getattr(result, kind)[i] = value
+        return result
 
     def _check_ids(self, **ids: Ids | None) -> None:
         """Raise InputError for an id that has no row in its table, as far as the ids can be seen."""

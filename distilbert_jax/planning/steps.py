@@ -25,6 +25,7 @@ from distilbert_jax.planning.runs import Features, Finetuning, Pretraining, Run
 from distilbert_jax.pretraining import objective_table, terms
 from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import batch_shapes
+from distilbert_jax.pretraining.projections import new_projections
 from distilbert_jax.pretraining.setup import head_of, optimizer_of
 from distilbert_jax.text.tokenizer import Row, stack
 from distilbert_jax.training import sharding
@@ -63,7 +64,10 @@ def _pretraining(config: PretrainConfig, teacher: ModelConfig | None, mesh: Mesh
     if teacher:
         if config.objective == "distillation":
             terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher)
-        teacher_graphdef, frozen = _abstract(MaskedLM, teacher, config.run.dtype, activations)
+        bare = config.objective == "distillation" and terms.needs_head(terms.weighted_terms(config.loss)) is None
+        head, options = (EncoderModel, {"add_pooling_layer": False}) if bare else (MaskedLM, {})
+        teacher_graphdef, frozen = _abstract(head, teacher, config.run.dtype, activations, **options)
+    params |= jax.eval_shape(lambda: new_projections(config, teacher))
     weights = np.zeros(config.model.vocab_size, np.float32)
     objective = objective_of(
         Given(graphdef, teacher_graphdef, weights, _MASK_ID, config, sharding.on_accelerator(mesh))
@@ -119,10 +123,10 @@ def _on_target(activations: Activations, dtype: str, mesh: Mesh) -> jnp.dtype:
 
 
 def _abstract(
-    head: type[PretrainedModel], config: ModelConfig, dtype: str, activations: jnp.dtype
+    head: type[PretrainedModel], config: ModelConfig, dtype: str, activations: jnp.dtype, **options: bool
 ) -> tuple[nnx.GraphDef, Params]:
     """A model's graph, and the shapes of its parameters, the vocabulary padded as in training."""
     make: Any = head.of_family(config.model_type)
-    draw = lambda: make(config, dtype=jnp.dtype(dtype), activations=activations, rngs=nnx.Rngs(0))
+    draw = lambda: make(config, dtype=jnp.dtype(dtype), activations=activations, rngs=nnx.Rngs(0), **options)
     graphdef, shapes = split(nnx.eval_shape(draw))
     return graphdef, jax.eval_shape(sharding.pad_vocabulary, shapes)

@@ -30,6 +30,7 @@ from distilbert_jax.pretraining.masking import corrupt, log_weights
 from distilbert_jax.pretraining.objective_table import MASKED, OBJECTIVES
 from distilbert_jax.pretraining.objectives import Given, encode, masked_lm_nsp
 from distilbert_jax.pretraining.packing import PackedRows
+from distilbert_jax.pretraining.projections import of_model
 from distilbert_jax.pretraining.setup import Setup, corpus_rows, load_teacher
 from distilbert_jax.text.tokenizer import SpecialIds
 from distilbert_jax.training import sharding
@@ -70,8 +71,8 @@ def mlm_evaluation(
     show_progress: bool = False,
 ) -> Evaluate:
     """A function of parameters: `mlm_loss` (nats a masked token), `mlm_accuracy`, `perplexity`, `tokens` (how many were masked)
-    and, with a teacher, `kl_to_teacher`, the mean of KL(teacher ‖ model) over the masked tokens in nats, at temperature 1, of the
-    tokens that both vocabularies have rows for; with an objective the parts of its loss, without dropout.
+    and, with a teacher that has a masked-LM head, `kl_to_teacher`, the mean of KL(teacher ‖ model) over the masked tokens in nats,
+    at temperature 1, of the tokens that both vocabularies have rows for; with an objective the parts of its loss, without dropout.
 
     Args:
         graphdef: of a `MaskedLM`, or of a `PreTraining`.
@@ -94,7 +95,7 @@ def mlm_evaluation(
         masked_weights = masked.weights * batch["counts"][:, None]
 
         def logits(graph: nnx.GraphDef, values: Params) -> jax.Array:
-            model = merge(graph, values)
+            model = merge(graph, of_model(values))
             hidden = encode(model, {**batch, "input_ids": masked.input_ids}, None)
             return model.logits(at_positions(hidden, masked.positions)).astype(jnp.float32)
 
@@ -104,7 +105,7 @@ def mlm_evaluation(
             "mlm_loss": cross_entropy(ours, masked.labels, masked_weights),
             "mlm_accuracy": jnp.sum(masked_weights * (ours.argmax(-1) == masked.labels)),
         }
-        if teacher_graphdef is not None:
+        if teacher_graphdef is not None and has_head(teacher_graphdef, frozen):
             theirs = logits(teacher_graphdef, frozen)
             common = min(ours.shape[-1], theirs.shape[-1])  # the rows that pad one of the vocabularies are no tokens
             theirs, student = (jax.nn.log_softmax(values[..., :common]) for values in (theirs, ours))
@@ -150,6 +151,11 @@ def mlm_evaluation(
     return evaluate
 
 
+def has_head(graphdef: nnx.GraphDef, params: Params) -> bool:
+    """Whether a model has a masked-LM head."""
+    return isinstance(merge(graphdef, params), MaskedLM | PreTraining)
+
+
 _COUNT = "count of "  # before the name of a count, beside the sums
 
 
@@ -167,8 +173,8 @@ def _sums(objective: Objective, params: Params, frozen: Params, batch: Batch, va
 
 
 def heldout(setup: Setup) -> Evaluate:
-    """The evaluation that a pre-training run makes of itself: 512 rows of `data.heldout`, evenly spaced. With a teacher it has
-    `kl_to_teacher`; of every objective but masked LM the parts of its loss.
+    """The evaluation that a pre-training run makes of itself: 512 rows of `data.heldout`, evenly spaced. With a teacher that
+    has a head it has `kl_to_teacher`; of every objective but masked LM the parts of its loss.
 
     Raises:
         InputError: the held-out corpus was made with another tokenizer than `data.corpus`.

@@ -11,16 +11,26 @@ import numpy as np
 from flax import nnx
 
 from distilbert_jax.base.registry import file_of, told
-from distilbert_jax.config import PretrainConfig, Schedule
+from distilbert_jax.config import PretrainConfig, Reads, Schedule
 from distilbert_jax.errors import InputError, with_article
-from distilbert_jax.models.encoder import EncoderOutput
+from distilbert_jax.models.encoder import LayerOutputs
 from distilbert_jax.models.layers import at_positions, fold_rows
 from distilbert_jax.models.params import Params, merge
 from distilbert_jax.pretraining.chunks import in_chunks
 from distilbert_jax.pretraining.masking import corrupt
 from distilbert_jax.pretraining.objective_table import MASKED, OBJECTIVES, check_objective, function_of, schedules
+from distilbert_jax.pretraining.projections import of_model, project
 from distilbert_jax.pretraining.schedules import value_at
-from distilbert_jax.pretraining.terms import Tokens, View, Weighted, there, weighted_terms
+from distilbert_jax.pretraining.terms import (
+    EMBEDDINGS,
+    Tokens,
+    View,
+    Weighted,
+    all_reads,
+    layers_of,
+    there,
+    weighted_terms,
+)
 from distilbert_jax.training import losses
 from distilbert_jax.training.objective import DROPOUT, MASKING, Batch, Metrics, Objective, Part, Sums
 
@@ -99,16 +109,29 @@ def _counting(given: Given, *counted: str) -> Callable[..., tuple[Batch, Metrics
     return prepare
 
 
-def encoded(model: Any, batch: Batch, rngs: jax.Array | None, **outputs: bool) -> EncoderOutput:
-    """The encoder's output of packed rows; `outputs` as `Encoder.__call__` takes them."""
+def read(model: Any, batch: Batch, rngs: jax.Array | None, reads: Reads) -> LayerOutputs:
+    """What is read of a model's encoder on packed rows. One without a method for that computes all its layers."""
     inputs = {name: batch[name] for name in ("position_ids", "segment_ids", "token_type_ids") if name in batch}
     with jax.named_scope("encoder"):
-        return model.encoder(batch["input_ids"], **inputs, rngs=rngs, **outputs)
+        if model.config.family.reads_layers:
+            return model.encoder.read(batch["input_ids"], **inputs, rngs=rngs, reads=reads)
+        last = model.config.num_hidden_layers - 1
+        states = reads.embeddings or set(reads.hidden_states) - {last}
+        output = model.encoder(
+            batch["input_ids"],
+            **inputs,
+            rngs=rngs,
+            **({"output_hidden_states": True} if states else {}),
+            **({"output_attentions": True} if reads.attentions else {}),
+        )
+    embeddings, *hidden = output.hidden_states or (None, *[None] * last, output.last_hidden_state)
+    return LayerOutputs(embeddings, dict(enumerate(hidden)), dict(enumerate(output.attentions or ())), {}, {})
 
 
 def encode(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
     """The last hidden states [B, T, D] of packed rows."""
-    return encoded(model, batch, rngs).last_hidden_state
+    last = model.config.num_hidden_layers - 1
+    return read(model, batch, rngs, Reads(hidden_states=(last,))).hidden_states[last]
 
 
 def masked_lm(given: Given) -> Objective:
@@ -153,36 +176,45 @@ def distillation(given: Given) -> Objective:
     asked, chunk, teacher_graph = weighted_terms(given.config.loss), given.config.loss.chunk, there(given.teacher)
     in_pieces = [one for one in asked if chunk and one.needs_logits and one.over != "masked"]
     whole = [one for one in asked if one not in in_pieces]
-    outputs = {
-        f"output_{name}": True
-        for name in ("hidden_states", "attentions")
-        if any(name in one.term.needs for one in whole)
-    }
     parts = {one.term.metric: _part(one) for one in asked}
+    dtype = jnp.dtype(given.config.run.dtype)
+
+    def models(params: Params, frozen: Params) -> tuple[_Model, _Model]:
+        student, teacher = merge(given.student, of_model(params)), merge(teacher_graph, frozen)
+        configs = student.config, teacher.config
+        pairs = {one.term.name: layers_of(one, *configs) for one in asked}
+        ours, theirs = (
+            {name: pair and getattr(pair, whose) for name, pair in pairs.items()} for whose in ("student", "teacher")
+        )
+        projected = functools.partial(project, params, dtype=dtype)
+        return _Model(student, ours, projected), _Model(teacher, theirs, None)
 
     def piece(decoder: Params, s_hidden: jax.Array, beside: Any, rest: Any) -> tuple[jax.Array | float, Metrics]:
         (t_hidden, weights, segment_ids), (params, frozen, counts) = beside, rest
-        student = _Pass(merge(given.student, {**params, **decoder}), EncoderOutput(s_hidden), in_pieces)
-        teacher = _Pass(merge(teacher_graph, frozen), EncoderOutput(t_hidden), in_pieces, is_teacher=True)
+        model, taught_by = models({**params, **decoder}, frozen)
+        student, teacher = (
+            _Pass(model, model.only_last(s_hidden), in_pieces),
+            _Pass(taught_by, taught_by.only_last(t_hidden), in_pieces),
+        )
         at = Tokens(weights, None, segment_ids)
         sums = {one.term.metric: _value(one, student.view(one), teacher.view(one), at, counts) for one in in_pieces}
         return _weighted(sums, parts, counts), sums
 
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Sums:
-        model, taught_by = merge(given.student, params), merge(teacher_graph, frozen)
-        ours = encoded(model, batch, batch["rngs"], **outputs)
+        model, taught_by = models(params, frozen)
+        of_student, of_teacher = all_reads(asked, model.module.config, taught_by.module.config)
+        ours = read(model.module, batch, batch["rngs"], of_student)
         with jax.named_scope("teacher"):
-            theirs = jax.lax.stop_gradient(encoded(taught_by, batch, None, **outputs))
+            theirs = jax.lax.stop_gradient(read(taught_by.module, batch, None, of_teacher))
         segment_ids = batch["segment_ids"]
         everywhere = (segment_ids > 0).astype(jnp.float32)
         totals, value = {}, 0.0
         if in_pieces:
-            decoder = {name: array for name, array in params.items() if name.startswith(model.DECODER)}
-            beside = (theirs.last_hidden_state, everywhere, segment_ids)
-            value, totals = in_chunks(piece, chunk, decoder, ours.last_hidden_state, beside, (params, frozen, counts))
+            decoder = {name: array for name, array in params.items() if name.startswith(model.module.DECODER)}
+            beside = (taught_by.last(theirs), everywhere, segment_ids)
+            value, totals = in_chunks(piece, chunk, decoder, model.last(ours), beside, (params, frozen, counts))
         at_masked = _Masked(batch["positions"], again=given.accelerator)
-        student = _Pass(model, ours, whole, at_masked)
-        teacher = _Pass(taught_by, theirs, whole, at_masked, is_teacher=True)
+        student, teacher = (_Pass(*one, whole, at_masked) for one in ((model, ours), (taught_by, theirs)))
         for one in whole:
             weights, labels = (batch["masked_weights"], batch["labels"]) if one.over == "masked" else (everywhere, None)
             at = Tokens(weights, labels, segment_ids)
@@ -211,53 +243,95 @@ class _Masked(NamedTuple):
     again: bool
 
 
+@dataclass(frozen=True)
+class _Model:
+    """A model, and what the terms do with it.
+
+    layers: that each term compares, by its name; None: all. project: (term, place, hidden states) → these in the teacher's width;
+    None: of the teacher itself.
+    """
+
+    module: Any
+    layers: Mapping[str, tuple[int, ...] | None]
+    project: Callable[[Weighted, int | str, jax.Array], jax.Array] | None
+
+    @property
+    def is_teacher(self) -> bool:
+        return self.project is None
+
+    @property
+    def _last(self) -> int:
+        return self.module.config.num_hidden_layers - 1
+
+    def last(self, output: LayerOutputs) -> jax.Array:
+        return output.hidden_states[self._last]
+
+    def only_last(self, hidden: jax.Array) -> LayerOutputs:
+        return LayerOutputs(None, {self._last: hidden}, {}, {}, {})
+
+    def logits(self, hidden: jax.Array) -> jax.Array:
+        logits = self.module.logits(hidden)
+        return jax.lax.stop_gradient(logits) if self.is_teacher else logits
+
+    def takes_logits(self, one: Weighted) -> bool:
+        return "logits" in one.term.needs if self.is_teacher else one.needs_logits
+
+    def hidden_states(self, one: Weighted, output: LayerOutputs) -> tuple[jax.Array, ...]:
+        """Those that a term is shown: of its layers, or of the embeddings and of every layer."""
+        layers, states = self.layers[one.term.name], output.hidden_states
+        if layers is None:
+            every = range(self._last + 1)
+            return self.embeddings(one, output), *(self._projected(one, layer, states[layer]) for layer in every)
+        return tuple(self._projected(one, layer, states[layer]) for layer in layers)
+
+    def embeddings(self, one: Weighted, output: LayerOutputs) -> jax.Array:
+        return self._projected(one, EMBEDDINGS, there(output.embeddings))
+
+    def of_layers(self, one: Weighted, values: Mapping[int, Any]) -> tuple[Any, ...]:
+        """What a term is shown of another kind that layers have."""
+        layers = self.layers[one.term.name]
+        return tuple(values[layer] for layer in (range(self._last + 1) if layers is None else layers))
+
+    def _projected(self, one: Weighted, place: int | str, hidden: jax.Array) -> jax.Array:
+        return hidden if self.project is None else self.project(one, place, hidden)
+
+
 class _Pass:
     """What a model gave for a batch; logits are computed at the tokens where one of the terms takes them, once."""
 
-    def __init__(
-        self,
-        model: Any,
-        output: EncoderOutput,
-        terms: Sequence[Weighted],
-        masked: _Masked | None = None,
-        *,
-        is_teacher: bool = False,
-    ):
+    def __init__(self, model: _Model, output: LayerOutputs, terms: Sequence[Weighted], masked: _Masked | None = None):
         self._model, self._output, self._masked = model, output, masked
-        self._kinds = ("logits",) if is_teacher else ("logits", "student_logits")
-        self._take_all = any(one.over != "masked" and self._takes_logits(one) for one in terms)
-        self._is_teacher = is_teacher
-
-    def _takes_logits(self, one: Weighted) -> bool:
-        return any(kind in one.term.needs for kind in self._kinds)
+        self._take_all = any(one.over != "masked" and model.takes_logits(one) for one in terms)
 
     def _at_masked(self, values: jax.Array) -> jax.Array:
         return at_positions(values, there(self._masked).positions)
 
     @functools.cached_property
     def _all_logits(self) -> jax.Array:
-        logits = self._model.logits(self._output.last_hidden_state)
-        return jax.lax.stop_gradient(logits) if self._is_teacher else logits
+        return self._model.logits(self._model.last(self._output))
 
     @functools.cached_property
     def _masked_logits(self) -> jax.Array:
         if self._take_all and not there(self._masked).again:
             return self._at_masked(self._all_logits)
-        logits = self._model.logits(self._at_masked(self._output.last_hidden_state))
-        return jax.lax.stop_gradient(logits) if self._is_teacher else logits
+        return self._model.logits(self._at_masked(self._model.last(self._output)))
 
     def view(self, one: Weighted) -> View:
         """What a term is shown."""
-        needs, masked, output = one.term.needs, one.over == "masked", self._output
+        needs, masked, output, model = one.term.needs, one.over == "masked", self._output, self._model
         place = self._at_masked if masked else lambda values: values
         logits = None
-        if self._takes_logits(one):
+        if model.takes_logits(one):
             logits = self._masked_logits if masked else self._all_logits
+        kind = lambda name: model.of_layers(one, getattr(output, name)) if name in needs else None
         return View(
             logits,
-            place(output.last_hidden_state) if "last_hidden_state" in needs else None,
-            tuple(map(place, there(output.hidden_states))) if "hidden_states" in needs else None,
-            output.attentions if "attentions" in needs else None,
+            place(model.last(output)) if "last_hidden_state" in needs else None,
+            tuple(map(place, model.hidden_states(one, output))) if "hidden_states" in needs else None,
+            kind("attentions"),
+            place(model.embeddings(one, output)) if "embeddings" in needs else None,
+            kind("attention_scores"),
+            kind("queries_keys_values"),
         )
 
 

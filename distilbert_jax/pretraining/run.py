@@ -20,6 +20,7 @@ from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.evaluate import heldout
 from distilbert_jax.pretraining.objective_table import check_objective, sources
+from distilbert_jax.pretraining.projections import of_model
 from distilbert_jax.pretraining.setup import Setup, head_of, set_up
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import callbacks, cost, distributed, run_directory, sharding
@@ -126,7 +127,8 @@ def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
         checkpoints.close()
         for log in logs:
             log.close()
-    trained = sharding.cut_vocabulary(distributed.whole(state.params, setup.mesh), config.model.vocab_size)
+    whole = distributed.whole(of_model(state.params), setup.mesh)
+    trained = sharding.cut_vocabulary(whole, config.model.vocab_size)
     distributed.on_main_process(lambda: _save(merge(setup.graphdef, trained), setup.tokenizer, directory))
     _say(f"{directory / 'model'}: written; weights {digest(trained)[:16]}")
     distributed.on_main_process(lambda: _warn_if_worse(directory))

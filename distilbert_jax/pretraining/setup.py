@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +18,10 @@ from tokenizers import Tokenizer
 
 from distilbert_jax.config import Activations, InitConfig, ModelConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError, warn_once
-from distilbert_jax.models import MaskedLM, PreTraining
+from distilbert_jax.models import EncoderModel, MaskedLM, PreTraining
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, merge, split
+from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.models.student import student_from_teacher
 from distilbert_jax.pretraining import cost, objective_table, terms
 from distilbert_jax.pretraining.batches import PackedBatches
@@ -27,6 +29,7 @@ from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.masking import log_weights
 from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import PackedRows, pack
+from distilbert_jax.pretraining.projections import new_projections
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids, special_ids
 from distilbert_jax.training import distributed, sharding
 from distilbert_jax.training.batches import prefetch
@@ -51,7 +54,7 @@ class Setup:
     Attributes:
         rows, tokenizer: of the corpus.
         graphdef: of the model that is trained.
-        parameters: how many it has, without the rows that pad its vocabulary.
+        parameters: how many it has, without the rows that pad its vocabulary, and without projections.
         state: at step 0, on the mesh; the first step consumes it.
         fingerprints: of what the run reads, by name: equal for an equal run.
     """
@@ -125,6 +128,14 @@ def load_teacher(
         InputError: its tokenizer differs from the corpus', or it has no head.
     """
     teacher = head.from_pretrained(directory, dtype=dtype, activations=activations, new_head=new_head)
+    return _with_vocabulary(teacher, directory, tokenizer, field, vocab_size)
+
+
+Model = TypeVar("Model", bound=PretrainedModel)
+
+
+def _with_vocabulary(teacher: Model, directory: str, tokenizer: Tokenizer, field: str, vocab_size: int | None) -> Model:
+    """A model whose tokenizer is the corpus' own, without rows of the embedding beyond `vocab_size`."""
     if not same_ids(load_tokenizer(directory), tokenizer):
         raise InputError(
             f"{field} = {directory}: its tokenizer is not the one that made the corpus; the ids would differ",
@@ -136,6 +147,30 @@ def load_teacher(
         teacher = merge(graphdef, sharding.cut_vocabulary(params, vocab_size))
         teacher.config = dataclasses.replace(teacher.config, vocab_size=vocab_size)
     return teacher
+
+
+def _teacher_of(
+    config: PretrainConfig, tokenizer: Tokenizer, dtype: jnp.dtype
+) -> MaskedLM | PreTraining | EncoderModel:
+    """The teacher of a run; without a masked-LM head where it has none and no term of the loss needs one.
+
+    Raises:
+        InputError: as `load_teacher`; or a term needs the head.
+    """
+    directory, activations, size = config.teacher, config.run.activations, config.model.vocab_size
+    if config.objective != "distillation" or MaskedLM.is_whole(directory):
+        return load_teacher(directory, tokenizer, "teacher", dtype, activations=activations, vocab_size=size)
+    asked = terms.weighted_terms(config.loss)
+    if (one := terms.needs_head(asked)) is not None:
+        option = f"--{one.field.replace('_', '-')} 0"
+        raise InputError(
+            f"teacher = {directory}: has no masked-LM head, which {one.field} needs: set {option}, or name a teacher that has one",
+            path=directory,
+            field="teacher",
+            hint=option,
+        )
+    bare = EncoderModel.from_pretrained(directory, dtype=dtype, activations=activations, add_pooling_layer=False)
+    return _with_vocabulary(bare, directory, tokenizer, "teacher", size)
 
 
 def head_of(config: PretrainConfig) -> type[MaskedLM | PreTraining]:
@@ -212,7 +247,9 @@ def set_up(config: PretrainConfig) -> Setup:
     rows, tokenizer = corpus_rows(data.corpus, data.length, data.sequences)
     dtype = jnp.dtype(config.run.dtype)
 
-    def read() -> tuple[MaskedLM | PreTraining, MaskedLM | PreTraining | None, np.ndarray, dict[str, str]]:
+    def read() -> tuple[
+        MaskedLM | PreTraining, MaskedLM | PreTraining | EncoderModel | None, np.ndarray, dict[str, str]
+    ]:
         counts, vocabulary = rows.corpus.token_counts, rows.corpus.vocab_size
         if config.model.vocab_size < vocabulary:
             raise InputError(
@@ -227,14 +264,7 @@ def set_up(config: PretrainConfig) -> Setup:
         model = initial_model(config, tokenizer, counts, dtype)
         teacher_model = None
         if config.teacher:
-            teacher_model = load_teacher(
-                config.teacher,
-                tokenizer,
-                "teacher",
-                dtype,
-                activations=config.run.activations,
-                vocab_size=config.model.vocab_size,
-            )
+            teacher_model = _teacher_of(config, tokenizer, dtype)
             _check_pair(config, teacher_model)
         heldout = {"data.heldout": Corpus.open(data.heldout).fingerprint} if data.heldout else {}
         return model, teacher_model, counts, heldout
@@ -244,6 +274,8 @@ def set_up(config: PretrainConfig) -> Setup:
     if config.init.positions == "sinusoidal":
         model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
     graphdef, params = split(model)
+    parameters = count(params)
+    params |= new_projections(config, teacher_model and teacher_model.config)
     fingerprints = {"data.corpus": rows.corpus.fingerprint, **heldout, "initial weights": digest(params)}
     fingerprints |= objective_table.sources(config)
 
@@ -273,7 +305,7 @@ def set_up(config: PretrainConfig) -> Setup:
         objective, optimizer, state, teacher.params if teacher else {}, mesh, config.optimizer.accumulate
     )
     return Setup(
-        config, mesh, rows, tokenizer, graphdef, count(params), teacher, objective, state, train_step, fingerprints
+        config, mesh, rows, tokenizer, graphdef, parameters, teacher, objective, state, train_step, fingerprints
     )
 
 
@@ -297,7 +329,7 @@ def _architecture(config: ModelConfig) -> str:
     return hashlib.sha256(json.dumps([config.model_type, said], sort_keys=True).encode()).hexdigest()
 
 
-def _check_pair(config: PretrainConfig, teacher: MaskedLM | PreTraining) -> None:
+def _check_pair(config: PretrainConfig, teacher: PretrainedModel) -> None:
     if teacher.config.vocab_size != config.model.vocab_size:
         raise InputError(
             f"teacher = {config.teacher}: its vocabulary has {teacher.config.vocab_size} entries, "

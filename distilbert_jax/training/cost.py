@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from distilbert_jax.config import ModelConfig
+from distilbert_jax.config import ModelConfig, Reads
 
 # Dense peak of one device in FLOP/s for matmuls of bfloat16 and of float32 operands, from the data sheets, by a part of JAX's
 # `device_kind`. A TPU has no float32 matmul of its own.
@@ -29,9 +29,30 @@ def forward_flops(config: ModelConfig, length: int, scored: float) -> float:
     Args:
         scored: share of the tokens whose logits are computed.
     """
-    D, F, V = config.hidden_size, config.intermediate_size, config.vocab_size
-    layer = 2 * (4 * D * D + 2 * D * F) + 4 * length * D
-    return config.num_hidden_layers * layer + scored * 2 * (D * D + D * V)
+    return config.num_hidden_layers * _layer_flops(config, length) + scored * logits_flops(config)
+
+
+def _layer_flops(config: ModelConfig, length: int) -> float:
+    D, F = config.hidden_size, config.intermediate_size
+    return 2 * (4 * D * D + 2 * D * F) + 4 * length * D
+
+
+def logits_flops(config: ModelConfig) -> float:
+    """FLOPs of a token's logits, the masked-LM head's transform included."""
+    D, V = config.hidden_size, config.vocab_size
+    return 2 * (D * D + D * V)
+
+
+def read_flops(config: ModelConfig, length: int, reads: Reads) -> float:
+    """FLOPs a token of an encoder's forward pass as far as `reads` needs it, in rows of `length` tokens. Of the last layer
+    that may be no more than queries and keys (and values, where these are read) and their scores."""
+    D, top = config.hidden_size, reads.depth - 1
+    whole = max((layer + 1 for layer in reads.hidden_states), default=0)
+    flops = max(whole, top) * _layer_flops(config, length)
+    if whole <= top:
+        flops += 2 * (3 if top in reads.queries_keys_values else 2) * D * D
+        flops += 2 * length * D if top in (*reads.attention_scores, *reads.attentions) else 0
+    return flops
 
 
 def tuning_flops(model: ModelConfig, rows: int, length: int) -> float:

@@ -1,4 +1,5 @@
-"""Losses as weighted *sums*: the terms of distillation, the triple loss (paper, section 3; distiller.py), and those of heads.
+"""Losses as weighted *sums*: the terms of distillation (the triple loss, paper, section 3, and distiller.py; TinyBERT's of
+layers, MiniLM's relations), and those of heads.
 
 Sums, because the caller divides by counts over the whole global batch: the value then depends on neither the mesh nor the
 micro-batches. `question_answering`, which no training loop here uses, is a mean. Logits and hidden states may be
@@ -9,7 +10,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Float, Int
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int
+
+from distilbert_jax.models.layers import einsum
 
 Array = jax.Array
 Scalar = Float[Array, ""]
@@ -117,3 +121,94 @@ def cosine_distance(
     dot = jnp.sum(student * teacher, axis=-1)
     squares = (jnp.sum(jnp.square(student), axis=-1) + 1e-12) * (jnp.sum(jnp.square(teacher), axis=-1) + 1e-12)
     return jnp.sum(weights * (1.0 - dot * jax.lax.rsqrt(squares)))
+
+
+def hidden_mse(student: Float[Array, "B T D"], teacher: Float[Array, "B T D"], weights: Float[Array, "B T"]) -> Scalar:
+    """Σ weights · mean_D (student − teacher)² of hidden states (TinyBERT, Jiao et al. 2020, eq. 8); no gradient into the
+    teacher."""
+    student, teacher = student.astype(jnp.float32), jax.lax.stop_gradient(teacher).astype(jnp.float32)
+    return jnp.sum(weights * jnp.mean(jnp.square(student - teacher), axis=-1))
+
+
+def _visible(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
+    """Which keys a query of a packed row sees: those of its own segment; padding sees padding."""
+    return segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+
+
+def score_mse(
+    student: Float[Array, "B N T T"],
+    teacher: Float[Array, "B N T T"],
+    weights: Float[Array, "B T"],
+    segment_ids: Int[Array, "B T"],
+) -> Scalar:
+    """Σ weights · mean over heads and visible keys of (student − teacher)² of attention scores (TinyBERT, eq. 7).
+
+    Scores are Q·Kᵀ/√H [B, N, query, key]; of keys in other segments they may hold anything. For a sequence alone this is the
+    mean over N · T · T entries. No gradient flows into the teacher.
+    """
+    student, teacher = student.astype(jnp.float32), jax.lax.stop_gradient(teacher).astype(jnp.float32)
+    visible = _visible(segment_ids)
+    squares = jnp.where(visible, jnp.square(student - teacher), 0.0).mean(1).sum(-1)
+    return jnp.sum(weights * squares / visible[:, 0].sum(-1))
+
+
+def attention_divergence(
+    student: Float[Array, "B N T T"],
+    teacher: Float[Array, "B N T T"],
+    weights: Float[Array, "B T"],
+    segment_ids: Int[Array, "B T"],
+) -> Scalar:
+    """Σ weights · mean over heads of KL(softmax(teacher) ‖ softmax(student)) of attention scores [B, N, query, key] over
+    visible keys (MiniLM, Wang et al. 2020, eq. 3). No gradient flows into the teacher."""
+    ours, theirs = student.astype(jnp.float32), jax.lax.stop_gradient(teacher).astype(jnp.float32)
+    return jnp.sum(weights * _row_divergence(ours, theirs, _visible(segment_ids), student.dtype).mean(1))
+
+
+def relation_divergence(
+    student: Float[Array, "B T D"],
+    teacher: Float[Array, "B T E"],
+    heads: int,
+    weights: Float[Array, "B T"],
+    segment_ids: Int[Array, "B T"],
+) -> Scalar:
+    """Σ weights · mean over relation heads of KL(teacher ‖ student) of relations, softmax(X·Xᵀ/√(D/R)) over visible tokens
+    (MiniLMv2, Wang et al. 2021, eq. 5 to 8; with the values, and R the attention's heads, MiniLM's value relation).
+
+    Args:
+        student, teacher: X, queries, keys or values of all heads side by side, of widths that R divides.
+        heads: R.
+    """
+    relations = _relations(student, heads), _relations(jax.lax.stop_gradient(teacher), heads)
+    return jnp.sum(weights * _row_divergence(*relations, _visible(segment_ids), student.dtype).mean(1))
+
+
+def _relations(x: Float[Array, "B T D"], heads: int) -> Float[Array, "B R T T"]:
+    """X·Xᵀ/√K of relation heads of width K, float32; operands of the matmul, and its gradients', in the dtype of `x`."""
+    cut = x.reshape(*x.shape[:2], heads, -1)
+    scaled = cut.astype(jnp.float32) * cut.shape[-1] ** -0.5
+    return einsum("bqrk,bsrk->brqs", scaled, cut, x.dtype)
+
+
+def _divergence_of_rows(student: Array, teacher: Array, visible: Array, dtype: DTypeLike) -> Array:
+    """KL(softmax(teacher) ‖ softmax(student)) over the last axis of float32 scores [B, R, T, T] where `visible`, [B, R, T].
+
+    Its gradient is written by hand: between the two passes it keeps one array as large as the scores, in `dtype`, where
+    JAX's own keeps several in float32.
+    """
+    return _row_forward(student, teacher, visible, dtype)[0]
+
+
+def _row_forward(student: Array, teacher: Array, visible: Array, dtype: DTypeLike) -> tuple[Array, Array]:
+    lowest = jnp.finfo(jnp.float32).min
+    s, t = (jax.nn.log_softmax(jnp.where(visible, scores, lowest), axis=-1) for scores in (student, teacher))
+    probabilities = jnp.exp(t)
+    value = jnp.where(visible, probabilities * (t - s), 0.0).sum(-1)
+    return value, (jnp.exp(s) - probabilities).astype(dtype)
+
+
+def _row_backward(dtype: DTypeLike, difference: Array, to_value: Array) -> tuple[Array, None, None]:
+    return to_value[..., None] * difference.astype(jnp.float32), None, None
+
+
+_row_divergence = jax.custom_vjp(_divergence_of_rows, nondiff_argnums=(3,))
+_row_divergence.defvjp(_row_forward, _row_backward)

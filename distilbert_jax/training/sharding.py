@@ -24,6 +24,7 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"\.(out|ffn_out)\.kernel$", P("tensor", "fsdp")),
     (r"head\.bias$", P("tensor")),
     (r"\.(transform|dense)\.kernel$", P("fsdp", None)),
+    (r"^projection\..*\.kernel$", P("fsdp", None)),
 )
 
 _VOCABULARY_MULTIPLE = 128

@@ -175,9 +175,11 @@ def test_refused_in_one_line(world, tmp_path):
     )
     refused(ask(world.teacher, batch_size=0), "--batch-size", by="pretraining.evaluate.evaluate_mlm")
     refused(ask(world.teacher, max_rows=0), "--max-rows", by="pretraining.evaluate.evaluate_mlm")
-    refused(ask(str(tmp_path / "foreign")), by="pretraining.setup.load_teacher", field="--model")
+    refused(ask(str(tmp_path / "foreign")), by="pretraining.setup._with_vocabulary", field="--model")
     refused(
-        ask(world.teacher, teacher=str(tmp_path / "foreign")), by="pretraining.setup.load_teacher", field="--teacher"
+        ask(world.teacher, teacher=str(tmp_path / "foreign")),
+        by="pretraining.setup._with_vocabulary",
+        field="--teacher",
     )
     refused(ask(str(tmp_path / "nowhere")), by="base.hub.locate", path="nowhere")
     refused(ask(world.teacher, corpus=str(tmp_path)), by="pretraining.corpus.Corpus.open", path=str(tmp_path))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distilbert_jax.config import InitConfig
+from distilbert_jax.config import InitConfig, MiniLMv2Config
 from distilbert_jax.experiments.report import report
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
 from distilbert_jax.models.layers import sinusoids
@@ -323,7 +323,11 @@ REFUSED = {
     ),
     "teacher without a head": (
         lambda w, o, d: distilling(w, d, teacher=o.headless),
-        {"by": "models.hf_format.to_params", "path": "headless"},
+        {"path": "headless", "field": "teacher", "hint": "--loss.kl.weight 0"},
+    ),
+    "layer that the teacher has not": (
+        lambda w, o, d: distilling(w, d, loss__minilmv2=MiniLMv2Config(1.0, relation_heads=4, teacher_layer=2)),
+        {"field": "loss.minilmv2.teacher_layer", "hint": "--loss.minilmv2.teacher-layer 1"},
     ),
     "no such teacher": (
         lambda w, o, d: distilling(w, d, teacher=o.nowhere),
@@ -331,7 +335,7 @@ REFUSED = {
     ),
     "teacher of another tokenizer": (
         lambda w, o, d: distilling(w, d, teacher=o.foreign),
-        {"by": "pretraining.setup.load_teacher", "field": "teacher"},
+        {"by": "pretraining.setup._with_vocabulary", "field": "teacher"},
     ),
     "teacher of fewer rows": (
         lambda w, o, d: distilling(w, d, init__source="", model__vocab_size=60),
@@ -347,7 +351,7 @@ REFUSED = {
     ),
     "source of another tokenizer": (
         lambda w, o, d: distilling(w, d, init__source=o.foreign),
-        {"by": "pretraining.setup.load_teacher", "field": "init.source"},
+        {"by": "pretraining.setup._with_vocabulary", "field": "init.source"},
     ),
     "layer that is not there": (
         lambda w, o, d: distilling(w, d, init__layers=(2,)),

@@ -3,14 +3,21 @@ import re
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 import train as train_script
+from distilbert_jax import config as c
+from distilbert_jax.models import BertModel, DistilBertForMaskedLM
+from distilbert_jax.models.params import split
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.masking import masked_count
+from distilbert_jax.pretraining.objectives import Given, distillation
+from distilbert_jax.pretraining.projections import new_projections
 from distilbert_jax.pretraining.run import Estimate, dry_run, estimate
 from distilbert_jax.pretraining.setup import set_up
 from distilbert_jax.training import cost
 from tests import runs
+from tests.pretraining.examples import quick_jit
 
 
 @pytest.mark.parametrize("tokens", ["all", "masked"])
@@ -26,6 +33,46 @@ def test_flops_of_a_step_are_those_that_xla_counts(world, tmp_path, tokens):
     expected = setup.step_flops / jax.device_count()
     # XLA counts the optimiser, softmaxes and norms too, a share that shrinks with the width.
     assert expected < counted < 1.6 * expected
+
+
+WIDE = {"hidden_act": "relu", "hidden_dropout": 0.0, "attention_dropout": 0.0, "num_attention_heads": 4}
+UNTAUGHT = {"kl": c.KLConfig(0.0), "mlm": c.MLMConfig(0.0), "cos": c.CosConfig(0.0)}
+
+
+@pytest.mark.parametrize(
+    "terms",
+    [
+        {"minilmv2": c.MiniLMv2Config(1.0, relation_heads=8, student_layer=0, teacher_layer=1)},
+        {"minilm": c.MiniLMConfig(1.0), "mlm": c.MLMConfig(1.0)},
+        {"hidden": c.HiddenConfig(1.0), "embeddings": c.EmbeddingsConfig(1.0)},
+        {"attention_scores": c.AttentionScoresConfig(1.0, (0,), (2,))},
+    ],
+    ids="-".join,
+)
+def test_flops_of_terms_of_layers_are_those_that_xla_counts(terms):
+    """Nothing is computed: sizes at which matmuls are nearly all of it cost no time."""
+    student = runs.change(runs.STUDENT, hidden_size=256, intermediate_size=1024, num_hidden_layers=2, **WIDE)
+    teacher = runs.change(runs.BERT, hidden_size=320, intermediate_size=1280, num_hidden_layers=3, **WIDE)
+    loss = c.LossConfig(**UNTAUGHT | terms)
+    config = c.PretrainConfig(
+        model=student,
+        objective="distillation",
+        teacher="teacher",
+        loss=loss,
+        data=c.DataConfig(length=32, batch_size=4),
+    )
+    ours, params = split(nnx.eval_shape(lambda: DistilBertForMaskedLM(student, rngs=nnx.Rngs(0))))
+    theirs, frozen = split(nnx.eval_shape(lambda: BertModel(teacher, rngs=nnx.Rngs(0))))
+    params |= jax.eval_shape(lambda: new_projections(config, teacher))
+    objective = distillation(Given(ours, theirs, np.zeros(48, np.float32), 4, config))
+
+    def step(params, frozen, batch):
+        prepared, counts = objective.prepare(jax.random.split(jax.random.key(0), 4), batch)
+        return jax.grad(objective.loss, has_aux=True)(params, frozen, prepared, counts)
+
+    batch = {name: jax.ShapeDtypeStruct((4, 32), np.int32) for name in ("input_ids", "segment_ids", "position_ids")}
+    counted = quick_jit(step).lower(params, frozen, batch).compile().cost_analysis()["flops"]
+    assert step_flops(config, teacher) < counted < 1.05 * step_flops(config, teacher)
 
 
 def test_a_teacher_that_is_asked_for_hidden_states_alone_gives_no_logits(world, tmp_path):

@@ -13,12 +13,14 @@ import numpy as np
 import optax
 import pytest
 
+from distilbert_jax import config as c
 from distilbert_jax.config import MaskingConfig, ModelConfig, OptimizerConfig, PretrainConfig
 from distilbert_jax.models import BertForMaskedLM, BertForPreTraining, DistilBertForMaskedLM
 from distilbert_jax.models.params import split
 from distilbert_jax.pretraining import objectives
 from distilbert_jax.pretraining.masking import log_weights
 from distilbert_jax.pretraining.objectives import Given
+from distilbert_jax.pretraining.projections import new_projections
 from distilbert_jax.training import sharding
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import init_state, make_train_step, row_keys
@@ -38,6 +40,18 @@ SIZES = {
 }
 
 
+# Terms of layers and relations, from a teacher that is wider and deeper.
+OF_LAYERS = {
+    "hidden": c.HiddenConfig(1.0),
+    "embeddings": c.EmbeddingsConfig(1.0),
+    "attention_scores": c.AttentionScoresConfig(1.0),
+    "attention_probabilities": c.AttentionProbabilitiesConfig(1.0),
+    "minilm": c.MiniLMConfig(1.0),
+    "minilmv2": c.MiniLMv2Config(1.0, relation_heads=8),
+}
+LAYERS = "of layers"
+
+
 def recorder() -> optax.GradientTransformation:
     """Keeps in its state the gradients that go through it."""
     return optax.GradientTransformation(lambda params: params, lambda grads, state, params: (grads, grads))
@@ -55,10 +69,19 @@ class Setting(NamedTuple):
 
 @functools.cache
 def setting(
-    data: int, fsdp: int, tensor: int, accumulate: int, rows: int = ROWS, padded: bool = True, chunk: int = 0
+    data: int,
+    fsdp: int,
+    tensor: int,
+    accumulate: int,
+    rows: int = ROWS,
+    padded: bool = True,
+    chunk: int = 0,
+    terms: str = "",
 ) -> Setting:
     mesh = mesh_of(data, fsdp, tensor)
-    teacher, frozen = split(build(BertForMaskedLM, ModelConfig.bert_base(**SIZES), seed=0))
+    sizes = SIZES | ({"hidden_size": 24, "num_hidden_layers": 2} if terms else {})
+    taught_by = ModelConfig.bert_base(**sizes)
+    teacher, frozen = split(build(BertForMaskedLM, taught_by, seed=0))
     config = ModelConfig.distilbert_base(**SIZES)
     student, params = split(build(DistilBertForMaskedLM, config, seed=1))
     if padded:
@@ -68,7 +91,12 @@ def setting(
     rng = np.random.default_rng(0)
     weights = log_weights(rng.integers(0, 1000, VOCAB), SPECIAL, MaskingConfig())
     loss = runs.loss(mse=0.1, chunk=chunk)
-    config = PretrainConfig(objective="distillation", loss=loss)
+    if terms:
+        loss = dataclasses.replace(runs.loss(0.0, 1.0, 0.0), **OF_LAYERS)
+    config = PretrainConfig(
+        model=config, objective="distillation", teacher="teacher", loss=loss, data=c.DataConfig(length=LENGTH)
+    )
+    params |= new_projections(config, taught_by)
     objective = objectives.distillation(Given(student, teacher, weights, MASK, config))
     optimizer = optax.chain(recorder(), adamw(OptimizerConfig(warmup=0.0), 10))
     state = functools.partial(init_state, params, optimizer, 7, mesh)
@@ -106,11 +134,12 @@ def minus(a, b):
     return {name: a[name] - b[name] for name in a}
 
 
-def assert_same_gradients(found, expected):
+def assert_same_gradients(found, expected, *, seen=False):
+    """`seen`: a term is on the keys themselves, so that their biases have gradients."""
     total = norm(expected)
     assert norm(minus(found, expected)) <= 1e-5 * total
     for name in expected:
-        if name.endswith("key.bias"):  # the softmax does not see it: rounding noise is all there is
+        if name.endswith("key.bias") and not seen:  # the softmax does not see it: rounding noise is all there is
             assert max(norm({name: found[name]}), norm({name: expected[name]})) <= 1e-7 * total
         else:
             difference = np.linalg.norm(found[name] - expected[name])
@@ -118,7 +147,9 @@ def assert_same_gradients(found, expected):
 
 
 def named(shape):
-    return "{}-{}-{}-accumulate-{}".format(*shape) + ("-in-pieces" if len(shape) > 4 else "")
+    return "{}-{}-{}-accumulate-{}".format(*shape) + (
+        "-of-layers" if LAYERS in shape else "-in-pieces" if len(shape) > 4 else ""
+    )
 
 
 def in_pieces(*shape):
@@ -144,6 +175,24 @@ def test_gradients_and_loss_do_not_depend_on_mesh_or_micro_batches(shape):
         np.testing.assert_allclose(found_metrics[name], metrics[name], rtol=1e-5, err_msg=name)
     assert found_metrics["tokens"] == metrics["tokens"]
     assert found_metrics["masked"] == metrics["masked"]
+
+
+def of_layers(*shape):
+    """Arguments of `setting` with the terms of layers."""
+    return (*shape, ROWS, True, 0, LAYERS)
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2, 2), pytest.param((8, 1, 1, 1), marks=pytest.mark.slow)], ids=named)
+def test_terms_of_layers_and_relations_do_not_depend_on_mesh_or_micro_batches(shape):
+    (expected, metrics, _), (_, later, _) = two_steps(*of_layers(1, 1, 1, 1))
+    (found, found_metrics, _), (_, found_later, _) = two_steps(*of_layers(*shape))
+    assert_same_gradients(found, expected, seen=True)
+    names = {f"loss_{name}" for name in OF_LAYERS}
+    assert found_metrics.keys() == metrics.keys() >= names
+    assert len([name for name in expected if name.startswith("projection.")]) == 2
+    for name in metrics:
+        np.testing.assert_allclose(found_metrics[name], metrics[name], rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found_later[name], later[name], rtol=1e-5, err_msg=name)
 
 
 def test_masks_drawn_over_the_batch_are_the_same_bits_on_every_mesh():
@@ -304,7 +353,10 @@ def exchanges(step) -> list[Exchange]:
     return [Exchange(kind, shapes(result), "/while/" in name) for result, kind, name in calls]
 
 
-@pytest.mark.parametrize("shape", [*ROWS_CUT, *BOTH_CUT, *PIECES_CUT], ids=named)
+LAYERS_CUT = [pytest.param(of_layers(*shape), marks=pytest.mark.slow) for shape in [(8, 1, 1, 2), (2, 4, 1, 2)]]
+
+
+@pytest.mark.parametrize("shape", [*ROWS_CUT, *BOTH_CUT, *PIECES_CUT, *LAYERS_CUT], ids=named)
 def test_devices_exchange_each_parameter_and_gradient_once_and_no_activations(shape):
     """Tied or not, in one micro-batch or several."""
     mesh, step, state, frozen, _ = setting(*shape)
@@ -314,7 +366,8 @@ def test_devices_exchange_each_parameter_and_gradient_once_and_no_activations(sh
     moved = lambda *kinds: sorted(size for one in made if one.kind in kinds for size in one.shapes if size)
     params = state().params
     in_shards = {name: value.sharding.shard_shape(value.shape) for name, value in params.items()}
-    gathered = [value.shape for name, value in (*params.items(), *frozen.items()) if "fsdp" in sharding.spec(name)]
+    read = [(name, value) for name, value in frozen.items() if LAYERS not in shape or not name.startswith("head.")]
+    gathered = [value.shape for name, value in (*params.items(), *read) if "fsdp" in sharding.spec(name)]
     assert moved("all-gather") == (sorted(gathered) if mesh.shape["fsdp"] > 1 else [])
     several_times = 1 + (
         mesh.shape["data"] > 1 and mesh.shape["fsdp"] > 1
