@@ -230,7 +230,8 @@ def test_flops_follow_from_what_the_terms_need(world, tmp_path):
     register_term("layers", needs=("hidden_states",))(len)
     register_term("teaches", needs=("logits",), over="masked")(len)
     flops = lambda loss: step_flops(runs.distilling(world, tmp_path, loss=loss), runs.BERT)
-    assert flops(alone(layers=1.0)) == flops(runs.loss(0.0, 0.0, 1.0)) < flops(runs.loss(0.0, 1.0, 0.0))
+    assert flops(alone(layers=1.0)) == flops(runs.loss(0.0, 0.0, 1.0)) < flops(runs.loss(0.0, 1.0, 1.0))
+    assert flops(runs.loss(0.0, 1.0, 0.0)) == step_flops(runs.pretraining(world, tmp_path), None)
     assert flops(alone(teaches=1.0)) == flops(runs.loss(tokens="masked")) < flops(runs.loss())
 
 
