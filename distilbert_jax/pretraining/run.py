@@ -208,7 +208,7 @@ def _train(configs: Sequence[PretrainConfig], last: int | None, *, profile: bool
             logs=[log for one in runs for log in one.logs],
             checkpoints=[one.checkpoints for one in runs],
             evaluate=[one.evaluate for one in runs if one.evaluate],
-            profile=first.config.run.directory / Path("profile") if profile else None,
+            profile=Path(first.config.run.directory) / "profile" if profile else None,
             diverged=failed,
             origins=[setup.origins for setup in setups],
         )
