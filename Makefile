@@ -68,7 +68,7 @@ $(VENV)-plan/.plan: $(VENV)/.test
 	@$(ENTER) $(VENV)-plan/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt -e '.[plan]'
 	@touch $@
 
-# A step takes the compiler a minute or two of both cores; PLAN="plan and not slow" asks about four of the six.
+# A step takes the compiler a minute or two of both cores; PLAN="plan and not slow" asks about three of the six.
 PLAN ?= plan
 plan-test: $(VENV)-plan/.plan
 	$(ENTER) $(VENV)-plan/bin/python -m pytest -m "$(PLAN)" -p no:xdist tests/planning

@@ -90,10 +90,10 @@ def _data(out: Path) -> None:
     place = out / "data"
     manifest, finished = write_demo(place)
     state = "found finished" if finished else "written"
-    print(f"demo data, {state} in {place}, from the documentation in Python {manifest['python']}:")
-    for file in ("train.txt", "heldout.txt"):
-        print("  {0}: {documents:,} documents, {words:,} words".format(file, **manifest[file]))
-    for file, rows in manifest["rows"].items():
+    print(f"demo data, {state} in {place}, from the documentation in Python {manifest.python}:")
+    for file, text in manifest.texts.items():
+        print(f"  {file}: {text.documents:,} documents, {text.words:,} words")
+    for file, rows in manifest.rows.items():
         print(f"  {file}: {rows:,} generated rows")
 
 

@@ -116,8 +116,8 @@ def plan(args: list[str], prog: str) -> None:
         raise InputError(f"{prog} {name}: --target is missing: one of {EXAMPLES}", field="--target", hint=EXAMPLES)
     target = parse_target(command.target)
     configs = _configs(command, target.devices)
-    if command.out:
-        check_writable(command.out, "--out", directory=True)
+    if command.out:  # made here, not after minutes of compiling: some places say only then that nothing can lie there
+        check_writable(command.out, "--out", directory=True).mkdir(parents=True, exist_ok=True)
     with signals.leaving_at_ctrl_c():
         from distilbert_jax.planning import plan as planning
         from distilbert_jax.planning import report
@@ -134,7 +134,6 @@ def plan(args: list[str], prog: str) -> None:
     else:
         print(report.comparison(plans) if len(plans) > 1 else report.lines(plans[0]))
     if command.out:
-        Path(command.out).mkdir(parents=True, exist_ok=True)
         planning.write(plans, Path(command.out))
         report.roofline(plans, target.chip.peak / target.chip.cores, Path(command.out) / "roofline.png")
 

@@ -11,14 +11,16 @@ import sysconfig
 import tokenize
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from distilbert_jax.base.files import atomic_file, read_json, sha256_of, write_json
+from distilbert_jax.base.config_io import read_config, write_config
+from distilbert_jax.base.files import atomic_file, sha256_of
 from distilbert_jax.base.progress import progress
 from distilbert_jax.demo.tasks import write_tasks
 from distilbert_jax.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 HELD_OUT_SHARE = 0.1
 _LEFT_OUT = {"site-packages", "test", "tests", "idle_test", "lib2to3", "pydoc_data", "__pycache__"}
 # Modules written in C have no source to parse; these are safe to import everywhere.
@@ -133,7 +135,33 @@ def is_held_out(name: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8]) < HELD_OUT_SHARE * 2**64
 
 
-def write_demo(out: Path) -> tuple[dict, bool]:
+@dataclass(frozen=True, kw_only=True)
+class TextCounts:
+    """What is in a text."""
+
+    documents: int
+    words: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoManifest:
+    """The demo's data, as manifest.json says it.
+
+    Attributes:
+        python: the version whose documentation it is.
+        texts: by file.
+        rows: of each file of a task.
+        sha256: of every file, in hex.
+    """
+
+    format: int
+    python: str
+    texts: dict[str, TextCounts]
+    rows: dict[str, int]
+    sha256: dict[str, str]
+
+
+def write_demo(out: Path) -> tuple[DemoManifest, bool]:
     """Write `train.txt`, `heldout.txt`, and the generated tasks under `glue/`.
 
     Returns:
@@ -142,12 +170,12 @@ def write_demo(out: Path) -> tuple[dict, bool]:
     Raises:
         InputError: this Python comes without its documentation.
     """
-    origin = {"format": FORMAT, "python": sys.version.split()[0]}
-    with contextlib.suppress(InputError, OSError, KeyError, TypeError):
-        manifest = read_json(out / "manifest.json", dict)
-        same = {key: manifest[key] for key in origin} == origin
-        if same and all(sha256_of(out / file) == sum_ for file, sum_ in manifest["sha256"].items()):
-            return manifest, True
+    python = sys.version.split()[0]
+    with contextlib.suppress(InputError, OSError):  # what is missing, damaged or of an earlier version is made anew
+        there = read_config(DemoManifest, out / "manifest.json")
+        same = (there.format, there.python) == (FORMAT, python)
+        if same and all(sha256_of(out / file) == sum_ for file, sum_ in there.sha256.items()):
+            return there, True
 
     documents: dict[str, list[tuple[str, list[str]]]] = {"train": [], "validation": []}
     for name, paragraphs in python_documents():
@@ -158,13 +186,19 @@ def write_demo(out: Path) -> tuple[dict, bool]:
             path=sysconfig.get_paths()["stdlib"],
         )
     out.mkdir(parents=True, exist_ok=True)
-    manifest = dict(origin)
+    texts = {}
     for split, file_name in (("train", "train.txt"), ("validation", "heldout.txt")):
         with atomic_file(out / file_name) as file:
             file.write("\n\n".join("\n".join(paragraphs) for _, paragraphs in documents[split]).encode() + b"\n")
         words = sum(len(paragraph.split()) for _, paragraphs in documents[split] for paragraph in paragraphs)
-        manifest[file_name] = {"documents": len(documents[split]), "words": words}
-    manifest["rows"] = {f"glue/{file}": rows for file, rows in write_tasks(documents, out / "glue").items()}
-    manifest["sha256"] = {file: sha256_of(out / file) for file in ("train.txt", "heldout.txt", *manifest["rows"])}
-    write_json(out / "manifest.json", manifest)
+        texts[file_name] = TextCounts(documents=len(documents[split]), words=words)
+    rows = {f"glue/{file}": count for file, count in write_tasks(documents, out / "glue").items()}
+    manifest = DemoManifest(
+        format=FORMAT,
+        python=python,
+        texts=texts,
+        rows=rows,
+        sha256={file: sha256_of(out / file) for file in (*texts, *rows)},
+    )
+    write_config(manifest, out / "manifest.json")
     return manifest, False

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from distilbert_jax.base.config_io import ConfigFile, read_config, run_file, write_config
-from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.errors import InputError, Interrupted, one_line_errors
 from distilbert_jax.planning.hlo import Operation, operations
 from distilbert_jax.planning.runs import Features, Finetuning, Pretraining, Run
 from distilbert_jax.planning.targets import Chip, Target, parse_target
@@ -120,7 +120,12 @@ def compile_step(job: Job) -> Compiled:
         write_config(job, given)
         environment = {**os.environ, **_variables(target)}
         command = [sys.executable, "-c", f"from {__name__} import main; main()", str(given), str(out), str(os.getpid())]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace", check=False)
+        try:
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, errors="replace", check=False
+            )
+        except KeyboardInterrupt:
+            raise Interrupted("nothing of a plan is kept; the same command begins anew") from None
         if done.returncode or not out.is_file():
             raise _refusal(done.stderr, target)
         return read_config(Compiled, out)

@@ -51,6 +51,7 @@ class Plan:
     """What a step and a run take on a target; seconds are the compiler's estimate (TPU) or a lower bound (GPU).
 
     Attributes:
+        models: which, of how many layers, and the dtype of their matmuls.
         share_of_peak: FLOPs of the model a second, beside the chips' peak for bfloat16, 0 … 1.
         method: how `seconds` was found.
         model_flops: of a step over all devices, by the formulas of `training.cost`.
@@ -61,7 +62,9 @@ class Plan:
     """
 
     kind: str
+    models: str
     target: str
+    chips: int
     mesh: str
     fits: bool
     share_of_peak: float
@@ -98,12 +101,14 @@ class Work:
 
     Attributes:
         kind: pre-training, fine-tuning or features.
+        models: which, of how many layers, and the dtype of their matmuls.
         batch_size: rows of a step and seed, over all devices.
         seeds: that train side by side in one step.
         model_flops: of a step of all seeds over all devices.
     """
 
     kind: str = "pre-training"
+    models: str = ""
     mesh: str
     batch_size: int
     length: int
@@ -132,7 +137,9 @@ def plan_of(compiled: Compiled, target: Target, work: Work, price_per_chip_hour:
     per_device = work.model_flops / target.devices
     return Plan(
         kind=work.kind,
+        models=work.models,
         target=str(target),
+        chips=target.chips,
         mesh=work.mesh,
         fits=compiled.total_bytes <= chip.memory / cores,
         share_of_peak=work.model_flops / (target.chips * chip.peak * seconds) if seconds else 0.0,

@@ -51,6 +51,7 @@ def plan(config: Config, target: str, *, seeds: int = 1, price_per_chip_hour: fl
     compiled = compile_step(Job.of(target, run, files_run()))
     work = Work(
         kind=run.kind,
+        models=run.models,
         mesh=" × ".join(f"{name} {size}" for name, size in axes.items() if size > 1) or "data 1",
         batch_size=run.rows,
         length=run.length,

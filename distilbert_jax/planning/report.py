@@ -24,10 +24,12 @@ def lines(plan: Plan) -> str:
     models = "students" if plan.kind == Pretraining.kind else "seeds"
     seeds = f"{plan.seeds} {models} × " if plan.seeds > 1 else ""
     steps = "batches" if plan.kind == "features" else "steps"
+    chips = f" ({plan.chips} chips)" if plan.chips > 1 else ""
     rows = [
+        ("the run" if plan.kind != "features" else "features", plan.models),
         (
             "target",
-            f"{plan.target}, mesh {plan.mesh}, {seeds}{plan.batch_size:,} rows of {plan.length} tokens a step"
+            f"{plan.target}{chips}, mesh {plan.mesh}, {seeds}{plan.batch_size:,} rows of {plan.length} tokens a step"
             + (f" in {plan.accumulate} micro-batches" if plan.accumulate > 1 else ""),
         ),
         (
@@ -61,7 +63,7 @@ def lines(plan: Plan) -> str:
         ),
         ("speed", f"{plan.tokens_per_second:,.0f} tokens/s {word}"),
         (
-            "the run",
+            "all of it",
             f"{plan.steps:,} {steps}: {_hours(plan.hours)}, {plan.chip_hours:,.2f} chip-hours"
             + (f", {plan.cost:,.2f} at the price given" if plan.cost is not None else "")
             + f" ({word})",

@@ -16,6 +16,7 @@ from distilbert_jax.config import (
     require_positive,
 )
 from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.pretraining.objective_table import check_objective
 
 # Published models whose shape needs no file.
 PUBLISHED = {
@@ -82,6 +83,10 @@ class Pretraining:
     def steps(self) -> int:
         return self.config.steps
 
+    @property
+    def models(self) -> str:
+        return _described(self.config.model, self.teacher, self.config.run.dtype)
+
     def flops(self) -> float:
         """Of a step over all devices."""
         from distilbert_jax.pretraining.cost import step_flops, step_flops_together
@@ -125,6 +130,10 @@ class Finetuning:
     def accumulate(self) -> int:
         return self.config.optimizer.accumulate
 
+    @property
+    def models(self) -> str:
+        return _described(self.model, self.teacher, self.config.run.dtype)
+
     def flops(self) -> float:
         """Of a step of all seeds over all devices."""
         from distilbert_jax.training.cost import forward_flops, tuning_flops
@@ -159,11 +168,22 @@ class Features:
     def steps(self) -> int:
         return -(-self.config.texts // self.config.batch_size)
 
+    @property
+    def models(self) -> str:
+        return _described(self.model, None, self.config.dtype)
+
     def flops(self) -> float:
         """Of a batch."""
         from distilbert_jax.training.cost import forward_flops
 
         return forward_flops(self.model, self.length, 0.0) * self.length * self.rows
+
+
+def _described(model: ModelConfig, teacher: ModelConfig | None, dtype: Dtype) -> str:
+    """The models of a run and the dtype of their matmuls, for a report."""
+    shape = lambda one: f"{one.family.title}, {one.num_hidden_layers} layers × {one.hidden_size}"
+    taught_by = f", taught by {shape(teacher)}" if teacher else ""
+    return f"{shape(model)}{taught_by}; matmuls in {dtype}"
 
 
 Config = PretrainConfig | FinetuneConfig | FeaturesConfig
@@ -185,6 +205,7 @@ def run_of(config: Config, seeds: int = 1) -> Run:
             what = "1 to 64" if distils else f"1: objective {config.objective} asks no teacher"
             raise InputError(f"--students {seeds}: expected {what}", field="--students")
         teacher = architecture(config.teacher, "teacher") if distils else None
+        check_objective(config)
         return Pretraining(config=config, teacher=teacher, seeds=seeds)
     return _finetuning(config, seeds) if isinstance(config, FinetuneConfig) else _features(config)
 

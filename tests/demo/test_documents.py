@@ -181,8 +181,8 @@ def test_text_and_tasks_are_written_once(documents, tmp_path, monkeypatch):
     }
     for split, expected in kept.items():
         assert list(TextSources([tmp_path / f"data/{split}.txt"]).documents(1 << 30)) == expected
-        assert manifest[f"{split}.txt"]["documents"] == len(expected)
-        assert manifest[f"{split}.txt"]["words"] == len((tmp_path / f"data/{split}.txt").read_text().split())
+        assert manifest.texts[f"{split}.txt"].documents == len(expected)
+        assert manifest.texts[f"{split}.txt"].words == len((tmp_path / f"data/{split}.txt").read_text().split())
 
 
 def test_validation_rows_come_from_held_out_documents(documents, tmp_path, monkeypatch):

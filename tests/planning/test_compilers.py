@@ -28,6 +28,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; make plan-test"),
 ]
 MB, GB = 10**6, 10**9
+LONG = pytest.param("chip, long", marks=pytest.mark.slow)
 TABLE = 30592 * 768 * 4  # bytes of a vocabulary, padded
 LAYER = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
 PARAMETERS = TABLE + 4 * (512 * 768 + 2 * 768 + LAYER + 768 * 768 + 768 + 2 * 768 + 30592)  # of the student, in bytes
@@ -136,7 +137,10 @@ def test_tensor_parallel_chips_exchange_no_more_than_sums(plan):
 
 @pytest.mark.parametrize(
     ("case", "temporaries", "traffic", "share"),
-    [("chip", 2.0 * GB, 9.6 * GB, 0.34), ("chip, long", 2.1 * GB, 10.5 * GB, 0.32)],
+    [
+        ("chip", 2.0 * GB, 9.6 * GB, 0.34),
+        pytest.param("chip, long", 2.1 * GB, 10.5 * GB, 0.32, marks=pytest.mark.slow),
+    ],
 )
 def test_one_chip_stays_below_the_ceilings_of_memory_and_above_the_floor_of_speed(plan, temporaries, traffic, share):
     assert plan.temporary_bytes < temporaries
@@ -144,7 +148,7 @@ def test_one_chip_stays_below_the_ceilings_of_memory_and_above_the_floor_of_spee
     assert plan.share_of_peak > share
 
 
-@pytest.mark.parametrize("case", ["chip", "chip, long"])
+@pytest.mark.parametrize("case", ["chip", LONG])
 def test_dropout_takes_next_to_nothing(plan):
     assert sum(part.share for part in plan.parts if part.name == "dropout") < 0.02
 
@@ -155,7 +159,7 @@ def test_a_step_that_is_mostly_vocabulary_reaches_half_of_the_peak(plan):
     assert plan.share_of_peak > 0.5
 
 
-@pytest.mark.parametrize("case", ["chip", "chip, long"])
+@pytest.mark.parametrize("case", ["chip", LONG])
 def test_the_operations_of_a_step_belong_to_its_parts(plan):
     assert sum(part.share for part in plan.parts if part.name == "other") < 0.05
 

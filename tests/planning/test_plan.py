@@ -9,6 +9,7 @@ import pytest
 from distilbert_jax.base.config_io import from_json, to_json
 from distilbert_jax.cli import main
 from distilbert_jax.config import DataConfig, DistillConfig, FinetuneConfig, ModelConfig, PretrainConfig
+from distilbert_jax.errors import Interrupted
 from distilbert_jax.finetuning.runs import Tuning
 from distilbert_jax.planning import compile as compiling
 from distilbert_jax.planning import plan as planning
@@ -42,7 +43,8 @@ def compiled(*operations, temporary=1 * GB, clock=1.5e9):
     )
 
 
-WORK = Work(mesh="data 1", batch_size=64, length=128, accumulate=1, steps=1000, model_flops=1.97e12)
+MODELS = "DistilBERT, 6 layers × 768, taught by BERT, 12 layers × 768; matmuls in bfloat16"
+WORK = Work(models=MODELS, mesh="data 1", batch_size=64, length=128, accumulate=1, steps=1000, model_flops=1.97e12)
 STEP = (
     operation("jit(step)/jvp(encoder)/dot_general", cycles=15_000_000, bytes=1e9, flops=1e12),
     operation("jit(step)/transpose(jvp(encoder))/dropout/ge", cycles=3_000_000, bytes=2e9),
@@ -101,6 +103,8 @@ def test_share_of_peak_is_a_fraction_and_the_first_share_of_the_json():
         if any(unit in line for unit in (" ms", "tokens/s", "hours")) and not line.startswith(" "):
             assert "estimate" in line or line.startswith(("where", "collectives"))
     assert shown.count("(estimated)") == 3  # of the parts, of the collectives, of the run
+    assert "taught by BERT" in shown
+    assert "(8 chips)" in report.lines(plan_of(compiled(*STEP), parse_target("v5e:2x4"), WORK))
     table = report.comparison([plan])
     assert "v5e:1x1" in table
     assert "ms a step (estimated)" in table
@@ -305,12 +309,36 @@ def test_the_compilers_process_leaves_with_the_one_that_waits_for_it(tmp_path):
         (["--target", "v5e:2x2", "--out", __file__], "--out"),
         (["--target", "v5e:2x2", "--students", "0"], "--students"),
         (["--target", "v5e:2x2", "--data.batch-size", "auto", "--optimizer.accumulate=auto"], "--optimizer.accumulate"),
+        (["--target", "v5e:1x1", "--objective", "nsp"], "objective"),
     ],
 )
 def test_a_mistake_is_told_before_anything_is_compiled(options, field, monkeypatch):
     monkeypatch.setattr(planning, "compile_step", None)
     given = ["plan", "distilbert_base", "--teacher", "bert-base-uncased", *options]
     refused(lambda: main.main(given), field=field)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(planning, "compile_step", None)
+
+    def refuse(self, *arguments, **options):  # as a file system does whose modes allow it
+        raise FileNotFoundError(2, "No such file or directory", str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    given = ["plan", "distilbert_base", "--teacher", "bert-base-uncased", "--target", "v5e:1x1"]
+    with pytest.raises(FileNotFoundError):  # a line and status 1 of the command
+        main.main([*given, "--out", str(tmp_path / "out")])
+
+
+def test_ctrl_c_says_that_nothing_of_a_plan_is_kept(distilling, monkeypatch):
+    monkeypatch.setattr(compiling, "check_installed", lambda chip: None)
+
+    def interrupted(*command, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compiling.subprocess, "run", interrupted)
+    with pytest.raises(Interrupted, match="nothing"):
+        planning.plan(distilling, "v5e:1x1")
 
 
 @pytest.mark.parametrize(

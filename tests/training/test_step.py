@@ -159,8 +159,7 @@ def in_pieces(*shape):
 
 QUICK = [(8, 1, 1, 2), (2, 2, 2, 2), (1, 1, 1, 1)]
 # Each axis alone, in pairs and all three; with micro-batches and without.
-SLOW = [(1, 1, 1, 4), (4, 1, 1, 4), (8, 1, 1, 1), (1, 4, 1, 2), (1, 8, 1, 1), (1, 1, 4, 2)]
-SLOW += [(4, 2, 1, 2), (2, 1, 2, 1), (2, 1, 4, 2), (1, 2, 2, 1), (1, 2, 4, 2), (2, 2, 2, 1)]
+SLOW = [(1, 1, 1, 4), (8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 4, 2), (4, 2, 1, 2), (2, 1, 4, 2), (1, 2, 4, 1)]
 SLOW += [in_pieces(8, 1, 1, 1), in_pieces(1, 8, 1, 1), in_pieces(1, 1, 4, 2)]
 SHAPES = [*QUICK, in_pieces(2, 2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
 
@@ -330,7 +329,7 @@ def test_a_step_consumes_its_state_and_nothing_else():
 
 
 ROWS_CUT = [(8, 1, 1, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in [(8, 1, 1, 1), (1, 8, 1, 1)])]
-BOTH_CUT = [(2, 4, 1, 2), pytest.param((4, 2, 1, 1), marks=pytest.mark.slow)]
+BOTH_CUT = [(4, 2, 1, 2)]
 
 
 PIECES_CUT = [pytest.param(in_pieces(*shape), marks=pytest.mark.slow) for shape in [(8, 1, 1, 1), (1, 8, 1, 1)]]
