@@ -224,4 +224,5 @@ def test_the_cost_has_one_teacher(world, tmp_path):
     own = 2 * one - step_flops_together([configs[0]] * 2, BERT)
     assert step_flops_together(configs[:1], BERT) == one
     assert 0 < own < one
+    assert step_flops_together(configs, BERT) == pytest.approx(step_flops_together(configs[::-1], BERT), rel=1e-12)
     assert step_flops_together(configs, BERT) < sum(step_flops(config, BERT) for config in configs)
