@@ -144,6 +144,8 @@ def test_one_that_diverges_leaves_the_others(world, tmp_path):
     assert not (tmp_path / "broken" / "model").exists()
     assert not runs.entries(tmp_path / "broken")
     assert (tmp_path / "triple" / "model" / "model.safetensors").is_file()
+    taken = [entry["together"] for entry in runs.metrics(tmp_path / "triple" / "metrics.jsonl") if "together" in entry]
+    assert taken == [2, 2, *[1] * (STEPS - 2)], "known a step later, it is no part of the program then"
     alone = runs.train(change(first, run__directory=str(tmp_path / "alone")))
     assert_same_losses(tmp_path / "triple", Path(alone.run.directory))
 
