@@ -114,8 +114,9 @@ def fit(
     evaluate: Sequence[Evaluate] = (),
     diverged: dict[int, str] | None = None,
     origins: Sequence[Mapping[str, str]] = (),
+    until: int | None = None,
 ) -> Any:
-    """Train from `state.step` to `steps`; returns the state, in the form in which it came.
+    """Train from `state.step` to `steps`, the run's last; returns the state, in the form in which it came.
 
     Several models train together where they are of one architecture and stacked (`step.stack_states`: seeds), or side by side as a
     tuple of states. Of these, one that diverges is None from then on, in the state that comes back too, and `train_step` is called
@@ -136,6 +137,7 @@ def fit(
             theirs was once not finite, whatever came after.
         origins: of each model {part of the loss: the user's file and function that it comes from}, named where it is not finite at
             the first step.
+        until: where another call goes on, the step up to which this one trains.
 
     Raises:
         DivergedError: the loss or a gradient is not finite (of several models: when the last one diverges); the last checkpoint is
@@ -208,7 +210,7 @@ def fit(
         since = time.perf_counter()
 
     with StepProgress(title, steps, start, run.log_every, unit) as progress, _stop_requests() as stop_asked:
-        for step, batch in enumerate(batches(start, steps), start=start + 1):
+        for step, batch in enumerate(batches(start, until or steps), start=start + 1):
             if profile and step == traced.start:
                 jax.profiler.start_trace(str(profile), create_perfetto_trace=True)
             state, metrics = train_step(state, frozen, batch)
