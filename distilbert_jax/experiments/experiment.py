@@ -20,11 +20,16 @@ from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.config import STAGES, ExperimentConfig, Stage, Variant
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.experiments.report import report
+from distilbert_jax.finetuning.results import read_result
+from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.glue.results import SweepRun
+from distilbert_jax.glue.summary import apart, check_dev, config_of
 from distilbert_jax.glue.sweep import available, run_sweep
 from distilbert_jax.models.hf_format import fingerprint, has_weights, loaded_files, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus
-from distilbert_jax.pretraining.run import pretrain
+from distilbert_jax.pretraining.run import check_finished, pretrain, pretrain_together
+from distilbert_jax.pretraining.together import why_apart
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import run_directory
 
@@ -118,6 +123,41 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
                     )
 
 
+def side_by_side(config: ExperimentConfig, variants: Sequence[Variant]) -> list[list[Variant]]:
+    """The variants in groups that train in one program, in an order in which what a variant begins with, or is taught by, is there
+    before it. Why students train in turn is said."""
+    models = {str(config.run_of(variant) / "model"): variant.name for variant in variants}
+    groups: list[list[Variant]] = []
+    for variant in variants:
+        if (wanted := variant.pretrain) is None or not config.together:
+            groups.append([variant])
+            continue
+        needed = {models.get(place) for place in (wanted.init.source, wanted.teacher)}
+        later = 1 + max((i for i, group in enumerate(groups) if needed & {one.name for one in group}), default=-1)
+        why = ""
+        for group in groups[later:]:
+            if (first := group[0].pretrain) is None or first.objective != "distillation":
+                continue
+            if not (reason := why_apart(first, wanted)):
+                group.append(variant)
+                break
+            why = why or f"{variant.name}: not side by side with {group[0].name}: {reason}"
+        else:
+            groups.append([variant])
+            if why and wanted.objective == "distillation":
+                print(why, file=sys.stderr)
+    return groups
+
+
+def train(config: ExperimentConfig, group: Sequence[Variant]) -> None:
+    """Pre-train variants side by side, or make the one that there is."""
+    if len(group) == 1:
+        make(config, group[0])
+        return
+    pretrain_together([variant.pretrain for variant in group if variant.pretrain])
+    jax.clear_caches()
+
+
 def make(config: ExperimentConfig, variant: Variant) -> Path:
     """Pre-train a variant, or copy the directory that it is: its HF directory."""
     if variant.pretrain:
@@ -131,13 +171,60 @@ def make(config: ExperimentConfig, variant: Variant) -> Path:
             for read in (read_config, read_tensors, load_tokenizer):
                 read(source)
             write_directory(model, functools.partial(_copy_model, source))
-        elif fingerprint(model) != fingerprint(source):
-            raise InputError(
-                f"{model}: is damaged, or not the model that {variant.name} is now, {variant.model}: remove it, "
-                "or name the variant otherwise",
-                path=model,
-            )
+        else:
+            _check_copy(variant, model)
     return model
+
+
+def _check_copy(variant: Variant, model: Path) -> None:
+    if fingerprint(model) != fingerprint(variant.model):
+        raise InputError(
+            f"{model}: is damaged, or not the model that {variant.name} is now, {variant.model}: remove it, "
+            "or name the variant otherwise",
+            path=model,
+        )
+
+
+def check_made(config: ExperimentConfig, variant: Variant) -> None:
+    """Raise InputError where the model that lies there of a variant is not what the config describes now."""
+    run = config.run_of(variant)
+    if not has_weights(run / "model"):
+        return
+    if variant.pretrain is None:
+        _check_copy(variant, run / "model")
+        return
+    with run_directory.locked(run):
+        check_finished(variant.pretrain, run)
+
+
+def check_tuned(config: ExperimentConfig, variant: Variant) -> None:
+    """Raise InputError where a variant was fine-tuned otherwise than the config describes now, the fields that a sweep chooses
+    among aside, or on other rows."""
+    base, sweep = config.run_of(variant) / "glue", vars(config.sweep)
+    for task, seed in asked_of(config, variant):
+        directory = base / f"{task}-{seed}"
+        if (old := config_of(directory)) is None:
+            continue
+        if config.glue.data and (directory / "results.json").is_file():
+            check_dev([SweepRun(read_result(directory / "results.json"), directory)], config.glue)
+        epochs = config.glue.epochs or find_task(task).epochs
+        now = dataclasses.replace(config.glue, task=task, epochs=epochs)
+        tried = {"optimizer.learning_rate": sweep["learning_rate"]} | {
+            name: sweep[name] for name in ("batch_size", "epochs")
+        }
+        changed = [each for each in apart(old, now) if each.old not in tried.get(each.field, ())]
+        if changed:
+            raise InputError(
+                f"{directory}: was fine-tuned with other settings than the experiment has now "
+                f"({'; '.join(map(str, changed))}): remove it and run --stages glue, or give the settings that it had",
+                path=directory,
+                field=changed[0].field,
+            )
+
+
+def asked_of(config: ExperimentConfig, variant: Variant) -> list[tuple[str, int]]:
+    """Task and seed of all that a variant is fine-tuned for."""
+    return [(find_task(name).name, seed) for name in config.tasks for seed in variant.seeds]
 
 
 def tune(config: ExperimentConfig, variant: Variant) -> None:
@@ -165,6 +252,9 @@ def compare(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
             f"{config.directory}: none of these variants is there yet; --stages pretrain makes them",
             path=config.directory,
         )
+    for variant in config.variants:
+        if str(config.run_of(variant)) in there or variant.name in (config.teacher, config.student):
+            check_tuned(config, variant)
     first = next((variant.pretrain.data for variant in config.variants if variant.pretrain), None)
     beside = lambda name: "" if name in missing else f"{config.directory}/{name}"
     report(
@@ -174,6 +264,7 @@ def compare(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
         max_rows=config.heldout_rows,
         teacher=beside(config.teacher),
         against=beside(config.student),
+        only={config.run_of(variant): asked_of(config, variant) for variant in config.variants},
     )
 
 
@@ -214,9 +305,13 @@ def run_experiment(
     if "corpus" in stages:
         build_corpora(config, text, heldout_text)
     if "pretrain" in stages:
-        for variant in chosen:
+        for group in side_by_side(config, chosen):
             with signals.leaving_when_asked():
-                make(config, variant)
+                train(config, group)
+    beside = (config.teacher, config.student) if "report" in stages else ()
+    for variant in config.variants if {"glue", "report"} & set(stages) else ():
+        if variant not in (chosen if "pretrain" in stages else ()) and (variant in chosen or variant.name in beside):
+            check_made(config, variant)
     if "glue" in stages:
         with signals.leaving_when_asked(), runtime.compiling_once():
             for variant in chosen:

@@ -107,7 +107,8 @@ def _training(run: Path) -> tuple[int | None, float | None, float | None]:
     steps = [entry for entry in read_metrics(run / "metrics.jsonl") if entry.kind == "train"]
     if not steps and ((config := _config(run)) is None or config.steps):
         return None, None, None
-    seconds = [entry.values["seconds"] for entry in steps if "seconds" in entry.values]
+    # Of a step of several students each has its share.
+    seconds = [one["seconds"] / one.get("together", 1) for one in (e.values for e in steps) if "seconds" in one]
     if len(seconds) < len(steps):
         raise InputError(
             f"{run / 'metrics.jsonl'}: damaged, has steps without their seconds; remove the run's directory",
@@ -206,7 +207,7 @@ def _teacher(run: Path, config: PretrainConfig) -> ModelConfig | None:
 
 
 def compared(ours: Sequence[SweepRun], theirs: Sequence[SweepRun], tasks: Collection[str]) -> Comparison | None:
-    """`bootstrap.compare_runs` of what fine-tuning left in two runs, of these tasks; None where they have none of them in common."""
+    """`bootstrap.compare_runs` of what fine-tuning left in two runs, of these tasks; None where none is common to both."""
     common = [name for name in by_task(ours) if name in tasks and name in by_task(theirs)]
     return bootstrap.compare_runs(ours, theirs, common) if common else None
 
@@ -296,7 +297,7 @@ def report(
         )
     config_io.write_config(rows, Path(out) / "results.json")
     with atomic_file(Path(out) / "report.md") as file:
-        file.write(markdown(rows, counted).encode())
+        file.write(markdown(rows, counted, {path.name: _config(path) for path in paths}).encode())
     curves(paths, Path(out) / "curves.png")
     if any(row.against for row in rows.values()):
         differences(rows, Path(out) / "differences.png")

@@ -162,8 +162,8 @@ def _check_alike(one: SweepRun, other: SweepRun) -> None:
 
 def _settings_apart(one: SweepRun, other: SweepRun) -> list[Difference]:
     """The fields in which the configs of two runs differ beyond their seed, as far as they have left them."""
-    configs = config_of(one.directory), config_of(other.directory)
-    result = apart(*configs) if configs[0] and configs[1] else []
+    config, other_config = config_of(one.directory), config_of(other.directory)
+    result = apart(config, other_config) if config and other_config else []
     starts = [(_is_mnli_model(run.result.model, run.directory.parent), run.result.model) for run in (one, other)]
     if starts[0][0] != starts[1][0]:
         result.append(Difference("model", starts[0][1], starts[1][1]))
@@ -235,8 +235,8 @@ def check_dev(runs: Sequence[SweepRun], config: FinetuneConfig) -> None:
 
 def _other_dev(task: str, split: str, one: Path, other: Path) -> InputError:
     return InputError(
-        f"{one}: was scored on another {split} split of {task} than {other}: they cannot be compared in pairs; fine-tune both on "
-        "the same file",
+        f"{one}: was scored on another {split} split of {task} than {other}, and scores are compared on the same rows in the same "
+        "order: fine-tune both on one file",
         path=one,
         field=f"data ({split})",
     )

@@ -159,7 +159,7 @@ def check_inputs(
         before: fingerprints that a run of an earlier version may have recorded for the same.
         by_name: names that an earlier version recorded in the place of fingerprints.
         dropout: the bits by which a run that begins now drops (`layers.dropout_bits`), see `check_dropout`.
-        files: fingerprints of files that stand for some of the inputs, recorded and not compared: those of equal weights may differ.
+        files: fingerprints of files that the inputs come from, recorded and not compared: those of equal weights may differ.
 
     Raises:
         InputError: an input has changed since the run began.

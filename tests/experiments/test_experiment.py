@@ -229,6 +229,34 @@ def test_the_report_is_of_what_is_there(world, prepared, tmp_path, monkeypatch, 
     assert (beside["teacher"], beside["against"]) == (f"{tmp_path}/toy/teacher", "")
 
 
+def test_what_lies_there_is_compared_with_the_config_at_every_stage(world, prepared, tmp_path, monkeypatch):
+    asked, compared = [], []
+    monkeypatch.setattr(experiment, "tune", lambda _, variant: asked.append(variant.name))
+    monkeypatch.setattr(experiment, "report", lambda *_, only, **__: compared.append(only))
+    monkeypatch.setattr(experiment, "check_finished", lambda config, run: asked.append(config.run.directory))
+    for place in ("encoder", "toy/encoder/model", "toy/teacher/model"):
+        shutil.copytree(prepared / "encoder", tmp_path / place)
+    runs.write_split(tmp_path / "glue", "sst2", "train", {"sentence": ["red"], "label": [0]})
+    runs.write_split(tmp_path / "glue", "sst2", "validation", {"sentence": ["red"], "label": [0]})
+    config = change(toy(world, tmp_path), glue__data=str(tmp_path / "glue"))
+    run_experiment(config, ("glue", "report"), ("encoder",))
+    assert asked == [f"{tmp_path}/toy/teacher", "encoder"], "the others are compared with the teacher"
+    assert compared[0][tmp_path / "toy/triple"] == [("sst2", 0), ("sst2", 1)]
+    tuning = change(config.glue, task="sst2", optimizer__learning_rate=5e-3, data="moved")
+    file = tmp_path / "toy/encoder/glue/sst2-0/config.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(to_json(tuning))
+    ask = lambda stage: run_experiment(config, (stage,), ("encoder",))
+    ask("report")
+    for field, value in (("length", 8), ("optimizer.learning_rate", 0.5), ("epochs", 2)):
+        file.write_text(to_json(change(tuning, **{field.replace(".", "__"): value})))
+        refused(lambda: ask("report"), by="experiments.experiment.check_tuned", path="encoder/glue/sst2-0", field=field)
+    shutil.rmtree(tmp_path / "encoder")
+    BertModel(BERT, rngs=nnx.Rngs(6)).save_pretrained(tmp_path / "encoder", load_tokenizer(world.tokenizer))
+    for stage in ("glue", "report"):
+        refused(lambda stage=stage: ask(stage), by="experiments.experiment._check_copy", path="toy/encoder/model")
+
+
 @pytest.mark.slow
 def test_text_is_not_changed_under_variants_that_have_read_it(done, tmp_path, monkeypatch):
     config, line = done

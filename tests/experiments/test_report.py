@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distilbert_jax.base.config_io import read_config
+from distilbert_jax.base.config_io import read_config, to_json
 from distilbert_jax.base.files import write_json
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import report as module
 from distilbert_jax.experiments.figures import RunFigures
 from distilbert_jax.experiments.report import common_tasks, curves, report
 from distilbert_jax.models import BertForMaskedLM, hf_format
+from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.evaluate import evaluate_mlm
 from distilbert_jax.training import run_directory
 from tests.runs import BERT, change, metrics, refused
@@ -117,6 +118,45 @@ def test_scores_are_compared_in_pairs(pair, tmp_path):
     assert "\n- Dev scores × 100, medians of 3 seeds" in text
     assert "\n- Mean scores are over demo-topic: what all have" in text
     assert (tmp_path / "out/differences.png").is_file()
+
+
+def test_a_report_takes_the_fine_tuning_that_is_asked_for(pair, tmp_path, capsys):
+    run = pair / "second"
+    figures = report([str(run)], str(tmp_path), length=16, only={run: [("demo-topic", 1), ("rte", 1)]})["second"]
+    assert figures.tasks == {"demo-topic": 90.0}
+    assert (figures.tuning_seconds, figures.tuning_flops) == (4.0, 1e12)
+    assert "left out: demo-topic-0, demo-topic-2" in capsys.readouterr().err
+
+
+def test_pairs_of_other_dev_rows_are_refused_before_anything_is_measured(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "measure", lambda *_, **__: pytest.fail("it measures"))
+    for name, digest in (("one", "a"), ("two", "b")):
+        shutil.copytree(pair / "second", tmp_path / name)
+        for place in tmp_path.glob(f"{name}/glue/*"):
+            write_json(place / "inputs.json", {"data (validation)": digest * 64})
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    for given in ({"against": two}, {"teacher": two}):
+        refused(
+            lambda given=given: report([one], str(tmp_path / "out"), length=16, **given),
+            by="glue.summary.check_same_dev",
+            field="data (validation)",
+        )
+
+
+def test_training_is_counted_with_the_teacher_that_a_run_had(distilled, world, tmp_path, capsys):
+    ignored = shutil.ignore_patterns("checkpoints", "tensorboard")
+    shutil.copytree(distilled.run.directory, tmp_path / "run", ignore=ignored)
+    shutil.copytree(world.teacher, tmp_path / "teacher")
+    config = change(distilled, teacher=str(tmp_path / "teacher"))
+    (tmp_path / "run/config.json").write_text(to_json(config))
+    flops = lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16)["run"].train_flops
+    assert flops() == config.steps * step_flops(config, BERT)
+    values = json.loads((tmp_path / "teacher/config.json").read_text())
+    write_json(tmp_path / "teacher/config.json", values | {"num_hidden_layers": 1})
+    assert flops() is None
+    assert "is not the teacher that it had" in capsys.readouterr().err
+    shutil.rmtree(tmp_path / "teacher")
+    assert flops() is None, "it may be gone"
 
 
 def test_means_are_over_the_tasks_that_all_tuned_runs_have():

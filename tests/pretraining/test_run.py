@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from distilbert_jax.base.config_io import to_json
 from distilbert_jax.config import InitConfig, MiniLMv2Config
 from distilbert_jax.experiments.report import report
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
@@ -107,7 +108,7 @@ def test_a_finished_run_whose_model_is_damaged_says_so(finished, name, damage, t
     monkeypatch.setattr("distilbert_jax.pretraining.run.fit", lambda *_, **__: pytest.fail("it trains again"))
     config = change(finished, run__directory=str(tmp_path / "run"))
     message = f"remove the directory {tmp_path / 'run/model'}, and the same command writes it again"
-    refused(lambda: runs.train(config), name, message, by="pretraining.run._check_finished")
+    refused(lambda: runs.train(config), name, message, by="pretraining.run.check_finished")
 
 
 def test_a_checkpoint_of_another_run_is_refused(world, finished, tmp_path):
@@ -223,6 +224,69 @@ def test_a_finished_run_is_not_found_for_another_corpus(world, tmp_path, capsys)
     runs.write_corpus(corpus, Path(world.tokenizer), 20, seed=5)
     refused(lambda: runs.train(config), by="training.run_directory.check_inputs", path=str(tmp_path / "run"))
     assert (tmp_path / "run/inputs.json").read_bytes() == recorded
+
+
+@pytest.fixture
+def taught(world, distilled, tmp_path):
+    """The config of a run that has ended, whose teacher and corpus are copies of their own."""
+    for name in ("teacher", "corpus"):
+        shutil.copytree(getattr(world, name), tmp_path / name)
+    ignored = shutil.ignore_patterns("checkpoints", "tensorboard")
+    shutil.copytree(distilled.run.directory, tmp_path / "run", ignore=ignored)
+    teacher = str(tmp_path / "teacher")
+    given = {"teacher": teacher, "init__source": teacher, "data__corpus": str(tmp_path / "corpus")}
+    config = distilling(world, tmp_path / "run", **given)
+    (tmp_path / "run/config.json").write_text(to_json(config))
+    return config
+
+
+def other_weights(world, directory):
+    BertForMaskedLM(BERT, rngs=nnx.Rngs(8)).save_pretrained(directory, load_tokenizer(world.tokenizer))
+
+
+def forget_files(run):
+    """As an earlier version left it."""
+    recorded = json.loads((run / "inputs.json").read_text())
+    kept = {name: value for name, value in recorded.items() if not name.endswith("'s files")}
+    assert len(kept) == len(recorded) - 2
+    (run / "inputs.json").write_text(json.dumps(kept))
+
+
+@pytest.mark.parametrize("version", ["now", "earlier"])
+def test_a_finished_run_is_not_found_for_another_teacher(version, taught, world, tmp_path, capsys):
+    if version == "earlier":
+        forget_files(tmp_path / "run")
+    recorded = (tmp_path / "run/inputs.json").read_bytes()
+    other_weights(world, tmp_path / "teacher")
+    refused(
+        lambda: runs.train(taught), "initial weights", "teacher", by="training.run_directory.check_inputs", path="run"
+    )
+    assert (tmp_path / "run/inputs.json").read_bytes() == recorded
+    shutil.rmtree(tmp_path / "teacher")
+    runs.train(taught)
+    assert "finished before" in capsys.readouterr().out, "the teacher may be gone"
+    shutil.copytree(world.teacher, tmp_path / "teacher")
+    runs.train(taught)
+    assert "teacher's files" in run_directory.recorded_inputs(tmp_path / "run")
+
+
+def test_a_finished_run_is_found_where_its_teacher_is_the_same_in_other_files(taught, tmp_path, monkeypatch):
+    file = tmp_path / "teacher/config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"_name_or_path": "elsewhere"}))
+    runs.train(taught)
+    monkeypatch.setattr(
+        "distilbert_jax.pretraining.run.weights_now", lambda *_, **__: pytest.fail("known by its files")
+    )
+    runs.train(taught)
+
+
+def test_without_its_corpus_a_finished_run_knows_what_it_began_with_by_the_files(taught, world, tmp_path):
+    other_weights(world, tmp_path / "other")
+    config = change(taught, init__source=str(tmp_path / "other"))
+    (tmp_path / "run/config.json").write_text(to_json(config))
+    refused(lambda: runs.train(config), "initial weights", by="training.run_directory.check_inputs", path="run")
+    shutil.rmtree(tmp_path / "corpus")
+    refused(lambda: runs.train(config), "init.source", by="training.run_directory.check_inputs", path="run")
 
 
 @pytest.fixture(scope="module")
