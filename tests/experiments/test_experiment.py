@@ -382,7 +382,7 @@ def test_a_variant_of_another_model_than_it_has_is_refused(world, prepared, tmp_
     BertModel(BERT, rngs=nnx.Rngs(99)).save_pretrained(tmp_path / "encoder")
     refused(
         lambda: experiment.make(given, dataclasses.replace(variant, model=str(tmp_path / "encoder"))),
-        by="experiments.experiment.make",
+        by="experiments.experiment._check_copy",
     )
 
 

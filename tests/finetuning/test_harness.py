@@ -114,7 +114,9 @@ def test_a_teacher_stands_beside_its_student(folder, done, capsys):
 def test_the_results_of_another_model_are_not_taken_for_this_ones(folder, done, world):
     other = command(folder, done / "glue")
     other[2] = world.teacher
-    refused(lambda: evaluate.main(other), by="training.run_directory.enter", path=str(done / "glue"), field="model")
+    refused(
+        lambda: evaluate.main(other), by="training.run_directory.check_config", path=str(done / "glue"), field="model"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.base.config_io import to_json
+from distilbert_jax.base.files import write_json
 from distilbert_jax.config import InitConfig, MiniLMv2Config
 from distilbert_jax.experiments.report import report
 from distilbert_jax.models import BertForMaskedLM, BertModel, MaskedLM
@@ -249,7 +250,7 @@ def forget_files(run):
     recorded = json.loads((run / "inputs.json").read_text())
     kept = {name: value for name, value in recorded.items() if not name.endswith("'s files")}
     assert len(kept) == len(recorded) - 2
-    (run / "inputs.json").write_text(json.dumps(kept))
+    write_json(run / "inputs.json", kept)
 
 
 @pytest.mark.parametrize("version", ["now", "earlier"])

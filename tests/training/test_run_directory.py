@@ -34,7 +34,7 @@ def test_another_config_is_refused_and_what_differs_is_named(begun):
     message = refused(
         lambda: run_directory.enter(other, begun),
         "--run.directory",
-        by="training.run_directory.enter",
+        by="training.run_directory.check_config",
         path=str(begun),
         field="model.hidden_dropout",
     )
@@ -74,7 +74,10 @@ def test_a_run_that_was_refused_before_its_first_step_may_be_corrected(tmp_path,
     run_directory.enter(other, tmp_path)
     (tmp_path / sign).mkdir()
     refused(
-        lambda: run_directory.enter(CONFIG, tmp_path), "32", by="training.run_directory.enter", field="data.batch_size"
+        lambda: run_directory.enter(CONFIG, tmp_path),
+        "32",
+        by="training.run_directory.check_config",
+        field="data.batch_size",
     )
 
 
