@@ -157,7 +157,7 @@ TASKS: Registry[Task] = Registry(
             trained_by="mnli",
         ),
         Task("demo-topic", "demo-topic", ("sentence",), ("0", "1"), ("accuracy",)),
-        Task("demo-next", "demo-next", _PAIR, ("0", "1"), ("accuracy",)),
+        Task("demo-order", "demo-order", ("sentence",), ("0", "1"), ("accuracy",)),
         Task("demo-overlap", "demo-overlap", _PAIR, (), ("pearson", "spearman"), label_range=(0.0, 5.0)),
     ),
 )
