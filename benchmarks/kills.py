@@ -388,7 +388,7 @@ def trial(seed: int, world: Path, references: dict[str, Reference], out: Path) -
     of, kills, folder = references[name], [], out / "trial"
     log = out / "trial.log"
     log.write_bytes(b"")  # a process may be killed before it opens it
-    limit = max(120.0, 20 * of.seconds)
+    limit = max(600.0, 20 * of.seconds)  # other jobs may starve this one
     with own_disk(folder) as mounted:
         ended = Ended(1, False, False)
         for _ in range(choose.randint(1, 7)):
