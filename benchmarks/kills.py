@@ -229,6 +229,14 @@ def fill(disk: Path) -> None:
             file.write(bytes(4096))
 
 
+def take_off_disks(place: Path) -> None:
+    """Unmount what this script, killed, has left below `place`."""
+    mounts = Path("/proc/mounts")
+    for line in mounts.read_text().splitlines() if mounts.is_file() else ():
+        if (where := line.split()[1]).startswith(f"{place}/"):
+            subprocess.run(["umount", "-l", where], check=True)
+
+
 @contextlib.contextmanager
 def own_disk(folder: Path) -> Iterator[bool]:
     """The folder as a disk of its own, where this machine lets one be mounted; the value says whether."""
@@ -440,6 +448,7 @@ def main(number: int = 300, seed: int = 0, out: str = "runs/kills", minutes: flo
     """
     place, begun = Path(out).absolute(), time.monotonic()
     place.mkdir(parents=True, exist_ok=True)
+    take_off_disks(place)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(place / "programs"))
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PLATFORMS"] = "cpu"
