@@ -19,6 +19,7 @@ _NAMES = {
     "config": (
         "AttentionProbabilitiesConfig",
         "AttentionScoresConfig",
+        "AugmentConfig",
         "CosConfig",
         "DataConfig",
         "DistillConfig",
@@ -98,11 +99,6 @@ _NAMES = {
         "pack",
     ),
     "pretraining.run": ("pretrain",),
-    "pretraining.terms": (
-        "Tokens",
-        "View",
-        "register_term",
-    ),
     "probes.bias": ("bias_probe",),
     "text.tokenizer": (
         "BertTokenizer",
@@ -117,6 +113,11 @@ _NAMES = {
         "Objective",
         "Part",
     ),
+    "training.terms": (
+        "Tokens",
+        "View",
+        "register_term",
+    ),
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = ["__version__", *_MODULE_OF]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -125,6 +126,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.base.config_io import load_config as load_config
     from distilbert_jax.config import AttentionProbabilitiesConfig as AttentionProbabilitiesConfig
     from distilbert_jax.config import AttentionScoresConfig as AttentionScoresConfig
+    from distilbert_jax.config import AugmentConfig as AugmentConfig
     from distilbert_jax.config import CosConfig as CosConfig
     from distilbert_jax.config import DataConfig as DataConfig
     from distilbert_jax.config import DistillConfig as DistillConfig
@@ -191,9 +193,6 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.pretraining.packing import PackedRows as PackedRows
     from distilbert_jax.pretraining.packing import pack as pack
     from distilbert_jax.pretraining.run import pretrain as pretrain
-    from distilbert_jax.pretraining.terms import Tokens as Tokens
-    from distilbert_jax.pretraining.terms import View as View
-    from distilbert_jax.pretraining.terms import register_term as register_term
     from distilbert_jax.probes.bias import bias_probe as bias_probe
     from distilbert_jax.text.tokenizer import BertTokenizer as BertTokenizer
     from distilbert_jax.text.tokenizer import load_tokenizer as load_tokenizer
@@ -202,6 +201,9 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.training.callbacks import register_callback as register_callback
     from distilbert_jax.training.objective import Objective as Objective
     from distilbert_jax.training.objective import Part as Part
+    from distilbert_jax.training.terms import Tokens as Tokens
+    from distilbert_jax.training.terms import View as View
+    from distilbert_jax.training.terms import register_term as register_term
 
 
 def __getattr__(name: str) -> Any:

@@ -507,7 +507,7 @@ OLD_FLAGS = {
 class LossConfig:
     """The loss of distillation, Σ weight · term: the triple loss (paper, section 3) is L_ce, L_mlm and L_cos.
 
-    A field that has a weight is a term of the same name in `pretraining.terms`. Defaults are the original code's; an often-copied
+    A field that has a weight is a term of the same name in `training.terms`. Defaults are the original code's; an often-copied
     0.33 each gives poor results. A weight, or the temperature, may change over the steps: `linear:5:1`, `cosine:5:1`.
     """
 
@@ -701,15 +701,48 @@ class PretrainConfig:
 @dataclass(frozen=True)
 class DistillConfig:
     """Distillation while fine-tuning, from a teacher that was fine-tuned on the task (paper, section 4.1; Hinton et al. 2015):
-    (1 − α)·CE(labels) + α·T²·KL(teacher ‖ student); of a regression (1 − α)·MSE(labels) + α·MSE(teacher)."""
+    (1 − α)·CE(labels) + α·T²·KL(teacher ‖ student); of a regression (1 − α)·MSE(labels) + α·MSE(teacher). To that the terms of
+    layers are added by their weights, means over the tokens as in pre-training (TinyBERT, Jiao et al. 2020; MiniLMv2).
+    """
 
     teacher: str = ""  # HF directory of a classifier; {task} and {seed} stand for the run's own; empty: labels alone
     alpha: float = 0.5  # share of the teacher in the loss
     temperature: float = 2.0  # T
+    hidden: HiddenConfig = field(default_factory=HiddenConfig)
+    embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
+    attention_scores: AttentionScoresConfig = field(default_factory=AttentionScoresConfig)
+    attention_probabilities: AttentionProbabilitiesConfig = field(default_factory=AttentionProbabilitiesConfig)
+    minilm: MiniLMConfig = field(default_factory=MiniLMConfig)
+    minilmv2: MiniLMv2Config = field(default_factory=MiniLMv2Config)
+    # of layers alone, before `epochs` of answers alone, each with a warm-up and decay of its own (TinyBERT); 0: both together
+    layer_epochs: int = 0
 
     def __post_init__(self) -> None:
+        require(
+            self.layer_epochs >= 0,
+            self,
+            "layer_epochs",
+            "expected 0 (layers and answers together) or a number of epochs",
+        )
         require(0.0 <= self.alpha <= 1.0, self, "alpha", "expected a share, 0 to 1")
         require_temperature(self, "temperature")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """Copies of training rows in which a masked LM replaces words, for a teacher to label (TinyBERT, Jiao et al. 2020): on them the
+    loss is distillation alone. Rows that are scored are never copied."""
+
+    copies: int = 0  # of each row; 0: none
+    share: float = 0.15  # of a copy's words; only words of one piece are replaced
+    model: str = ""  # HF directory or hub id with a masked-LM head, such as what the teacher was fine-tuned from
+    candidates: int = 15  # likeliest words, one of which is drawn
+
+    def __post_init__(self) -> None:
+        require_types(self)
+        require(0 <= self.copies <= 1000, self, "copies", "expected 0 (none) to 1,000")
+        require(0.0 < self.share <= 1.0, self, "share", "expected a share, 0 < value ≤ 1")
+        require(1 <= self.candidates <= 1000, self, "candidates", "expected 1 to 1,000 words")
 
 
 @dataclass(frozen=True)
@@ -729,6 +762,7 @@ class FinetuneConfig:
     predict_test: bool = False  # also predict the test splits, for a submission
     save_model: bool = True
     distill: DistillConfig = field(default_factory=DistillConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
             learning_rate=5e-5, warmup=0.1, beta2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0

@@ -23,7 +23,7 @@ CHECKED = (
     "distilbert_jax.models.heads",
     "distilbert_jax.training.losses",
     "distilbert_jax.pretraining.masking",
-    "distilbert_jax.pretraining.term_functions",
+    "distilbert_jax.training.term_functions",
 )
 
 

@@ -20,6 +20,7 @@ from distilbert_jax.config import (
     OLD_FLAGS,
     AttentionProbabilitiesConfig,
     AttentionScoresConfig,
+    AugmentConfig,
     CosConfig,
     DataConfig,
     DistillConfig,
@@ -87,8 +88,11 @@ OPTIMIZER = OptimizerConfig(1e-4, 0.1, 0.8, 0.99, 1e-8, 0.01, 1.0, 4)
 MESH = MeshConfig(2, 2, 4)
 RUN = RunConfig("runs/a", 2**32 - 1, "bfloat16", "bfloat16", 1, 0, 5, 1, True, ("norms",), "project")
 PRETRAIN = PretrainConfig(MODEL, INIT, "distillation", "teacher", 10, DATA, MASKING, LOSS, OPTIMIZER, MESH, RUN)
-GUIDE = DistillConfig("teacher/{task}", 0.3, 4.0)
-FINETUNE = FinetuneConfig("bert", "rte", "glue", 64, 16, 5, 100, True, True, False, GUIDE, OPTIMIZER, MESH, RUN)
+GUIDE = DistillConfig("teacher/{task}", 0.3, 4.0, *OF_LAYERS, 2)
+AUGMENT = AugmentConfig(3, 0.4, "bert", 7)
+FINETUNE = FinetuneConfig(
+    "bert", "rte", "glue", 64, 16, 5, 100, True, True, False, GUIDE, AUGMENT, OPTIMIZER, MESH, RUN
+)
 GRID = SweepConfig((1e-4, 2e-4), (8, 16), (3,), (1, 2))
 ALL = [
     MODEL,
@@ -106,6 +110,7 @@ ALL = [
     RUN,
     PRETRAIN,
     GUIDE,
+    AUGMENT,
     FINETUNE,
     GRID,
 ]

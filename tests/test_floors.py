@@ -93,7 +93,7 @@ def test_no_import_goes_in_a_circle():
         "distilbert_jax.config",
         "distilbert_jax.finetuning.tasks",
         "distilbert_jax.pretraining.objective_table",
-        "distilbert_jax.pretraining.terms",
+        "distilbert_jax.training.terms",
         "distilbert_jax.training.callbacks",
         "distilbert_jax.glue.references",
         *(

@@ -29,13 +29,14 @@ class Examples:
     """Tokenised rows of one split.
 
     rows: of their own lengths; lengths int64 [n]; labels int32 [n], float32 for a regression; cut: how many rows were longer
-    than the length limit.
+    than the length limit; labelled: bool [n], False of a copy whose label is a teacher's to say, None: all are.
     """
 
     rows: Sequence[Row]
     lengths: np.ndarray
     labels: np.ndarray
     cut: int
+    labelled: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -45,9 +46,11 @@ class Examples:
 
         Returns:
             input_ids, token_type_ids, position_ids (from 0 in every example) and segment_ids (0: padding) int32 [R, T]; first, the
-            column of an example's first token, int32 [R, S]; labels and weights float32, 0 where there is no example, [R, S].
+            column of an example's first token, int32 [R, S]; labels and weights float32, 0 where there is no example, [R, S];
+            labelled float32 [R, S] where not all are.
         """
         rows = [self.rows[index] for index in packing.indices]
+        labelled = None if self.labelled is None else self.labelled[packing.indices].astype(np.float32)
         return {
             "input_ids": packing.tokens([row.ids for row in rows], shape, pad_id),
             "token_type_ids": packing.tokens([row.type_ids for row in rows], shape),
@@ -58,6 +61,7 @@ class Examples:
             "first": packing.examples(packing.column.astype(np.int32), shape),
             "labels": packing.examples(self.labels[packing.indices], shape),
             "weights": packing.examples(np.ones(len(rows), np.float32), shape),
+            **({} if labelled is None else {"labelled": packing.examples(labelled, shape)}),
         }
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from distilbert_jax.base.config_io import read_config
+from distilbert_jax.base.config_io import LEFT_OUT, read_config
 from distilbert_jax.config import require
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.tasks import find_task
@@ -40,6 +40,7 @@ class RunResult:
     scores: Mapping[str, Mapping[str, float]]  # {split: {metric, and `score`, their mean: value × 100}}
     steps: int | None = None
     train_rows: int
+    added_rows: int | None = field(default=None, metadata=LEFT_OUT)  # copies that an augmentation made of them
     dev_rows: Mapping[str, int]  # {split that is scored: rows}
     cut_share: float  # of the rows of train, those that were longer than `length`
     padding_share: float | None = None  # of the places of a batch
@@ -61,6 +62,8 @@ class RunResult:
         require_count(self, "seed")
         require_count(self, "train_rows", 1)
         require_count(self, "together", 1)
+        if self.added_rows is not None:
+            require_count(self, "added_rows")
         require_finite(self, "cut_share", 0.0, 1.0)
         require_finite(self, "train_seconds", 0.0)
         require_finite(self, "flops", 0.0)

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,9 +17,10 @@ from flax import nnx
 from distilbert_jax.base.config_io import write_config
 from distilbert_jax.base.files import read_json
 from distilbert_jax.base.hub import locate
-from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.config import FinetuneConfig, ModelConfig
 from distilbert_jax.errors import DivergedError, InputError, few, warn_once
 from distilbert_jax.finetuning import datasets, objective
+from distilbert_jax.finetuning.augment import augmented, load_proposer
 from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
 from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.metrics import score
@@ -37,7 +38,9 @@ from distilbert_jax.training.callbacks import callbacks_of, check_callbacks
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit
 from distilbert_jax.training.optimizer import adamw, schedule
+from distilbert_jax.training.projections import draw_projections, of_model
 from distilbert_jax.training.step import TrainState, init_state, make_train_step, stack_states
+from distilbert_jax.training.terms import check_terms
 
 BATCHES = "random"  # of what is trained now; scores of other batches are of another way of training
 
@@ -95,7 +98,8 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             stack.enter_context(run_directory.alone(directory))
             run_directory.enter(config, directory)
             _check_batches(directory)
-            models = {"model": config.model, "distill.teacher": config.teacher}
+            proposer = config.augment.model if config.augment.copies else ""
+            models = {"model": config.model, "distill.teacher": config.teacher, "augment.model": proposer}
             known = {name: hf_format.known_fingerprints(model) for name, model in models.items() if model}
             bits, has_results = _dropout_bits(config), (directory / "results.json").is_file()
             drawn = {} if has_results else {"batches": BATCHES}
@@ -130,12 +134,58 @@ def _inputs(config: FinetuneConfig) -> dict[str, str]:
     if not config.model:
         raise InputError("model is not set: name an HF directory with --model", field="model", hint="--model")
     task = find_task(config.task)
+    _check_distill(config)
     inputs = {"model": hf_format.fingerprint(config.model), **sources(task)}
     if not task.trained_by:
         inputs |= {_data(split): datasets.fingerprint(task, split, config.data) for split in _splits(config)}
+    if config.augment.copies:
+        inputs["augment.model"] = hf_format.fingerprint(config.augment.model)
     if config.distill.teacher:
         inputs["distill.teacher"] = hf_format.fingerprint(config.teacher)
     return inputs
+
+
+def _check_distill(config: FinetuneConfig) -> None:
+    """Raise InputError where what is asked of a teacher lacks one, or a term does not fit the two models."""
+    asked = objective.layer_terms(config.distill)
+    if asked and config.distill.teacher:
+        check_terms(asked, 0, *(read_config(locate(name)) for name in (config.model, config.teacher)))
+    elif asked:
+        field = asked[0].field
+        raise InputError(
+            f"{field} = {asked[0].weight}: compares layers with those of a teacher, and none is named: --distill.teacher DIR, or "
+            f"--{field.replace('_', '-')} 0",
+            field="distill.teacher",
+            hint="--distill.teacher",
+        )
+    if config.distill.layer_epochs and not asked:
+        raise InputError(
+            f"distill.layer_epochs = {config.distill.layer_epochs}: no term of layers has a weight: --distill.hidden.weight 1, or "
+            "--distill.layer-epochs 0",
+            field="distill.layer_epochs",
+            hint="--distill.layer-epochs 0",
+        )
+    if not config.augment.copies:
+        return
+    said = f"augment.copies = {config.augment.copies}: "
+    if not config.distill.teacher:
+        raise InputError(
+            f"{said}copies have no labels but a teacher's, and none is named: --distill.teacher DIR, or --augment.copies 0",
+            field="distill.teacher",
+            hint="--distill.teacher",
+        )
+    if not config.augment.model:
+        raise InputError(
+            f"{said}names no masked LM that proposes words: --augment.model DIR, such as what the teacher was fine-tuned from",
+            field="augment.model",
+            hint="--augment.model",
+        )
+    if not config.distill.alpha and not asked:
+        raise InputError(
+            f"{said}with distill.alpha = 0 nothing is learned from copies: --distill.alpha 0.5",
+            field="distill.alpha",
+            hint="--distill.alpha",
+        )
 
 
 def _splits(config: FinetuneConfig) -> tuple[str, ...]:
@@ -231,6 +281,22 @@ def _in_order(params: Params, order: Sequence[int]) -> Params:
     return params | head
 
 
+class Teacher(NamedTuple):
+    """A classifier that is distilled from: its graph (None: there is no teacher), parameters, and config."""
+
+    graphdef: nnx.GraphDef | None
+    params: Params
+    config: ModelConfig | None
+
+
+class Stage(NamedTuple):
+    """Steps of a run, from `start` up to `stop`, in which one thing is learned."""
+
+    learned: objective.Stage
+    start: int
+    stop: int
+
+
 class Tuning:
     """One task and setting, ready for any seed.
 
@@ -258,18 +324,29 @@ class Tuning:
         self._check_sizes(model)
         self.model_config = model.config
         self.graphdef, _ = split(model)
+        if config.augment.copies:
+            self._load_teacher(config.teacher)  # what is wrong with it is told before copies are made
+            self.train_rows = self._with_copies()
         self.shape = packed_shape(self.train_rows.lengths, config.batch_size)
         shared_by = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * config.optimizer.accumulate
         self.placed_shape = self.shape.for_mesh(shared_by)
         self.epochs = config.epochs or self.task.epochs
-        self.steps = self.epochs * self._batches(config).batches_per_epoch
-        self.optimizer = adamw(config.optimizer, self.steps)
+        per_epoch = self._batches(config).batches_per_epoch
+        self.stages = [Stage("together", 0, self.epochs * per_epoch)]
+        if layers := config.distill.layer_epochs * per_epoch:
+            self.stages = [Stage("layers", 0, layers), Stage("answers", layers, layers + self.epochs * per_epoch)]
+        self.steps = self.stages[-1].stop
         places = self.placed_shape.rows * self.placed_shape.length * self._batches(config).batches_per_epoch
         self.padding = 1.0 - int(self.train_rows.lengths.sum()) / places
         predicted = np.concatenate([split.lengths for split in (*self.scored.values(), *self.unlabelled.values())])
         self.predict = predictor(self.graphdef, wide_enough(self.shape, predicted), self.pad_id, self.mesh)
-        # By the number of seeds that train together and the teacher's shape.
-        self._steps: dict[tuple[int, nnx.GraphDef | None], Callable[..., Any]] = {}
+        # By the number of seeds that train together, the teacher's shape, and what is learned.
+        self._steps: dict[tuple[int, nnx.GraphDef | None, Stage], Callable[..., Any]] = {}
+
+    @property
+    def added(self) -> int:
+        """Copies of rows that training has beside them."""
+        return len(self.train_rows) - len(self.given_rows)
 
     def _load_data(self) -> None:
         config, task = self.config, self.task
@@ -289,11 +366,17 @@ class Tuning:
             train = train.select(np.flatnonzero(~out))
         else:
             self.scored = {name: encode(read(task, name)) for name in task.dev}
-        self.train_rows = encode(train)
+        self.train_rows = self.given_rows = encode(train)
         self.unlabelled: dict[str, datasets.Examples] = {}
         if config.predict_test:
             for of, name, file in datasets.test_splits(task, config.data):
                 self.unlabelled[file] = encode(read(of, name), of)
+
+    def _with_copies(self) -> datasets.Examples:
+        run, config = self.config.run, self.config.augment
+        precision = {"dtype": jnp.dtype(run.dtype), "activations": run.activations}
+        proposer = load_proposer(config, self.tokenizer, int(self.given_rows.lengths.max()), **precision)
+        return augmented(self.given_rows, config, proposer, self.tokenizer)
 
     def _load_model(self, config: FinetuneConfig) -> SequenceClassification:
         """The encoder and head of a directory, its labels in the task's order; a new head where it has none or other labels."""
@@ -345,10 +428,9 @@ class Tuning:
         return names.pop()
 
     @functools.lru_cache(maxsize=1)  # noqa: B019 (both end with the runs of a task)
-    def _load_teacher(self, name: str) -> tuple[nnx.GraphDef | None, Params]:
-        """A teacher: (graphdef, parameters)."""
+    def _load_teacher(self, name: str) -> Teacher:
         if not name:
-            return None, {}
+            return Teacher(None, {}, None)
         run = self.config.run
         teacher = SequenceClassification.from_pretrained(
             name, dtype=jnp.dtype(run.dtype), activations=run.activations, new_head=False
@@ -371,7 +453,7 @@ class Tuning:
             )
         graphdef, params = split(teacher)
         params = sharding.pad_vocabulary(_in_order(params, order))
-        return graphdef, jax.device_put(params, sharding.shardings(params, self.mesh))
+        return Teacher(graphdef, jax.device_put(params, sharding.shardings(params, self.mesh)), teacher.config)
 
     def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[RunResult]:
         """Train these runs, side by side when there is more than one, and score them: the results of `finetune_seeds`."""
@@ -384,7 +466,7 @@ class Tuning:
                 for path in directories
             ]
             try:
-                trained = self._fit(configs, *teacher, logs, why)
+                trained = self._fit(configs, teacher, logs, why)
             except DivergedError:  # each of them has its reason in `why`
                 trained = [None] * len(configs)
             seconds = time.perf_counter() - begun
@@ -394,10 +476,11 @@ class Tuning:
             ]
 
     def _announce(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> None:
+        added = f" and {self.added} copies of them" if self.config.augment.copies else ""
         for config, directory in zip(configs, directories, strict=True):
             print(
-                f"{directory}: {self.task.name}, seed {config.run.seed}: {len(self.train_rows)} rows, {self.steps} steps of "
-                f"{config.batch_size}; {self.train_rows.cut / len(self.train_rows):.1%} of the rows cut at {config.length} "
+                f"{directory}: {self.task.name}, seed {config.run.seed}: {len(self.given_rows)} rows{added}, {self.steps} steps of "
+                f"{config.batch_size}; {self.given_rows.cut / len(self.given_rows):.1%} of the rows cut at {config.length} "
                 f"tokens; {self.padding:.0%} of the places padding",
                 file=sys.stderr,
             )
@@ -405,41 +488,71 @@ class Tuning:
     def _fit(
         self,
         configs: Sequence[FinetuneConfig],
-        teacher: nnx.GraphDef | None,
-        frozen: Params,
+        teacher: Teacher,
         logs: Sequence[RunLog],
         diverged: dict[int, str],
     ) -> list[Params | None]:
         """The parameters of each run after its last step, None of one that diverged; why is put into `diverged`."""
-        config, several = self.config, len(configs) > 1
-        states = [self._initial_state(one) for one in configs]
+        params = [self._initial_params(one, teacher) for one in configs]
+        for stage in self.stages:
+            trained = of_model(self._fit_stage(stage, params, configs, teacher, logs, diverged).params)
+            apart = lambda place, trained=trained: jax.tree.map(lambda leaves: leaves[place], trained)
+            params = [trained] if len(configs) == 1 else list(map(apart, range(len(configs))))
+        return [None if place in diverged else one for place, one in enumerate(params)]
+
+    def _fit_stage(
+        self,
+        stage: Stage,
+        params: Sequence[Params],
+        configs: Sequence[FinetuneConfig],
+        teacher: Teacher,
+        logs: Sequence[RunLog],
+        diverged: dict[int, str],
+    ) -> TrainState:
+        """The state at a stage's end, of several runs with an axis of theirs. params: of each run as the stage begins."""
+        config, several, steps = self.config, len(configs) > 1, stage.stop - stage.start
+        optimizer, rate = adamw(config.optimizer, steps), schedule(config.optimizer, steps)
+        pairs = zip(configs, params, strict=True)
+        states = [init_state(begun, optimizer, one.run.seed, self.mesh) for one, begun in pairs]
+        if stage.start:
+            states = [dataclasses.replace(one, step=jnp.asarray(stage.start, jnp.int32)) for one in states]
         state = stack_states(states, self.mesh) if several else states[0]
-        if (len(configs), teacher) not in self._steps:
-            of_labels = objective.classification(self.graphdef, len(self.labels), teacher, config.distill)
-            self._steps[len(configs), teacher] = make_train_step(
-                of_labels, self.optimizer, state, frozen, self.mesh, config.optimizer.accumulate, stacked=several
+        key = len(configs), teacher.graphdef, stage
+        if key not in self._steps:
+            learned = objective.classification(
+                self.graphdef,
+                len(self.labels),
+                teacher.graphdef,
+                config.distill,
+                dtype=jnp.dtype(config.run.dtype),
+                stage=stage.learned,
+                steps=steps,
             )
-        state = fit(
+            self._steps[key] = make_train_step(
+                learned, optimizer, state, teacher.params, self.mesh, config.optimizer.accumulate, stacked=several
+            )
+        return fit(
             state,
-            self._steps[len(configs), teacher],
-            frozen,
+            self._steps[key],
+            teacher.params,
             functools.partial(self._placed, [self._batches(one) for one in configs]),
             config.run,
             self.steps,
-            schedule(config.optimizer, self.steps),
+            lambda step: rate(step - stage.start),
             title=f"{self.task.name}-{','.join(str(one.run.seed) for one in configs)}",
             unit="examples",
             logs=logs,
             diverged=diverged,
+            until=stage.stop,
         )
-        if not several:
-            return [state.params]
-        one = lambda place: jax.tree.map(lambda leaves: leaves[place], state.params)
-        return [None if place in diverged else one(place) for place in range(len(configs))]
 
-    def _initial_state(self, config: FinetuneConfig) -> TrainState:
+    def _initial_params(self, config: FinetuneConfig, teacher: Teacher) -> Params:
+        """The model's, and projections of the teacher's terms."""
         params = sharding.pad_vocabulary(split(self._load_model(config))[1])
-        return init_state(params, self.optimizer, config.run.seed, self.mesh)
+        if not teacher.config:
+            return params
+        asked = objective.layer_terms(config.distill)
+        return params | draw_projections(asked, self.model_config, teacher.config, config.run.seed)
 
     def _placed(self, batches: Sequence[RandomBatches], start: int, stop: int) -> Iterator[dict[str, jax.Array]]:
         where = sharding.batch_sharding(self.mesh, stacked=len(batches) > 1)
@@ -481,9 +594,10 @@ class Tuning:
             score=next(iter(scores.values()))["score"],
             scores=scores,
             steps=self.steps,
-            train_rows=len(self.train_rows),
+            train_rows=len(self.given_rows),
+            added_rows=self.added if config.augment.copies else None,
             dev_rows={name: len(examples) for name, examples in self.scored.items()},
-            cut_share=self.train_rows.cut / len(self.train_rows),
+            cut_share=self.given_rows.cut / len(self.given_rows),
             padding_share=self.padding,
             batches=BATCHES,
             flops=self.steps * cost.tuning_flops(self.model_config, self.placed_shape.rows, self.placed_shape.length),

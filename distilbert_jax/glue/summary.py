@@ -17,6 +17,7 @@ from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE, REMARKS
 from distilbert_jax.glue.results import Choice, SweepRun, TaskSummary, by_task
 from distilbert_jax.models.hf_format import known_fingerprints
+from distilbert_jax.training.terms import weighted_terms
 
 _EPSILON = 1e-9
 _ROUNDING = 0.01  # of a score × 100: another version of a metric may sum in another order
@@ -196,7 +197,16 @@ def _settings(run: SweepRun) -> str:
         said += ", from the MNLI model of the same seed"
     if config.distill.teacher:
         said += (
-            f", distilled from {config.distill.teacher} (α {config.distill.alpha:g}, T {config.distill.temperature:g})"
+            f", distilled from {config.distill.teacher} (α {config.distill.alpha:g}, T {config.distill.temperature:g}"
+            + "".join(f", {one.term.name} {one.weight}" for one in weighted_terms(config.distill, "distill"))
+            + (f"; {config.distill.layer_epochs} epochs of layers first" if config.distill.layer_epochs else "")
+            + ")"
+        )
+    if run.result.added_rows is not None:
+        augment = config.augment
+        said += (
+            f", with {run.result.added_rows:,} copies of rows, {augment.copies} of each, in which {augment.model} replaced "
+            f"{augment.share:.0%} of the words"
         )
     return said
 

@@ -259,7 +259,7 @@ def _finetuning(config: FinetuneConfig, seeds: int) -> Finetuning:
         _check_length(config.length, teacher, "length", config.teacher)
     shape = (config.batch_size, config.length, 1)  # an example a row
     known = [rows for rows in (config.max_train_rows, task.rows.get("train")) if rows]
-    rows = min(known, default=0)
+    rows = (1 + config.augment.copies) * min(known, default=0)
     if config.data:
         rows, shape = _packed(config)
     if not rows:
@@ -273,7 +273,7 @@ def _finetuning(config: FinetuneConfig, seeds: int) -> Finetuning:
         rows=shape[0],
         length=shape[1],
         segments=shape[2],
-        steps=(config.epochs or task.epochs) * -(-rows // config.batch_size),
+        steps=(config.distill.layer_epochs + (config.epochs or task.epochs)) * -(-rows // config.batch_size),
     )
 
 
@@ -291,6 +291,7 @@ def _packed(config: FinetuneConfig) -> tuple[int, tuple[int, int, int]]:
     if config.selection_split:
         train = train.select((~datasets.in_selection_split(train, task)).nonzero()[0])
     lengths = datasets.encode(train, task, load_tokenizer(config.model), config.length).lengths
+    lengths = lengths.repeat(1 + config.augment.copies)  # a copy has the length of its row
     rows, length, segments = packed_shape(lengths, config.batch_size)
     return len(lengths), (rows, length, segments)
 

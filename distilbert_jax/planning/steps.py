@@ -14,7 +14,7 @@ from jax.sharding import Mesh, SingleDeviceSharding
 from distilbert_jax.config import Activations, ModelConfig, PretrainConfig
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.datasets import Examples
-from distilbert_jax.finetuning.objective import classification
+from distilbert_jax.finetuning.objective import classification, layer_terms
 from distilbert_jax.models import EncoderModel, MaskedLM, SequenceClassification
 from distilbert_jax.models.layers import activations_dtype
 from distilbert_jax.models.params import Params, split
@@ -22,14 +22,14 @@ from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pipelines.base import compiled_call
 from distilbert_jax.pipelines.features import FeatureExtraction
 from distilbert_jax.planning.runs import Features, Finetuning, Pretraining, Run
-from distilbert_jax.pretraining import objective_table, terms
+from distilbert_jax.pretraining import objective_table
 from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import batch_shapes
-from distilbert_jax.pretraining.projections import new_projections
 from distilbert_jax.pretraining.setup import head_of, optimizer_of
 from distilbert_jax.text.tokenizer import Row, stack
-from distilbert_jax.training import sharding
+from distilbert_jax.training import sharding, terms
 from distilbert_jax.training.optimizer import adamw
+from distilbert_jax.training.projections import draw_projections, new_projections
 from distilbert_jax.training.step import first_state, make_train_step
 
 _MASK_ID = 103  # any will do
@@ -90,12 +90,23 @@ def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
     if run.teacher:
         teacher = dataclasses.replace(run.teacher, labels=run.model.labels, problem_type=run.model.problem_type)
         teacher_graphdef, frozen = _abstract(SequenceClassification, teacher, dtype, activations)
-    objective = classification(graphdef, len(run.model.labels), teacher_graphdef, config.distill)
+        asked = layer_terms(config.distill)
+        terms.check_terms(asked, 0, run.model, teacher)
+        params |= jax.eval_shape(lambda: draw_projections(asked, run.model, teacher, config.run.seed))
+    objective = classification(
+        graphdef, len(run.model.labels), teacher_graphdef, config.distill, dtype=jnp.dtype(dtype)
+    )
     optimizer, several = adamw(config.optimizer, run.steps), run.seeds > 1
     state = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
     shape = PackedShape(run.rows, run.length, run.segments)
     kind = np.float32 if len(run.model.labels) == 1 else np.int32
-    example = Examples([Row(np.zeros(1, np.int32), np.zeros(1, np.int32))], np.ones(1, int), np.zeros(1, kind), 0)
+    example = Examples(
+        [Row(np.zeros(1, np.int32), np.zeros(1, np.int32))],
+        np.ones(1, int),
+        np.zeros(1, kind),
+        0,
+        np.ones(1, bool) if config.augment.copies else None,
+    )
     place = np.zeros(1, int)
     packed = example.packed(Packing(place, place, place, place + 1), shape, 0)
     seeds = lambda array: jax.ShapeDtypeStruct((run.seeds,) * several + array.shape, array.dtype)

@@ -3,8 +3,8 @@
 from distilbert_jax.config import ModelConfig, PretrainConfig
 from distilbert_jax.pretraining.masking import most_masked
 from distilbert_jax.pretraining.objective_table import logits_shares
-from distilbert_jax.pretraining.terms import Weighted, all_reads, projected, weighted_terms
 from distilbert_jax.training.cost import forward_flops, logits_flops, read_flops
+from distilbert_jax.training.terms import Weighted, all_reads, projected, weighted_terms
 
 
 def step_flops(config: PretrainConfig, teacher: ModelConfig | None) -> float:

@@ -30,13 +30,13 @@ from distilbert_jax.pretraining.masking import corrupt, log_weights
 from distilbert_jax.pretraining.objective_table import MASKED, OBJECTIVES
 from distilbert_jax.pretraining.objectives import Given, encode, masked_lm_nsp
 from distilbert_jax.pretraining.packing import PackedRows
-from distilbert_jax.pretraining.projections import of_model
 from distilbert_jax.pretraining.setup import Setup, corpus_rows, load_teacher
 from distilbert_jax.text.tokenizer import SpecialIds
 from distilbert_jax.training import sharding
 from distilbert_jax.training.loop import Evaluate
 from distilbert_jax.training.losses import cross_entropy
 from distilbert_jax.training.objective import Batch, Metrics, Objective, Sums
+from distilbert_jax.training.projections import of_model
 
 MASKING = MaskingConfig(weighting="uniform")
 SEED = 0

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from distilbert_jax.base.registry import Registry, calling_file, file_of, load, source_digest
 from distilbert_jax.config import PretrainConfig, Schedule
 from distilbert_jax.errors import InputError
-from distilbert_jax.pretraining import terms
+from distilbert_jax.training import terms
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -19,20 +19,12 @@ from distilbert_jax.models.params import Params, merge
 from distilbert_jax.pretraining.chunks import in_chunks
 from distilbert_jax.pretraining.masking import corrupt
 from distilbert_jax.pretraining.objective_table import MASKED, OBJECTIVES, check_objective, function_of, schedules
-from distilbert_jax.pretraining.projections import of_model, project
-from distilbert_jax.pretraining.schedules import value_at
-from distilbert_jax.pretraining.terms import (
-    EMBEDDINGS,
-    Tokens,
-    View,
-    Weighted,
-    all_reads,
-    layers_of,
-    there,
-    weighted_terms,
-)
 from distilbert_jax.training import losses
 from distilbert_jax.training.objective import DROPOUT, MASKING, Batch, Metrics, Objective, Part, Sums
+from distilbert_jax.training.projections import of_model
+from distilbert_jax.training.schedules import value_at
+from distilbert_jax.training.terms import Tokens, View, Weighted, all_reads, there, weighted_terms
+from distilbert_jax.training.views import ComparedModel, compared, part_of, read, value_of
 
 
 @dataclass(frozen=True)
@@ -109,25 +101,6 @@ def _counting(given: Given, *counted: str) -> Callable[..., tuple[Batch, Metrics
     return prepare
 
 
-def read(model: Any, batch: Batch, rngs: jax.Array | None, reads: Reads) -> LayerOutputs:
-    """What is read of a model's encoder on packed rows. One without a method for that computes all its layers."""
-    inputs = {name: batch[name] for name in ("position_ids", "segment_ids", "token_type_ids") if name in batch}
-    with jax.named_scope("encoder"):
-        if model.config.family.reads_layers:
-            return model.encoder.read(batch["input_ids"], **inputs, rngs=rngs, reads=reads)
-        last = model.config.num_hidden_layers - 1
-        states = reads.embeddings or set(reads.hidden_states) - {last}
-        output = model.encoder(
-            batch["input_ids"],
-            **inputs,
-            rngs=rngs,
-            **({"output_hidden_states": True} if states else {}),
-            **({"output_attentions": True} if reads.attentions else {}),
-        )
-    embeddings, *hidden = output.hidden_states or (None, *[None] * last, output.last_hidden_state)
-    return LayerOutputs(embeddings, dict(enumerate(hidden)), dict(enumerate(output.attentions or ())), {}, {})
-
-
 def encode(model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:
     """The last hidden states [B, T, D] of packed rows."""
     last = model.config.num_hidden_layers - 1
@@ -176,18 +149,12 @@ def distillation(given: Given) -> Objective:
     asked, chunk, teacher_graph = weighted_terms(given.config.loss), given.config.loss.chunk, there(given.teacher)
     in_pieces = [one for one in asked if chunk and one.needs_logits and one.over != "masked"]
     whole = [one for one in asked if one not in in_pieces]
-    parts = {one.term.metric: _part(one) for one in asked}
+    parts = {one.term.metric: part_of(one) for one in asked}
     dtype = jnp.dtype(given.config.run.dtype)
 
-    def models(params: Params, frozen: Params) -> tuple[_Model, _Model]:
+    def models(params: Params, frozen: Params) -> tuple[ComparedModel, ComparedModel]:
         student, teacher = merge(given.student, of_model(params)), merge(teacher_graph, frozen)
-        configs = student.config, teacher.config
-        pairs = {one.term.name: layers_of(one, *configs) for one in asked}
-        ours, theirs = (
-            {name: pair and getattr(pair, whose) for name, pair in pairs.items()} for whose in ("student", "teacher")
-        )
-        projected = functools.partial(project, params, dtype=dtype)
-        return _Model(student, ours, projected), _Model(teacher, theirs, None)
+        return compared(student, teacher, asked, params, dtype)
 
     def piece(decoder: Params, s_hidden: jax.Array, beside: Any, rest: Any) -> tuple[jax.Array | float, Metrics]:
         (t_hidden, weights, segment_ids), (params, frozen, counts) = beside, rest
@@ -225,10 +192,6 @@ def distillation(given: Given) -> Objective:
     return Objective(_counting(given, *counted), sums, parts, given.values)
 
 
-def _part(one: Weighted) -> Part:
-    return Part(one.over, one.value_name("weight") if isinstance(one.weight, Schedule) else one.weight)
-
-
 def _weighted(sums: Metrics, parts: Mapping[str, Part], counts: Metrics) -> jax.Array | float:
     value: jax.Array | float = 0.0
     for name, total in sums.items():
@@ -243,63 +206,12 @@ class _Masked(NamedTuple):
     again: bool
 
 
-@dataclass(frozen=True)
-class _Model:
-    """A model, and what the terms do with it.
-
-    layers: that each term compares, by its name; None: all. project: (term, place, hidden states) → these in the teacher's width;
-    None: of the teacher itself.
-    """
-
-    module: Any
-    layers: Mapping[str, tuple[int, ...] | None]
-    project: Callable[[Weighted, int | str, jax.Array], jax.Array] | None
-
-    @property
-    def is_teacher(self) -> bool:
-        return self.project is None
-
-    @property
-    def _last(self) -> int:
-        return self.module.config.num_hidden_layers - 1
-
-    def last(self, output: LayerOutputs) -> jax.Array:
-        return output.hidden_states[self._last]
-
-    def only_last(self, hidden: jax.Array) -> LayerOutputs:
-        return LayerOutputs(None, {self._last: hidden}, {}, {}, {})
-
-    def logits(self, hidden: jax.Array) -> jax.Array:
-        logits = self.module.logits(hidden)
-        return jax.lax.stop_gradient(logits) if self.is_teacher else logits
-
-    def takes_logits(self, one: Weighted) -> bool:
-        return "logits" in one.term.needs if self.is_teacher else one.needs_logits
-
-    def hidden_states(self, one: Weighted, output: LayerOutputs) -> tuple[jax.Array, ...]:
-        """Those that a term is shown: of its layers, or of the embeddings and of every layer."""
-        layers, states = self.layers[one.term.name], output.hidden_states
-        if layers is None:
-            every = range(self._last + 1)
-            return self.embeddings(one, output), *(self._projected(one, layer, states[layer]) for layer in every)
-        return tuple(self._projected(one, layer, states[layer]) for layer in layers)
-
-    def embeddings(self, one: Weighted, output: LayerOutputs) -> jax.Array:
-        return self._projected(one, EMBEDDINGS, there(output.embeddings))
-
-    def of_layers(self, one: Weighted, values: Mapping[int, Any]) -> tuple[Any, ...]:
-        """What a term is shown of another kind that layers have."""
-        layers = self.layers[one.term.name]
-        return tuple(values[layer] for layer in (range(self._last + 1) if layers is None else layers))
-
-    def _projected(self, one: Weighted, place: int | str, hidden: jax.Array) -> jax.Array:
-        return hidden if self.project is None else self.project(one, place, hidden)
-
-
 class _Pass:
     """What a model gave for a batch; logits are computed at the tokens where one of the terms takes them, once."""
 
-    def __init__(self, model: _Model, output: LayerOutputs, terms: Sequence[Weighted], masked: _Masked | None = None):
+    def __init__(
+        self, model: ComparedModel, output: LayerOutputs, terms: Sequence[Weighted], masked: _Masked | None = None
+    ):
         self._model, self._output, self._masked = model, output, masked
         self._take_all = any(one.over != "masked" and model.takes_logits(one) for one in terms)
 
@@ -318,31 +230,17 @@ class _Pass:
 
     def view(self, one: Weighted) -> View:
         """What a term is shown."""
-        needs, masked, output, model = one.term.needs, one.over == "masked", self._output, self._model
-        place = self._at_masked if masked else lambda values: values
-        logits = None
-        if model.takes_logits(one):
+        masked, logits = one.over == "masked", None
+        if self._model.takes_logits(one):
             logits = self._masked_logits if masked else self._all_logits
-        kind = lambda name: model.of_layers(one, getattr(output, name)) if name in needs else None
-        return View(
-            logits,
-            place(model.last(output)) if "last_hidden_state" in needs else None,
-            tuple(map(place, model.hidden_states(one, output))) if "hidden_states" in needs else None,
-            kind("attentions"),
-            place(model.embeddings(one, output)) if "embeddings" in needs else None,
-            kind("attention_scores"),
-            kind("queries_keys_values"),
-        )
+        shown = self._model.view(one, self._output, self._at_masked if masked else None)
+        return replace(shown, logits=logits)
 
 
 def _value(one: Weighted, student: View, teacher: View, at: Tokens, counts: Metrics) -> jax.Array:
     """A term's sum; `counts`: with the values of the step. What a user's function does wrong is told with its file."""
     if not one.file:
-        changing = {
-            name: counts[one.value_name(name)] for name, value in one.options.items() if isinstance(value, Schedule)
-        }
-        with jax.named_scope("losses"):
-            return one.function(student, teacher, at, **{**one.options, **changing})
+        return value_of(one, student, teacher, at, counts)
     what, file = f"term {one.term.name!r}", file_of(one.function)
     try:
         value = one.function(student, teacher, at)

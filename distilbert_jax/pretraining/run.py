@@ -20,7 +20,6 @@ from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.evaluate import heldout
 from distilbert_jax.pretraining.objective_table import check_objective, sources
-from distilbert_jax.pretraining.projections import of_model
 from distilbert_jax.pretraining.setup import Setup, head_of, set_up
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import callbacks, cost, distributed, run_directory, sharding
@@ -28,6 +27,7 @@ from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, read_metrics
 from distilbert_jax.training.loop import fit
 from distilbert_jax.training.optimizer import schedule
+from distilbert_jax.training.projections import of_model
 
 
 def pretrain(config: PretrainConfig, *, profile: bool = False) -> Path:

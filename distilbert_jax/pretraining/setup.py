@@ -23,18 +23,18 @@ from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.models.student import student_from_teacher
-from distilbert_jax.pretraining import cost, objective_table, terms
+from distilbert_jax.pretraining import cost, objective_table
 from distilbert_jax.pretraining.batches import PackedBatches
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.masking import log_weights
 from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import PackedRows, pack
-from distilbert_jax.pretraining.projections import new_projections
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids, special_ids
-from distilbert_jax.training import distributed, sharding
+from distilbert_jax.training import distributed, sharding, terms
 from distilbert_jax.training.batches import prefetch
 from distilbert_jax.training.objective import Batch, Metrics, Objective
 from distilbert_jax.training.optimizer import adamw
+from distilbert_jax.training.projections import new_projections
 from distilbert_jax.training.step import TrainState, init_state, local_gradients, make_train_step
 
 

@@ -92,8 +92,9 @@ def fit(
     evaluate: Evaluate | None = None,
     diverged: dict[int, str] | None = None,
     origins: Mapping[str, str] | None = None,
+    until: int | None = None,
 ) -> TrainState:
-    """Train from `state.step` to `steps`.
+    """Train from `state.step` to `steps`, the run's last.
 
     Metrics of a step are fetched while the next one runs, so that logging never waits for the device. Before a checkpoint they
     are all written: what the logs hold up to step s is there whenever the checkpoint of s is.
@@ -108,6 +109,7 @@ def fit(
             was once not finite, whatever came after.
         origins: {part of the loss: the user's file and function that it comes from}, named where it is not finite at the
             first step.
+        until: where another call goes on, the step up to which this one trains.
 
     Raises:
         DivergedError: the loss or a gradient is not finite (of stacked seeds: when the last one diverges); the last checkpoint is
@@ -169,7 +171,7 @@ def fit(
         since = time.perf_counter()
 
     with StepProgress(title, steps, start, run.log_every, unit) as progress, _stop_requests() as stop_asked:
-        for step, batch in enumerate(batches(start, steps), start=start + 1):
+        for step, batch in enumerate(batches(start, until or steps), start=start + 1):
             if profile and step == traced.start:
                 jax.profiler.start_trace(str(profile), create_perfetto_trace=True)
             state, metrics = train_step(state, frozen, batch)

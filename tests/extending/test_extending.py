@@ -15,8 +15,8 @@ from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments.report import report
 from distilbert_jax.finetuning import tasks
-from distilbert_jax.pretraining import objective_table, terms
-from distilbert_jax.training import callbacks
+from distilbert_jax.pretraining import objective_table
+from distilbert_jax.training import callbacks, terms
 from tests import runs
 
 HERE = Path(__file__).parent

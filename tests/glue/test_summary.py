@@ -6,7 +6,7 @@ import pytest
 
 from distilbert_jax.base.config_io import to_json
 from distilbert_jax.base.files import write_json
-from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.config import AugmentConfig, DistillConfig, FinetuneConfig, HiddenConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.tasks import find_task
@@ -82,7 +82,8 @@ def test_a_score_is_that_of_its_predictions(tmp_path):
 
 
 def test_a_table_says_how_its_runs_were_fine_tuned(tmp_path):
-    runs = [run(tmp_path, name, 0, 9) for name in ("rte", "cola", "mrpc")]
+    runs = [run(tmp_path, name, 0, 9) for name in ("rte", "cola", "mrpc", "sst2")]
+    runs[3] = dataclasses.replace(runs[3], result=dataclasses.replace(runs[3].result, added_rows=1200))
     old = dataclasses.replace(runs[2].result, batches="similar lengths")
     runs[2] = dataclasses.replace(runs[2], result=old)
     for one, changes in zip(
@@ -91,6 +92,11 @@ def test_a_table_says_how_its_runs_were_fine_tuned(tmp_path):
             {"model": "runs/x/mnli-0/model", "epochs": 10},
             {"epochs": 3, "distill__teacher": "runs/t", "distill__alpha": 0.3},
             {"epochs": 3},
+            {
+                "epochs": 3,
+                "distill": DistillConfig("runs/t", 1.0, hidden=HiddenConfig(0.5), layer_epochs=2),
+                "augment": AugmentConfig(4, 0.2, "bert"),
+            },
         ),
         strict=True,
     ):
@@ -100,6 +106,8 @@ def test_a_table_says_how_its_runs_were_fine_tuned(tmp_path):
         "CoLA: learning rate 5e-05, 3 epochs, batch 32, length 128, float32, distilled from runs/t (α 0.3, T 2).",
         "MRPC: learning rate 5e-05, 3 epochs, batch 32, length 128, float32, batches of similar lengths (of an earlier version).",
         "RTE: learning rate 5e-05, 10 epochs, batch 32, length 128, float32, from the MNLI model of the same seed.",
+        "SST-2: learning rate 5e-05, 3 epochs, batch 32, length 128, float32, distilled from runs/t (α 1, T 2, hidden 0.5; 2 "
+        "epochs of layers first), with 1,200 copies of rows, 4 of each, in which bert replaced 20% of the words.",
     ]
 
 

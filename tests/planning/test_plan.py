@@ -8,7 +8,7 @@ import pytest
 
 from distilbert_jax.base.config_io import from_json, to_json
 from distilbert_jax.cli import main
-from distilbert_jax.config import DataConfig, DistillConfig, FinetuneConfig, ModelConfig, PretrainConfig
+from distilbert_jax.config import AugmentConfig, DataConfig, DistillConfig, FinetuneConfig, ModelConfig, PretrainConfig
 from distilbert_jax.errors import Interrupted
 from distilbert_jax.finetuning.runs import Tuning
 from distilbert_jax.planning import compile as compiling
@@ -255,6 +255,15 @@ def test_a_teacher_s_pass_is_counted_and_has_the_labels_of_the_task():
     taught = run_of(dataclasses.replace(TUNING, distill=DistillConfig(teacher="bert-base-uncased")))
     assert taught.teacher.num_hidden_layers == 12
     assert taught.flops() > 1.6 * alone.flops()
+
+
+def test_copies_of_rows_and_epochs_of_layers_are_planned_too():
+    more = dataclasses.replace(
+        TUNING,
+        distill=DistillConfig("bert-base-uncased", layer_epochs=1),
+        augment=AugmentConfig(2, model="bert-base-uncased"),
+    )
+    assert run_of(more).steps == (1 + 5) * -(-3 * 3668 // 32)
 
 
 def test_a_task_of_unknown_size_is_planned_for_the_rows_that_are_named(monkeypatch):

@@ -22,8 +22,8 @@ from distilbert_jax.pretraining import objectives
 from distilbert_jax.pretraining.chunks import in_chunks
 from distilbert_jax.pretraining.masking import log_weights
 from distilbert_jax.pretraining.objectives import Given
-from distilbert_jax.pretraining.terms import TERMS
 from distilbert_jax.training import losses
+from distilbert_jax.training.terms import TERMS
 from tests import runs
 from tests.models.common import build
 from tests.pretraining.examples import MASK, SPECIAL, pack, quick_jit

@@ -20,12 +20,12 @@ from distilbert_jax.pretraining.evaluate import mlm_evaluation
 from distilbert_jax.pretraining.masking import corrupt, masked_count, most_masked
 from distilbert_jax.pretraining.objective_table import schedules
 from distilbert_jax.pretraining.objectives import Given
-from distilbert_jax.pretraining.schedules import value_at
 from distilbert_jax.pretraining.setup import set_up
-from distilbert_jax.pretraining.terms import weighted_terms
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.objective import MASKING
+from distilbert_jax.training.schedules import value_at
 from distilbert_jax.training.step import gradients, init_state, make_train_step, row_keys
+from distilbert_jax.training.terms import weighted_terms
 from tests import runs
 from tests.pretraining.examples import MASK, quick_jit, random_batch
 from tests.pretraining.test_objectives import FROZEN, PARAMS, STUDENT, TEACHER, VOCAB, WEIGHTS

@@ -11,10 +11,10 @@ from distilbert_jax.config import KLConfig, LossConfig, MSEConfig, PretrainConfi
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.attention import QueriesKeysValues
 from distilbert_jax.models.params import merge
-from distilbert_jax.pretraining import terms
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.objectives import Given, distillation
-from distilbert_jax.pretraining.terms import TERMS, Term, Weighted, check_terms, register_term, weighted_terms
+from distilbert_jax.training import terms
+from distilbert_jax.training.terms import TERMS, Term, Weighted, check_terms, register_term, weighted_terms
 from tests import runs
 from tests.pretraining.examples import MASK, quick_jit
 from tests.pretraining.test_objectives import (

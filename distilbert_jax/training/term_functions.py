@@ -2,8 +2,8 @@
 
 import jax.numpy as jnp
 
-from distilbert_jax.pretraining.terms import Tokens, View, there
 from distilbert_jax.training import losses
+from distilbert_jax.training.terms import Tokens, View, there
 
 
 def kl(student: View, teacher: View, at: Tokens, *, temperature: float) -> losses.Scalar:

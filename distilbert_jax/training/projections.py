@@ -5,6 +5,7 @@ saved model does not.
 """
 
 import zlib
+from collections.abc import Iterable
 
 import jax
 from jax.typing import DTypeLike
@@ -12,7 +13,7 @@ from jax.typing import DTypeLike
 from distilbert_jax.config import ModelConfig, PretrainConfig
 from distilbert_jax.models.layers import Array, einsum
 from distilbert_jax.models.params import Params
-from distilbert_jax.pretraining.terms import Weighted, projected, weighted_terms
+from distilbert_jax.training.terms import Weighted, projected, weighted_terms
 
 _PREFIX = "projection."
 
@@ -23,14 +24,17 @@ def of_model(params: Params) -> Params:
 
 
 def new_projections(config: PretrainConfig, teacher: ModelConfig | None) -> Params:
-    """Kernels [D_s, D_t] ~ N(0, 1/D_s) of a run, for each hidden state of the student that a term compares with a wider or
-    narrower one of the teacher; drawn from the run's seed and their names."""
-    student = config.model
+    """`draw_projections` of a run of pre-training; none without a teacher."""
     if teacher is None or config.objective != "distillation":
         return {}
-    shape, key = (student.hidden_size, teacher.hidden_size), jax.random.key(config.run.seed)
+    return draw_projections(weighted_terms(config.loss), config.model, teacher, config.run.seed)
+
+
+def draw_projections(asked: Iterable[Weighted], student: ModelConfig, teacher: ModelConfig, seed: int) -> Params:
+    """Kernels [D_s, D_t] ~ N(0, 1/D_s), for each hidden state of the student that one of these terms compares with a wider or
+    narrower one of the teacher; drawn from the run's seed and their names."""
+    shape, key = (student.hidden_size, teacher.hidden_size), jax.random.key(seed)
     draw = lambda name: jax.random.normal(jax.random.fold_in(key, zlib.crc32(name.encode())), shape)
-    asked = weighted_terms(config.loss)
     names = [name_of(one, place) for one in asked for place in projected(one, student, teacher)]
     return {name: draw(name) * shape[0] ** -0.5 for name in names}
 

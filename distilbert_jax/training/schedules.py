@@ -1,4 +1,4 @@
-"""Schedules of a pre-training run: the value of a number that changes over the steps, computed inside the step."""
+"""Schedules of a run: the value of a number that changes over the steps, computed inside the step."""
 
 import jax
 import jax.numpy as jnp

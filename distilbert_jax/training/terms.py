@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from distilbert_jax.base.registry import Registry, calling_file, load, source_digest
-from distilbert_jax.config import LossConfig, ModelConfig, Reads, Schedule, Scheduled, ends
+from distilbert_jax.config import DistillConfig, LossConfig, ModelConfig, Reads, Schedule, Scheduled, ends
 from distilbert_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _relation_flops(relations: Callable[[Mapping[str, Any]], int]) -> Callable[.
     return lambda model, options, length: 2.0 * length * model.hidden_size * relations(options)
 
 
-_FUNCTIONS = "distilbert_jax.pretraining.term_functions"
+_FUNCTIONS = "distilbert_jax.training.term_functions"
 _HEADS = ("num_attention_heads",)
 # In this order they are added up. L_ce is what the paper and every metrics.jsonl call the KL term.
 TERMS: Registry[Term] = Registry(
@@ -271,8 +271,11 @@ class Weighted:
         return load(function) if isinstance(function, str) else function
 
 
-def weighted_terms(config: LossConfig) -> tuple[Weighted, ...]:
+def weighted_terms(config: LossConfig | DistillConfig, prefix: str = "loss") -> tuple[Weighted, ...]:
     """The terms with a weight above 0 at some step, in the order in which they are added up.
+
+    Args:
+        prefix: the field of a run's config that `config` is.
 
     Raises:
         InputError: `loss.own` names a term that nobody has registered, or one that has a field of its own.
@@ -286,8 +289,8 @@ def weighted_terms(config: LossConfig) -> tuple[Weighted, ...]:
         tokens = options.pop("tokens", None)
         over: Over = term.over if tokens is None else "tokens" if tokens == "all" else "masked"
         weight, layers = options.pop("weight"), _taken_layers(options)
-        result.append(Weighted(term, f"loss.{term.name}.weight", weight, over, options, layers=layers))
-    for name, weight in config.own.items():
+        result.append(Weighted(term, f"{prefix}.{term.name}.weight", weight, over, options, layers=layers))
+    for name, weight in (config.own if isinstance(config, LossConfig) else {}).items():
         if name in TERMS and not TERMS.file(name):
             raise InputError(
                 f"loss.own.{name}: this term is the package's own; set loss.{name}.weight",
