@@ -846,6 +846,7 @@ class ExperimentConfig:
     glue: FinetuneConfig = field(default_factory=FinetuneConfig)
     vmap_seeds: bool = False  # the seeds of a task in one vmapped step, for accelerators
     heldout_rows: int = 2048  # rows of held-out text that every variant is asked in the end
+    together: bool = True  # students of one teacher, corpus and seed train side by side, as far as they can
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants]

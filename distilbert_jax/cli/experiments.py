@@ -1,15 +1,17 @@
 """Models compared: `distilbert-jax report`, `experiment`, `ablation`."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from distilbert_jax.base import runtime, signals
-from distilbert_jax.cli.arguments import calling, load_config, load_variants, running
+from distilbert_jax.cli.arguments import calling, load_config, load_variants, parse, running
 from distilbert_jax.config import STAGES, ExperimentConfig, FinetuneConfig, PretrainConfig, Stage
 from distilbert_jax.errors import InputError
+from distilbert_jax.experiments.variants import swept
 from distilbert_jax.glue.references import GLUE
 
 
@@ -42,8 +44,12 @@ def experiment(
     text: tuple[Path, ...] = (),
     heldout_text: tuple[Path, ...] = (),
     data: str = "",
+    sweep: tuple[str, ...] = (),
+    apart: bool = False,
 ) -> None:
     """Run an experiment, or some stages of it, or some variants. What has ended is found.
+
+    Students that share teacher, corpus, masking and seed train side by side, in one program that asks the teacher once.
 
     Args:
         config: file whose get_config() returns an ExperimentConfig, or the name of one that comes with the package: miniature.
@@ -52,10 +58,17 @@ def experiment(
         text: .txt, .txt.xz or .txt.gz files to train on, UTF-8, a blank line between documents; none once the corpus is there.
         heldout_text: files for evaluation only.
         data: folder with <task>/{train,validation}.parquet; empty: what the config says, else GLUE from the hub.
+        sweep: a field of the student's config and values of it, as in --sweep loss.kl.weight 1 2 linear:5:1: each a variant
+            beside the student, in the place of the config's others.
+        apart: train students in turn, where memory does not hold several.
     """
     given = load_config(config, ExperimentConfig)
     if data:
         given = dataclasses.replace(given, glue=dataclasses.replace(given.glue, data=data))
+    if sweep:
+        given = swept(given, sweep[0], sweep[1:], _with_options)
+    if apart:
+        given = dataclasses.replace(given, together=False)
     if data and not Path(data).is_dir():
         raise InputError(f"--data {data}: no such folder", path=data, field="--data")
     runtime.keep_freed_memory()
@@ -63,6 +76,10 @@ def experiment(
         from distilbert_jax.experiments.experiment import run_experiment
 
     run_experiment(given, stages, variants, text, heldout_text)
+
+
+def _with_options(options: Sequence[str], config: PretrainConfig) -> PretrainConfig:
+    return parse(PretrainConfig, options, prog="--sweep", default=config)
 
 
 def ablation(

@@ -46,6 +46,7 @@ class PlanCommand(PlanOptions):
     """
 
     config: Annotated[PretrainConfig, tyro.conf.arg(name="")]
+    students: int = 1  # of one teacher that train side by side in one step, as `experiment` does
     compare: tuple[str, ...] = ()  # meshes to show side by side, as data,fsdp,tensor: 16,1,1 4,4,1
 
 
@@ -85,6 +86,7 @@ CONFIG    a config as `train` takes it, of pre-training, distillation or fine-tu
 --data.batch-size N   rows of a step over all chips together, not of each; `auto`: the most that fit (at most 4 compilations).
                       Of fine-tuning and features --batch-size N. --optimizer.accumulate auto: the fewest micro-batches that fit.
 --price-per-chip-hour P   in any currency; the cost is that of all chips for all of the run's steps.
+--students 5          of distillation: students of one teacher side by side in one step.
 --seeds 5             of fine-tuning: seeds side by side in one step.
 --compare 8,1,1 2,4,1 meshes (data,fsdp,tensor) side by side.     --json: as JSON.     --out FOLDER: plan.json, roofline.png.
 
@@ -120,7 +122,9 @@ def plan(args: list[str], prog: str) -> None:
         from distilbert_jax.planning import plan as planning
         from distilbert_jax.planning import report
     make = {"batch size": planning.largest_batch, "micro-batches": planning.fewest_micro_batches}
-    seeds = command.seeds if isinstance(command, PlanFinetuningCommand) else 1
+    seeds = 1
+    if isinstance(command, PlanCommand | PlanFinetuningCommand):
+        seeds = command.students if isinstance(command, PlanCommand) else command.seeds
     plans = [
         make.get(auto, planning.plan)(one, command.target, seeds=seeds, price_per_chip_hour=command.price_per_chip_hour)
         for one in configs

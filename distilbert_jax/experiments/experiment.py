@@ -24,7 +24,8 @@ from distilbert_jax.glue.sweep import available, run_sweep
 from distilbert_jax.models.hf_format import fingerprint, has_weights, loaded_files, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus
-from distilbert_jax.pretraining.run import pretrain
+from distilbert_jax.pretraining.run import pretrain, pretrain_together
+from distilbert_jax.pretraining.together import why_apart
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import run_directory
 
@@ -116,6 +117,41 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
                         f"{place}: there is no corpus yet; --stages corpus with --text and --heldout-text makes it",
                         path=place,
                     )
+
+
+def side_by_side(config: ExperimentConfig, variants: Sequence[Variant]) -> list[list[Variant]]:
+    """The variants in groups that train in one program, in an order in which what a variant begins with, or is taught by, is there
+    before it. Why students train in turn is said."""
+    models = {str(config.run_of(variant) / "model"): variant.name for variant in variants}
+    groups: list[list[Variant]] = []
+    for variant in variants:
+        if (wanted := variant.pretrain) is None or not config.together:
+            groups.append([variant])
+            continue
+        needed = {models.get(place) for place in (wanted.init.source, wanted.teacher)}
+        later = 1 + max((i for i, group in enumerate(groups) if needed & {one.name for one in group}), default=-1)
+        why = ""
+        for group in groups[later:]:
+            if (first := group[0].pretrain) is None or first.objective != "distillation":
+                continue
+            if not (reason := why_apart(first, wanted)):
+                group.append(variant)
+                break
+            why = why or f"{variant.name}: not side by side with {group[0].name}: {reason}"
+        else:
+            groups.append([variant])
+            if why and wanted.objective == "distillation":
+                print(why, file=sys.stderr)
+    return groups
+
+
+def train(config: ExperimentConfig, group: Sequence[Variant]) -> None:
+    """Pre-train variants side by side, or make the one that there is."""
+    if len(group) == 1:
+        make(config, group[0])
+        return
+    pretrain_together([variant.pretrain for variant in group if variant.pretrain])
+    jax.clear_caches()
 
 
 def make(config: ExperimentConfig, variant: Variant) -> Path:
@@ -214,9 +250,9 @@ def run_experiment(
     if "corpus" in stages:
         build_corpora(config, text, heldout_text)
     if "pretrain" in stages:
-        for variant in chosen:
+        for group in side_by_side(config, chosen):
             with signals.leaving_when_asked():
-                make(config, variant)
+                train(config, group)
     if "glue" in stages:
         with signals.leaving_when_asked(), runtime.compiling_once():
             for variant in chosen:

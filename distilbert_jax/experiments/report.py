@@ -88,7 +88,8 @@ def _training(run: Path) -> tuple[int | None, float | None, float | None]:
     steps = [entry for entry in read_metrics(run / "metrics.jsonl") if entry.kind == "train"]
     if not steps and ((config := _config(run)) is None or config.steps):
         return None, None, None
-    seconds = [entry.values["seconds"] for entry in steps if "seconds" in entry.values]
+    # Of a step of several students each has its share.
+    seconds = [one["seconds"] / one.get("together", 1) for one in (e.values for e in steps) if "seconds" in one]
     if len(seconds) < len(steps):
         raise InputError(
             f"{run / 'metrics.jsonl'}: damaged, has steps without their seconds; remove the run's directory",
@@ -246,7 +247,7 @@ def report(
         )
     config_io.write_config(rows, Path(out) / "results.json")
     with atomic_file(Path(out) / "report.md") as file:
-        file.write(markdown(rows, counted).encode())
+        file.write(markdown(rows, counted, {path.name: _config(path) for path in paths}).encode())
     curves(paths, Path(out) / "curves.png")
     if any(row.against for row in rows.values()):
         differences(rows, Path(out) / "differences.png")

@@ -1,7 +1,7 @@
 """Tables and plots of a report, from the figures of several pre-training runs."""
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -9,11 +9,14 @@ from rich.table import Table
 
 from distilbert_jax.base import tables
 from distilbert_jax.base.files import save_figure
+from distilbert_jax.config import PretrainConfig
 from distilbert_jax.experiments.figures import RunFigures
+from distilbert_jax.experiments.variants import leaves
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.results import Interval
+from distilbert_jax.training import run_directory
 from distilbert_jax.training.cost import RelativeSpeed
-from distilbert_jax.training.logging import read_metrics
+from distilbert_jax.training.logging import MEASURED, Entry, Kind, read_metrics
 
 T = TypeVar("T")
 
@@ -80,12 +83,17 @@ def mean_of(tasks: Sequence[str]) -> str:
     return f"Mean scores are over {', '.join(find_task(name).title for name in tasks)}: what all have, WNLI aside."
 
 
-def markdown(rows: Mapping[str, RunFigures], counted: Sequence[str]) -> str:
-    """The same as a Markdown table with a column for the majority class, and what has to be known of the tasks.
+def markdown(
+    rows: Mapping[str, RunFigures], counted: Sequence[str], configs: Mapping[str, PretrainConfig | None] | None = None
+) -> str:
+    """The same as a Markdown table with a column for the majority class, what has to be known of the tasks, and the settings in
+    which the runs differ.
 
     Args:
         counted: tasks that the mean scores are over.
+        configs: of the runs, as far as they have some.
     """
+    apart = settings(configs or {})
     lines = _lines(rows)
     if floor := {name: score for row in rows.values() for name, score in row.majority.items()}:
         titles = {_title(name): score for name, score in floor.items()}
@@ -103,40 +111,94 @@ def markdown(rows: Mapping[str, RunFigures], counted: Sequence[str]) -> str:
         + "\n"
         + (f"- {mean_of(counted)}\n" if counted else "")
         + "".join(f"- {'' if names == tuned else ', '.join(names) + ': '}{remark}\n" for remark, names in said.items())
+        + (f"\n## Settings that differ\n\n{tables.markdown(apart)}" if apart else "")
     )
 
 
+def settings(runs: Mapping[str, PretrainConfig | None]) -> list[list[str]]:
+    """In what the configs of runs differ, but for where they write and how often they report: a line a field, its value in every
+    run; "–" of a run without a config. The first line names the runs; nothing where none differs."""
+    fields = {name: _texts(config) if config else {} for name, config in runs.items()}
+    there = [values for values in fields.values() if values]
+    names = dict.fromkeys(name for values in there for name in values if not run_directory.is_free(name))
+    differ = [name for name in names if len({values.get(name, "–") for values in there}) > 1]
+    lines = [[name, *(values.get(name, "–") for values in fields.values())] for name in differ]
+    return [["", *runs], *lines] if lines else []
+
+
+def _texts(config: PretrainConfig) -> dict[str, str]:
+    """The fields of a config by their dotted names, as text."""
+    result = {}
+    for name, value in leaves(config):
+        if isinstance(value, Mapping):
+            result |= {f"{name}.{key}": str(one) for key, one in value.items()}
+        else:
+            result[name] = "–" if value in ("", None) else str(value)
+    return result
+
+
+# What has a panel of its own: its title, its name while training and on held-out text.
+_PANELS = (
+    ("masked-LM loss, nats a token", "loss_mlm", "mlm_loss"),
+    ("KL to the teacher, nats a masked token", "", "kl_to_teacher"),
+)
+_NO_CURVE = (*MEASURED, "tokens", "masked", "rows")
+
+
 def curves(runs: Sequence[Path], path: Path) -> None:
-    """Training loss (masked LM, smoothed) and held-out loss of each run over its steps."""
+    """Each metric of the runs over their steps, a panel a metric: of training smoothed, of held-out text as it was measured."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.lines import Line2D
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.2), layout="constrained")
-    for i, run in enumerate(runs):
-        entries = read_metrics(run / "metrics.jsonl")
-        train = [
-            (entry.step, entry.values["loss_mlm"])
-            for entry in entries
-            if entry.kind == "train" and "loss_mlm" in entry.values
-        ]
-        held = [(entry.step, entry.values["mlm_loss"]) for entry in entries if entry.kind == "eval"]
-        if train:
-            smooth, mean = [], train[0][1]
-            for step, loss in train:
-                mean += 0.02 * (loss - mean)
-                smooth.append((step, mean))
-            axes.plot(*zip(*smooth, strict=True), color=f"C{i}", alpha=0.35, linewidth=1)
-        if held:
-            axes.plot(*zip(*held, strict=True), color=f"C{i}", marker="o", markersize=3, label=f"{run.name}, held out")
-    axes.set(
-        xlabel="step", ylabel="masked-LM loss, nats a token", title="pale: training, moving average · dots: held out"
-    )
-    if axes.get_legend_handles_labels()[0]:
-        figure.legend(loc="outside lower center", ncols=3)  # inside it would cover the ends of curves
-    axes.grid(alpha=0.25)
+    logs = {run.name: read_metrics(run / "metrics.jsonl") for run in runs}
+    panels = _panels(logs.values())
+    columns = min(len(panels), 3)
+    lines = -(-len(panels) // columns)
+    size = (7, 4.2) if len(panels) == 1 else (4.2 * columns, 2.9 * lines + 0.6)
+    figure, grid = pyplot.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
+    for axes, (title, trained, held) in zip(grid.flat, panels, strict=False):
+        for i, entries in enumerate(logs.values()):
+            if train := _points(entries, "train", trained):
+                axes.plot(*zip(*_smoothed(train), strict=True), color=f"C{i}", alpha=0.35, linewidth=1)
+            if points := _points(entries, "eval", held):
+                axes.plot(*zip(*points, strict=True), color=f"C{i}", marker="o", markersize=3)
+        axes.set(xlabel="step", title=title)
+        axes.grid(alpha=0.25)
+    for axes in list(grid.flat)[len(panels) :]:
+        axes.set_visible(False)
+    figure.suptitle("pale: training, moving average · dots: held out", fontsize="medium")
+    if shown := [name for name, entries in logs.items() if entries]:
+        lines_of = [Line2D([], [], color=f"C{list(logs).index(name)}", marker="o", markersize=3) for name in shown]
+        figure.legend(lines_of, shown, loc="outside lower center", ncols=4)  # inside it would cover the ends of curves
     save_figure(figure, path)
+
+
+def _panels(logs: Iterable[Sequence[Entry]]) -> list[tuple[str, str, str]]:
+    """The panels for all that the logs hold."""
+    names: dict[Kind, dict[str, None]] = {"train": {}, "eval": {}}
+    for entry in (entry for log in logs for entry in log):
+        names[entry.kind] |= dict.fromkeys(name for name in entry.values if name not in _NO_CURVE)
+    first = [one for one in _PANELS if one[1] in names["train"] or one[2] in names["eval"]] or [_PANELS[0]]
+    # The part of the loss on held-out text is the masked-LM loss there, and is in its panel.
+    done = {name for one in first for name in one[1:]}
+    rest = [name for name in {**names["train"], **names["eval"]} if name not in done]
+    return [*first, *((name.removeprefix("loss_").replace("_", " "), name, name) for name in rest)]
+
+
+def _points(entries: Sequence[Entry], kind: Kind, name: str) -> list[tuple[int, float]]:
+    return [(entry.step, entry.values[name]) for entry in entries if entry.kind == kind and name in entry.values]
+
+
+def _smoothed(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """A moving average."""
+    smooth, mean = [], points[0][1]
+    for step, value in points:
+        mean += 0.02 * (value - mean)
+        smooth.append((step, mean))
+    return smooth
 
 
 def differences(rows: Mapping[str, RunFigures], path: Path) -> None:

@@ -31,7 +31,7 @@ def plan(config: Config, target: str, *, seeds: int = 1, price_per_chip_hour: fl
         config: of a pre-training, distillation or fine-tuning run, or `FeaturesConfig`. The shape of a model is read from its
             directory's config.json, or known by its name (`runs.PUBLISHED`).
         target: such as "v5e:4x4" or "h100:8", see `parse_target`.
-        seeds: of fine-tuning, that train side by side in one step.
+        seeds: of fine-tuning, or students of one teacher, that train side by side in one step.
         price_per_chip_hour: in any currency.
 
     Raises:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from distilbert_jax.base.files import save_figure
 from distilbert_jax.planning.estimate import Plan
+from distilbert_jax.planning.runs import Pretraining
 
 
 def _time(seconds: float) -> str:
@@ -20,7 +21,8 @@ def lines(plan: Plan) -> str:
     word = "estimated" if plan.method.startswith("estimate") else "at least"
     memory = f"{plan.argument_bytes / 1e9:.2f} GB arguments, {plan.temporary_bytes / 1e9:.2f} temporaries"
     verdict = "fits" if plan.fits else "DOES NOT FIT (--data.batch-size auto, --optimizer.accumulate auto)"
-    seeds = f"{plan.seeds} seeds × " if plan.seeds > 1 else ""
+    models = "students" if plan.kind == Pretraining.kind else "seeds"
+    seeds = f"{plan.seeds} {models} × " if plan.seeds > 1 else ""
     steps = "batches" if plan.kind == "features" else "steps"
     chips = f" ({plan.chips} chips)" if plan.chips > 1 else ""
     rows = [

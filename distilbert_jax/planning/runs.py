@@ -50,14 +50,14 @@ class FeaturesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """A pre-training or distillation run."""
+    """A pre-training or distillation run. `seeds`: so many equal students of one teacher side by side."""
 
     kind: ClassVar[str] = "pre-training"
     batch_field: ClassVar[str] = "data.batch_size"
-    seeds: ClassVar[int] = 1
 
     config: PretrainConfig
     teacher: ModelConfig | None = None
+    seeds: int = 1
 
     @property
     def mesh(self) -> MeshConfig:
@@ -89,8 +89,10 @@ class Pretraining:
 
     def flops(self) -> float:
         """Of a step over all devices."""
-        from distilbert_jax.pretraining.cost import step_flops
+        from distilbert_jax.pretraining.cost import step_flops, step_flops_together
 
+        if self.seeds > 1 and self.teacher:
+            return step_flops_together([self.config] * self.seeds, self.teacher)
         return step_flops(self.config, self.teacher)
 
 
@@ -192,16 +194,19 @@ def run_of(config: Config, seeds: int = 1) -> Run:
     """What is to be compiled for a config.
 
     Args:
-        seeds: of fine-tuning, that train side by side.
+        seeds: of fine-tuning, or students of one teacher, that train side by side.
 
     Raises:
         InputError: a model is neither at hand nor published, the shapes do not fit, the size of a task is not known.
     """
     if isinstance(config, PretrainConfig):
         distils = config.objective == "distillation"
+        if not 1 <= seeds <= 64 or (seeds > 1 and not distils):
+            what = "1 to 64" if distils else f"1: objective {config.objective} asks no teacher"
+            raise InputError(f"--students {seeds}: expected {what}", field="--students")
         teacher = architecture(config.teacher, "teacher") if distils else None
         check_objective(config)
-        return Pretraining(config=config, teacher=teacher)
+        return Pretraining(config=config, teacher=teacher, seeds=seeds)
     return _finetuning(config, seeds) if isinstance(config, FinetuneConfig) else _features(config)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
-from distilbert_jax.config import Activations, ModelConfig, PretrainConfig
+from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.datasets import Examples
 from distilbert_jax.finetuning.objective import classification, layer_terms
@@ -26,11 +26,12 @@ from distilbert_jax.pretraining import objective_table
 from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import batch_shapes
 from distilbert_jax.pretraining.setup import head_of, optimizer_of
+from distilbert_jax.pretraining.together import company
 from distilbert_jax.text.tokenizer import Row, stack
 from distilbert_jax.training import sharding, terms
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.projections import draw_projections, new_projections
-from distilbert_jax.training.step import first_state, make_train_step
+from distilbert_jax.training.step import first_state, make_step_together, make_train_step
 
 _MASK_ID = 103  # any will do
 
@@ -50,11 +51,12 @@ def step_of(run: Run, mesh: Mesh) -> Step:
         InputError: the mesh does not fit the batch or the heads, the loss not its models.
     """
     if isinstance(run, Pretraining):
-        return _pretraining(run.config, run.teacher, mesh)
+        return _pretraining(run, mesh)
     return _finetuning(run, mesh) if isinstance(run, Finetuning) else _features(run, mesh)
 
 
-def _pretraining(config: PretrainConfig, teacher: ModelConfig | None, mesh: Mesh) -> Step:
+def _pretraining(run: Pretraining, mesh: Mesh) -> Step:
+    config, teacher = run.config, run.teacher
     objective_table.check_objective(config)
     sharding.check_batch(config.data.batch_size, config.optimizer.accumulate, mesh)
     sharding.check_heads(config.model.num_attention_heads, mesh)
@@ -69,12 +71,16 @@ def _pretraining(config: PretrainConfig, teacher: ModelConfig | None, mesh: Mesh
         teacher_graphdef, frozen = _abstract(head, teacher, config.run.dtype, activations, **options)
     params |= jax.eval_shape(lambda: new_projections(config, teacher))
     weights = np.zeros(config.model.vocab_size, np.float32)
-    objective = objective_of(
-        Given(graphdef, teacher_graphdef, weights, _MASK_ID, config, sharding.on_accelerator(mesh))
-    )
-    optimizer = optimizer_of(config)
-    state = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
-    step = make_train_step(objective, optimizer, state, frozen, mesh, config.optimizer.accumulate)
+    given = Given(graphdef, teacher_graphdef, weights, _MASK_ID, config, sharding.on_accelerator(mesh))
+    optimizer, accumulate = optimizer_of(config), config.optimizer.accumulate
+    state: Any = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
+    if run.seeds > 1:
+        state = (state,) * run.seeds
+        step = make_step_together(
+            company([given] * run.seeds), [optimizer] * run.seeds, state, frozen, mesh, accumulate
+        )
+    else:
+        step = make_train_step(objective_of(given), optimizer, state, frozen, mesh, accumulate)
     shapes = batch_shapes(config.data.sequences, config.data.batch_size, config.data.length)
     batch = {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in shapes.items()}
     return Step(step, (state, frozen, batch))

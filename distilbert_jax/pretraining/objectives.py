@@ -147,7 +147,7 @@ def distillation(given: Given) -> Objective:
     never held at once; those of the masked ones, where a term takes them, are then computed a second time.
     """
     asked, chunk, teacher_graph = weighted_terms(given.config.loss), given.config.loss.chunk, there(given.teacher)
-    in_pieces = [one for one in asked if chunk and one.needs_logits and one.over != "masked"]
+    in_pieces = [one for one in asked if _in_pieces(one, chunk)]
     whole = [one for one in asked if one not in in_pieces]
     parts = {one.term.metric: part_of(one) for one in asked}
     dtype = jnp.dtype(given.config.run.dtype)
@@ -171,8 +171,12 @@ def distillation(given: Given) -> Objective:
         model, taught_by = models(params, frozen)
         of_student, of_teacher = all_reads(asked, model.module.config, taught_by.module.config)
         ours = read(model.module, batch, batch["rngs"], of_student)
-        with jax.named_scope("teacher"):
-            theirs = jax.lax.stop_gradient(read(taught_by.module, batch, None, of_teacher))
+        lesson: Lesson | None = batch.get(_LESSON)  # pyright: ignore[reportAssignmentType]
+        if lesson:
+            theirs = lesson.output
+        else:
+            with jax.named_scope("teacher"):
+                theirs = jax.lax.stop_gradient(read(taught_by.module, batch, None, of_teacher))
         segment_ids = batch["segment_ids"]
         everywhere = (segment_ids > 0).astype(jnp.float32)
         totals, value = {}, 0.0
@@ -181,7 +185,7 @@ def distillation(given: Given) -> Objective:
             beside = (taught_by.last(theirs), everywhere, segment_ids)
             value, totals = in_chunks(piece, chunk, decoder, model.last(ours), beside, (params, frozen, counts))
         at_masked = _Masked(batch["positions"], again=given.accelerator)
-        student, teacher = (_Pass(*one, whole, at_masked) for one in ((model, ours), (taught_by, theirs)))
+        student, teacher = _Pass(model, ours, whole, at_masked), _Pass(taught_by, theirs, whole, at_masked, lesson)
         for one in whole:
             weights, labels = (batch["masked_weights"], batch["labels"]) if one.over == "masked" else (everywhere, None)
             at = Tokens(weights, labels, segment_ids)
@@ -210,9 +214,14 @@ class _Pass:
     """What a model gave for a batch; logits are computed at the tokens where one of the terms takes them, once."""
 
     def __init__(
-        self, model: ComparedModel, output: LayerOutputs, terms: Sequence[Weighted], masked: _Masked | None = None
+        self,
+        model: ComparedModel,
+        output: LayerOutputs,
+        terms: Sequence[Weighted],
+        masked: _Masked | None = None,
+        lesson: "Lesson | None" = None,
     ):
-        self._model, self._output, self._masked = model, output, masked
+        self._model, self._output, self._masked, self._lesson = model, output, masked, lesson
         self._take_all = any(one.over != "masked" and model.takes_logits(one) for one in terms)
 
     def _at_masked(self, values: jax.Array) -> jax.Array:
@@ -220,13 +229,26 @@ class _Pass:
 
     @functools.cached_property
     def _all_logits(self) -> jax.Array:
+        if self._lesson:
+            return there(self._lesson.logits)
         return self._model.logits(self._model.last(self._output))
 
     @functools.cached_property
     def _masked_logits(self) -> jax.Array:
+        if self._lesson:
+            return there(self._lesson.masked_logits)
         if self._take_all and not there(self._masked).again:
             return self._at_masked(self._all_logits)
         return self._model.logits(self._at_masked(self._model.last(self._output)))
+
+    def lesson(self, terms: Sequence[Weighted]) -> "Lesson":
+        """What these terms take of the model."""
+        at_masked = {one.over == "masked" for one in terms if self._model.takes_logits(one)}
+        return Lesson(
+            self._output,
+            self._all_logits if False in at_masked else None,
+            self._masked_logits if True in at_masked else None,
+        )
 
     def view(self, one: Weighted) -> View:
         """What a term is shown."""
@@ -235,6 +257,38 @@ class _Pass:
             logits = self._masked_logits if masked else self._all_logits
         shown = self._model.view(one, self._output, self._at_masked if masked else None)
         return replace(shown, logits=logits)
+
+
+class Lesson(NamedTuple):
+    """What a teacher gives for a micro-batch to several students: of its encoder what any of their terms reads, and its logits at
+    all tokens [B, T, V] and at the masked ones [B, M, V]; None: no term takes them."""
+
+    output: LayerOutputs
+    logits: jax.Array | None
+    masked_logits: jax.Array | None
+
+
+_LESSON = "lesson"  # its name in a batch
+
+
+def teach(students: Sequence[Given], frozen: Params, batch: Batch) -> Batch:
+    """A micro-batch with the `Lesson` of these students' common teacher. With `loss.chunk`, logits are no part of it."""
+    teacher = ComparedModel(merge(there(students[0].teacher), frozen), {}, None)
+    reads, in_whole = Reads(), []
+    for given in students:
+        asked = weighted_terms(given.config.loss)
+        reads |= all_reads(asked, given.config.model, teacher.module.config)[1]
+        in_whole += [one for one in asked if not _in_pieces(one, given.config.loss.chunk)]
+    with jax.named_scope("teacher"):
+        output = jax.lax.stop_gradient(read(teacher.module, batch, None, reads))
+        at_masked = _Masked(batch["positions"], again=students[0].accelerator)
+        lesson: Any = _Pass(teacher, output, in_whole, at_masked).lesson(in_whole)
+    return {**batch, _LESSON: lesson}
+
+
+def _in_pieces(one: Weighted, chunk: int) -> bool:
+    """Whether a term's logits are computed a piece of the length at a time."""
+    return bool(chunk and one.needs_logits and one.over != "masked")
 
 
 def _value(one: Weighted, student: View, teacher: View, at: Tokens, counts: Metrics) -> jax.Array:

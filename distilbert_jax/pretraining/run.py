@@ -1,19 +1,22 @@
 """One pre-training run from its config: masked LM, or a student on the triple loss, on packed rows."""
 
 import contextlib
+import functools
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import numpy as np
 from tokenizers import Tokenizer
 
 from distilbert_jax.base.config_io import to_json
 from distilbert_jax.base.hub import write_directory
 from distilbert_jax.config import PretrainConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.models.layers import dropout_bits
 from distilbert_jax.models.params import count, digest, merge
 from distilbert_jax.models.pretrained import PretrainedModel
@@ -21,13 +24,15 @@ from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.evaluate import heldout
 from distilbert_jax.pretraining.objective_table import check_objective, sources
 from distilbert_jax.pretraining.setup import Setup, head_of, set_up
+from distilbert_jax.pretraining.together import StepTogether, parties, why_apart
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import callbacks, cost, distributed, run_directory, sharding
 from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, read_metrics
-from distilbert_jax.training.loop import fit
+from distilbert_jax.training.loop import Evaluate, fit
 from distilbert_jax.training.optimizer import schedule
 from distilbert_jax.training.projections import of_model
+from distilbert_jax.training.step import TrainState
 
 
 def pretrain(config: PretrainConfig, *, profile: bool = False) -> Path:
@@ -38,26 +43,69 @@ def pretrain(config: PretrainConfig, *, profile: bool = False) -> Path:
 
     Raises:
         InputError: before any step, for whatever does not fit.
+        DivergedError: the loss or a gradient is not finite.
         Interrupted, Preempted: after Ctrl-C, after SIGTERM; the same call goes on.
     """
-    if not config.run.directory:
-        raise InputError(
-            "run.directory is empty: name a directory for the run with --run.directory", field="run.directory"
-        )
-    directory = Path(config.run.directory)
-    check_objective(config)
-    callbacks.check_callbacks(config.run, several=distributed.several())
-    distributed.check_same("the config", to_json(config))
+    return pretrain_together([config], profile=profile)[0]
+
+
+def pretrain_together(configs: Sequence[PretrainConfig], *, profile: bool = False) -> list[Path]:
+    """`pretrain` of several students side by side: in one program, in which their teacher is asked once. Each run is what it is
+    alone; what has ended is found. Runs that have come too far apart for one program are trained in turn, which is said.
+
+    Raises:
+        InputError, Interrupted, Preempted: as there; or two cannot train side by side (`together.why_apart`).
+        DivergedError: of one of them; the others have ended first.
+    """
+    for other in configs[1:]:
+        if why := why_apart(configs[0], other):
+            raise InputError(
+                f"{configs[0].run.directory} and {other.run.directory} cannot train side by side: {why}",
+                field=why.partition(": ")[0],
+            )
+    for config in configs:
+        if not config.run.directory:
+            raise InputError(
+                "run.directory is empty: name a directory for the run with --run.directory", field="run.directory"
+            )
+        check_objective(config)
+        callbacks.check_callbacks(config.run, several=distributed.several())
+        distributed.check_same("the config", to_json(config))
+    directories = [Path(config.run.directory) for config in configs]
+    left: list[PretrainConfig] = []
     with contextlib.ExitStack() as stack:
-        # First the lock: what is refused must not write its config into another process' run.
-        distributed.on_main_process(lambda: stack.enter_context(run_directory.alone(directory)))
-        distributed.on_main_process(lambda: run_directory.enter(config, directory))
-        if run_directory.finished(directory):
-            distributed.on_main_process(lambda: _check_finished(config, directory))
-            _say(f"{directory}: finished before" + ("; there is no step left to trace" if profile else ""))
-        else:
-            _train(set_up(config), directory, directory / "profile" if profile else None)
-    return directory / "model"
+        for config, directory in zip(configs, directories, strict=True):
+            _enter(config, directory, stack)
+            if run_directory.finished(directory):
+                distributed.on_main_process(functools.partial(_check_finished, config, directory))
+                _say(f"{directory}: finished before" + ("; there is no step left to trace" if profile else ""))
+            else:
+                left.append(config)
+        _train_all(left, profile=profile)
+    return [directory / "model" for directory in directories]
+
+
+def _enter(config: PretrainConfig, directory: Path, stack: contextlib.ExitStack) -> None:
+    # First the lock: what is refused must not write its config into another process' run.
+    distributed.on_main_process(lambda: stack.enter_context(run_directory.alone(directory)))
+    distributed.on_main_process(lambda: run_directory.enter(config, directory))
+
+
+def _train_all(configs: Sequence[PretrainConfig], *, profile: bool) -> None:
+    """Train the runs that have not ended, side by side as far as they can."""
+    places = [Path(config.run.directory) / "checkpoints" for config in configs]
+    groups = parties(places) if len(configs) > 1 else [([0], None)] if configs else []
+    if len(groups) > 1:
+        _say(f"{_names(configs)}: have come too far apart to go on in one program, and train in turn")
+    failed: dict[str, str] = {}
+    for group, step in groups:
+        failed |= _train([configs[place] for place in group], step if len(group) > 1 else None, profile=profile)
+    if failed:
+        raise DivergedError("; ".join(failed.values()))
+
+
+def _names(configs: Sequence[PretrainConfig]) -> str:
+    return ", ".join(Path(config.run.directory).name for config in configs)
 
 
 def _check_finished(config: PretrainConfig, directory: Path) -> None:
@@ -79,16 +127,33 @@ def _check_finished(config: PretrainConfig, directory: Path) -> None:
     run_directory.check_log(directory)
 
 
-def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
-    config, run = setup.config, setup.config.run
+@dataclass(frozen=True)
+class _Begun:
+    """A run at the step that it goes on from; `logs`: one, none in the processes beside the main one."""
+
+    setup: Setup
+    directory: Path
+    state: TrainState
+    checkpoints: Checkpoints
+    logs: list[RunLog]
+    evaluate: Evaluate | None
+
+    def close(self) -> None:
+        self.checkpoints.close()
+        for log in self.logs:
+            log.close()
+
+
+def _begin(setup: Setup, last: int | None, *, keep: int) -> _Begun:
+    """Check a run's directory against what it reads, restore it and open its log. last: later checkpoints are given up."""
+    config, run, directory = setup.config, setup.config.run, Path(setup.config.run.directory)
     evaluate = heldout(setup) if config.data.heldout else None
     bits = dropout_bits(config.model.hidden_dropout, config.model.attention_dropout)
     distributed.on_main_process(lambda: run_directory.check_inputs(directory, setup.fingerprints, dropout=bits))
-    identity = run_directory.identity(directory)
-    checkpoints = Checkpoints(directory / "checkpoints", run.keep, run=identity)
-    restored = checkpoints.restore(setup.state)
+    checkpoints = Checkpoints(directory / "checkpoints", keep, run=run_directory.identity(directory))
+    restored = checkpoints.restore(setup.state, last)
     state = restored or setup.state
-    logs: list[RunLog] = []  # none in the other processes
+    logs: list[RunLog] = []
     begun = int(state.step)
     if begun < config.steps:
         distributed.on_main_process(lambda: run_directory.check_dropout(directory, bits))
@@ -104,31 +169,63 @@ def _train(setup: Setup, directory: Path, profile: Path | None) -> None:
         f"{directory}: {config.model.model_type}, {config.model.num_hidden_layers} layers, {setup.parameters:,} parameters; "
         f"{config.steps:,} steps of {config.data.batch_size} × {config.data.length} tokens = "
         f"{tokens / (len(setup.rows) * config.data.length):.1f} epochs"
-        + (f"; goes on from step {int(state.step)}" if restored else "")
+        + (f"; goes on from step {begun}" if restored else "")
     )
+    return _Begun(setup, directory, state, checkpoints, logs, evaluate)
+
+
+def _train(configs: Sequence[PretrainConfig], last: int | None, *, profile: bool) -> dict[str, str]:
+    """Train one run, or several side by side, to the end; returns why those diverged that did, by their directories.
+
+    Args:
+        last: the step that all go on from; None: the newest of the one run.
+    """
+    setups: list[Setup] = []
+    for config in configs:
+        setups.append(set_up(config, setups[0] if setups else None))
+    first, several = setups[0], len(setups) > 1
+    runs: list[_Begun] = []
+    failed: dict[int, str] = {}
     try:
-        state = fit(
-            state,
-            setup.train_step,
-            setup.frozen,
-            setup.batches,
-            run,
-            config.steps,
-            schedule(config.optimizer, config.steps),
-            title=directory.name,
-            flops=setup.step_flops,
-            logs=logs,
-            checkpoints=checkpoints,
-            evaluate=evaluate,
-            profile=profile,
-            origins=setup.origins,
+        # Of two checkpoints each, one is of the same step in all of them, whenever they are killed.
+        for setup in setups:
+            runs.append(_begin(setup, last, keep=max(setup.config.run.keep, 1 + several)))
+        if several:
+            _say(f"{_names(configs)}: side by side, their teacher is asked once")
+        rates = [schedule(config.optimizer, config.steps) for config in configs]
+        together = StepTogether(setups) if several else None
+        states = fit(
+            tuple(one.state for one in runs) if several else runs[0].state,
+            together or first.train_step,
+            first.frozen,
+            first.batches,
+            first.config.run,
+            first.config.steps,
+            (lambda step: [np.asarray(rate(step)) for rate in rates]) if several else rates[0],
+            title=_names(configs),
+            names=[one.directory.name for one in runs],
+            flops=together.flops if together else first.step_flops,
+            logs=[log for one in runs for log in one.logs],
+            checkpoints=[one.checkpoints for one in runs],
+            evaluate=[one.evaluate for one in runs if one.evaluate],
+            profile=Path(first.config.run.directory) / "profile" if profile else None,
+            diverged=failed,
+            origins=[setup.origins for setup in setups],
         )
     finally:
-        checkpoints.close()
-        for log in logs:
-            log.close()
+        for one in runs:
+            one.close()
+    for place, (one, state) in enumerate(zip(runs, states if several else [states], strict=True)):
+        if place not in failed:
+            _finish(one, state)
+    return {configs[place].run.directory: f"{configs[place].run.directory}: {why}" for place, why in failed.items()}
+
+
+def _finish(run: _Begun, state: TrainState) -> None:
+    """Write the model of a run whose steps are all taken."""
+    setup, directory = run.setup, run.directory
     whole = distributed.whole(of_model(state.params), setup.mesh)
-    trained = sharding.cut_vocabulary(whole, config.model.vocab_size)
+    trained = sharding.cut_vocabulary(whole, setup.config.model.vocab_size)
     distributed.on_main_process(lambda: _save(merge(setup.graphdef, trained), setup.tokenizer, directory))
     _say(f"{directory / 'model'}: written; weights {digest(trained)[:16]}")
     distributed.on_main_process(lambda: _warn_if_worse(directory))

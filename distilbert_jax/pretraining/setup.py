@@ -32,7 +32,7 @@ from distilbert_jax.pretraining.packing import PackedRows, pack
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids, special_ids
 from distilbert_jax.training import distributed, sharding, terms
 from distilbert_jax.training.batches import prefetch
-from distilbert_jax.training.objective import Batch, Metrics, Objective
+from distilbert_jax.training.objective import Batch, Metrics, Objective, alone
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.projections import new_projections
 from distilbert_jax.training.step import TrainState, init_state, local_gradients, make_train_step
@@ -57,6 +57,7 @@ class Setup:
         parameters: how many it has, without the rows that pad its vocabulary, and without projections.
         state: at step 0, on the mesh; the first step consumes it.
         fingerprints: of what the run reads, by name: equal for an equal run.
+        given: what the objective is made from.
     """
 
     config: PretrainConfig
@@ -70,6 +71,7 @@ class Setup:
     state: TrainState
     train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     fingerprints: dict[str, str]
+    given: Given
 
     @property
     def frozen(self) -> Params:
@@ -233,19 +235,26 @@ def optimizer_of(config: PretrainConfig) -> optax.GradientTransformation:
     return adamw(config.optimizer, config.steps, held)
 
 
-def set_up(config: PretrainConfig) -> Setup:
+def set_up(config: PretrainConfig, beside: Setup | None = None) -> Setup:
     """Read and check all that a run needs.
+
+    Args:
+        beside: a run that trains in the same program (`together.why_apart` allows it): its mesh, rows and teacher are this one's.
 
     Raises:
         InputError: for whatever does not fit.
     """
     data = config.data
     objective_table.check_objective(config)
-    mesh = sharding.make_mesh(config.mesh)
+    mesh = beside.mesh if beside else sharding.make_mesh(config.mesh)
     sharding.check_batch(data.batch_size, config.optimizer.accumulate, mesh)
     sharding.check_heads(config.model.num_attention_heads, mesh)
-    rows, tokenizer = corpus_rows(data.corpus, data.length, data.sequences)
+    if beside:
+        rows, tokenizer = beside.rows, beside.tokenizer
+    else:
+        rows, tokenizer = corpus_rows(data.corpus, data.length, data.sequences)
     dtype = jnp.dtype(config.run.dtype)
+    teacher = beside.teacher if beside else None
 
     def read() -> tuple[
         MaskedLM | PreTraining, MaskedLM | PreTraining | EncoderModel | None, np.ndarray, dict[str, str]
@@ -262,10 +271,9 @@ def set_up(config: PretrainConfig) -> Setup:
                 f"tokenizer of {data.corpus} has pieces; they stay unused"
             )
         model = initial_model(config, tokenizer, counts, dtype)
-        teacher_model = None
-        if config.teacher:
-            teacher_model = _teacher_of(config, tokenizer, dtype)
-            _check_pair(config, teacher_model)
+        teacher_model = _teacher_of(config, tokenizer, dtype) if config.teacher and not teacher else None
+        if given_teacher := teacher or teacher_model:
+            _check_pair(config, given_teacher.config)
         heldout = {"data.heldout": Corpus.open(data.heldout).fingerprint} if data.heldout else {}
         return model, teacher_model, counts, heldout
 
@@ -275,28 +283,29 @@ def set_up(config: PretrainConfig) -> Setup:
         model.encoder.embeddings.position[...] = sinusoids(*model.encoder.embeddings.position.shape)
     graphdef, params = split(model)
     parameters = count(params)
-    params |= new_projections(config, teacher_model and teacher_model.config)
+    given_teacher = teacher or teacher_model
+    params |= new_projections(config, given_teacher and given_teacher.config)
     fingerprints = {"data.corpus": rows.corpus.fingerprint, **heldout, "initial weights": digest(params)}
     fingerprints |= objective_table.sources(config)
 
     ids = special_ids(tokenizer)
     weights = log_weights(counts, (ids.pad, ids.unk, ids.cls, ids.sep, ids.mask), config.masking)
-    teacher = None
     distills = config.objective == "distillation"
     if config.loss.chunk and not (distills and terms.takes_all_logits(terms.weighted_terms(config.loss))):
         warn_once(f"loss.chunk = {config.loss.chunk} changes nothing here: no logits are of all tokens")
+    of_teacher = ("teacher", "teacher's config")
+    if beside:
+        fingerprints |= {name: beside.fingerprints[name] for name in of_teacher if name in beside.fingerprints}
     if teacher_model:
         teacher_graphdef, frozen = split(teacher_model)
-        fingerprints["teacher"] = digest(frozen)
         # The same weights compute something else with other heads or another activation.
-        fingerprints["teacher's config"] = _architecture(teacher_model.config)
+        fingerprints |= dict(zip(of_teacher, (digest(frozen), _architecture(teacher_model.config)), strict=True))
         frozen = sharding.pad_vocabulary(frozen)
         teacher = Teacher(
             teacher_graphdef, jax.device_put(frozen, sharding.shardings(frozen, mesh)), teacher_model.config
         )
-    objective = objective_of(
-        Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config, sharding.on_accelerator(mesh))
-    )
+    given = Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config, sharding.on_accelerator(mesh))
+    objective = objective_of(given)
     if objective_table.origins(config, objective.parts):
         _try(objective, params, teacher.params if teacher else {}, rows)
     optimizer = optimizer_of(config)
@@ -305,7 +314,7 @@ def set_up(config: PretrainConfig) -> Setup:
         objective, optimizer, state, teacher.params if teacher else {}, mesh, config.optimizer.accumulate
     )
     return Setup(
-        config, mesh, rows, tokenizer, graphdef, parameters, teacher, objective, state, train_step, fingerprints
+        config, mesh, rows, tokenizer, graphdef, parameters, teacher, objective, state, train_step, fingerprints, given
     )
 
 
@@ -315,7 +324,7 @@ def _try(objective: Objective, params: Params, frozen: Params, rows: PackedRows)
 
     def step(params: Params, frozen: Params, batch: Batch) -> tuple[Params, Metrics]:
         prepared, counts = objective.prepared(keys, batch, objective.values(jnp.int32(0)))
-        return local_gradients(objective, sharding.pad_vocabulary(params), frozen, prepared, counts)
+        return local_gradients(alone(objective), (sharding.pad_vocabulary(params),), frozen, prepared, (counts,))[0]
 
     jax.eval_shape(step, params, frozen, batch)
 
@@ -329,18 +338,18 @@ def _architecture(config: ModelConfig) -> str:
     return hashlib.sha256(json.dumps([config.model_type, said], sort_keys=True).encode()).hexdigest()
 
 
-def _check_pair(config: PretrainConfig, teacher: PretrainedModel) -> None:
-    if teacher.config.vocab_size != config.model.vocab_size:
+def _check_pair(config: PretrainConfig, teacher: ModelConfig) -> None:
+    if teacher.vocab_size != config.model.vocab_size:
         raise InputError(
-            f"teacher = {config.teacher}: its vocabulary has {teacher.config.vocab_size} entries, "
+            f"teacher = {config.teacher}: its vocabulary has {teacher.vocab_size} entries, "
             f"model.vocab_size is {config.model.vocab_size}",
             field="teacher",
-            hint=f"--model.vocab-size {teacher.config.vocab_size}",
+            hint=f"--model.vocab-size {teacher.vocab_size}",
         )
     if config.objective == "distillation":
-        terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher.config)
-    if config.data.length > teacher.config.max_length:
+        terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher)
+    if config.data.length > teacher.max_length:
         raise InputError(
-            f"data.length = {config.data.length} is beyond the teacher's {teacher.config.max_length} positions",
+            f"data.length = {config.data.length} is beyond the teacher's {teacher.max_length} positions",
             field="data.length",
         )

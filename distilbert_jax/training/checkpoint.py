@@ -36,6 +36,28 @@ def _digests(item: Path) -> dict[str, str]:
     return {str(path.relative_to(item)): sha256_of(path) for path in files}
 
 
+def _problem(directory: Path, step: int) -> str | None:
+    """What is wrong with the files of a checkpoint of a run, or None."""
+    item = directory / str(step) / ITEM
+    try:
+        recorded = read_json(item / DIGESTS, dict)
+    except (OSError, InputError):
+        return f"{DIGESTS} is missing or damaged"
+    digests = _digests(item)
+    wrong = [name for name, digest in recorded.items() if digests.get(name) != digest]
+    if wrong:
+        return f"{wrong[0]} is missing or damaged"
+    # Of a file without a digest nobody knows whether it is what was written.
+    unknown = sorted(digests.keys() - recorded.keys())
+    return f"{DIGESTS} is damaged, it lacks {unknown[0]}" if unknown else None
+
+
+def whole_steps(directory: Path) -> list[int]:
+    """The steps, ascending, of a run's checkpoints whose files are as they were written; none where there is no such directory."""
+    steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal())
+    return [step for step in steps if _problem(directory, step) is None]
+
+
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """The shapes of the arrays of a tree, by path; dictionaries, tuples and dataclasses have paths of one form."""
     part = lambda key: str(next(getattr(key, kind) for kind in ("key", "name", "idx") if hasattr(key, kind)))
@@ -96,21 +118,6 @@ class Checkpoints:
                         (partial / name).write_text(digest)
                 (partial / DIGESTS).write_text(json.dumps(_digests(partial)))
 
-    def _problem(self, step: int) -> str | None:
-        """What is wrong with a checkpoint's files, or None."""
-        item = self.directory / str(step) / ITEM
-        try:
-            recorded = read_json(item / DIGESTS, dict)
-        except (OSError, InputError):
-            return f"{DIGESTS} is missing or damaged"
-        digests = _digests(item)
-        wrong = [name for name, digest in recorded.items() if digests.get(name) != digest]
-        if wrong:
-            return f"{wrong[0]} is missing or damaged"
-        # Of a file without a digest nobody knows whether it is what was written.
-        unknown = sorted(digests.keys() - recorded.keys())
-        return f"{DIGESTS} is damaged, it lacks {unknown[0]}" if unknown else None
-
     def _said(self, step: int, name: str) -> str:
         """A digest that a checkpoint carries; "" where it has none."""
         file = self.directory / str(step) / ITEM / name
@@ -142,17 +149,23 @@ class Checkpoints:
                 path=self.directory / str(step),
             )
 
-    def restore(self, abstract: TrainState) -> TrainState | None:
+    def restore(self, abstract: TrainState, last: int | None = None) -> TrainState | None:
         """The newest state whose files are as they were written, placed as `abstract` says; None where no checkpoint is.
 
         A damaged one is named on stderr and the one before it is used; it is removed then, since its step will be saved again.
+
+        Args:
+            last: later ones are removed; 0: all are, and the run begins anew.
 
         Raises:
             InputError: there are checkpoints, and all are damaged; or the newest is of another run or another model.
         """
         damaged: list[int] = []
+        if last is not None:
+            for step in [step for step in self._manager.all_steps() if step > last]:
+                self._manager.delete(step)
         for step in sorted(self._manager.all_steps(), reverse=True):
-            problem = self._problem(step)
+            problem = _problem(self.directory, step)
             if problem is None:
                 self._check_run(step)
                 self._check_shapes(step, abstract)

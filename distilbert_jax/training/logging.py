@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Kind = Literal["train", "eval"]
 
 # What a step took: the only values that differ between two runs of the same config.
-MEASURED = ("seconds", "tokens_per_second", "examples_per_second", "mfu", "memory_bytes")
+MEASURED = ("seconds", "tokens_per_second", "examples_per_second", "mfu", "memory_bytes", "together")
 
 
 def short_names(metrics: Iterable[str]) -> dict[str, str]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from optax import Schedule
 
 from distilbert_jax.config import RunConfig
 from distilbert_jax.errors import DivergedError, Interrupted, Preempted
@@ -26,6 +25,9 @@ from distilbert_jax.training.step import TrainState
 
 Batches = Callable[[int, int], Iterator[dict[str, jax.Array]]]  # (start, stop) → the placed batches start … stop-1
 Evaluate = Callable[[Params], dict[str, float]]
+# One model; several of one architecture, with an axis of seeds before every other; several side by side, None of one that has left.
+States = TrainState | tuple[TrainState | None, ...]
+Rates = Callable[[int], Any]  # the learning rate of a step, from 0, or that of each model
 
 
 StopAsked = Callable[[int], type[Interrupted] | None]  # after a step: the error to stop with, if a signal asks for it
@@ -74,68 +76,94 @@ def _blamed(broken: Sequence[str], origins: Mapping[str, str]) -> str:
     )
 
 
+def _of_model(state: States, place: int) -> TrainState:
+    """The state of one of the models that train."""
+    if isinstance(state, tuple):
+        one = state[place]
+        assert one is not None, "this model has left"
+        return one
+    return state if state.step.ndim == 0 else jax.tree.map(lambda leaves: leaves[place], state)
+
+
+def _values(metrics: Any) -> dict[int, dict[str, float]]:
+    """Metrics on the host, by the places of the models that they are of."""
+    if isinstance(metrics, tuple):
+        there = {place: one for place, one in enumerate(metrics) if one is not None}
+        return {place: {name: float(value) for name, value in one.items()} for place, one in there.items()}
+    columns = {name: np.atleast_1d(value) for name, value in metrics.items()}
+    size = len(next(iter(columns.values())))
+    return {place: {name: float(column[place]) for name, column in columns.items()} for place in range(size)}
+
+
 def fit(
-    state: TrainState,
-    train_step: Callable[..., tuple[TrainState, dict[str, jax.Array]]],
+    state: States,
+    train_step: Callable[..., tuple[Any, Any]],
     frozen: Params,
     batches: Batches,
     run: RunConfig,
     steps: int,
-    schedule: Schedule,
+    schedule: Rates,
     *,
     title: str,
+    names: Sequence[str] = (),
     unit: str = "tokens",
     flops: float | None = None,
     profile: Path | None = None,
     logs: Sequence[RunLog] = (),
-    checkpoints: Checkpoints | None = None,
-    evaluate: Evaluate | None = None,
+    checkpoints: Sequence[Checkpoints] = (),
+    evaluate: Sequence[Evaluate] = (),
     diverged: dict[int, str] | None = None,
-    origins: Mapping[str, str] | None = None,
+    origins: Sequence[Mapping[str, str]] = (),
     until: int | None = None,
-) -> TrainState:
-    """Train from `state.step` to `steps`, the run's last.
+) -> Any:
+    """Train from `state.step` to `steps`, the run's last; returns the state, in the form in which it came.
+
+    Several models train together where they are of one architecture and stacked (`step.stack_states`: seeds), or side by side as a
+    tuple of states. Of these, one that diverges is None from then on, in the state that comes back too, and `train_step` is called
+    with it so.
 
     Metrics of a step are fetched while the next one runs, so that logging never waits for the device. Before a checkpoint they
     are all written: what the logs hold up to step s is there whenever the checkpoint of s is.
 
     Args:
+        names: of the models, where there are several that are evaluated.
         unit: the total of the step ("tokens" or "examples") that the throughput counts.
         flops: of a step over all devices; where it and the devices' peak are known, the log says how much of it is used.
         profile: a directory for a trace of five steps after the first five.
-        logs: one; of stacked seeds one each, up to the step in which it diverges. Left out, as `checkpoints` and `evaluate`, for
-            runs that need none.
-        diverged: takes {place: why} of the stacked seeds that diverge, by the measure of one alone: a loss or gradient of theirs
-            was once not finite, whatever came after.
-        origins: {part of the loss: the user's file and function that it comes from}, named where it is not finite at the
-            first step.
+        logs: one of each model, up to the step in which it diverges. Left out, as `checkpoints` and `evaluate`, for runs that need
+            none.
+        checkpoints, evaluate: one of each model; of stacked seeds none.
+        diverged: takes {place: why} of those of several models that diverge, by the measure of one alone: a loss or gradient of
+            theirs was once not finite, whatever came after.
+        origins: of each model {part of the loss: the user's file and function that it comes from}, named where it is not finite at
+            the first step.
         until: where another call goes on, the step up to which this one trains.
 
     Raises:
-        DivergedError: the loss or a gradient is not finite (of stacked seeds: when the last one diverges); the last checkpoint is
+        DivergedError: the loss or a gradient is not finite (of several models: when the last one diverges); the last checkpoint is
             kept.
         Interrupted, Preempted: after Ctrl-C, after SIGTERM, when the checkpoint is written.
     """
     failed = {} if diverged is None else diverged
-    start = int(np.ravel(state.step)[0])
+    first = next(one for one in state if one is not None) if isinstance(state, tuple) else state
+    start = int(np.ravel(first.step)[0])
     skipped = min(5, max(steps - start - 1, 0))  # the first of them compiles
     traced = range(start + skipped + 1, min(start + skipped + 5, steps) + 1)
-    pending: tuple[int, dict[str, jax.Array]] | None = None
+    pending: tuple[int, Any] | None = None
     since = time.perf_counter()  # when the last step was done, or the work between two steps
 
     def state_of(place: int) -> TrainState:
-        return state if state.step.ndim == 0 else jax.tree.map(lambda leaves: leaves[place], state)
+        return _of_model(state, place)
 
     def settle(progress: StepProgress, *, with_state: bool = False) -> None:
         """Write the metrics of the step taken last; with_state: while its state is still there."""
-        nonlocal pending, since
+        nonlocal pending, since, state
         if pending is None:
             return
         step, metrics = pending
         pending = None
-        columns = {name: np.atleast_1d(value) for name, value in jax.device_get(metrics).items()}
-        seeds = [{name: float(column[i]) for name, column in columns.items()} for i in range(len(columns[unit]))]
-        for place, values in enumerate(seeds):
+        models = _values(jax.device_get(metrics))
+        for place, values in models.items():
             if broken := [name for name, value in values.items() if not math.isfinite(value)]:
                 first, *others = broken
                 too = f", nor {', '.join(others)}" if others else ""
@@ -143,16 +171,22 @@ def fit(
                     f"step {step}: {first} is not finite{too} (batch {step - 1} of the data order): the run has diverged; what was "
                     "saved before is kept; try a lower learning rate in another run.directory"
                 )
-                failed.setdefault(place, _blamed(broken, origins or {}) if step == 1 and origins else why)
-        if len(failed) == len(seeds):
+                blamed = origins[place] if origins else {}
+                failed.setdefault(place, _blamed(broken, blamed) if step == 1 and blamed else why)
+        sound = {place: values for place, values in models.items() if place not in failed}
+        if not sound:
             raise DivergedError(next(iter(failed.values())))
-        sound = {place: values for place, values in enumerate(seeds) if place not in failed}
+        if isinstance(state, tuple):
+            state = tuple(None if place in failed else one for place, one in enumerate(state))
         seconds, since = time.perf_counter() - since, time.perf_counter()
+        rates = np.atleast_1d(np.asarray(schedule(step - 1)))
         for place, values in sound.items() if logs else ():
-            rate = float(np.asarray(schedule(step - 1)))
+            rate = float(rates[place % len(rates)])
             measured = {"seconds": round(seconds, 6), f"{unit}_per_second": round(values[unit] / max(seconds, 1e-9), 1)}
             if flops and (share := cost.utilisation(flops / max(seconds, 1e-9), run.dtype)) is not None:
                 measured["mfu"] = share
+            if isinstance(state, tuple):
+                measured["together"] = len(models)
             logs[place].write(
                 "train",
                 step,
@@ -160,14 +194,19 @@ def fit(
                 last=step == steps,
                 state=functools.partial(state_of, place) if with_state else None,
             )
-        means = {name: statistics.fmean(values[name] for values in sound.values()) for name in columns}
-        progress.advance(step, means, float(columns[unit].sum()), seconds)
+        common = [name for name in next(iter(sound.values())) if all(name in values for values in sound.values())]
+        means = {name: statistics.fmean(values[name] for values in sound.values()) for name in common}
+        progress.advance(step, means, sum(values[unit] for values in models.values()), seconds)
 
     def save(progress: StepProgress, step: int) -> None:
         nonlocal since
         settle(progress)
-        if checkpoints:
-            checkpoints.save(step, state, logs[0].digest if logs else "")
+        sound = [place for place in range(len(checkpoints)) if place not in failed]
+        if len(checkpoints) > 1:  # none is ahead of another by more than the one that is being written
+            for place in sound:
+                checkpoints[place].wait()
+        for place in sound:
+            checkpoints[place].save(step, state_of(place), logs[place].digest if logs else "")
         since = time.perf_counter()
 
     with StepProgress(title, steps, start, run.log_every, unit) as progress, _stop_requests() as stop_asked:
@@ -189,17 +228,19 @@ def fit(
                 since = time.perf_counter()
             if evaluate and (last or (run.eval_every and step % run.eval_every == 0)):
                 settle(progress)
-                values = evaluate(state.params)
-                for place, log in enumerate(logs):
-                    log.write("eval", step, values, last=last, state=functools.partial(state_of, place))
+                for place in (place for place in range(len(evaluate)) if place not in failed):
+                    values = evaluate[place](state_of(place).params)
+                    if logs:
+                        logs[place].write("eval", step, values, last=last, state=functools.partial(state_of, place))
+                    name = names[place] if names else title
+                    progress.say(f"{name} held out at {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
                 since = time.perf_counter()
-                progress.say(f"{title} held out at {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
             if last or step % run.save_every == 0:
                 save(progress, step)
             if (stop := stop_asked(step)) and not last:
                 save(progress, step)
-                if checkpoints:
-                    checkpoints.wait()
+                for one in checkpoints:
+                    one.wait()
                 whence = "goes on from there" if checkpoints else "begins this run anew"
                 raise stop(
                     f"stopped after step {step} of {steps}; the same command {whence}",
@@ -207,6 +248,6 @@ def fit(
                     kept=bool(checkpoints),
                 )
         settle(progress)
-        if checkpoints:
-            checkpoints.wait()
+        for one in checkpoints:
+            one.wait()
     return state

@@ -1,6 +1,6 @@
 """What an objective is: sums over a micro-batch, and the counts over the global batch that they are divided by."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,3 +71,26 @@ class Objective:
             if name not in within and self.parts[name].weight:
                 value = value + self.parts[name].weight_at(counts) * mean
         return value, means
+
+
+@dataclass(frozen=True)
+class Company:
+    """Objectives of models that train side by side: on the same batches, which are prepared once and taught once.
+
+    prepare(rngs [B], batch, step) → (batch, the counts of each objective), as `Objective.prepared` gives them. teach(frozen params,
+    micro-batch) → the micro-batch, to which is added what all of them take from their teacher.
+    """
+
+    objectives: Sequence[Objective]
+    prepare: Callable[[jax.Array, Batch, jax.Array], tuple[Batch, tuple[Metrics, ...]]]
+    teach: Callable[[Params, Batch], Batch]
+
+
+def alone(objective: Objective) -> Company:
+    """An objective that asks its teacher itself."""
+
+    def prepare(rngs: jax.Array, batch: Batch, step: jax.Array) -> tuple[Batch, tuple[Metrics, ...]]:
+        batch, counts = objective.prepared(rngs, batch, objective.values(step))
+        return batch, (counts,)
+
+    return Company((objective,), prepare, lambda frozen, batch: batch)

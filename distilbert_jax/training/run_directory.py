@@ -51,7 +51,7 @@ def enter(config: Any, directory: Path) -> Path:
     _check_place(directory)
     if recorded.is_file() and _has_begun(directory):
         old = read_config(type(config), recorded)
-        changed = [difference for difference in differences(old, config) if not _is_free(difference.field)]
+        changed = [difference for difference in differences(old, config) if not is_free(difference.field)]
         if changed:
             raise InputError(
                 f"{directory}: holds a run of another config ({'; '.join(map(str, changed))}): "
@@ -65,7 +65,8 @@ def enter(config: Any, directory: Path) -> Path:
     return directory
 
 
-def _is_free(field: str) -> bool:
+def is_free(field: str) -> bool:
+    """Whether a field of a config, by its dotted name, changes nothing of what is computed."""
     return any(field.startswith(free) if free.endswith(".") else field == free for free in FREE)
 
 
@@ -207,7 +208,7 @@ def _recorded(file: Path) -> dict[str, str]:
 def _digest(directory: Path, inputs: dict[str, str]) -> str:
     """SHA-256 of what decides a run's bits: the fields of its config that bind it, and what it reads."""
     fields = _flat(read_json(directory / "config.json", dict))
-    binding = {name: value for name, value in fields.items() if not _is_free(name)}
+    binding = {name: value for name, value in fields.items() if not is_free(name)}
     return hashlib.sha256(json.dumps([binding, inputs], sort_keys=True).encode()).hexdigest()
 
 

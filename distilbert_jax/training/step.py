@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from distilbert_jax.models.params import Params
-from distilbert_jax.training.objective import Batch, Metrics, Objective
+from distilbert_jax.training.objective import Batch, Company, Metrics, Objective, alone
 from distilbert_jax.training.sharding import ROWS, batch_sharding, gather, reduce, shardings
 
 
@@ -65,7 +65,23 @@ def gradients(
     *,
     step: jax.Array | int = 0,
 ) -> tuple[Params, Metrics]:
-    """Gradients of the global loss and its parts (with `loss`, their weighted sum), over `accumulate` micro-batches.
+    """`gradients_together` of one model."""
+    return gradients_together(alone(objective), (params,), frozen, batch, rngs, mesh, accumulate, step=step)[0]
+
+
+def gradients_together(
+    company: Company,
+    params: tuple[Params, ...],
+    frozen: Params,
+    batch: Batch,
+    rngs: jax.Array,
+    mesh: Mesh,
+    accumulate: int = 1,
+    *,
+    step: jax.Array | int = 0,
+) -> tuple[tuple[Params, Metrics], ...]:
+    """Of each model the gradients of its global loss and its parts (with `loss`, their weighted sum), over `accumulate`
+    micro-batches.
 
     Each device of the row axes sums over its own rows, in all micro-batches; then their sums are added up, once. Left to the
     compiler, a table that is used twice would be added up twice, and along fsdp the rows of the whole batch gathered for it.
@@ -73,40 +89,54 @@ def gradients(
     Args:
         params, frozen: whole along fsdp (`sharding.gather`).
         batch, rngs: of the global batch, cut along the row axes.
-        step: which the objective's values are of.
+        step: which the objectives' values are of.
 
     Returns:
         Gradients, cut as the parameters are, and float32 scalars.
     """
     with jax.named_scope("prepare"):
-        batch, counts = objective.prepared(rngs, batch, objective.values(jnp.asarray(step, jnp.int32)))
+        batch, counts = company.prepare(rngs, batch, jnp.asarray(step, jnp.int32))
     if mesh.shape["data"] * mesh.shape["fsdp"] == 1:
-        grads, metrics = local_gradients(objective, params, frozen, batch, counts, accumulate)
-        return grads, {**metrics, **counts}
+        results = local_gradients(company, params, frozen, batch, counts, accumulate)
+    else:
 
-    def local(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Any:
-        return jax.tree.map(lambda x: x[None], local_gradients(objective, params, frozen, batch, counts, accumulate))
+        def local(params: Any, frozen: Params, batch: Batch, counts: Any) -> Any:
+            return jax.tree.map(lambda x: x[None], local_gradients(company, params, frozen, batch, counts, accumulate))
 
-    # Replication is not tracked: a loop in a user's loss would have to say which of its values differ among devices.
-    summed = jax.shard_map(
-        local, mesh=mesh, in_specs=(P(), P(), P(ROWS), P()), out_specs=P(ROWS), axis_names=set(ROWS), check_vma=False
-    )
-    grads, metrics = reduce(summed(params, frozen, batch, counts), mesh)
-    return grads, {**metrics, **counts}
+        # Replication is not tracked: a loop in a user's loss would have to say which of its values differ among devices.
+        summed = jax.shard_map(
+            local,
+            mesh=mesh,
+            in_specs=(P(), P(), P(ROWS), P()),
+            out_specs=P(ROWS),
+            axis_names=set(ROWS),
+            check_vma=False,
+        )
+        results = tuple(reduce(one, mesh) for one in summed(params, frozen, batch, counts))
+    return tuple((grads, {**metrics, **of}) for (grads, metrics), of in zip(results, counts, strict=True))
 
 
 def local_gradients(
-    objective: Objective, params: Params, frozen: Params, batch: Batch, counts: Metrics, accumulate: int = 1
-) -> tuple[Params, Metrics]:
-    """`gradients` of the rows of one device, prepared, and what they add to the loss and its parts.
+    company: Company,
+    params: tuple[Params, ...],
+    frozen: Params,
+    batch: Batch,
+    counts: tuple[Metrics, ...],
+    accumulate: int = 1,
+) -> tuple[tuple[Params, Metrics], ...]:
+    """`gradients_together` of the rows of one device, prepared, and what they add to each loss and its parts.
 
     Micro-batch a takes rows a, a + A, a + 2A, …, the same of the global batch whatever the number of devices.
     """
-    grad = jax.value_and_grad(objective.loss, has_aux=True)
 
-    def micro(rows: Batch) -> tuple[Params, Metrics]:
-        (loss, parts), grads = grad(params, frozen, rows, counts)
+    def of(objective: Objective, params: Params, rows: Batch, counts: Metrics) -> tuple[Params, Metrics]:
+        (loss, parts), grads = jax.value_and_grad(objective.loss, has_aux=True)(params, frozen, rows, counts)
         return grads, {"loss": loss, **parts}
+
+    def micro(rows: Batch) -> tuple[tuple[Params, Metrics], ...]:
+        rows = company.teach(frozen, rows)
+        each = zip(company.objectives, params, counts, strict=True)
+        return tuple(of(objective, values, rows, one) for objective, values, one in each)
 
     if accumulate == 1:
         return micro(batch)
@@ -138,17 +168,11 @@ def make_train_step(
             alone, and metrics are [S]. `frozen` they share.
     """
 
+    together = _step(alone(objective), (optimizer,), mesh, accumulate)
+
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
-        rngs = row_keys(jax.random.wrap_key_data(state.key), state.step, len(batch["input_ids"]))
-        whole = gather(state.params, mesh), gather(frozen, mesh)
-        grads, metrics = gradients(objective, *whole, batch, rngs, mesh, accumulate, step=state.step)
-        with jax.named_scope("optimizer"):
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-            params = cast(Params, optax.apply_updates(state.params, updates))
-        return TrainState(state.step + 1, state.key, params, opt_state), {
-            **metrics,
-            "grad_norm": optax.tree.norm(grads),
-        }
+        (state,), (metrics,) = together((state,), frozen, batch)
+        return state, metrics
 
     state_shardings = shardings(state, mesh, stacked=stacked)
     return jax.jit(
@@ -157,3 +181,50 @@ def make_train_step(
         out_shardings=(state_shardings, NamedSharding(mesh, P())),
         donate_argnums=0,
     )
+
+
+def make_step_together(
+    company: Company,
+    optimizers: Sequence[optax.GradientTransformation],
+    states: tuple[TrainState, ...],
+    frozen: Params,
+    mesh: Mesh,
+    accumulate: int = 1,
+) -> Callable[[tuple[TrainState, ...], Params, Batch], tuple[tuple[TrainState, ...], tuple[Metrics, ...]]]:
+    """`make_train_step` of models side by side: states of one seed and one step, which may be of different architectures, and the
+    metrics of each."""
+    places = shardings(states, mesh)
+    return jax.jit(
+        _step(company, optimizers, mesh, accumulate),
+        in_shardings=(places, shardings(frozen, mesh), batch_sharding(mesh)),
+        out_shardings=(places, NamedSharding(mesh, P())),
+        donate_argnums=0,
+    )
+
+
+def _step(
+    company: Company, optimizers: Sequence[optax.GradientTransformation], mesh: Mesh, accumulate: int
+) -> Callable[[tuple[TrainState, ...], Params, Batch], tuple[tuple[TrainState, ...], tuple[Metrics, ...]]]:
+    def update(
+        state: TrainState, optimizer: optax.GradientTransformation, grads: Params, metrics: Metrics
+    ) -> tuple[TrainState, Metrics]:
+        with jax.named_scope("optimizer"):
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = cast(Params, optax.apply_updates(state.params, updates))
+        return TrainState(state.step + 1, state.key, params, opt_state), {
+            **metrics,
+            "grad_norm": optax.tree.norm(grads),
+        }
+
+    def step(
+        states: tuple[TrainState, ...], frozen: Params, batch: Batch
+    ) -> tuple[tuple[TrainState, ...], tuple[Metrics, ...]]:
+        key, number = states[0].key, states[0].step  # of all the same
+        rngs = row_keys(jax.random.wrap_key_data(key), number, len(batch["input_ids"]))
+        whole = tuple(gather(state.params, mesh) for state in states), gather(frozen, mesh)
+        results = gradients_together(company, *whole, batch, rngs, mesh, accumulate, step=number)
+        each = zip(states, optimizers, results, strict=True)
+        new = [update(state, optimizer, *result) for state, optimizer, result in each]
+        return tuple(state for state, _ in new), tuple(metrics for _, metrics in new)
+
+    return step

@@ -221,6 +221,18 @@ def test_the_teacher_s_shape_is_that_of_its_directory_or_of_its_name(distilling,
     refused(lambda: run_of(dataclasses.replace(distilling, teacher="bert-base-uncasd")), "uncased", field="teacher")
 
 
+def test_students_side_by_side_have_one_teacher(distilling, monkeypatch):
+    one, five = run_of(distilling), run_of(distilling, 5)
+    teacher = (5 * one.flops() - five.flops()) / 4
+    alone = run_of(dataclasses.replace(distilling, objective="masked_lm", teacher=""))
+    assert 0 < teacher < one.flops() < five.flops()
+    refused(lambda: run_of(alone.config, 2), field="--students")
+    monkeypatch.setattr(planning, "compile_step", lambda job: compiled(*STEP))
+    plan = planning.plan(distilling, "v5e:1x1", seeds=5)
+    assert plan.model_flops == five.flops()
+    assert "5 students × 64 rows" in report.lines(plan)
+
+
 TUNING = FinetuneConfig(model="distilbert-base-uncased", task="mrpc")
 
 
@@ -304,6 +316,7 @@ def test_the_compilers_process_leaves_with_the_one_that_waits_for_it(tmp_path):
         (["--target", "v5e:2x2", "--compare", "4,1,1", "3,3,1"], "--compare"),
         (["--target", "v5e:32x32", "--data.batch-size", "1024"], "--target"),
         (["--target", "v5e:2x2", "--out", __file__], "--out"),
+        (["--target", "v5e:2x2", "--students", "0"], "--students"),
         (["--target", "v5e:2x2", "--data.batch-size", "auto", "--optimizer.accumulate=auto"], "--optimizer.accumulate"),
         (["--target", "v5e:1x1", "--objective", "nsp"], "objective"),
     ],

@@ -217,15 +217,17 @@ def test_no_layer_above_the_last_one_that_is_read_is_computed_and_no_logits(
     assert not any(shape[-1:] == (VOCAB,) for shape in shapes_in(made.jaxpr) if len(shape) > 2)
 
 
-def test_of_scores_nothing_is_kept_but_one_array_between_the_passes():
-    scores = jax.ShapeDtypeStruct((2, 4, 8, 8), np.float32)
-    segments = np.ones((2, 8), np.int32)
-    weights = np.ones((2, 8), np.float32)
-    kept = jax.eval_shape(
-        lambda s, t: jax.vjp(lambda s: losses.attention_divergence(s, t, weights, segments), s)[1], scores, scores
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_of_relations_one_array_is_kept_between_the_passes_in_the_dtype_of_activations(dtype):
+    B, T, R = 2, 8, 4
+    queries, weights, segments = (
+        jax.ShapeDtypeStruct((B, T, 16), dtype),
+        np.ones((B, T), np.float32),
+        np.ones((B, T), np.int32),
     )
-    large = [leaf for leaf in jax.tree.leaves(kept) if len(leaf.shape) == 4 and leaf.shape[-1] == leaf.shape[-2] == 8]
-    assert len([leaf for leaf in large if leaf.dtype == np.float32 and leaf.shape[1] == 4]) == 1
+    divergence = lambda s, t: losses.relation_divergence(s, t, R, weights, segments)
+    kept = jax.eval_shape(lambda s, t: jax.vjp(lambda s: divergence(s, t), s)[1], queries, queries)
+    assert [leaf.dtype for leaf in jax.tree.leaves(kept) if leaf.size >= B * R * T * T] == [dtype]
 
 
 @pytest.mark.parametrize("name", ["attention_divergence", "relation_divergence"])

@@ -51,6 +51,8 @@ def run(steps=10, *, start=0, values=lambda step: {"loss": loss(step)}, before=l
         metrics = {name: np.float32(value) for name, value in {"tokens": 64, **values(step)}.items()}
         return dataclasses.replace(state, step=np.int32(step), params={"w": step}), metrics
 
+    for name in ("checkpoints", "evaluate"):
+        options |= {name: [options[name]]} if name in options else {}
     numbers = {"save_every": 4, "eval_every": 0, "log_every": 5, **options.pop("numbers", {})}
     end = fit(
         TrainState(np.int32(start), None, {"w": start}, None),
