@@ -111,7 +111,7 @@ demo: $(VENV)/.core
 ablations: $(VENV)/.core
 	test -d $(DEMO)/teacher/model || $(MAKE) demo
 	distilbert-jax ablation ablations:demo --glue demo:glue \
-	  --out runs/ablations/demo --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
+	  --out runs/ablations/demo --tasks demo-topic demo-overlap demo-order --seeds 1 2 3 --glue-seeds 0 1 2
 
 # The paper's experiment on real text and tasks: hours on two cores; TIER=toy, TIER=gpu: a look at it, and twenty times the tokens.
 # MINIATURE_ARGS names the files.

@@ -10,14 +10,14 @@ At the size of the demo, whose corpus and teacher it needs: fifteen runs of some
 docs/results/training.md.
 
     distilbert-jax ablation ablations:demo --glue demo:glue --out runs/ablations/demo \
-      --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
+      --tasks demo-topic demo-overlap demo-order --seeds 1 2 3 --glue-seeds 0 1 2
     distilbert-jax train ablations:demo/no_ce
 """
 
 import dataclasses
 from collections.abc import Callable
 
-from distilbert_jax.config import PretrainConfig
+from distilbert_jax.config import LossConfig, PretrainConfig
 from distilbert_jax.configs.demo import get_config as demo
 from distilbert_jax.configs.distilbert_base import get_config as distilbert_base
 
@@ -42,8 +42,13 @@ VARIANTS = (*CHANGES, *(f"demo/{name}" for name in CHANGES))
 
 def get_config(variant: str = "full") -> PretrainConfig:
     group, _, name = variant.rpartition("/")
-    config = CHANGES[name](demo("student") if group else _full())
+    config = CHANGES[name](_triple(demo("student")) if group else _full())
     return dataclasses.replace(config, run=dataclasses.replace(config.run, directory=f"runs/ablations/{variant}"))
+
+
+def _triple(config: PretrainConfig) -> PretrainConfig:
+    """With the paper's triple loss, its KL on all tokens."""
+    return dataclasses.replace(config, loss=LossConfig())
 
 
 def _full() -> PretrainConfig:

@@ -15,8 +15,7 @@ from distilbert_jax.errors import InputError
 Step = Literal["data", "tokenizer", "corpora", "teacher", "student", "copied", "control", "glue", "fill-mask", "report"]
 STEPS: tuple[Step, ...] = typing.get_args(Step)
 TRAININGS = ("teacher", "student", "copied", "control")
-TUNED = ("teacher", "student", "control")
-TASKS = ("demo-topic", "demo-next", "demo-overlap")
+TASKS = ("demo-topic", "demo-order", "demo-overlap")
 
 
 def demo(out: Path = Path("runs/demo"), only: tuple[Step, ...] = STEPS) -> None:
@@ -54,7 +53,7 @@ def _check_before(only: tuple[Step, ...], out: Path) -> None:
         "student": ("corpora", "teacher"),
         "copied": ("corpora", "teacher"),
         "control": ("corpora",),
-        "glue": ("data", *TUNED),
+        "glue": ("data", *TRAININGS),
         "fill-mask": ("student",),
         "report": ("corpora", *TRAININGS),
     }
@@ -126,7 +125,7 @@ def _glue(out: Path) -> None:
 
     config = _configs().get_config("glue", str(out))
     with signals.leaving_when_asked(), runtime.compiling_once():  # the models share programs
-        for name in TUNED:
+        for name in TRAININGS:
             run = dataclasses.replace(config.run, directory=str(out / name / "glue"))
             GlueCommand(
                 dataclasses.replace(config, model=str(out / name / "model"), run=run), tasks=TASKS, seeds=(0,)

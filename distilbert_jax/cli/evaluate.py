@@ -19,7 +19,7 @@ class EvaluateCommand:
     length: int = 128  # tokens in a packed row
     sequences: Sequences = "line"  # what a sequence of a row is: a line, a document, or two texts
     batch_size: int = 32  # rows at once
-    max_rows: int | None = None  # the first so many; all if not given
+    max_rows: int | None = None  # so many, evenly spaced; all if not given
     dtype: Dtype = "float32"  # of the matmuls
     activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
     json: bool = False  # one JSON object

@@ -3,10 +3,11 @@
 | task | columns | label |
 | --- | --- | --- |
 | demo-topic | sentence | 1: from the library's docstrings, 0: from the language reference |
-| demo-next | sentence1, sentence2 | 1: the second goes on where the first stops, 0: it comes from another document |
+| demo-order | sentence | 1: as it stands in the text, 0: two neighbouring words have changed places |
 | demo-overlap | sentence1, sentence2 | 0 to 5: five times the share of words of the first that are left in the second |
 
-Every task has an `idx` column; validation rows come from held-out documents.
+Of topics a model sees few examples, so that what it has read before counts. Every task has an `idx` column; validation rows come
+from held-out documents.
 """
 
 import random
@@ -18,7 +19,7 @@ from typing import TypeVar
 
 from distilbert_jax.base.files import atomic_file
 
-TRAIN_ROWS, VALIDATION_ROWS = 2000, 400
+VALIDATION_ROWS = 600
 
 Documents = list[tuple[str, list[str]]]
 
@@ -56,8 +57,8 @@ def write_tasks(documents: dict[str, Documents], out: Path, seed: int = 0) -> di
     from pyarrow import parquet
 
     rows_of = {}
-    for task, generate in TASKS.items():
-        for split, wanted in (("train", TRAIN_ROWS), ("validation", VALIDATION_ROWS)):
+    for task, (generate, train_rows) in TASKS.items():
+        for split, wanted in (("train", train_rows), ("validation", VALIDATION_ROWS)):
             rows = generate(documents[split], wanted, random.Random(f"{seed} {task} {split}"))
             file = out / task / f"{split}.parquet"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -82,29 +83,19 @@ def topic_rows(documents: Documents, wanted: int, choose: random.Random) -> list
     return _shuffled(rows, choose)
 
 
-def next_rows(documents: Documents, wanted: int, choose: random.Random, span: int = 20) -> list[PairRow]:
-    """Paragraphs cut in their middle; each first half once with its own second half, once with a stranger's.
-
-    Both labels have the same first and the same second halves: neither half alone says anything.
-    """
-    halves = []
-    for name, paragraphs in documents:
-        for words in (paragraph.split() for paragraph in paragraphs):
-            middle = len(words) // 2
-            if middle >= 12:
-                first, second = words[max(0, middle - span) : middle], words[middle : middle + span]
-                halves.append((name, " ".join(first), " ".join(second)))
-    halves = choose.sample(halves, min(wanted // 2, len(halves)))
-    # Sorted by document and turned by more than the largest document, every pair is one of strangers.
-    halves.sort()
-    names = [name for name, _, _ in halves]
-    turn = max(map(names.count, set(names)), default=0)
-    strangers = halves[turn:] + halves[:turn]
+def order_rows(documents: Documents, wanted: int, choose: random.Random) -> list[SentenceRow]:
+    """Sentences of the text, every second one with two neighbouring words exchanged; in small letters, which would tell them."""
+    texts = _sentences([paragraph for _, paragraphs in documents for paragraph in paragraphs], 8, 24)
+    sentences = list(dict.fromkeys(texts))
     rows = []
-    for (name, first, second), (stranger, _, other) in zip(halves, strangers, strict=True):
-        rows.append(PairRow(first, second, 1))
-        if stranger != name:
-            rows.append(PairRow(first, other, 0))
+    for number, sentence in enumerate(choose.sample(sentences, min(wanted, len(sentences)))):
+        words = sentence.lower().split()
+        # Neither the first word nor the last two, whose marks would tell.
+        places = [place for place in range(1, len(words) - 2) if words[place] != words[place + 1]]
+        if exchanged := number % 2 == 0 and bool(places):
+            place = choose.choice(places)
+            words[place : place + 2] = reversed(words[place : place + 2])
+        rows.append(SentenceRow(" ".join(words), int(not exchanged)))
     return _shuffled(rows, choose)
 
 
@@ -127,10 +118,11 @@ def overlap_rows(documents: Documents, wanted: int, choose: random.Random) -> li
     return rows
 
 
-TASKS: dict[str, Callable[[Documents, int, random.Random], Sequence[SentenceRow | PairRow]]] = {
-    "demo-topic": topic_rows,
-    "demo-next": next_rows,
-    "demo-overlap": overlap_rows,
+Generate = Callable[[Documents, int, random.Random], Sequence[SentenceRow | PairRow]]
+TASKS: dict[str, tuple[Generate, int]] = {  # and the rows to train on
+    "demo-topic": (topic_rows, 300),
+    "demo-order": (order_rows, 2000),
+    "demo-overlap": (overlap_rows, 2000),
 }
 
 

@@ -1,7 +1,7 @@
 """Ablation of a recipe: every variant of a config, trained, fine-tuned, compared with the variant `full` (paper, Table 4).
 
     distilbert-jax ablation ablations:demo --glue demo:glue --out runs/ablations/demo \\
-      --tasks demo-topic demo-overlap demo-next --seeds 1 2 3 --glue-seeds 0 1 2
+      --tasks demo-topic demo-overlap demo-order --seeds 1 2 3 --glue-seeds 0 1 2
 """
 
 import dataclasses

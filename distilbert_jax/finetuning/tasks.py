@@ -157,7 +157,7 @@ TASKS: Registry[Task] = Registry(
             trained_by="mnli",
         ),
         Task("demo-topic", "demo-topic", ("sentence",), ("0", "1"), ("accuracy",)),
-        Task("demo-next", "demo-next", _PAIR, ("0", "1"), ("accuracy",)),
+        Task("demo-order", "demo-order", ("sentence",), ("0", "1"), ("accuracy",)),
         Task("demo-overlap", "demo-overlap", _PAIR, (), ("pearson", "spearman"), label_range=(0.0, 5.0)),
     ),
 )
@@ -180,6 +180,8 @@ def register_task(task: Task) -> Task:
         said = (
             "accuracy, f1 and matthews are of two or more labels; pearson and spearman of a regression, which has none"
         )
+    elif "f1" in task.metrics and len(task.labels) != 2:
+        said = f"f1 is of two labels, and this has {len(task.labels)}; take accuracy or matthews"
     elif task.is_regression and task.label_range is None:
         said = "a regression needs its label_range"
     else:

@@ -119,6 +119,12 @@ CONFIG_FIELDS = (
         {"quant_method": "bitsandbytes", "load_in_8bit": True},
         accepted=(None,),
     ),
+    _refused(
+        "transformers_weights",
+        "names another file of weights, which transformers reads in the place of model.safetensors",
+        "other.safetensors",
+        accepted=(None, "model.safetensors"),
+    ),
     _refused("per_layer_config", "all layers are of one kind", {"0": {"intermediate_size": 40}}, accepted=(None, {})),
     # Without effect
     _idle("label2id", "id2label says the same; written from it", {"a": 1, "b": 0}),

@@ -13,6 +13,7 @@ from distilbert_jax import families
 from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.heads import MaskedLM, PreTraining
+from distilbert_jax.models.layers import ACTIVATIONS
 from distilbert_jax.models.params import merge, split
 
 
@@ -79,8 +80,8 @@ def student_from_teacher(
         seed: for what is not copied.
 
     Raises:
-        InputError: the student's family takes no layers or counts positions otherwise than the teacher's, a size differs from the
-            teacher's, or a layer is not one of the teacher's.
+        InputError: the student's family takes no layers or counts positions otherwise than the teacher's, a size or the activation
+            differs from the teacher's, or a layer is not one of the teacher's.
     """
     given = teacher.config
     if not config.family.student:
@@ -102,6 +103,13 @@ def student_from_teacher(
                 "a student that begins with the teacher's layers has its sizes",
                 field=f"model.{name}",
             )
+    if ACTIVATIONS[given.hidden_act] is not ACTIVATIONS[config.hidden_act]:  # a function may have several names
+        raise InputError(
+            f"model.hidden_act = {config.hidden_act!r}, the teacher's is {given.hidden_act!r}: its layers would compute something "
+            "else",
+            field="model.hidden_act",
+            hint=f"--model.hidden-act {given.hidden_act}",
+        )
     chosen = chosen_layers(layers, given.num_hidden_layers, config.num_hidden_layers)
     source = split(teacher)[1]
     graphdef, params = split(

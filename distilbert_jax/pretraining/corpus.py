@@ -173,10 +173,15 @@ class Corpus:
         """Read one shard into memory.
 
         Raises:
-            InputError: it is missing, damaged, or has not what the manifest says of it.
+            InputError: it is missing, not what was written, or has not what the manifest says of it.
         """
         entry = self.manifest.shards[index]
-        shard = read_shard(self.path / entry.file)
+        file = self.path / entry.file
+        if not file.is_file() or sha256_of(file) != entry.sha256:
+            raise InputError(
+                f"{file}: missing or not what was written; build the corpus again: it mends this file", path=file
+            )
+        shard = read_shard(file)
         if not holds(shard, entry):
             raise InputError(
                 f"{self.path / entry.file}: has not as many documents, lines and tokens as {self.path / 'manifest.json'} says: "
@@ -193,10 +198,5 @@ class Corpus:
         """
         self.tokenizer()
         _ = self.token_counts
-        for index, shard in enumerate(self.manifest.shards):
-            file = self.path / shard.file
-            if not file.is_file() or sha256_of(file) != shard.sha256:
-                raise InputError(
-                    f"{file}: missing or not what was written; build the corpus again: it mends this file", path=file
-                )
+        for index in range(len(self)):
             self.shard(index)

@@ -7,6 +7,7 @@ import pytest
 
 from distilbert_jax.cli import demo as module
 from distilbert_jax.cli.main import main
+from distilbert_jax.demo.documents import DemoManifest, TextCounts
 from distilbert_jax.errors import InputError
 from tests.runs import refused
 
@@ -45,11 +46,12 @@ def test_a_step_without_what_earlier_ones_make_says_which(steps, tmp_path, step,
 
 def test_the_data_are_written_where_the_other_steps_look(tmp_path, monkeypatch, capsys):
     rows = {"glue/demo-topic/train.parquet": 2000}
-    manifest = {name: {"documents": 1, "words": 2} for name in ("train.txt", "heldout.txt")} | {"rows": rows}
+    texts = {name: TextCounts(documents=1, words=2) for name in ("train.txt", "heldout.txt")}
+    manifest = DemoManifest(format=1, python="3", texts=texts, rows=rows, sha256={})
     written = []
     monkeypatch.setattr(
         "distilbert_jax.demo.documents.write_demo",
-        lambda out: written.append(out) or (manifest | {"python": "3"}, False),
+        lambda out: written.append(out) or (manifest, False),
     )
     main(["demo", "--out", str(tmp_path), "--only", "data"])
     assert written == [tmp_path / "data"]
@@ -64,8 +66,8 @@ def test_each_training_and_tuning_is_that_of_the_demos_config(tmp_path, monkeypa
     main(["demo", "--out", str(tmp_path), "--only", *module.TRAININGS, "glue"])
     config_of = importlib.import_module("distilbert_jax.configs.demo").get_config
     assert trained == [config_of(name, str(tmp_path)) for name in module.TRAININGS]
-    assert [(command.tasks, command.seeds) for command in tuned] == [(module.TASKS, (0,))] * 3
-    for command, name in zip(tuned, module.TUNED, strict=True):
+    assert [(command.tasks, command.seeds) for command in tuned] == [(module.TASKS, (0,))] * 4
+    for command, name in zip(tuned, module.TRAININGS, strict=True):
         assert command.run_with.model == f"{tmp_path}/{name}/model"
         assert command.run_with.run.directory == f"{tmp_path}/{name}/glue"
         assert command.run_with.data == f"{tmp_path}/data/glue"

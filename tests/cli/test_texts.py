@@ -90,6 +90,11 @@ def test_features_are_shown_or_written(world, tmp_path, capsys):
     assert "to [b]" in shown
     evaluate.main([*command, "--out", str(tmp_path / "x.npy")])
     assert capsys.readouterr().out == f"{tmp_path}/x.npy: 2 × 32 float32\n"
+    text = tmp_path / "texts.txt"
+    text.write_text("reda goes\n")
+    given = ["features", "--model", world.teacher, "--file", str(text), "--out", str(text)]
+    refused(lambda: evaluate.main(given), by="cli.texts.FeaturesCommand.run", field="--out")
+    assert text.read_text() == "reda goes\n"
     evaluate.main([*command, "--json"])
     listed = [json.loads(line)["features"] for line in capsys.readouterr().out.splitlines()]
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy"), np.array(listed, np.float32))

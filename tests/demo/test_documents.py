@@ -8,7 +8,7 @@ from pyarrow import parquet
 
 from distilbert_jax.demo import documents as module
 from distilbert_jax.demo.documents import is_held_out, plain_paragraphs, python_documents, write_demo
-from distilbert_jax.demo.tasks import next_rows, overlap_rows, topic_rows, write_tasks
+from distilbert_jax.demo.tasks import order_rows, overlap_rows, topic_rows, write_tasks
 from distilbert_jax.text.sources import TextSources
 from tests.runs import refused
 
@@ -117,18 +117,21 @@ def test_topic_rows_are_balanced_sentences_of_their_family():
     assert len({tuple(row.label for row in rows[i : i + 10]) for i in range(0, 100, 10)}) > 5
 
 
-def test_next_rows_continue_or_come_from_another_document():
-    rows = next_rows(MADE, 100, random.Random(0))
-    positive, negative = ([row for row in rows if row.label == label] for label in (1, 0))
-    assert len(positive) == len(negative) == 50
-    assert sorted(row.sentence1 for row in positive) == sorted(row.sentence1 for row in negative)
-    assert sorted(row.sentence2 for row in positive) == sorted(row.sentence2 for row in negative)
-    where = lambda part: {name for name, paragraphs in MADE if any(part in paragraph for paragraph in paragraphs)}
-    for row in positive:
-        together = f"{row.sentence1} {row.sentence2}"
-        assert where(together)
-    for row in negative:
-        assert where(row.sentence1).isdisjoint(where(row.sentence2))
+def test_order_rows_are_sentences_of_which_every_second_has_two_neighbours_exchanged():
+    rows = order_rows(MADE, 100, random.Random(0))
+    sentences = {
+        sentence.lower() for _, ps in MADE for paragraph in ps for sentence in re.split(r"(?<=[.])\s+", paragraph)
+    }
+    assert [sum(row.label == label for row in rows) for label in (0, 1)] == [50, 50]
+    for row in rows:
+        words = row.sentence.split()
+        turned = [
+            " ".join([*words[:place], words[place + 1], words[place], *words[place + 2 :]])
+            for place in range(1, len(words) - 2)
+        ]
+        assert (row.sentence in sentences) == (row.label == 1)
+        assert row.label == 1 or sentences & set(turned)
+        assert row.sentence[-1] in ".!?:"
 
 
 def test_overlap_rows_are_labelled_with_the_share_that_is_left():
@@ -158,7 +161,7 @@ def test_task_files_have_glue_columns_and_depend_on_the_seed_alone(tmp_path):
         first, second, other = (parquet.read_table(tmp_path / name / file) for name in "abc")
         assert first.equals(second)
         assert not first.equals(other)
-        text = ["sentence"] if "topic" in file else ["sentence1", "sentence2"]
+        text = ["sentence1", "sentence2"] if "overlap" in file else ["sentence"]
         assert first.column_names == [*text, "label", "idx"]
         assert first["idx"].to_pylist() == list(range(rows))
         assert str(first.schema.field("label").type) == ("double" if "overlap" in file else "int64")
@@ -171,7 +174,7 @@ def test_text_and_tasks_are_written_once(documents, tmp_path, monkeypatch):
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "data").rglob("*")}
     assert write_demo(tmp_path / "data") == (manifest, True)
     assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "data").rglob("*")}
-    (tmp_path / "data/glue/demo-next/train.parquet").write_bytes(b"")
+    (tmp_path / "data/glue/demo-order/train.parquet").write_bytes(b"")
     (tmp_path / "data/train.txt").write_text("")
     manifest, found = write_demo(tmp_path / "data")
     assert not found
@@ -190,10 +193,11 @@ def test_validation_rows_come_from_held_out_documents(documents, tmp_path, monke
     write_demo(tmp_path)
     heldout, train = ((tmp_path / name).read_text() for name in ("heldout.txt", "train.txt"))
     for split, own, foreign in (("train", train, heldout), ("validation", heldout, train)):
-        for task, column in (("demo-topic", "sentence"), ("demo-next", "sentence1"), ("demo-overlap", "sentence1")):
-            texts = parquet.read_table(tmp_path / f"glue/{task}/{split}.parquet")[column].to_pylist()
-            assert all(text in own for text in texts)
-            assert sum(text in foreign for text in texts) < 0.05 * len(texts)
+        for task, column in (("demo-topic", "sentence"), ("demo-order", "sentence"), ("demo-overlap", "sentence1")):
+            rows = parquet.read_table(tmp_path / f"glue/{task}/{split}.parquet").to_pylist()
+            texts = [row[column].lower() for row in rows if task != "demo-order" or row["label"]]
+            assert all(text in own.lower() for text in texts)
+            assert sum(text in foreign.lower() for text in texts) < 0.05 * len(texts)
 
 
 def test_a_python_without_documentation_is_named(tmp_path, monkeypatch):

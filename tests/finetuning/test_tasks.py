@@ -2,7 +2,7 @@ import statistics
 
 import pytest
 
-from distilbert_jax.finetuning.tasks import TASKS, find_task
+from distilbert_jax.finetuning.tasks import TASKS, Task, find_task, register_task
 from distilbert_jax.glue.references import GLUE, REFERENCES
 from tests.runs import refused
 
@@ -53,3 +53,8 @@ def test_the_files_of_a_submission_are_the_eleven_of_the_server():
 def test_only_ax_is_predicted_by_another_tasks_model():
     assert {task.name: task.trained_by for task in TASKS.values() if task.trained_by} == {"ax": "mnli"}
     assert find_task("ax").labels == find_task("mnli").labels
+
+
+def test_f1_is_not_taken_for_a_task_of_three_labels():
+    task = Task("three", "Three", columns=("text",), labels=("a", "b", "c"), metrics=("accuracy", "f1"))
+    refused(lambda: register_task(task), "f1", by="finetuning.tasks.register_task", field="three")

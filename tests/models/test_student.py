@@ -135,6 +135,7 @@ def test_a_step_that_donates_the_student_leaves_the_teacher_alive(teacher):
             "'bert'",
             "'distilbert'",
         ),
+        ({"hidden_act": "relu"}, None, "model.hidden_act", "'relu'", "'gelu'"),
         ({}, (0, 1, 2), "init.layers", "(0, 1, 2)", "2"),
         ({}, (0, 4), "init.layers", "(0, 4)", "0 … 3"),
         ({}, (-1, 0), "init.layers", "(-1, 0)", "0 … 3"),

@@ -322,9 +322,9 @@ def test_a_damaged_shard_is_named_and_mended(tokenizer, source, tmp_path):
     file = tmp_path / "out/shards/00001.npz"
     content = file.read_bytes()
     file.write_bytes(content[:300] + bytes([content[300] ^ 1]) + content[301:])
-    refused(lambda: Corpus.open(tmp_path / "out").verify(), by="pretraining.corpus.Corpus.verify", path="00001.npz")
+    refused(lambda: Corpus.open(tmp_path / "out").verify(), by="pretraining.corpus.Corpus.shard", path="00001.npz")
     file.write_bytes(content[:300])
-    refused(lambda: corpus.shard(1), by="pretraining.corpus.read_shard", path="00001.npz")
+    refused(lambda: corpus.shard(1), by="pretraining.corpus.Corpus.shard", path="00001.npz")
     assert build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500).shards_made == 1
     assert file.read_bytes() == content
 

@@ -169,6 +169,14 @@ def test_a_damaged_file_is_named(corpus):
     assert file.read_bytes() == content
 
 
+@pytest.mark.parametrize("sequences", ["line", "pair"])
+def test_a_shard_with_other_tokens_of_the_same_number_is_not_packed(sequences, corpus):
+    file = corpus.path / "shards/00001.npz"
+    with np.load(file) as arrays:
+        np.savez(file, **{**arrays, "tokens": arrays["tokens"][::-1]})
+    refused(lambda: pack(corpus.path, 32, sequences=sequences), path="shards/00001.npz")
+
+
 @pytest.mark.parametrize(("channel", "value"), [("input_ids", 305), ("position_ids", 32)])
 def test_an_id_beyond_the_vocabulary_or_the_row_never_reaches_a_model(channel, value, corpus):
     rows = pack(corpus.path, 32)
