@@ -79,7 +79,7 @@ def copied(directory: str) -> PretrainConfig:
     """What differs from the student is the loss, and the steps: as many as take as long as the student's with its teacher's."""
     config = student(directory)
     run = dataclasses.replace(config.run, directory=f"{directory}/copied")
-    return dataclasses.replace(config, objective="masked_lm", teacher="", steps=640, run=run)
+    return dataclasses.replace(config, objective="masked_lm", teacher="", steps=720, run=run)
 
 
 def control(directory: str) -> PretrainConfig:

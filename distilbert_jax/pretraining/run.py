@@ -1,4 +1,4 @@
-"""One pre-training run from its config: masked LM, or a student on the triple loss, on packed rows."""
+"""Pre-training runs from their configs: masked LM, or students of a teacher, alone or side by side, on packed rows."""
 
 import contextlib
 import functools
