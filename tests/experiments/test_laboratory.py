@@ -1,0 +1,42 @@
+"""The laboratory's config: what its students cost, and where they begin."""
+
+import dataclasses
+
+import pytest
+
+from distilbert_jax.base.config_io import load_config
+from distilbert_jax.config import ExperimentConfig, PretrainConfig
+from distilbert_jax.configs import laboratory
+from distilbert_jax.pretraining.cost import step_flops
+
+
+def test_students_cost_equal_flops_with_what_their_teacher_took_to_get_a_head():
+    configs = {name: laboratory.model(name, "screen") for name in laboratory.STEPS}
+    architecture = configs["teacher"].model
+    flops = {
+        name: config.steps * step_flops(config, architecture if config.teacher else None)
+        for name, config in configs.items()
+    }
+    head = flops.pop("teacher")
+    assert flops.pop("cut") == 0
+    flops["triple"] += head
+    for name, total in flops.items():
+        assert total == pytest.approx(laboratory.PFLOP * 1e15, rel=0.01), name
+
+
+def test_students_begin_with_the_same_layers_and_ask_a_head_only_where_they_need_one():
+    variants = {one.name: one.pretrain for one in load_config("laboratory", ExperimentConfig).variants}
+    head = "runs/laboratory/screen/teacher/model"
+    source = variants["mlm"].init.source
+    for name, config in variants.items():
+        if config is None:
+            continue
+        assert load_config(f"laboratory:{name}", PretrainConfig) == config
+        assert config.run.directory == f"runs/laboratory/screen/{name}"
+        if name != "teacher":
+            assert config.init.layers == (0, 2, 5)
+            assert config.init.source == (head if name == "triple" else source)
+            assert config.teacher == {"triple": head, "mlm": "", "cut": ""}.get(name, source)
+            unlike = ("init", "teacher", "objective", "loss", "steps", "run")
+            same = {field.name for field in dataclasses.fields(config)} - set(unlike)
+            assert all(getattr(config, field) == getattr(variants["triple"], field) for field in same), name
