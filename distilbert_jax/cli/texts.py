@@ -83,9 +83,9 @@ class FeaturesCommand(TextCommand):
                 hint="--pooling",
             )
         if self.out:
+            check_writable(self.out, "--out")
             if Path(self.out).suffix != ".npy":  # else a slip of the hand may overwrite a text
                 raise InputError(f"--out {self.out}: expected the name of an .npy file", field="--out", hint=".npy")
-            check_writable(self.out, "--out")
         vectors = self.results(FeatureExtraction, self.pooling, self.layer)
         if self.out:
             stacked = np.stack([vector for _, vector in vectors])
