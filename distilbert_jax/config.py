@@ -395,9 +395,8 @@ class MSEConfig:
 
 
 @dataclass(frozen=True)
-class HiddenConfig:
-    """L_hidden, the mean squared difference of hidden states, summed over pairs of layers; where the teacher has another
-    width, through a trained projection for each, which is no part of the saved model (TinyBERT, Jiao et al. 2020, eq. 8)."""
+class LayersConfig:
+    """A term of pairs of layers: its weight, and which layers of the student it compares with which of the teacher."""
 
     weight: Scheduled = 0.0
     student_layers: tuple[int, ...] | None = None  # from 0; None: all
@@ -407,6 +406,12 @@ class HiddenConfig:
     def __post_init__(self) -> None:
         require_weight(self, "weight")
         _require_layers(self)
+
+
+@dataclass(frozen=True)
+class HiddenConfig(LayersConfig):
+    """L_hidden, the mean squared difference of hidden states, summed over pairs of layers; where the teacher has another
+    width, through a trained projection for each, which is no part of the saved model (TinyBERT, Jiao et al. 2020, eq. 8)."""
 
 
 @dataclass(frozen=True)
@@ -421,31 +426,15 @@ class EmbeddingsConfig:
 
 
 @dataclass(frozen=True)
-class AttentionScoresConfig:
+class AttentionScoresConfig(LayersConfig):
     """L_attention_scores, the mean squared difference of Q·Kᵀ/√H at visible keys, summed over pairs of layers; for equal
     numbers of heads (TinyBERT, eq. 7)."""
 
-    weight: Scheduled = 0.0
-    student_layers: tuple[int, ...] | None = None  # from 0; None: all
-    teacher_layers: tuple[int, ...] | None = None  # one for each of those; None: uniform, as of `hidden`
-
-    def __post_init__(self) -> None:
-        require_weight(self, "weight")
-        _require_layers(self)
-
 
 @dataclass(frozen=True)
-class AttentionProbabilitiesConfig:
+class AttentionProbabilitiesConfig(LayersConfig):
     """L_attention_probabilities, KL(teacher ‖ student) of attention probabilities before dropout, mean over the heads,
     summed over pairs of layers; for equal numbers of heads."""
-
-    weight: Scheduled = 0.0
-    student_layers: tuple[int, ...] | None = None  # from 0; None: all
-    teacher_layers: tuple[int, ...] | None = None  # one for each of those; None: uniform, as of `hidden`
-
-    def __post_init__(self) -> None:
-        require_weight(self, "weight")
-        _require_layers(self)
 
 
 @dataclass(frozen=True)

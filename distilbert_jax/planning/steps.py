@@ -25,12 +25,12 @@ from distilbert_jax.planning.runs import Features, Finetuning, Pretraining, Run
 from distilbert_jax.pretraining import objective_table
 from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import batch_shapes
-from distilbert_jax.pretraining.setup import head_of, optimizer_of
+from distilbert_jax.pretraining.setup import head_of, new_projections, optimizer_of
 from distilbert_jax.pretraining.together import company
 from distilbert_jax.text.tokenizer import Row, stack
 from distilbert_jax.training import sharding, terms
 from distilbert_jax.training.optimizer import adamw
-from distilbert_jax.training.projections import draw_projections, new_projections
+from distilbert_jax.training.projections import draw_projections
 from distilbert_jax.training.step import first_state, make_step_together, make_train_step
 
 _MASK_ID = 103  # any will do

@@ -34,7 +34,7 @@ from distilbert_jax.training import distributed, sharding, terms
 from distilbert_jax.training.batches import prefetch
 from distilbert_jax.training.objective import Batch, Metrics, Objective, alone
 from distilbert_jax.training.optimizer import adamw
-from distilbert_jax.training.projections import new_projections
+from distilbert_jax.training.projections import draw_projections
 from distilbert_jax.training.step import TrainState, init_state, local_gradients, make_train_step
 
 
@@ -228,6 +228,13 @@ def _with_unigram_bias(model: MaskedLM | PreTraining, init: InitConfig, counts: 
         smoothed[: len(counts)] += counts
         model.head.bias[...] = jnp.asarray(np.log(smoothed / smoothed.sum()), jnp.float32)
     return model
+
+
+def new_projections(config: PretrainConfig, teacher: ModelConfig | None) -> Params:
+    """The projections of a run's terms (`projections.draw_projections`); none without a teacher."""
+    if teacher is None or config.objective != "distillation":
+        return {}
+    return draw_projections(terms.weighted_terms(config.loss), config.model, teacher, config.run.seed)
 
 
 def optimizer_of(config: PretrainConfig) -> optax.GradientTransformation:

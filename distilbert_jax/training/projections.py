@@ -10,10 +10,10 @@ from collections.abc import Iterable
 import jax
 from jax.typing import DTypeLike
 
-from distilbert_jax.config import ModelConfig, PretrainConfig
+from distilbert_jax.config import ModelConfig
 from distilbert_jax.models.layers import Array, einsum
 from distilbert_jax.models.params import Params
-from distilbert_jax.training.terms import Weighted, projected, weighted_terms
+from distilbert_jax.training.terms import Weighted, projected
 
 _PREFIX = "projection."
 
@@ -21,13 +21,6 @@ _PREFIX = "projection."
 def of_model(params: Params) -> Params:
     """`params` without projections."""
     return {name: value for name, value in params.items() if not name.startswith(_PREFIX)}
-
-
-def new_projections(config: PretrainConfig, teacher: ModelConfig | None) -> Params:
-    """`draw_projections` of a run of pre-training; none without a teacher."""
-    if teacher is None or config.objective != "distillation":
-        return {}
-    return draw_projections(weighted_terms(config.loss), config.model, teacher, config.run.seed)
 
 
 def draw_projections(asked: Iterable[Weighted], student: ModelConfig, teacher: ModelConfig, seed: int) -> Params:

@@ -55,21 +55,6 @@ def row_keys(key: jax.Array, step: jax.Array, rows: int) -> jax.Array:
 
 
 def gradients(
-    objective: Objective,
-    params: Params,
-    frozen: Params,
-    batch: Batch,
-    rngs: jax.Array,
-    mesh: Mesh,
-    accumulate: int = 1,
-    *,
-    step: jax.Array | int = 0,
-) -> tuple[Params, Metrics]:
-    """`gradients_together` of one model."""
-    return gradients_together(alone(objective), (params,), frozen, batch, rngs, mesh, accumulate, step=step)[0]
-
-
-def gradients_together(
     company: Company,
     params: tuple[Params, ...],
     frozen: Params,
@@ -124,7 +109,7 @@ def local_gradients(
     counts: tuple[Metrics, ...],
     accumulate: int = 1,
 ) -> tuple[tuple[Params, Metrics], ...]:
-    """`gradients_together` of the rows of one device, prepared, and what they add to each loss and its parts.
+    """`gradients` of the rows of one device, prepared, and what they add to each loss and its parts.
 
     Micro-batch a takes rows a, a + A, a + 2A, …, the same of the global batch whatever the number of devices.
     """
@@ -222,7 +207,7 @@ def _step(
         key, number = states[0].key, states[0].step  # of all the same
         rngs = row_keys(jax.random.wrap_key_data(key), number, len(batch["input_ids"]))
         whole = tuple(gather(state.params, mesh) for state in states), gather(frozen, mesh)
-        results = gradients_together(company, *whole, batch, rngs, mesh, accumulate, step=number)
+        results = gradients(company, *whole, batch, rngs, mesh, accumulate, step=number)
         each = zip(states, optimizers, results, strict=True)
         new = [update(state, optimizer, *result) for state, optimizer, result in each]
         return tuple(state for state, _ in new), tuple(metrics for _, metrics in new)

@@ -385,14 +385,14 @@ def test_a_seed_whose_gradient_overflows_once_has_diverged_beside_others_too(fol
     its_key = jax.random.key_data(step.row_keys(jax.random.key(1), jnp.int32(3), 1))[0][
         0
     ]  # of seed 1 in its fourth step
-    gradients = step.gradients_together
+    gradients = step.gradients
 
     def overflowing(company, params, frozen, batch, rngs, *arguments, **options):
         ((found, metrics),) = gradients(company, params, frozen, batch, rngs, *arguments, **options)
         now = jax.random.key_data(rngs[0])[0] == its_key
         return ((jax.tree.map(lambda one: jnp.where(now, jnp.full_like(one, 1e20), one), found), metrics),)
 
-    monkeypatch.setattr(step, "gradients_together", overflowing)
+    monkeypatch.setattr(step, "gradients", overflowing)
     for together in (False, True):
         configs = seeds_of(folder, tmp_path / str(together), (0, 1), epochs=1)
         sound, broken = finetune_seeds(configs, together=together)

@@ -17,7 +17,7 @@ from distilbert_jax.models.params import split
 from distilbert_jax.pretraining import objectives
 from distilbert_jax.pretraining.masking import log_weights
 from distilbert_jax.pretraining.objectives import Given
-from distilbert_jax.training.projections import new_projections
+from distilbert_jax.pretraining.setup import new_projections
 from tests.models.common import build
 from tests.pretraining.examples import MASK, SPECIAL, quick_jit, random_batch
 

@@ -16,10 +16,9 @@ from distilbert_jax.models import BertModel, DistilBertForMaskedLM, MaskedLM
 from distilbert_jax.models.encoder import Encoder, Layer
 from distilbert_jax.models.params import split
 from distilbert_jax.pretraining.objectives import Given, distillation
-from distilbert_jax.pretraining.setup import set_up
+from distilbert_jax.pretraining.setup import new_projections, set_up
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import losses, terms
-from distilbert_jax.training.projections import new_projections
 from distilbert_jax.training.terms import check_terms, layers_of, uniform_layer, weighted_terms
 from tests import runs
 from tests.models.common import build

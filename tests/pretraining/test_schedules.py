@@ -22,7 +22,7 @@ from distilbert_jax.pretraining.objective_table import schedules
 from distilbert_jax.pretraining.objectives import Given
 from distilbert_jax.pretraining.setup import set_up
 from distilbert_jax.training.logging import RunLog
-from distilbert_jax.training.objective import MASKING
+from distilbert_jax.training.objective import MASKING, alone
 from distilbert_jax.training.schedules import value_at
 from distilbert_jax.training.step import gradients, init_state, make_train_step, row_keys
 from distilbert_jax.training.terms import weighted_terms
@@ -71,8 +71,8 @@ def test_of_each_row_as_many_tokens_are_masked_as_the_share_of_the_step_says(per
     )
     for share in (0.15, 0.3, 0.5):
         weights = draw(jnp.float32(share))
-        alone = MaskingConfig(probability=share, weighting="uniform", per=per)
-        constant = corrupt(keys, batch["input_ids"], tokens, jnp.asarray(WEIGHTS), MASK, alone).weights
+        fixed = MaskingConfig(probability=share, weighting="uniform", per=per)
+        constant = corrupt(keys, batch["input_ids"], tokens, jnp.asarray(WEIGHTS), MASK, fixed).weights
         np.testing.assert_array_equal(weights.sum(1), constant.sum(1))
         assert weights.shape[1] == (most_masked(20, config.probability) if per == "row" else 20)
     exact = [masked_count(n, 0.15) for n in range(2049)]
@@ -94,7 +94,8 @@ def step_of(config, accumulate=1):
 
     def run(step):
         keys = row_keys(jax.random.key(0), step, 4)
-        return gradients(objective, PARAMS, FROZEN, batch, keys, mesh_of(1, 1, 1), accumulate, step=step)[1]
+        given = alone(objective), (PARAMS,), FROZEN, batch, keys, mesh_of(1, 1, 1)
+        return gradients(*given, accumulate, step=step)[0][1]
 
     return quick_jit(run)
 
@@ -118,8 +119,8 @@ def test_the_loss_of_a_step_has_the_weights_of_that_step(chunk, accumulate):
         np.testing.assert_allclose(
             values["loss"], weight * values["loss_ce"] + values["loss_mlm"] + values["loss_cos"], rtol=1e-5
         )
-        for name, alone in (constant() if step == 0 else {}).items():
-            np.testing.assert_allclose(values[name], alone, rtol=1e-5, err_msg=name)
+        for name, value in (constant() if step == 0 else {}).items():
+            np.testing.assert_allclose(values[name], value, rtol=1e-5, err_msg=name)
 
 
 def test_all_steps_are_one_program():

@@ -13,9 +13,8 @@ from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.masking import masked_count
 from distilbert_jax.pretraining.objectives import Given, distillation
 from distilbert_jax.pretraining.run import Estimate, dry_run, estimate
-from distilbert_jax.pretraining.setup import set_up
+from distilbert_jax.pretraining.setup import new_projections, set_up
 from distilbert_jax.training import cost
-from distilbert_jax.training.projections import new_projections
 from tests import runs
 from tests.pretraining.examples import quick_jit
 

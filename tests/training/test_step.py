@@ -20,9 +20,9 @@ from distilbert_jax.models.params import split
 from distilbert_jax.pretraining import objectives
 from distilbert_jax.pretraining.masking import log_weights
 from distilbert_jax.pretraining.objectives import Given
+from distilbert_jax.pretraining.setup import new_projections
 from distilbert_jax.training import sharding
 from distilbert_jax.training.optimizer import adamw
-from distilbert_jax.training.projections import new_projections
 from distilbert_jax.training.step import init_state, make_train_step, row_keys
 from tests import children, compiling, runs
 from tests.models.common import build
