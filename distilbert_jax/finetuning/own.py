@@ -23,7 +23,7 @@ from distilbert_jax.finetuning.inferred import (
     number_of,
     truth_of,
 )
-from distilbert_jax.finetuning.tasks import Task, remember
+from distilbert_jax.finetuning.tasks import METRICS, Task, remember
 from distilbert_jax.text.columns import USUAL, Layout
 
 TRAIN, DEV = "train", "validation"
@@ -158,10 +158,7 @@ class Reader:
         assert labels is not None
         wrong = lambda column: Values(table, column)  # which knows how to tell what is wrong
         if roles.tags:
-            tags = words_of(table, number, roles.tags, row, numbers=True)
-            words = words_of(table, number, roles.tokens, row)
-            if len(tags) != len(words):
-                raise wrong(roles.tags).wrong(number, f"has {len(tags)} tags of {len(words)} {roles.tokens}")
+            tags = tags_of(table, number, row, roles)
             return {roles.tags: [labels.id_of(wrong(roles.tags), number, tag) for tag in tags]}
         if len(roles.label) > 1:
             of = truth_of if labels.kind == "multi_label" else number_of
@@ -205,6 +202,18 @@ def words_of(table: Table, number: int, column: str, row: Mapping[str, Any], *, 
     if bad is not None:
         raise Values(table, column).wrong(number, f"has the word {bad!r:.40}; expected text that is not blank")
     return given
+
+
+def tags_of(table: Table, number: int, row: Mapping[str, Any], roles: Roles) -> list[Any]:
+    """The tags of a row, one for each of its words.
+
+    Raises:
+        InputError: as `words_of`, or their numbers differ.
+    """
+    words, tags = words_of(table, number, roles.tokens, row), words_of(table, number, roles.tags, row, numbers=True)
+    if len(tags) != len(words):
+        raise Values(table, roles.tags).wrong(number, f"has {len(tags)} tags for {len(words)} {roles.tokens}")
+    return tags
 
 
 def answers_of(table: Table, number: int, row: Mapping[str, Any], roles: Roles) -> dict[str, list[Any]]:
@@ -383,6 +392,13 @@ def own_task(
     if scored is not None:
         held = _look(scored, roles)
         _check_known(held, learned)
+    elif not 0 < seen.held_rows < seen.rows:
+        raise InputError(
+            f"{given.name}: {seen.rows} rows are too few to hold a tenth of them out for the score: name others with --dev",
+            path=given.name,
+            field="--dev",
+            hint="--dev",
+        )
     source = OwnSplits(Reader(roles, learned), given, scored)
     task = _task(source, learned)
     _say(task, seen, held, learned)
@@ -421,18 +437,10 @@ def _look(table: Table, roles: Roles, *, apart: bool = False) -> _Seen:
                 answers_of(table, number, row, roles)
             held_out = apart and is_held_out(group_of(roles, row))
             for one in (*seen.values, *(seen.held if held_out else ())):
-                value = row[one.column]
-                one.add(number, words_of(table, number, one.column, row, numbers=True) if roles.tags else value)
+                one.add(number, tags_of(table, number, row, roles) if roles.tags else row[one.column])
             seen.rows += 1
             seen.held_rows += held_out
             done(seen.rows)
-    if apart and not 0 < seen.held_rows < seen.rows:
-        raise InputError(
-            f"{table.name}: {seen.rows} rows are too few to hold a tenth of them out for the score: name others with --dev",
-            path=table.name,
-            field="--dev",
-            hint="--dev",
-        )
     return seen
 
 
@@ -457,22 +465,29 @@ def _labels_of(seen: _Seen, roles: Roles, kind: LabelKind | None, names: Sequenc
 
 def _right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
     """Which column is right: its name, its letter, or its place from 0, or from 1 where the values say so."""
-    numbers = {number_of(value) for value in values.counts}
-    last = len(choices)
-    if numbers <= set(range(last + 1)):
-        first = 0 if 0 in numbers or last not in numbers else 1
-        called = lambda value: str(dict(enumerate(choices, first)).get(number_of(value), value))
-        return Labels("classification", choices, f"places, from {first}", called)
+    numbers, last = {number_of(value) for value in values.counts}, len(choices)
+    first = 1 if last in numbers and 0 not in numbers else 0
+    places = dict(enumerate(choices, first))
     letters = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", choices, strict=False))
-    named = set(values.counts) <= set(choices)
-    called = str if named else lambda value: letters.get(str(value).strip().upper(), str(value))
+
+    def called(value: Any) -> str:
+        text = str(value).strip()
+        number = number_of(value)
+        return (
+            text
+            if text in choices
+            else places.get(number, text)
+            if number is not None
+            else letters.get(text.upper(), text)
+        )
+
     wrong = next((value for value in values.counts if called(value) not in choices), None)
     if wrong is not None:
         raise values.wrong(
             values.rows[wrong],
             f"is {wrong!r}; expected the place, the letter or the name of one of {few(choices, ', ')}",
         )
-    return Labels("classification", choices, "names of columns" if named else "letters", called)
+    return Labels("classification", choices, f"places count from {first}" if numbers != {None} else "by name", called)
 
 
 def _check_known(dev: _Seen, labels: Labels | None) -> None:
@@ -511,7 +526,7 @@ def _task(source: OwnSplits, labels: Labels | None) -> Task:
         title or "own",
         roles.inputs,
         names,
-        _METRICS[kind],
+        _METRICS.get(kind) or METRICS.get(kind, ()),
         kind=kind,
         target=target,
         source=source,
