@@ -3,13 +3,14 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError, few, shortened
@@ -23,11 +24,12 @@ from distilbert_jax.finetuning.inferred import (
     number_of,
     truth_of,
 )
-from distilbert_jax.finetuning.tasks import METRICS, Task, remember
+from distilbert_jax.finetuning.tasks import METRICS, Task, TaskKind, remember
 from distilbert_jax.text.columns import USUAL, Layout
 
 TRAIN, DEV = "train", "validation"
 _AT_ONCE = 1000  # rows of a record batch
+_FEWEST_STEPS, _MOST_EPOCHS = 600, 20  # of small data, where three epochs are too few steps to learn anything
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +98,12 @@ class Roles:
             raise InputError(f"column {twice!r} is named twice: a column is one thing", field=twice)
 
     @property
+    def form(self) -> str:
+        """sentences, tokens, answers or choices."""
+        forms = ((self.tokens, "tokens"), (self.question, "answers"), (self.choices, "choices"))
+        return next((name for given, name in forms if given), "sentences")
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """The columns that are read."""
         given = (self.text, self.text_pair, self.tokens, self.question, self.context, *self.choices)
@@ -105,6 +113,11 @@ class Roles:
     def targets(self) -> tuple[str, ...]:
         """The columns of what is learned."""
         return tuple(name for name in (*self.label, self.tags, self.answers) if name)
+
+    @property
+    def one_label(self) -> str:
+        """The column of labels, where there is one."""
+        return "" if not self.label else self.label[0]
 
     def require_targets(self) -> None:
         """Raise InputError where what is learned is not named."""
@@ -168,7 +181,7 @@ class Reader:
                     expected = "0 or 1" if labels.kind == "multi_label" else "a number"
                     raise wrong(name).wrong(number, f"is {row[name]!r}; expected {expected}")
             return {SEVERAL: [float(value) for value in given if value is not None]}
-        (name,) = roles.label
+        name = roles.one_label
         value = cell(row[name])
         if labels.kind == "regression":
             amount = number_of(value)
@@ -255,6 +268,12 @@ def is_held_out(text: str) -> bool:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[8:16]) % 10 == 0
 
 
+def usual_epochs(rows: int, batch_size: int) -> int:
+    """Epochs where nobody asks for a number: 3, and of small data more, up to 20, so that there are some hundred steps (Mosbach et
+    al. 2021, arXiv 2006.04884)."""
+    return min(_MOST_EPOCHS, max(3, math.ceil(_FEWEST_STEPS / math.ceil(rows / batch_size))))
+
+
 class OwnSplits:
     """The splits of a task that come from tables. They are converted once, when the first of them is asked for, into files of the
     temporary directory that are read as they are used and end with the process: neither has to fit into memory.
@@ -317,7 +336,7 @@ def _schema(reader: Reader) -> Any:
     elif len(roles.label) > 1 or (labels and labels.kind == "multi_label"):
         learned = {SEVERAL: pa.list_(pa.float64())}
     else:
-        learned = {roles.label[0]: pa.float64() if labels and labels.kind == "regression" else pa.int64()}
+        learned = {roles.one_label: pa.float64() if labels and labels.kind == "regression" else pa.int64()}
     return pa.schema(inputs | learned)
 
 
@@ -387,10 +406,10 @@ def own_task(
     scored = None if dev is None else open_table(dev, layout=layout, what="dev", split="validation", option="--dev")
     for table in (given, *((scored,) if scored else ())):
         require_columns(table, roles)
-    seen, held = _look(given, roles, apart=scored is None), None
+    seen, held = look(given, roles, apart=scored is None), None
     learned = _labels_of(seen, roles, kind, labels, given)
     if scored is not None:
-        held = _look(scored, roles)
+        held = look(scored, roles)
         _check_known(held, learned)
     elif not 0 < seen.held_rows < seen.rows:
         raise InputError(
@@ -400,8 +419,9 @@ def own_task(
             hint="--dev",
         )
     source = OwnSplits(Reader(roles, learned), given, scored)
-    task = _task(source, learned)
-    _say(task, seen, held, learned)
+    rows = {TRAIN: seen.rows - seen.held_rows, DEV: held.rows if held else seen.held_rows}
+    task = task_of(source, learned, rows)
+    _say(task, roles, seen, held, learned)
     return remember(task)
 
 
@@ -415,7 +435,7 @@ def require_columns(table: Table, roles: Roles, *, labelled: bool = True) -> Non
 
 
 @dataclasses.dataclass
-class _Seen:
+class Seen:
     """What a look at a table has shown: values of its labels, rows, and of those held out the same."""
 
     table: Table
@@ -425,11 +445,11 @@ class _Seen:
     held_rows: int = 0
 
 
-def _look(table: Table, roles: Roles, *, apart: bool = False) -> _Seen:
+def look(table: Table, roles: Roles, *, apart: bool = False) -> Seen:
     """Read all rows of a table: texts are checked, labels counted. apart: a tenth is held out."""
     columns = roles.label or ((roles.tags,) if roles.tags else ())
     values = lambda: tuple(Values(table, column) for column in columns)
-    seen, reader = _Seen(table, values(), held=values()), Reader(roles)
+    seen, reader = Seen(table, values(), held=values()), Reader(roles)
     with progress(f"reading {table.name}", table.size) as done:
         for number, row in table.rows(reader.columns):
             reader.inputs(table, number, row)
@@ -444,13 +464,13 @@ def _look(table: Table, roles: Roles, *, apart: bool = False) -> _Seen:
     return seen
 
 
-def _labels_of(seen: _Seen, roles: Roles, kind: LabelKind | None, names: Sequence[str], table: Table) -> Labels | None:
+def _labels_of(seen: Seen, roles: Roles, kind: LabelKind | None, names: Sequence[str], table: Table) -> Labels | None:
     """What is learned of a table; None of answers."""
     if not seen.values:
         return None
     column = seen.values[0].column
     if roles.choices:
-        return _right_choice(seen.values[0], roles.choices)
+        return right_choice(seen.values[0], roles.choices)
     learned = infer(
         seen.values,
         kind="multi_label" if roles.tags else kind,
@@ -463,11 +483,11 @@ def _labels_of(seen: _Seen, roles: Roles, kind: LabelKind | None, names: Sequenc
     return learned
 
 
-def _right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
+def right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
     """Which column is right: its name, its letter, or its place from 0, or from 1 where the values say so."""
     numbers, last = {number_of(value) for value in values.counts}, len(choices)
     first = 1 if last in numbers and 0 not in numbers else 0
-    places = dict(enumerate(choices, first))
+    places: dict[float, str] = {float(place): name for place, name in enumerate(choices, first)}
     letters = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", choices, strict=False))
 
     def called(value: Any) -> str:
@@ -490,11 +510,11 @@ def _right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
     return Labels("classification", choices, f"places count from {first}" if numbers != {None} else "by name", called)
 
 
-def _check_known(dev: _Seen, labels: Labels | None) -> None:
+def _check_known(dev: Seen, labels: Labels | None) -> None:
     """Raise InputError where dev has classes that are unknown; all of them are named."""
     if labels is None or len(dev.values) > 1 or labels.kind == "regression":
         return
-    (values,) = dev.values
+    values = next(iter(dev.values))
     unknown = [value for value in values.counts if labels.called(value) not in labels.names]
     if unknown:
         first = min(unknown, key=lambda value: values.rows[value])
@@ -512,10 +532,10 @@ def _check_known(dev: _Seen, labels: Labels | None) -> None:
 _METRICS: Mapping[str, tuple[str, ...]] = {"classification": ("accuracy",), "regression": ("pearson", "spearman")}
 
 
-def _task(source: OwnSplits, labels: Labels | None) -> Task:
+def task_of(source: OwnSplits, labels: Labels | None, rows: Mapping[str, int]) -> Task:
+    """The task whose splits these are; its name tells their content. rows: of each split."""
     roles, name = source.reader.roles, source.train.name
-    forms = ((roles.tags, "tokens"), (roles.answers, "answers"), (roles.choices, "choices"))
-    kind = next((name for given, name in forms if given), labels.kind if labels else "classification")
+    kind = cast(TaskKind, labels.kind if labels and roles.form == "sentences" else roles.form)
     names = () if labels is None or kind == "choices" else labels.names
     target = roles.targets if len(roles.targets) == 1 and kind != "multi_label" else (SEVERAL,)
     title = re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.") if Path(name).suffix else "own"
@@ -529,13 +549,14 @@ def _task(source: OwnSplits, labels: Labels | None) -> Task:
         _METRICS.get(kind) or METRICS.get(kind, ()),
         kind=kind,
         target=target,
+        rows=rows,
         source=source,
     )
 
 
-def _say(task: Task, seen: _Seen, dev: _Seen | None, labels: Labels | None) -> None:
+def _say(task: Task, roles: Roles, seen: Seen, dev: Seen | None, labels: Labels | None) -> None:
     """What was told of the tables, and how to say otherwise, in lines on stderr."""
-    table, roles = seen.table, task.source.reader.roles if task.source else Roles()
+    table = seen.table
     every = _class_counts(labels, seen.values)
     of_dev = _class_counts(labels, dev.values if dev else seen.held)
     what = task.kind.replace("_", " ")

@@ -27,9 +27,11 @@ class Source(Protocol):
 
     def load(self, split: str) -> Any:
         """A split as a `datasets.Dataset`."""
+        ...
 
     def fingerprint(self, split: str) -> str:
         """SHA-256 of what a split comes from."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from distilbert_jax.errors import InputError
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 _AT_ONCE = 1000  # rows of a group in parquet
-Write = Callable[[Mapping[str, Any]], None]
+Write = Callable[[Mapping[str, Any]], Any]
 
 
 def check_out(path: str | Path, option: str, inputs: Sequence[str | Path] = ()) -> Path:
