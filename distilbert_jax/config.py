@@ -750,6 +750,11 @@ class FinetuneConfig:
     selection_split: bool = False  # leave a tenth of train out (by hash of the text) and score that instead of dev
     predict_test: bool = False  # also predict the test splits, for a submission
     save_model: bool = True
+    class_weights: Literal["none", "balanced"] = (
+        "none"  # balanced: a class counts as much as another, however few its rows
+    )
+    freeze: Literal["nothing", "encoder"] = "nothing"  # encoder: the head alone is trained, a linear probe
+    layer_decay: float = 1.0  # learning rate of a layer, times that of the one above it; 1: the same
     distill: DistillConfig = field(default_factory=DistillConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = field(
@@ -761,7 +766,9 @@ class FinetuneConfig:
     run: RunConfig = field(default_factory=lambda: RunConfig(directory=""))  # empty: runs/glue/<model>/<task>-<seed>
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_batch(self, "batch_size")
+        require(0.0 < self.layer_decay <= 1.0, self, "layer_decay", "expected a share, 0 < value ≤ 1")
         require(self.epochs is None or self.epochs > 0, self, "epochs", "expected 1 or more")
         require(self.length >= 8, self, "length", "expected at least 8 tokens")
         require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -90,6 +90,11 @@ class FinetuneCommand:
     learning_rate: float = 5e-5  # at its highest
     batch_size: int = 32
     length: int = 128  # tokens; what is longer is cut, and the share is told
+    class_weights: Literal["none", "balanced"] = (
+        "none"  # balanced: a class counts as much as another, however few its rows
+    )
+    freeze: Literal["nothing", "encoder"] = "nothing"  # encoder: the head alone is trained, a linear probe
+    layer_decay: float = 1.0  # learning rate of a layer, times that of the one above it, such as 0.9; 1: the same
     teacher: str = ""  # HF directory of a model fine-tuned on the same labels, to distil from as well
     max_train_rows: int | None = None  # the first so many rows only
     vmap_seeds: bool = False  # train the seeds side by side in one program: for accelerators
@@ -122,6 +127,9 @@ class FinetuneCommand:
             batch_size=self.batch_size,
             epochs=self.epochs or usual_epochs(min(task.rows["train"], self.max_train_rows or 2**53), self.batch_size),
             max_train_rows=self.max_train_rows,
+            class_weights=self.class_weights,
+            freeze=self.freeze,
+            layer_decay=self.layer_decay,
             distill=DistillConfig(self.teacher),
             optimizer=optimizer,
             run=run,

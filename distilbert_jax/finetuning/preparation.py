@@ -93,6 +93,27 @@ def encode_splits(splits: Splits, task: Task, tokenizer: Tokenizer, length: int)
     )
 
 
+def weighted(examples: Examples, config: FinetuneConfig, task: Task) -> Examples:
+    """Examples of which, where `config.class_weights` asks for it, a class counts as much as another in the loss: n / (classes ·
+    rows of the class) each, so that they are 1 on average.
+
+    Raises:
+        InputError: the task has no classes, or copies of rows are made.
+    """
+    if config.class_weights == "none":
+        return examples
+    if task.kind != "classification" or config.augment.copies:
+        why = "copies of rows have none" if config.augment.copies else f"{task.name} is {task.kind.replace('_', ' ')}"
+        raise InputError(
+            f"class_weights = {config.class_weights!r}: is of the classes of texts, and {why}: --class-weights none",
+            field="class_weights",
+            hint="--class-weights none",
+        )
+    rows = np.bincount(examples.targets)
+    weights = len(examples) / ((rows > 0).sum() * np.maximum(rows, 1))
+    return dataclasses.replace(examples, importance=weights[examples.targets].astype(np.float32))
+
+
 def with_copies(examples: Examples, config: FinetuneConfig, tokenizer: Tokenizer) -> Examples:
     """Examples, and copies of them as `config.augment` says."""
     run, asked = config.run, config.augment

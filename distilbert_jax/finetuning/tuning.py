@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from optax import GradientTransformation
 
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError, InputError
@@ -31,7 +32,7 @@ from distilbert_jax.training import cost, sharding
 from distilbert_jax.training.callbacks import callbacks_of
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit
-from distilbert_jax.training.optimizer import adamw, schedule
+from distilbert_jax.training.optimizer import adamw, layer_shares, schedule
 from distilbert_jax.training.projections import draw_projections, of_model
 from distilbert_jax.training.step import TrainState, init_state, make_train_step, stack_states
 
@@ -72,7 +73,7 @@ class Tuning:
         preparation.check_sizes(config, model, self.tokenizer, self.data)
         self.model_config = model.config
         self.graphdef, _ = split(model)
-        self.train_rows = self.data.train
+        self.train_rows = preparation.weighted(self.data.train, config, self.task)
         if config.augment.copies:
             self._load_teacher(config.teacher)  # what is wrong with it is told before copies are made
             self.train_rows = preparation.with_copies(self.data.train, config, self.tokenizer)
@@ -175,7 +176,7 @@ class Tuning:
     ) -> TrainState:
         """The state at a stage's end, of several runs with an axis of theirs. params: of each run as the stage begins."""
         config, several, steps = self.config, len(configs) > 1, stage.stop - stage.start
-        optimizer, rate = adamw(config.optimizer, steps), schedule(config.optimizer, steps)
+        optimizer, rate = self._optimizer(params[0], steps), schedule(config.optimizer, steps)
         pairs = zip(configs, params, strict=True)
         states = [init_state(begun, optimizer, one.run.seed, self.mesh) for one, begun in pairs]
         if stage.start:
@@ -209,6 +210,13 @@ class Tuning:
             diverged=diverged,
             until=stage.stop,
         )
+
+    def _optimizer(self, names: Iterable[str], steps: int) -> GradientTransformation:
+        """AdamW for parameters of these names, as far as they are trained and each at its rate."""
+        config, layers = self.config, self.model_config.num_hidden_layers
+        frozen = [name for name in names if name.startswith("encoder.")] if config.freeze == "encoder" else ()
+        shares = layer_shares(names, layers, config.layer_decay) if config.layer_decay < 1.0 else None
+        return adamw(config.optimizer, steps, frozen, shares)
 
     def _initial_params(self, config: FinetuneConfig, teacher: Teacher) -> Params:
         """The model's, and projections of the teacher's terms."""

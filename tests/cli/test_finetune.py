@@ -4,17 +4,20 @@ import csv
 import json
 import random
 
+import numpy as np
 import pytest
 from flax import nnx
 
 from distilbert_jax.base.config_io import read_config
 from distilbert_jax.cli.main import main
+from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.finetuning import runs as module
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.own import Roles
 from distilbert_jax.finetuning.scoring import predictions
 from distilbert_jax.finetuning.spread import Spread
-from distilbert_jax.models import DistilBertForMaskedLM, SequenceClassification
+from distilbert_jax.models import DistilBertForMaskedLM, EncoderModel, SequenceClassification
+from distilbert_jax.models.params import split
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests import runs
 from tests.runs import STUDENT, refused
@@ -101,6 +104,16 @@ def test_a_mistake_is_told_before_anything_is_loaded(folder, more, field, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_frozen_encoder_keeps_its_bits(folder, tmp_path):
+    options = ["--seeds", "1", "--epochs", "1", "--freeze", "encoder", "--class-weights", "balanced"]
+    main([*command(folder, tmp_path), *options])
+    before, after = (EncoderModel.from_pretrained(place) for place in (folder / "start", tmp_path / "model"))
+    for (name, value), (_, other) in zip(split(before)[1].items(), split(after)[1].items(), strict=True):
+        assert np.array_equal(value, other), name
+    config = read_config(FinetuneConfig, tmp_path / "config.json")
+    assert (config.freeze, config.class_weights) == ("encoder", "balanced")
+
+
 COLUMNS = ["--text", "review"]
 
 
@@ -156,4 +169,6 @@ def test_rows_that_cannot_be_predicted_leave_no_file(folder, done, tmp_path):
     (tmp_path / "in.csv").write_text('review\nred a\n" "\n')
     refused(lambda: main([*asked, str(tmp_path / "in.csv")]), field="review", row=3)
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
-    refused(lambda: main([*asked[:-3], "--out", str(folder / "new.csv"), "--data", str(folder / "new.csv")]), field="--out")
+    refused(
+        lambda: main([*asked[:-3], "--out", str(folder / "new.csv"), "--data", str(folder / "new.csv")]), field="--out"
+    )
