@@ -95,6 +95,7 @@ class FinetuneCommand:
     )
     freeze: Literal["nothing", "encoder"] = "nothing"  # encoder: the head alone is trained, a linear probe
     layer_decay: float = 1.0  # learning rate of a layer, times that of the one above it, such as 0.9; 1: the same
+    select: bool = False  # keep the epoch that is best on another tenth of train, in the place of the last
     teacher: str = ""  # HF directory of a model fine-tuned on the same labels, to distil from as well
     max_train_rows: int | None = None  # the first so many rows only
     vmap_seeds: bool = False  # train the seeds side by side in one program: for accelerators
@@ -130,6 +131,7 @@ class FinetuneCommand:
             class_weights=self.class_weights,
             freeze=self.freeze,
             layer_decay=self.layer_decay,
+            select=self.select,
             distill=DistillConfig(self.teacher),
             optimizer=optimizer,
             run=run,

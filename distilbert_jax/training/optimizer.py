@@ -83,7 +83,10 @@ def layer_shares(params: Iterable[str], layers: int, decay: float) -> dict[str, 
 
 
 def _scale_each(shares: Mapping[str, float]) -> optax.GradientTransformation:
-    return optax.stateless(lambda updates, _: {name: shares.get(name, 1.0) * value for name, value in updates.items()})
+    def scaled(updates: Any, params: Any) -> Any:
+        return {name: shares.get(name, 1.0) * value for name, value in updates.items()}
+
+    return optax.stateless(scaled)
 
 
 def adamw(

@@ -14,8 +14,10 @@ from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.finetuning import runs as module
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.own import Roles
+from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.scoring import predictions
 from distilbert_jax.finetuning.spread import Spread
+from distilbert_jax.finetuning.tuning import Tuning
 from distilbert_jax.models import DistilBertForMaskedLM, EncoderModel, SequenceClassification
 from distilbert_jax.models.params import split
 from distilbert_jax.text.tokenizer import load_tokenizer
@@ -102,6 +104,23 @@ def test_a_mistake_is_told_before_anything_is_loaded(folder, more, field, tmp_pa
     monkeypatch.setattr(module, "Tuning", lambda *_: pytest.fail("it loads a model"))
     refused(lambda: main(command(folder, tmp_path / "out", *more)), field=field)
     assert not (tmp_path / "out").exists()
+
+
+def test_the_epoch_that_is_best_on_a_tenth_of_train_is_kept(folder, done, tmp_path, monkeypatch):
+    scores = iter([1.0, 3.0, 3.0, 2.0])
+    given = []
+    monkeypatch.setattr(
+        Tuning, "_selected", lambda self, params: given.append(np.array(params["classifier.kernel"])) or next(scores)
+    )
+    main([*command(folder, tmp_path), "--seeds", "1", "--select"])
+    chosen = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    chosen = [line["selection/score"] for line in chosen if "selection/score" in line]
+    assert chosen == [1.0, 3.0, 3.0, 2.0]
+    saved = split(SequenceClassification.from_pretrained(tmp_path / "model"))[1]["classifier.kernel"]
+    assert np.array_equal(saved, given[1])
+    assert not np.array_equal(given[1], given[2])
+    result = read_result(tmp_path / "results.json")
+    assert result.train_rows < read_config(Spread, folder / "out/spread.json").train_rows
 
 
 def test_a_frozen_encoder_keeps_its_bits(folder, tmp_path):
