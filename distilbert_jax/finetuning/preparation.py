@@ -63,6 +63,10 @@ def training_rows(config: FinetuneConfig, task: Task) -> tuple[Any, Any]:
     Raises:
         InputError: as `datasets.load_split`, or there are too few rows to hold some out.
     """
+    if config.select and config.selection_split:
+        raise InputError(
+            "select = True: with selection_split the rows that choose would be those that are scored", field="select"
+        )
     train = datasets.load_split(task, "train", config.data)
     if config.max_train_rows:
         train = train.select(range(min(config.max_train_rows, len(train))))

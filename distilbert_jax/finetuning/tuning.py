@@ -200,7 +200,7 @@ class Tuning:
             self._steps[key] = make_train_step(
                 learned, optimizer, state, teacher.params, self.mesh, config.optimizer.accumulate, stacked=several
             )
-        best: list[tuple[float, Params]] = []
+        best: list[tuple[float, Any]] = []
         ends = range(stage.start + self.per_epoch, stage.stop + 1, self.per_epoch) if selects else (stage.stop,)
         for epoch, end in enumerate(ends, 1):
             state = fit(
