@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError, few, shortened
+from distilbert_jax.finetuning.entities import is_iob2, stray
 from distilbert_jax.finetuning.files import Table, check_texts, open_table
 from distilbert_jax.finetuning.inferred import (
     LabelKind,
@@ -24,7 +25,7 @@ from distilbert_jax.finetuning.inferred import (
     number_of,
     truth_of,
 )
-from distilbert_jax.finetuning.tasks import METRICS, Task, TaskKind, remember
+from distilbert_jax.finetuning.tasks import METRICS, Task, TaskKind, remember, usual_metrics
 from distilbert_jax.text.columns import USUAL, Layout
 
 TRAIN, DEV = "train", "validation"
@@ -172,7 +173,14 @@ class Reader:
         wrong = lambda column: Values(table, column)  # which knows how to tell what is wrong
         if roles.tags:
             tags = tags_of(table, number, row, roles)
-            return {roles.tags: [labels.id_of(wrong(roles.tags), number, tag) for tag in tags]}
+            ids = [labels.id_of(wrong(roles.tags), number, tag) for tag in tags]
+            if is_iob2(labels.names) and (at := stray(names := [labels.names[place] for place in ids])) is not None:
+                before = names[at - 1] if at else "the beginning"
+                raise wrong(roles.tags).wrong(
+                    number,
+                    f"is {names[at]} at word {at + 1} after {before}: in IOB2 an entity begins with B{names[at][1:]}",
+                )
+            return {roles.tags: ids}
         if len(roles.label) > 1:
             of = truth_of if labels.kind == "multi_label" else number_of
             given = [of(row[name]) for name in roles.label]
@@ -529,9 +537,6 @@ def _check_known(dev: Seen, labels: Labels | None) -> None:
         )
 
 
-_METRICS: Mapping[str, tuple[str, ...]] = {"classification": ("accuracy",), "regression": ("pearson", "spearman")}
-
-
 def task_of(source: OwnSplits, labels: Labels | None, rows: Mapping[str, int]) -> Task:
     """The task whose splits these are; its name tells their content. rows: of each split."""
     roles, name = source.reader.roles, source.train.name
@@ -540,15 +545,17 @@ def task_of(source: OwnSplits, labels: Labels | None, rows: Mapping[str, int]) -
     target = roles.targets if len(roles.targets) == 1 and kind != "multi_label" else (SEVERAL,)
     title = re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.") if Path(name).suffix else "own"
     said = repr((roles, kind, names, source.fingerprint(TRAIN), source.fingerprint(DEV)))
+    metrics, beside = usual_metrics(kind, names) if kind in METRICS else ((), ())
     plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "own"
     return Task(
         f"{plain}-{hashlib.sha256(said.encode()).hexdigest()[:8]}",
         title or "own",
         roles.inputs,
         names,
-        _METRICS.get(kind) or METRICS.get(kind, ()),
+        metrics,
         kind=kind,
         target=target,
+        beside=beside,
         rows=rows,
         source=source,
     )
