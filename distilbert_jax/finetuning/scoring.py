@@ -2,12 +2,14 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.special import softmax
 
 from distilbert_jax import models
 from distilbert_jax.base.progress import progress
@@ -15,12 +17,14 @@ from distilbert_jax.config import Activations, MeshConfig, ModelConfig
 from distilbert_jax.errors import InputError, few, nearest
 from distilbert_jax.finetuning.batches import PackedShape
 from distilbert_jax.finetuning.datasets import load_split
+from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import Labels, Values, name_of, number_of
-from distilbert_jax.finetuning.kinds import kind_of
+from distilbert_jax.finetuning.kinds import Kind, kind_of
 from distilbert_jax.finetuning.labels import meaning
 from distilbert_jax.finetuning.own import DEV, OwnSplits, Reader, Roles, look, require_columns, right_choice, task_of
 from distilbert_jax.finetuning.predictor import predictor
+from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.finetuning.written import new_names, rows_to
 from distilbert_jax.models.params import split
 from distilbert_jax.models.ranges import check_rows
@@ -36,6 +40,7 @@ _HEADS = {
     "choices": models.MultipleChoice,
 }
 _ROWS, _MULTIPLE = 8, 8  # of a batch, and of what the length of its rows is one
+_WINDOW = 64  # rows that are encoded and packed at once
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -87,15 +92,9 @@ def score_rows(
     examples = kind.encode(
         load_split(task, DEV), task, tokenizer, min(length or head.config.max_length, head.config.max_length)
     )
-    for row in examples.rows:
-        check_rows({"input_ids": row.ids, "token_type_ids": row.type_ids}, head.config, model)
-    graphdef, params = split(head)
-    mesh = sharding.make_mesh(MeshConfig())
     longest = -(-int(examples.lengths.max()) // _MULTIPLE) * _MULTIPLE
     shape = PackedShape(_ROWS, longest, longest // int(examples.lengths.min()))
-    params = sharding.pad_vocabulary(params)
-    params = jax.device_put(params, sharding.shardings(params, mesh))
-    outputs = predictor(kind, graphdef, shape, special_ids(tokenizer).pad, mesh)(params, examples)
+    outputs = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)(examples)
     values = kind.score(task, outputs, examples.targets)
     return Score(
         model=model,
@@ -164,6 +163,10 @@ def _amounts(columns: Sequence[Values], names: Sequence[str], model: str) -> Lab
     return Labels("regression", tuple(one.column for one in columns) if len(names) > 1 else (), "")
 
 
+Said = Iterator[tuple[dict[str, Any], dict[str, Any]]]  # a row, and what a model says of it
+Asked = Iterator[tuple[dict[str, Any], dict[str, Any]]]  # a row, and what of it is read
+
+
 def predictions(
     model: str,
     table: Table,
@@ -176,31 +179,86 @@ def predictions(
     """Every row of a table with what a fine-tuned model says of it, as a stream: some batches are held, not the table.
 
     Of texts: `predicted` (the best label; of several at once a list of those above 0.5; of an amount the number), `score` (of the
-    best label) and `scores` ({label: score}). The names have a number where the table has such columns.
+    best label) and `scores` ({label: score}). Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what
+    the model reads both are None. The names have a number where the table has such columns.
 
     Raises:
         InputError: a row is wrong, or the model does not have the head.
     """
     require_columns(table, roles, labelled=False)
-    pipeline = TextClassification(model, dtype=dtype, activations=activations, batch_size=batch_size)
-    reader = Reader(dataclasses.replace(roles, label=()), labelled=False)
+    reader = Reader(roles, labelled=False)
     # Columns that are not read may lack a value, as in JSON lines.
-    checked = ((row, reader.inputs(table, number, row)) for number, row in table.read(table.columns))
-    rows, asked = itertools.tee(checked)
-    texts = (tuple(text.values()) if roles.text_pair else text[roles.text] for _, text in asked)
-    config = pipeline.model.config
-    amounts = config.problem_type == "regression"
-    several = config.problem_type == "multi_label_classification"
-    names = new_names(table.columns, ("predicted", "score", "scores"))
+    asked = ((row, reader.inputs(table, number, row)) for number, row in table.read(table.columns))
+    if (say := _SAYS.get(roles.form)) is None:
+        raise InputError(f"{roles.form}: are not predicted yet; known: {', '.join(_SAYS)}", field="--text")
+    said = say(model, asked, roles, {"dtype": dtype, "activations": activations}, batch_size)
+    for row, values in said:
+        names = dict(zip(values, new_names(table.columns, tuple(values)), strict=True))
+        yield {
+            **{column: row.get(column) for column in table.columns},
+            **{names[name]: value for name, value in values.items()},
+        }
+
+
+def _of_texts(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    pipeline = TextClassification(model, batch_size=batch_size, **loading)
+    rows, read = itertools.tee(asked)
+    texts = ((text[roles.text], text[roles.text_pair]) if roles.text_pair else text[roles.text] for _, text in read)
+    problem = pipeline.model.config.problem_type
     for (row, _), answers in zip(rows, pipeline(texts, top_k=None), strict=True):
         scores = {answer["label"]: answer["score"] for answer in answers}
-        values: list[Any] = [answers[0]["label"], answers[0]["score"], scores]
-        if amounts:
-            values = [scores if len(scores) > 1 else answers[0]["score"]]
-        elif several:
-            values = [[label for label, score in scores.items() if score > 0.5], None, scores]
-        said = {name: value for name, value in zip(names, values, strict=False) if value is not None}
-        yield {**{column: row.get(column) for column in table.columns}, **said}
+        best, score = answers[0]["label"], answers[0]["score"]
+        if problem == "regression":
+            yield row, {"predicted": scores if len(scores) > 1 else score}
+        elif problem == "multi_label_classification":
+            yield row, {"predicted": [label for label, value in scores.items() if value > 0.5], "scores": scores}
+        else:
+            yield row, {"predicted": best, "score": score, "scores": scores}
+
+
+def _of_words(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    import datasets
+
+    head = models.TokenClassification.from_pretrained(model, new_head=False, **loading)
+    tokenizer, labels, longest = load_tokenizer(model), head.config.labels, head.config.max_length
+    check_fit(tokenizer, head.config.vocab_size, model)
+    task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
+    kind, shape = kind_of(task), PackedShape(batch_size or _ROWS, longest // _MULTIPLE * _MULTIPLE, longest // 3)
+    outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
+    while chunk := list(itertools.islice(asked, _WINDOW)):
+        sentences = datasets.Dataset.from_list([read for _, read in chunk])
+        outputs = outputs_of(kind.encode(sentences, task, tokenizer, shape.length))
+        for (row, _), logits in zip(chunk, outputs, strict=True):
+            p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
+            best = p.argmax(-1)
+            tags = [None if lacks else labels[at] for at, lacks in zip(best, unread, strict=True)]
+            scores = [None if lacks else float(of[at]) for of, at, lacks in zip(p, best, unread, strict=True)]
+            yield row, {"predicted": tags, "scores": scores}
+
+
+_SAYS = {"sentences": _of_texts, "tokens": _of_words}
+
+
+def _outputs_of(
+    head: Any, kind: Kind, shape: PackedShape, model: str, pad_id: int
+) -> Callable[[Examples], Sequence[np.ndarray]]:
+    """What a head gives for examples, compiled once.
+
+    Raises:
+        InputError: an id that the model has no row for.
+    """
+    graphdef, params = split(head)
+    mesh = sharding.make_mesh(MeshConfig())
+    params = sharding.pad_vocabulary(params)
+    params = jax.device_put(params, sharding.shardings(params, mesh))
+    predict = predictor(kind, graphdef, shape, pad_id, mesh)
+
+    def outputs(examples: Examples) -> Sequence[np.ndarray]:
+        for row in examples.rows:
+            check_rows({"input_ids": row.ids, "token_type_ids": row.type_ids}, head.config, model)
+        return predict(params, examples)
+
+    return outputs
 
 
 def predict_rows(model: str, data: Any, out: Path, *, roles: Roles, layout: Layout = USUAL, **options: Any) -> int:

@@ -191,3 +191,41 @@ def test_rows_that_cannot_be_predicted_leave_no_file(folder, done, tmp_path):
     refused(
         lambda: main([*asked[:-3], "--out", str(folder / "new.csv"), "--data", str(folder / "new.csv")]), field="--out"
     )
+
+
+@pytest.fixture(scope="module")
+def tagged(folder):
+    """A model of words, a tag by their colour, and the sentences that it learned from."""
+    choose = random.Random(0)
+    with (folder / "train.conll").open("w") as file:
+        for _ in range(60):
+            for _ in range(choose.randint(2, 8)):
+                colour = choose.choice(("red", "blue"))
+                file.write(f"{colour}{choose.choice('abcdef')} {'B-HOT' if colour == 'red' else 'O'}\n")
+            file.write("\n")
+    words = [
+        *command(folder, folder / "tags")[:3],
+        "--train",
+        str(folder / "train.conll"),
+        "--tokens",
+        "tokens",
+        "--tags",
+        "tags",
+    ]
+    main([*words, *command(folder, folder / "tags")[9:], "--seeds", "1", "--dev", str(folder / "train.conll")])
+    return folder / "tags"
+
+
+def test_words_are_tagged_scored_and_predicted(folder, tagged, tmp_path, capsys):
+    spread = read_config(Spread, tagged / "spread.json")
+    assert (spread.kind, list(spread.metrics)) == ("tokens", ["f1", "precision", "recall", "accuracy"])
+    assert spread.median > 90
+    words = ["--model", str(tagged / "model"), "--data", str(folder / "train.conll"), "--tokens", "tokens"]
+    main(["score", *words, "--tags", "tags", "--json"])
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(spread.median)
+    main(["predict", *words, "--out", str(tmp_path / "out.jsonl")])
+    rows = [row for _, row in open_table(tmp_path / "out.jsonl").rows()]
+    assert len(rows) == 60
+    assert all(len(row["predicted"]) == len(row["scores"]) == len(row["tokens"]) for row in rows)
+    right = [tag == true for row in rows for tag, true in zip(row["predicted"], row["tags"], strict=True)]
+    assert sum(right) > 0.9 * len(right)
