@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import json
 import math
 import re
@@ -137,6 +138,10 @@ class Labels:
     why: str
     called: Callable[[Any], str] = str
 
+    @functools.cached_property
+    def _ids(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.names)}
+
     def id_of(self, values: Values, number: int, value: Any) -> int:
         """The id of the class of a row of another split than `names` come from.
 
@@ -144,8 +149,8 @@ class Labels:
             InputError: there is no such class; the nearest is named.
         """
         name = self.called(value)
-        if name in self.names:
-            return self.names.index(name)
+        if name in self._ids:
+            return self._ids[name]
         hint = f"--labels {' '.join([*self.names, name])}"
         raise values.wrong(
             number,

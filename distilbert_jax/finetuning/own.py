@@ -294,6 +294,7 @@ class OwnSplits:
 
     def __init__(self, reader: Reader, train: Table, dev: Table | None):
         self.reader, self.train, self.dev = reader, train, dev
+        self._loaded: dict[str, Any] = {}
 
     def fingerprint(self, split: str) -> str:
         """SHA-256 of what a split comes from, and of which part it is."""
@@ -312,13 +313,12 @@ class OwnSplits:
         Raises:
             InputError: a row is wrong, or the source is not what it was.
         """
-        return self._splits[split]
-
-    @functools.cached_property
-    def _splits(self) -> dict[str, Any]:
-        if self.dev:
-            return {TRAIN: self._written(self.train)[TRAIN], DEV: self._written(self.dev)[TRAIN]}
-        return self._written(self.train, apart=True)
+        if split not in self._loaded:
+            if self.dev is None:
+                self._loaded |= self._written(self.train, apart=True)
+            else:
+                self._loaded[split] = self._written(self.train if split == TRAIN else self.dev)[TRAIN]
+        return self._loaded[split]
 
     def _written(self, table: Table, *, apart: bool = False) -> dict[str, Any]:
         files = {name: _ArrowFile(_schema(self.reader)) for name in ((TRAIN, DEV) if apart else (TRAIN,))}

@@ -50,11 +50,12 @@ def finetune_spread(config: FinetuneConfig, seeds: Sequence[int], *, together: b
     """Fine-tune with each seed, see `finetune_seeds`, and say what all of them came to.
 
     Args:
-        config: its `run.directory` is where the runs stand, see `directory_of_seed`; its seed does not count.
+        config: its `run.directory` is where the runs stand, see `directory_of_seed`, "" for runs/own/<title of the task>; its seed
+            does not count.
         seeds: one or more.
         together: side by side in one vmapped step.
     """
-    run = Path(config.run.directory)
+    run = Path(config.run.directory or Path("runs/own") / find_task(config.task).title)
     configs = [
         dataclasses.replace(
             config,
@@ -129,7 +130,7 @@ def told(spread: Spread) -> list[str]:
     of = f"median of {seeds} seeds, {spread.min:.1f} to {spread.max:.1f}, on {spread.scored_rows:,} rows"
     if single:
         of = f"one seed, on {spread.scored_rows:,} rows; --seeds 5 tells by how much that swings"
-    lines = [f"{spread.title}: {spread.median:.1f} ({metrics}; {of})"]
+    lines = [f"{spread.title}: score {spread.median:.1f} ({metrics}; {of})"]
     if spread.majority is not None:
         lines.append(f"always the most frequent answer: {spread.majority:.1f}")
     if not single:
