@@ -32,6 +32,8 @@ COMMANDS = {
     ),
     "features": Command("texts", "hidden states of any layer, of every token or pooled"),
     "classify": Command("texts", "labels and scores of a fine-tuned model"),
+    "entities": Command("texts", "named entities, or other labels of words, and where they stand"),
+    "answer": Command("texts", "the parts of a context that answer a question"),
     "glue": Command("glue", "fine-tune on tasks × seeds: the GLUE table, beside the paper's, and the server's files"),
     "bias": Command("probes", "the words of two sides of a prompt, side by side"),
     "card": Command("probes", "the model card's three prompts, checked against the published scores"),
