@@ -60,13 +60,19 @@ class Forward:
         self._jitted = compiled_call(graphdef, compute)
 
     def __call__(
-        self, rows: Sequence[Row], positions: Sequence[Ids] | None = None, options: tuple[Any, ...] = ()
+        self,
+        rows: Sequence[Row],
+        positions: Sequence[Ids] | None = None,
+        options: tuple[Any, ...] = (),
+        *,
+        longest: int | None = None,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """The index of a row and its result, for every row; long rows first.
 
         Args:
             positions: for each row the tokens that are asked for; their number M is padded to a power of 2.
             options: what `compute` takes after the batch.
+            longest: tokens that no row exceeds, in place of the model's positions.
 
         Raises:
             InputError: an id that the model has no row for, a result that is not finite.
@@ -78,7 +84,7 @@ class Forward:
             for start in range(0, len(alike), self._batch_size):
                 chunk = alike[start : start + self._batch_size]
                 size = next(size for size in self._sizes if size >= len(chunk))
-                length = padded_length(len(rows[chunk[0]].ids), self._longest)
+                length = padded_length(len(rows[chunk[0]].ids), longest or self._longest)
                 batch = stack([rows[i] for i in chunk], self._pad_id, batch_size=size, length=length)
                 check_rows(batch, self._config)
                 if positions:

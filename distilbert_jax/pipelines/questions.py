@@ -93,7 +93,8 @@ class QuestionAnswering(Pipeline):
             return [list(own) for _, own in itertools.groupby(windows, lambda window: window.example)], cut
 
         def answer(pairs: Sequence[tuple[str, str]], windows: Sequence[list[Window]]) -> Iterator[Any]:
-            logits = dict(self._forward([window.row for own in windows for window in own]))
+            rows = [window.row for own in windows for window in own]
+            logits = dict(self._forward(rows, longest=length))
             read = (logits[i] for i in range(len(logits)))
             for (question, context), own in zip(pairs, windows, strict=True):
                 starts, ends = zip(*itertools.islice(read, len(own)), strict=True)
