@@ -12,6 +12,8 @@ COMMANDS = {
         "fill-mask",
         "features",
         "classify",
+        "entities",
+        "answer",
         "mlm",
         "score",
         "predict",

@@ -89,15 +89,15 @@ _NAMES = {
         "MultipleChoice",
         "NextSentencePrediction",
         "PreTraining",
-        "QuestionAnswering",
         "SequenceClassification",
-        "TokenClassification",
     ),
     "models.student": ("student_from_teacher",),
     "pipelines": (
         "FeatureExtraction",
         "FillMask",
+        "QuestionAnswering",
         "TextClassification",
+        "TokenClassification",
     ),
     "pretraining.build_corpus": ("build_corpus",),
     "pretraining.corpus": ("Corpus",),
@@ -193,13 +193,13 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.models import MultipleChoice as MultipleChoice
     from distilbert_jax.models import NextSentencePrediction as NextSentencePrediction
     from distilbert_jax.models import PreTraining as PreTraining
-    from distilbert_jax.models import QuestionAnswering as QuestionAnswering
     from distilbert_jax.models import SequenceClassification as SequenceClassification
-    from distilbert_jax.models import TokenClassification as TokenClassification
     from distilbert_jax.models.student import student_from_teacher as student_from_teacher
     from distilbert_jax.pipelines import FeatureExtraction as FeatureExtraction
     from distilbert_jax.pipelines import FillMask as FillMask
+    from distilbert_jax.pipelines import QuestionAnswering as QuestionAnswering
     from distilbert_jax.pipelines import TextClassification as TextClassification
+    from distilbert_jax.pipelines import TokenClassification as TokenClassification
     from distilbert_jax.pretraining.build_corpus import build_corpus as build_corpus
     from distilbert_jax.pretraining.corpus import Corpus as Corpus
     from distilbert_jax.pretraining.evaluate import evaluate_mlm as evaluate_mlm

@@ -32,6 +32,8 @@ COMMANDS = {
     ),
     "features": Command("texts", "hidden states of any layer, of every token or pooled"),
     "classify": Command("texts", "labels and scores of a fine-tuned model"),
+    "entities": Command("texts", "named entities, or other labels of words, and where they stand"),
+    "answer": Command("texts", "the parts of a context that answer a question"),
     "finetune": Command("finetune", "fine-tune on rows of your own: a .csv and its columns; the score with its spread"),
     "score": Command("finetune", "the metrics of a fine-tuned model on labelled rows of your own"),
     "predict": Command("finetune", "labels and scores of every row of a file, written beside what went in"),
@@ -39,6 +41,7 @@ COMMANDS = {
     "bias": Command("probes", "the words of two sides of a prompt, side by side"),
     "card": Command("probes", "the model card's three prompts, checked against the published scores"),
     "speed": Command("probes", "latency and tokens a second of the encoder"),
+    "paper": Command("paper", "the paper's Table 3: a pass over STS-B at batch 1, models side by side"),
     "report": Command("experiments", "one table, one results.json and the curves of several runs"),
     "experiment": Command("experiments", "models pre-trained, fine-tuned and compared in pairs, from one config"),
     "ablation": Command(
