@@ -15,6 +15,8 @@ COMMANDS = {
         "entities",
         "answer",
         "mlm",
+        "score",
+        "predict",
         "glue",
         "bias",
         "card",

@@ -50,10 +50,19 @@ _NAMES = {
         "Interrupted",
         "Preempted",
     ),
+    "finetuning.own": (
+        "Roles",
+        "own_task",
+    ),
     "finetuning.runs": (
         "finetune",
         "finetune_seeds",
     ),
+    "finetuning.scoring": (
+        "predict_rows",
+        "score_rows",
+    ),
+    "finetuning.spread": ("finetune_spread",),
     "finetuning.tasks": (
         "Task",
         "find_task",
@@ -154,8 +163,13 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.errors import InputError as InputError
     from distilbert_jax.errors import Interrupted as Interrupted
     from distilbert_jax.errors import Preempted as Preempted
+    from distilbert_jax.finetuning.own import Roles as Roles
+    from distilbert_jax.finetuning.own import own_task as own_task
     from distilbert_jax.finetuning.runs import finetune as finetune
     from distilbert_jax.finetuning.runs import finetune_seeds as finetune_seeds
+    from distilbert_jax.finetuning.scoring import predict_rows as predict_rows
+    from distilbert_jax.finetuning.scoring import score_rows as score_rows
+    from distilbert_jax.finetuning.spread import finetune_spread as finetune_spread
     from distilbert_jax.finetuning.tasks import Task as Task
     from distilbert_jax.finetuning.tasks import find_task as find_task
     from distilbert_jax.finetuning.tasks import register_task as register_task
