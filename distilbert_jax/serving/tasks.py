@@ -288,8 +288,8 @@ class AnswerOptions:
 
 
 class QuestionAnsweringTask(Task):
-    """`inputs` `{"question", "context"}` or a list of such, parameters as the pipeline's → `{"answer", "score", "start", "end"}`, or a
-    list of them where `top_k` is above 1."""
+    """`inputs` `{"question", "context"}` or a list of such, the pipeline's parameters → `{"answer", "score", "start", "end"}`, a
+    list where `top_k` is above 1."""
 
     name = "question-answering"
     pipeline: QuestionAnswering
