@@ -28,7 +28,7 @@ from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.finetuning.written import new_names, rows_to
 from distilbert_jax.models.params import split
 from distilbert_jax.models.ranges import check_rows
-from distilbert_jax.pipelines import TextClassification
+from distilbert_jax.pipelines import QuestionAnswering, TextClassification, TokenClassification
 from distilbert_jax.text.columns import USUAL, Layout
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
 from distilbert_jax.training import sharding
@@ -179,8 +179,10 @@ def predictions(
     """Every row of a table with what a fine-tuned model says of it, as a stream: some batches are held, not the table.
 
     Of texts: `predicted` (the best label; of several at once a list of those above 0.5; of an amount the number), `score` (of the
-    best label) and `scores` ({label: score}). Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what
-    the model reads both are None. The names have a number where the table has such columns.
+    best label) and `scores` ({label: score}); of texts that a model of words reads a list of spans, as `TokenClassification` gives
+    them. Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what the model reads both are None. Of
+    questions: `predicted`, the answer, `score`, `start` and `end` in the context. The names have a number where the table has such
+    columns.
 
     Raises:
         InputError: a row is wrong, or the model does not have the head.
@@ -201,6 +203,9 @@ def predictions(
 
 
 def _of_texts(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    if not models.SequenceClassification.is_whole(model) and models.TokenClassification.is_whole(model):
+        yield from _of_entities(model, asked, roles, loading, batch_size)
+        return
     pipeline = TextClassification(model, batch_size=batch_size, **loading)
     rows, read = itertools.tee(asked)
     texts = ((text[roles.text], text[roles.text_pair]) if roles.text_pair else text[roles.text] for _, text in read)
@@ -236,7 +241,23 @@ def _of_words(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], b
             yield row, {"predicted": tags, "scores": scores}
 
 
-_SAYS = {"sentences": _of_texts, "tokens": _of_words}
+def _of_questions(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    pipeline = QuestionAnswering(model, batch_size=batch_size, **loading)
+    rows, questions, contexts = itertools.tee(asked, 3)
+    answers = pipeline((read[roles.question] for _, read in questions), (read[roles.context] for _, read in contexts))
+    for (row, _), answer in zip(rows, answers, strict=True):
+        yield row, {"predicted": answer["answer"], **{name: answer[name] for name in ("score", "start", "end")}}
+
+
+def _of_entities(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    pipeline = TokenClassification(model, batch_size=batch_size, **loading)
+    rows, read = itertools.tee(asked)
+    spans = pipeline((text[roles.text] for _, text in read), aggregation_strategy="first")
+    for (row, _), of_text in zip(rows, spans, strict=True):
+        yield row, {"predicted": list(of_text)}
+
+
+_SAYS = {"sentences": _of_texts, "tokens": _of_words, "answers": _of_questions}
 
 
 def _outputs_of(

@@ -3,10 +3,12 @@
 import csv
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from distilbert_jax.base.config_io import read_config
 from distilbert_jax.cli.main import main
@@ -15,10 +17,15 @@ from distilbert_jax.finetuning import runs as module
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.own import Roles
 from distilbert_jax.finetuning.results import read_result
-from distilbert_jax.finetuning.scoring import predictions
+from distilbert_jax.finetuning.scoring import predictions, score_rows
 from distilbert_jax.finetuning.spread import Spread
 from distilbert_jax.finetuning.tuning import Tuning
-from distilbert_jax.models import DistilBertForMaskedLM, EncoderModel, SequenceClassification
+from distilbert_jax.models import (
+    DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
+    EncoderModel,
+    SequenceClassification,
+)
 from distilbert_jax.models.params import split
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests import runs
@@ -152,6 +159,21 @@ def test_a_model_is_scored_by_the_names_of_its_labels(folder, done, tmp_path, ca
     refused(lambda: main([*asked, str(tmp_path / "other.csv")]), "great", "thumbs down", field="verdict")
 
 
+def test_the_order_of_a_models_labels_makes_no_difference(folder, done, tmp_path):
+    shutil.copytree(done / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    names = list(config["id2label"].values())[::-1]
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: place for place, name in enumerate(names)}}
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    weights = load_file(tmp_path / "model/model.safetensors")
+    swapped = {name: np.ascontiguousarray(weights[name][::-1]) for name in ("classifier.weight", "classifier.bias")}
+    save_file(weights | swapped, tmp_path / "model/model.safetensors")
+    roles = Roles(text="review", label=("verdict",))
+    ours, theirs = (score_rows(str(path / "model"), folder / "new.csv", roles=roles) for path in (done, tmp_path))
+    assert ours.metrics == theirs.metrics
+    assert ours.labels == theirs.labels[::-1]
+
+
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
 def test_predictions_stand_beside_what_went_in(folder, done, name, tmp_path):
     asked = ["predict", "--model", str(done / "model"), *COLUMNS, "--data", str(folder / "new.csv"), "--out"]
@@ -229,3 +251,19 @@ def test_words_are_tagged_scored_and_predicted(folder, tagged, tmp_path, capsys)
     assert all(len(row["predicted"]) == len(row["scores"]) == len(row["tokens"]) for row in rows)
     right = [tag == true for row in rows for tag, true in zip(row["predicted"], row["tags"], strict=True)]
     assert sum(right) > 0.9 * len(right)
+    texts = [{"text": " ".join(row["tokens"])} for row in rows]
+    spans = [
+        row["predicted"] for row in predictions(str(tagged / "model"), open_table(texts), roles=Roles(text="text"))
+    ]
+    for text, of_text, row in zip(texts, spans, rows, strict=True):
+        hot = [word for word, tag in zip(row["tokens"], row["predicted"], strict=True) if tag == "B-HOT"]
+        assert [text["text"][span["start"] : span["end"]] for span in of_text] == hot
+
+
+def test_answers_are_predicted_with_their_place(folder, tmp_path):
+    tokenizer = load_tokenizer(folder / "start")
+    DistilBertForQuestionAnswering(STUDENT, rngs=nnx.Rngs(3)).save_pretrained(tmp_path / "model", tokenizer)
+    rows = [{"q": "red a", "c": "blue a red b"}, {"q": "blue a", "c": "red c"}]
+    for row in predictions(str(tmp_path / "model"), open_table(rows), roles=Roles(question="q", context="c")):
+        assert row["predicted"] == row["c"][row["start"] : row["end"]] != ""
+        assert row["score"] > 0
