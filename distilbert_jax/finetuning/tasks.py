@@ -13,13 +13,14 @@ from distilbert_jax.base.registry import Registry, calling_file
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.finetuning.entities import is_iob2
 
-TaskKind = Literal["classification", "regression", "tokens"]
+TaskKind = Literal["classification", "regression", "tokens", "answers"]
 
 # The metrics that a task of each kind may have; how they are computed stands in `kinds`.
 METRICS: Mapping[TaskKind, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews", "f1_macro"),
     "regression": ("pearson", "spearman"),
     "tokens": ("f1", "precision", "recall", "accuracy", "f1_macro"),
+    "answers": ("f1", "exact_match"),
 }
 OF_ENTITIES = ("f1", "precision", "recall")  # of "tokens" those that need tags in IOB2
 _SINCE_0_2 = ("kind", "target", "beside")  # fields that no digest of a task has where they say what was so before
@@ -30,8 +31,8 @@ class Task:
     """One task: text columns, label names by id, metrics (the score is their mean), dev splits.
 
     kind: which decides what the columns hold, what is learned, and how it is scored (`kinds`). columns: the texts, in the roles
-    that the kind names: one sentence or two; the words of a sentence. target: the columns of what is learned. labels: a regression
-    has none. beside: metrics that are reported, too, but are not in the score.
+    that the kind names: one sentence or two; the words of a sentence; question and context. target: the columns of what is
+    learned. labels: a regression and answers have none. beside: metrics that are reported, too, but are not in the score.
     """
 
     name: str
@@ -61,6 +62,8 @@ def usual_metrics(kind: TaskKind, labels: Sequence[str]) -> tuple[tuple[str, ...
     """The metrics whose mean is the score, and those beside them, of a task for which nobody names any."""
     if kind == "tokens":
         return (("f1",), ("precision", "recall", "accuracy")) if is_iob2(labels) else (("accuracy",), ("f1_macro",))
+    if kind == "answers":
+        return ("f1",), ("exact_match",)
     if kind == "classification":
         return ("accuracy",), ("f1_macro",)
     return METRICS[kind], ()
@@ -249,10 +252,16 @@ def _wrong_of_tokens(task: Task) -> str:
     return ""
 
 
+def _wrong_of_answers(task: Task) -> str:
+    whole = len(task.columns) == 2 and len(task.target) == 1 and not task.labels
+    return "" if whole else "expected the columns of question and context, one of answers, and no labels"
+
+
 _WRONG_OF: Mapping[TaskKind, Callable[[Task], str]] = {
     "classification": _wrong_of_sentences,
     "regression": _wrong_of_sentences,
     "tokens": _wrong_of_tokens,
+    "answers": _wrong_of_answers,
 }
 
 

@@ -101,11 +101,11 @@ class _Sentences(Kind):
         """Logits [n, labels]."""
         return packing.of_examples(outputs)
 
-    def files(self, outputs: Sequence[np.ndarray] | None, targets: Any | None) -> Mapping[str, np.ndarray]:
+    def files(self, predicted: Sequence[np.ndarray] | None, targets: Any | None) -> Mapping[str, np.ndarray]:
         """Logits float32 [n, labels], and the labels [n]."""
         return {
             **({} if targets is None else {"-labels": targets}),
-            **({} if outputs is None else {"": np.stack(outputs)}),
+            **({} if predicted is None else {"": np.stack(predicted)}),
         }
 
 
@@ -130,8 +130,8 @@ class Classification(_Sentences):
     def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
         return losses.distillation(outputs, theirs, batch["weights"], temperature)
 
-    def score(self, task: Task, outputs: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:
-        return scored(task, np.stack(outputs).argmax(-1), targets)
+    def score(self, task: Task, predicted: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:
+        return scored(task, np.stack(predicted).argmax(-1), targets)
 
 
 class Regression(_Sentences):
@@ -150,8 +150,8 @@ class Regression(_Sentences):
     def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
         return losses.logit_mse(outputs, theirs, batch["weights"])
 
-    def score(self, task: Task, outputs: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:
-        return scored(task, np.stack(outputs)[:, 0], targets)
+    def score(self, task: Task, predicted: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:
+        return scored(task, np.stack(predicted)[:, 0], targets)
 
 
 def majority(task: Task, labels: np.ndarray) -> dict[str, float]:
