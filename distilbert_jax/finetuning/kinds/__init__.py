@@ -4,12 +4,13 @@ from collections.abc import Mapping
 
 from distilbert_jax.finetuning.kinds.answers import Answers
 from distilbert_jax.finetuning.kinds.kind import Kind as Kind
-from distilbert_jax.finetuning.kinds.sentences import Classification, Regression
+from distilbert_jax.finetuning.kinds.sentences import Classification, MultiLabel, Regression
 from distilbert_jax.finetuning.kinds.tokens import Tokens
 from distilbert_jax.finetuning.tasks import Task, TaskKind
 
 KINDS: Mapping[TaskKind, Kind] = {
     "classification": Classification(),
+    "multi_label": MultiLabel(),
     "regression": Regression(),
     "tokens": Tokens(),
     "answers": Answers(),

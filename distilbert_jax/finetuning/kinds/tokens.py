@@ -16,7 +16,7 @@ from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.entities import OUTSIDE, entities, is_iob2, stray
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.kinds.kind import Kind, learned
-from distilbert_jax.finetuning.kinds.sentences import are_labels
+from distilbert_jax.finetuning.kinds.sentences import check_names
 from distilbert_jax.finetuning.metrics import in_order
 from distilbert_jax.finetuning.tasks import OF_ENTITIES, Task
 from distilbert_jax.models import TokenClassification
@@ -73,13 +73,8 @@ class Tokens(Kind):
     def check(self, rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
         """… words, and as many tags, by id or by name; IOB2 where the task's labels are."""
         (column,), (target,) = task.columns, task.target
-        named = tuple(getattr(getattr(rows.features.get(target), "feature", None), "names", None) or ())
-        if labelled and named and not are_labels(named, task):
-            raise InputError(
-                f"{where}: its tags are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}",
-                path=where,
-                field=target,
-            )
+        if labelled:
+            check_names(rows, target, task, where)
         ids, iob2 = _ids(task), is_iob2(task.labels)
         every = rows[target] if labelled else [None] * len(rows)
         for row, (words, tags) in enumerate(zip(rows[column], every, strict=True)):
