@@ -238,7 +238,7 @@ class Tuning:
         """The score on the selection split."""
         examples = self.data.selection
         assert examples is not None
-        return self.kind.score(self.task, self.predict(params, examples), examples.targets)["score"]
+        return self.kind.score(self.task, self._predicted(params, examples), examples.targets)["score"]
 
     def _optimizer(self, names: Iterable[str], steps: int) -> GradientTransformation:
         """AdamW for parameters of these names, as far as they are trained and each at its rate."""

@@ -22,7 +22,6 @@ from distilbert_jax.finetuning.spread import Spread
 from distilbert_jax.finetuning.tuning import Tuning
 from distilbert_jax.models import (
     DistilBertForMaskedLM,
-    DistilBertForQuestionAnswering,
     EncoderModel,
     SequenceClassification,
 )
@@ -260,10 +259,29 @@ def test_words_are_tagged_scored_and_predicted(folder, tagged, tmp_path, capsys)
         assert [text["text"][span["start"] : span["end"]] for span in of_text] == hot
 
 
-def test_answers_are_predicted_with_their_place(folder, tmp_path):
-    tokenizer = load_tokenizer(folder / "start")
-    DistilBertForQuestionAnswering(STUDENT, rngs=nnx.Rngs(3)).save_pretrained(tmp_path / "model", tokenizer)
-    rows = [{"q": "red a", "c": "blue a red b"}, {"q": "blue a", "c": "red c"}]
-    for row in predictions(str(tmp_path / "model"), open_table(rows), roles=Roles(question="q", context="c")):
+def test_a_row_may_have_several_labels(folder, tmp_path):
+    rows = [json.dumps({"text": f"red {'ab'[i % 2]} blue", "tags": ["x", "y"][: i % 3]}) for i in range(60)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    file, options = str(tmp_path / "train.jsonl"), command(folder, tmp_path / "out")
+    options = [*options[:3], "--train", file, "--dev", file, "--text", "text", "--label", "tags", *options[9:]]
+    main([*options, "--epochs", "1", "--seeds", "1"])
+    config = SequenceClassification.from_pretrained(tmp_path / "out/model").config
+    assert (config.labels, config.problem_type) == (("x", "y"), "multi_label_classification")
+    roles = Roles(text="text", label=("tags",))
+    spread = read_config(Spread, tmp_path / "out/spread.json")
+    assert score_rows(str(tmp_path / "out/model"), file, roles=roles).score == pytest.approx(spread.median)
+    for row in predictions(str(tmp_path / "out/model"), open_table(file), roles=roles):
+        assert row["predicted"] == [label for label in row["scores"] if row["scores"][label] > 0.5]
+
+
+def test_answers_are_learned_and_predicted_with_their_place(folder, tmp_path):
+    rows = [{"q": f"red {'abc'[i % 3]}", "c": "blue a red b blue c", "a": "red b"} for i in range(48)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    file, options = str(tmp_path / "train.jsonl"), command(folder, tmp_path / "out")
+    roles = ["--question", "q", "--context", "c", "--answers", "a"]
+    main([*options[:3], "--train", file, "--dev", file, *roles, *options[9:], "--epochs", "2", "--seeds", "1"])
+    spread = read_config(Spread, tmp_path / "out/spread.json")
+    assert list(spread.metrics) == ["f1", "exact_match"]
+    for row in predictions(str(tmp_path / "out/model"), open_table(rows), roles=Roles(question="q", context="c")):
         assert row["predicted"] == row["c"][row["start"] : row["end"]] != ""
         assert row["score"] > 0
