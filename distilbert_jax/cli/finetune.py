@@ -57,9 +57,10 @@ class RowOptions:
 
     @property
     def layout(self) -> Layout:
-        if self.delimiter and len(self.delimiter) != 1:
-            raise InputError(f"--delimiter {self.delimiter!r}: expected one character", field="--delimiter")
-        return Layout(self.delimiter, self.columns)
+        delimiter = {"\\t": "\t", "tab": "\t"}.get(self.delimiter, self.delimiter)
+        if len(delimiter) > 1 or delimiter in ("\n", "\r", '"'):
+            raise InputError(f"--delimiter {delimiter!r}: expected one character, such as ;", field="--delimiter")
+        return Layout(delimiter, self.columns)
 
 
 @dataclass(frozen=True)

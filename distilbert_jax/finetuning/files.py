@@ -101,7 +101,7 @@ def open_table(
 
 
 def _named_source(name: str, layout: Layout, split: str | None, option: str) -> Table:
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.is_dir():
         return _saved(path, split, option)
     suffix = path.suffix.lower()

@@ -322,12 +322,16 @@ class OwnSplits:
 
     def _written(self, table: Table, *, apart: bool = False) -> dict[str, Any]:
         files = {name: _ArrowFile(_schema(self.reader)) for name in ((TRAIN, DEV) if apart else (TRAIN,))}
-        with progress(f"reading {table.name}", table.size) as done:
-            for read, (_, row) in enumerate(self.reader.rows(table), 1):
-                held_out = apart and is_held_out(group_of(self.reader.roles, row))
-                files[DEV if held_out else TRAIN].write(row)
-                done(read)
-        return {name: file.dataset() for name, file in files.items()}
+        try:
+            with progress(f"reading {table.name}", table.size) as done:
+                for read, (_, row) in enumerate(self.reader.rows(table), 1):
+                    held_out = apart and is_held_out(group_of(self.reader.roles, row))
+                    files[DEV if held_out else TRAIN].write(row)
+                    done(read)
+            return {name: file.dataset() for name, file in files.items()}
+        finally:
+            for file in files.values():
+                file.path.unlink(missing_ok=True)
 
 
 def _schema(reader: Reader) -> Any:
@@ -356,7 +360,7 @@ class _ArrowFile:
 
         number, name = tempfile.mkstemp(suffix=".arrow")
         os.close(number)
-        self._path, self._rows, self._schema = Path(name), [], schema
+        self.path, self._rows, self._schema = Path(name), [], schema
         self._file = pa.OSFile(name, "wb")
         self._writer = pa.ipc.new_file(self._file, schema)
 
@@ -372,7 +376,7 @@ class _ArrowFile:
         self._rows.clear()
 
     def dataset(self) -> Any:
-        """What was written, as a `datasets.Dataset`. The file has no name from then on: nothing of it stays."""
+        """What was written, as a `datasets.Dataset`, which holds the file, also when that has no name any more."""
         import datasets
         import pyarrow as pa
 
@@ -380,8 +384,7 @@ class _ArrowFile:
             self._flush()
         self._writer.close()
         self._file.close()
-        table = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
-        self._path.unlink()
+        table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
         return datasets.Dataset(table)
 
 
