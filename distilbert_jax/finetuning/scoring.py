@@ -181,8 +181,8 @@ def predictions(
     Of texts: `predicted` (the best label; of several at once a list of those above 0.5; of an amount the number), `score` (of the
     best label) and `scores` ({label: score}); of texts that a model of words reads a list of spans, as `TokenClassification` gives
     them. Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what the model reads both are None. Of
-    questions: `predicted`, the answer, `score`, `start` and `end` in the context. The names have a number where the table has such
-    columns.
+    questions: `predicted`, the answer, `score`, `start` and `end` in the context. Of choices: `predicted`, the column of the best,
+    `score` and `scores`. The names have a number where the table has such columns.
 
     Raises:
         InputError: a row is wrong, or the model does not have the head.
@@ -191,9 +191,7 @@ def predictions(
     reader = Reader(roles, labelled=False)
     # Columns that are not read may lack a value, as in JSON lines.
     asked = ((row, reader.inputs(table, number, row)) for number, row in table.read(table.columns))
-    if (say := _SAYS.get(roles.form)) is None:
-        raise InputError(f"{roles.form}: are not predicted yet; known: {', '.join(_SAYS)}", field="--text")
-    said = say(model, asked, roles, {"dtype": dtype, "activations": activations}, batch_size)
+    said = _SAYS[roles.form](model, asked, roles, {"dtype": dtype, "activations": activations}, batch_size)
     for row, values in said:
         names = dict(zip(values, new_names(table.columns, tuple(values)), strict=True))
         yield {
@@ -222,23 +220,45 @@ def _of_texts(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], b
 
 
 def _of_words(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    head = models.TokenClassification.from_pretrained(model, new_head=False, **loading)
+    labels = head.config.labels
+    task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
+    for row, logits in _by_chunks(head, task, model, asked, batch_size or _ROWS, head.config.max_length):
+        p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
+        best = p.argmax(-1)
+        tags = [None if lacks else labels[at] for at, lacks in zip(best, unread, strict=True)]
+        scores = [None if lacks else float(of[at]) for of, at, lacks in zip(p, best, unread, strict=True)]
+        yield row, {"predicted": tags, "scores": scores}
+
+
+def _of_choices(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    head = models.MultipleChoice.from_pretrained(model, new_head=False, **loading)
+    names = roles.choices
+    task = Task("choices", "choices", roles.inputs, names, (), kind="choices", target=("no label",))
+    whole = head.config.max_length * len(names)  # all choices of an example lie in one row
+    rows = batch_size or max(1, _ROWS // len(names))
+    for row, logits in _by_chunks(head, task, model, asked, rows, whole):
+        p = softmax(logits[: len(names)])
+        best = int(p.argmax())
+        scores = dict(zip(names, map(float, p), strict=True))
+        yield row, {"predicted": names[best], "score": float(p[best]), "scores": scores}
+
+
+def _by_chunks(
+    head: Any, task: Task, model: str, asked: Asked, batch_size: int, longest: int
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Rows and what a head gives for each, as a kind encodes them. longest: tokens of an example."""
     import datasets
 
-    head = models.TokenClassification.from_pretrained(model, new_head=False, **loading)
-    tokenizer, labels, longest = load_tokenizer(model), head.config.labels, head.config.max_length
+    tokenizer, kind = load_tokenizer(model), kind_of(task)
     check_fit(tokenizer, head.config.vocab_size, model)
-    task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
-    kind, shape = kind_of(task), PackedShape(batch_size or _ROWS, longest // _MULTIPLE * _MULTIPLE, longest // 3)
+    shape = PackedShape(batch_size, longest // _MULTIPLE * _MULTIPLE, longest // 3)
     outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
+    length = min(head.config.max_length, shape.length)
     while chunk := list(itertools.islice(asked, _WINDOW)):
-        sentences = datasets.Dataset.from_list([read for _, read in chunk])
-        outputs = outputs_of(kind.encode(sentences, task, tokenizer, shape.length))
-        for (row, _), logits in zip(chunk, outputs, strict=True):
-            p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
-            best = p.argmax(-1)
-            tags = [None if lacks else labels[at] for at, lacks in zip(best, unread, strict=True)]
-            scores = [None if lacks else float(of[at]) for of, at, lacks in zip(p, best, unread, strict=True)]
-            yield row, {"predicted": tags, "scores": scores}
+        rows = datasets.Dataset.from_list([read for _, read in chunk])
+        outputs = outputs_of(kind.encode(rows, task, tokenizer, length))
+        yield from ((row, output) for (row, _), output in zip(chunk, outputs, strict=True))
 
 
 def _of_questions(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
@@ -257,7 +277,7 @@ def _of_entities(model: str, asked: Asked, roles: Roles, loading: dict[str, Any]
         yield row, {"predicted": list(of_text)}
 
 
-_SAYS = {"sentences": _of_texts, "tokens": _of_words, "answers": _of_questions}
+_SAYS = {"sentences": _of_texts, "tokens": _of_words, "answers": _of_questions, "choices": _of_choices}
 
 
 def _outputs_of(

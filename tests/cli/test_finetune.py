@@ -285,3 +285,23 @@ def test_answers_are_learned_and_predicted_with_their_place(folder, tmp_path):
     for row in predictions(str(tmp_path / "out/model"), open_table(rows), roles=Roles(question="q", context="c")):
         assert row["predicted"] == row["c"][row["start"] : row["end"]] != ""
         assert row["score"] > 0
+
+
+def test_one_of_several_texts_is_chosen(folder, tmp_path):
+    rows = [
+        {"q": "red a", "one": "red b", "two": "blue b", "right": "one"},
+        {"q": "blue a", "one": "red c", "two": "blue c", "right": "two"},
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows * 24)))
+    file, options = str(tmp_path / "train.jsonl"), command(folder, tmp_path / "out")
+    roles = ["--text", "q", "--choices", "one", "two", "--label", "right"]
+    main([*options[:3], "--train", file, "--dev", file, *roles, *options[9:], "--epochs", "2", "--seeds", "1"])
+    spread = read_config(Spread, tmp_path / "out/spread.json")
+    assert spread.kind == "choices"
+    asked = Roles(text="q", choices=("one", "two"), label=("right",))
+    model = str(tmp_path / "out/model")
+    assert score_rows(model, file, roles=asked).score == pytest.approx(spread.median)
+    said = list(predictions(model, open_table(file), roles=asked))
+    right = sum(row["predicted"] == row["right"] for row in said)
+    assert 100 * right / len(said) == pytest.approx(spread.median)
+    assert all(row["scores"][row["predicted"]] == row["score"] >= 0.5 for row in said)
