@@ -19,7 +19,6 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.inferred import LabelKind
 from distilbert_jax.finetuning.own import Roles, own_task, require_columns, usual_epochs
-from distilbert_jax.finetuning.tasks import METRICS
 from distilbert_jax.finetuning.written import check_out
 from distilbert_jax.text.columns import Layout
 
@@ -123,10 +122,6 @@ class FinetuneCommand:
             labels=self.labels,
             layout=self.rows.layout,
         )
-        if task.kind not in METRICS:
-            raise InputError(
-                f"{task.kind.replace('_', ' ')}: is not learned yet; known: {', '.join(METRICS)}", field="--kind"
-            )
         config = FinetuneConfig(
             self.model,
             task.name,

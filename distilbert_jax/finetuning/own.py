@@ -25,7 +25,7 @@ from distilbert_jax.finetuning.inferred import (
     number_of,
     truth_of,
 )
-from distilbert_jax.finetuning.tasks import METRICS, Task, TaskKind, remember, usual_metrics
+from distilbert_jax.finetuning.tasks import Task, TaskKind, remember, usual_metrics
 from distilbert_jax.text.columns import USUAL, Layout
 
 TRAIN, DEV = "train", "validation"
@@ -544,11 +544,11 @@ def task_of(source: OwnSplits, labels: Labels | None, rows: Mapping[str, int]) -
     """The task whose splits these are; its name tells their content. rows: of each split."""
     roles, name = source.reader.roles, source.train.name
     kind = cast(TaskKind, labels.kind if labels and roles.form == "sentences" else roles.form)
-    names = () if labels is None or kind == "choices" else labels.names
+    names = () if labels is None else labels.names
     target = roles.targets if len(roles.targets) == 1 and kind != "multi_label" else (SEVERAL,)
     title = re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.") if Path(name).suffix else "own"
     said = repr((roles, kind, names, source.fingerprint(TRAIN), source.fingerprint(DEV)))
-    metrics, beside = usual_metrics(kind, names) if kind in METRICS else ((), ())
+    metrics, beside = usual_metrics(kind, names)
     plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "own"
     return Task(
         f"{plain}-{hashlib.sha256(said.encode()).hexdigest()[:8]}",

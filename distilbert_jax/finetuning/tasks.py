@@ -13,7 +13,7 @@ from distilbert_jax.base.registry import Registry, calling_file
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.finetuning.entities import is_iob2
 
-TaskKind = Literal["classification", "multi_label", "regression", "tokens", "answers"]
+TaskKind = Literal["classification", "multi_label", "regression", "tokens", "answers", "choices"]
 
 # The metrics that a task of each kind may have; how they are computed stands in `kinds`.
 METRICS: Mapping[TaskKind, tuple[str, ...]] = {
@@ -22,6 +22,7 @@ METRICS: Mapping[TaskKind, tuple[str, ...]] = {
     "regression": ("pearson", "spearman", "rmse"),
     "tokens": ("f1", "precision", "recall", "accuracy", "f1_macro"),
     "answers": ("f1", "exact_match"),
+    "choices": ("accuracy",),
 }
 ERRORS = ("rmse",)  # no scores: less is better, in the unit of what is learned
 OF_ENTITIES = ("f1", "precision", "recall")  # of "tokens" those that need tags in IOB2
@@ -45,8 +46,9 @@ class Task:
     """One task: text columns, label names by id, metrics (the score is their mean), dev splits.
 
     kind: which decides what the columns hold, what is learned, and how it is scored (`kinds`). columns: the texts, in the roles
-    that the kind names: one sentence or two; the words of a sentence; question and context. target: the columns of what is
-    learned. labels: of a regression of several numbers their names; of one, and of answers, none. beside: metrics that are
+    that the kind names: one sentence or two; the words of a sentence; question and context; context and question, or one of them
+    or none, and then the choices. target: the columns of what is learned. labels: of a regression of several numbers their names,
+    of choices that have a column each these; of one number, of answers and of lists of choices none. beside: metrics that are
     reported, too, but are not in the score.
     """
 
@@ -78,6 +80,8 @@ def usual_metrics(kind: TaskKind, labels: Sequence[str]) -> tuple[tuple[str, ...
     """The metrics whose mean is the score, and those beside them, of a task for which nobody names any."""
     if kind == "tokens":
         return (("f1",), ("precision", "recall", "accuracy")) if is_iob2(labels) else (("accuracy",), ("f1_macro",))
+    if kind == "choices":
+        return METRICS[kind], ()
     if kind == "answers":
         return ("f1",), ("exact_match",)
     if kind == "classification":
@@ -281,12 +285,20 @@ def _wrong_of_answers(task: Task) -> str:
     return "" if whole else "expected the columns of question and context, one of answers, and no labels"
 
 
+def _wrong_of_choices(task: Task) -> str:
+    before = len(task.columns) - (len(task.labels) or 1)
+    if len(task.labels) == 1 or not 0 <= before <= 2 or len(task.target) != 1:
+        return "expected columns of context and question, as far as there are, then one of lists of choices, or one for each label"
+    return ""
+
+
 _WRONG_OF: Mapping[TaskKind, Callable[[Task], str]] = {
     "classification": _wrong_of_sentences,
     "multi_label": _wrong_of_sentences,
     "regression": _wrong_of_sentences,
     "tokens": _wrong_of_tokens,
     "answers": _wrong_of_answers,
+    "choices": _wrong_of_choices,
 }
 
 

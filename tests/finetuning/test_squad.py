@@ -11,8 +11,8 @@ from distilbert_jax.finetuning.squad import answer_score, normalized
         ("Theatre", "theatre"),
         ("a.b", "ab"),
         ("the", ""),
-        ("10\u202f000 «the» Ä", "10 000 «the» ä".replace("the", " ").replace("« »", "« »")),
-        ("Été\u00a0a\u0301", "été a\u0301"),
+        ("10\u202f000 «the» Ä", "10 000 « » ä"),
+        ("Été\u00a0a\u0301", "été \u0301"),  # as the script has it
     ],
 )
 def test_answers_are_compared_without_case_ascii_punctuation_and_articles(text, expected):

@@ -1,8 +1,9 @@
-"""Kinds of labelled tasks by their names: sentences and pairs classified, or a number of each; tags of words; answers."""
+"""Kinds of labelled tasks by their names: sentences and pairs classified, or a number of each; tags of words; answers; choices."""
 
 from collections.abc import Mapping
 
 from distilbert_jax.finetuning.kinds.answers import Answers
+from distilbert_jax.finetuning.kinds.choices import Choices
 from distilbert_jax.finetuning.kinds.kind import Kind as Kind
 from distilbert_jax.finetuning.kinds.sentences import Classification, MultiLabel, Regression
 from distilbert_jax.finetuning.kinds.tokens import Tokens
@@ -14,6 +15,7 @@ KINDS: Mapping[TaskKind, Kind] = {
     "regression": Regression(),
     "tokens": Tokens(),
     "answers": Answers(),
+    "choices": Choices(),
 }
 
 

@@ -150,8 +150,7 @@ class Answers(Kind):
         log_q, log_p = (
             _log_softmax(logits / temperature, batch) for logits in (outputs, jax.lax.stop_gradient(theirs))
         )
-        real = (batch["segment_ids"] > 0)[..., None]
-        return temperature**2 * jnp.sum(jnp.where(real, jnp.exp(log_p) * (log_p - log_q), 0.0)) / 2
+        return temperature**2 * jnp.sum(jnp.exp(log_p) * (log_p - log_q)) / 2
 
     def of_examples(self, packing: Packing, outputs: np.ndarray, examples: AnswerExamples) -> Sequence[np.ndarray]:
         """Logits of the tokens of each window, [tokens, 2]."""
@@ -235,12 +234,13 @@ def _tokens_of(window: Window, answers: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def _log_softmax(logits: jax.Array, batch: Batch) -> jax.Array:
-    """Of [R, T, 2] over the tokens of each segment, float32; of padding it means nothing."""
+    """Of [R, T, 2] over the tokens of each segment, float32; 0 of padding."""
     logits, segments = logits.astype(jnp.float32), batch["segment_ids"]
     own = segments[..., None] == jnp.arange(1, batch["weights"].shape[1] + 1)  # [R, T, S]
     every = jnp.where(own[..., None], logits[:, :, None], _LOWEST)  # [R, T, S, 2]
     norms = jax.nn.logsumexp(every, axis=1)
-    return logits - jnp.take_along_axis(norms, jnp.maximum(segments - 1, 0)[..., None], axis=1)
+    norms = jnp.take_along_axis(norms, jnp.maximum(segments - 1, 0)[..., None], axis=1)
+    return jnp.where(segments[..., None] > 0, logits - norms, 0.0)
 
 
 def _answer(questions: Questions, number: int, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Answer:

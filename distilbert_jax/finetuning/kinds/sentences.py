@@ -48,6 +48,18 @@ class SentenceExamples(Examples):
         }
 
 
+def encoded_texts(given: Sequence[Any], tokenizer: Tokenizer, length: int) -> tuple[list[Row], np.ndarray]:
+    """Texts or pairs of texts as rows of at most `length` tokens, the longer part of a pair cut first; and which were too long,
+    bool [n]."""
+    with told_in_a_line(settings_of(tokenizer).path), whole(tokenizer):
+        encodings = tokenizer.encode_batch(given)
+        too_long = np.array([len(encoding) > length for encoding in encodings], bool)
+        if too_long.any():
+            encodings = cutting(tokenizer, length).encode_batch(given)
+    rows = [Row(np.asarray(one.ids, np.int32), np.asarray(one.type_ids, np.int32)) for one in encodings]
+    return rows, too_long
+
+
 class _Sentences(Kind):
     """What kinds have in common that read one sentence or two and give one row of outputs."""
 
@@ -72,19 +84,8 @@ class _Sentences(Kind):
         """`[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, the longer part cut first."""
         texts = [list(rows[name]) for name in task.columns]
         given = list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0]
-        with told_in_a_line(settings_of(tokenizer).path), whole(tokenizer):
-            encodings = tokenizer.encode_batch(given)
-            cut = sum(len(encoding) > length for encoding in encodings)
-            if cut:
-                encodings = cutting(tokenizer, length).encode_batch(given)
-        return SentenceExamples(
-            [
-                Row(np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.int32))
-                for encoding in encodings
-            ],
-            self.labels_of(rows, task),
-            cut=cut,
-        )
+        encoded, too_long = encoded_texts(given, tokenizer, length)
+        return SentenceExamples(encoded, self.labels_of(rows, task), cut=int(too_long.sum()))
 
     def labels_of(self, rows: Any, task: Task) -> np.ndarray:
         """What is learned of each row [n, …], 0 where the split has no labels."""

@@ -60,7 +60,7 @@ def texts(rows, seed):
 
 def test_sets_of_labels_are_learned_and_a_student_learns_them_of_its_teacher(folder):
     patch = known(TOY)
-    directory, result, distilled = trained(folder, TOY, {"train": texts(120, 0), "validation": texts(30, 1)}, epochs=6)
+    directory, result, distilled = trained(folder, TOY, {"train": texts(120, 0), "validation": texts(30, 1)}, epochs=15)
     patch.undo()
     assert list(result.scores["validation"]) == ["f1_micro", "f1_macro", "accuracy", "score"]
     assert result.score == result.scores["validation"]["f1_micro"] > 85
@@ -75,7 +75,7 @@ def test_sets_of_labels_are_learned_and_a_student_learns_them_of_its_teacher(fol
 def test_several_numbers_are_learned(folder):
     patch = known(AMOUNTS)
     directory, result, distilled = trained(
-        folder, AMOUNTS, {"train": texts(120, 0), "validation": texts(30, 1)}, epochs=6
+        folder, AMOUNTS, {"train": texts(120, 0), "validation": texts(30, 1)}, epochs=15
     )
     patch.undo()
     assert result.score > 60
