@@ -5,7 +5,10 @@ they are, partitioning, fusion and collectives among them. `make parity` and `ma
 with DISTILBERT_JAX_OPTIMIZE=1.
 """
 
+import functools
 import os
+import types
+import zlib
 from importlib import metadata
 
 DEVICES = "--xla_force_host_platform_device_count=8"
@@ -18,6 +21,17 @@ def quick_flags() -> str:
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
     known = metadata.version("jaxlib").startswith("0.10.")
     return f"{flags} --xla_cpu_use_fusion_emitters=false" if known else flags
+
+
+def quick_cache() -> None:
+    """JAX packs what it puts into the compilation cache as small as zlib can; one that
+    goes with the session need not be small."""
+    from jax._src import compilation_cache  # here: conftest sets what it reads before it is imported
+
+    assert compilation_cache.zlib
+    compilation_cache.zlib = types.SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
+        compress=functools.partial(zlib.compress, level=1), decompress=zlib.decompress
+    )
 
 
 def quick_checkpoints() -> None:

@@ -41,14 +41,33 @@ _TINY = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--first-cases", action="store_true", help="of each parametrised test only the first case that is chosen"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr != "parity":  # which compares what users run
         os.environ["XLA_FLAGS"] += f" {compiling.quick_flags()}"
         compiling.quick_checkpoints()
+    compiling.quick_cache()
+
+
+@pytest.hookimpl(trylast=True)  # after what -m and -k leave out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.first_cases:
+        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
+        rest = [item for item in items if first[item.nodeid.partition("[")[0]] is not item]
+        items[:] = [item for item in items if first[item.nodeid.partition("[")[0]] is item]
+        config.hook.pytest_deselected(items=rest)
 
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported stays: else each full collection looks through all of it
+    gc.set_threshold(
+        20_000, 20, 20
+    )  # tracing makes much that lives for a moment; the default looks after every 700 objects
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
