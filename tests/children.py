@@ -72,6 +72,10 @@ class Child:
         self._process.join(timeout)
         if self.returncode is None:
             raise subprocess.TimeoutExpired(self._process.name, timeout)
+        return self.said()
+
+    def said(self) -> tuple[str, str]:
+        """Its stdout and stderr so far."""
         out, err = (Path(self._said.name, name).read_text() for name in ("out", "err"))
         return out, err
 

@@ -41,6 +41,7 @@ COMMANDS = {
     "ablation": Command(
         "experiments", "what each part of a recipe is worth: variants of a config against the full one"
     ),
+    "serve": Command("serve", "an endpoint and a page: models behind HTTP, in the forms of clients that there are"),
     "demo": Command("demo", "everything once, on Python's own documentation, in minutes"),
     "configs": Command("configs", "the configs that come with the package"),
 }

@@ -13,7 +13,7 @@ from tokenizers.models import WordPiece
 from distilbert_jax.base.progress import progress
 from distilbert_jax.config import Activations, AugmentConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.finetuning.datasets import Examples
+from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.pipelines.base import Forward
 from distilbert_jax.pipelines.fill_mask import FillMask
@@ -139,13 +139,8 @@ def augmented(examples: Examples, config: AugmentConfig, model: MaskedLM, tokeni
                 done(copy * len(examples) + len(copies))
             rows += [copies[i] for i in which]
             made_of += which
-    return Examples(
-        rows,
-        examples.lengths[made_of],
-        examples.labels[made_of],
-        examples.cut,
-        np.arange(len(rows)) < len(examples),
-    )
+    copied = examples.copied(made_of, rows)
+    return dataclasses.replace(copied, labelled=np.arange(len(rows)) < len(examples))
 
 
 def _drawn(ids: np.ndarray, generator: np.random.Generator, *, pieces: Pieces, share: float) -> np.ndarray:

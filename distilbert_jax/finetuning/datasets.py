@@ -1,68 +1,23 @@
-"""Rows of GLUE's tasks from local parquet or the hub, checked, and as tokenised examples."""
+"""Rows of GLUE's tasks from local parquet or the hub, checked."""
 
-import dataclasses
 import functools
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from distilbert_jax.base import files
 from distilbert_jax.base.files import fingerprint_of, open_file
 from distilbert_jax.errors import InputError, warn_once
-from distilbert_jax.finetuning.batches import PackedShape, Packing
-from distilbert_jax.finetuning.labels import label_order
+from distilbert_jax.finetuning.kinds import kind_of
+from distilbert_jax.finetuning.kinds.kind import check_columns
 from distilbert_jax.finetuning.tasks import TASKS, Task
-from distilbert_jax.text.tokenizer import Row
-from distilbert_jax.text.tokenizer_files import cutting, settings_of, told_in_a_line, whole
 
 HUB = "nyu-mll/glue"
-
-
-@dataclasses.dataclass(frozen=True)
-class Examples:
-    """Tokenised rows of one split.
-
-    rows: of their own lengths; lengths int64 [n]; labels int32 [n], float32 for a regression; cut: how many rows were longer
-    than the length limit; labelled: bool [n], False of a copy whose label is a teacher's to say, None: all are.
-    """
-
-    rows: Sequence[Row]
-    lengths: np.ndarray
-    labels: np.ndarray
-    cut: int
-    labelled: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def packed(self, packing: Packing, shape: PackedShape, pad_id: int) -> dict[str, np.ndarray]:
-        """The examples of a batch side by side in rows.
-
-        Returns:
-            input_ids, token_type_ids, position_ids (from 0 in every example) and segment_ids (0: padding) int32 [R, T]; first, the
-            column of an example's first token, int32 [R, S]; labels and weights float32, 0 where there is no example, [R, S];
-            labelled float32 [R, S] where not all are.
-        """
-        rows = [self.rows[index] for index in packing.indices]
-        labelled = None if self.labelled is None else self.labelled[packing.indices].astype(np.float32)
-        return {
-            "input_ids": packing.tokens([row.ids for row in rows], shape, pad_id),
-            "token_type_ids": packing.tokens([row.type_ids for row in rows], shape),
-            "position_ids": packing.tokens([np.arange(len(row.ids)) for row in rows], shape),
-            "segment_ids": packing.tokens(
-                [np.full(len(row.ids), segment) for row, segment in zip(rows, packing.segment, strict=True)], shape
-            ),
-            "first": packing.examples(packing.column.astype(np.int32), shape),
-            "labels": packing.examples(self.labels[packing.indices], shape),
-            "weights": packing.examples(np.ones(len(rows), np.float32), shape),
-            **({} if labelled is None else {"labelled": packing.examples(labelled, shape)}),
-        }
 
 
 def load_split(task: Task, split: str, folder: str = "") -> Any:
@@ -114,7 +69,7 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
         finally:
             client.setLevel(level)
     if split in task.submission:
-        rows = rows.remove_columns([name for name in ("label",) if name in rows.column_names])
+        rows = rows.remove_columns([name for name in task.target if name in rows.column_names])
     _check_rows(len(rows), task, split, str(where))
     check(rows, task, str(where), labelled=split not in task.submission)
     if split == "train" or "idx" not in rows.column_names:
@@ -158,17 +113,6 @@ def _check_rows(rows: int, task: Task, split: str, where: str) -> None:
         )
 
 
-def _check_columns(names: Sequence[str], task: Task, where: str, *, labelled: bool) -> None:
-    columns = (*task.columns, *(["label"] if labelled else []))
-    missing = [name for name in columns if name not in names]
-    if missing:
-        raise InputError(
-            f"{where}: no column {', '.join(missing)}; {task.name} has {', '.join(columns)}",
-            path=where,
-            field=missing[0],
-        )
-
-
 def has_split(task: Task, split: str, folder: str) -> bool:
     """Whether a local folder has the file of a split. The hub, asked for when no folder is given, has them all."""
     return not folder or (Path(folder) / task.name / f"{split}.parquet").is_file()
@@ -192,7 +136,7 @@ def hub_name(task: Task, split: str) -> str:
 def _fingerprint_on_hub(name: str, split: str) -> str:
     task, sum_ = TASKS[name], hashlib.sha256()
     rows = load_split(task, split)
-    for column in (*task.columns, *(column for column in ("label", "idx") if column in rows.column_names)):
+    for column in (*task.columns, *(column for column in (*task.target, "idx") if column in rows.column_names)):
         sum_.update(json.dumps([column, *rows[column]]).encode())
     return sum_.hexdigest()
 
@@ -239,7 +183,8 @@ def check_file(task: Task, split: str, folder: str) -> None:
         raise
     except (ArrowException, OSError, ValueError) as error:
         raise InputError(f"{where}: damaged or not parquet ({error})", path=where) from None
-    _check_columns(schema.names, task, str(where), labelled=split not in task.submission)
+    wanted = kind_of(task).columns(task, labelled=split not in task.submission)
+    check_columns(schema.names, wanted, task, str(where))
     _check_rows(metadata.num_rows, task, split, str(where))
 
 
@@ -256,74 +201,16 @@ def _file(task: Task, split: str, folder: str) -> Path:
 
 
 def in_selection_split(rows: Any, task: Task) -> np.ndarray:
-    """bool [n]: which rows of a training split settings are chosen on, a tenth by the hash of the first text.
+    """bool [n]: which rows of a training split settings are chosen on, a tenth by the hash of a text.
 
-    Rows that share their first text (the premises of MNLI, three times each) are on the same side.
+    Rows that a kind groups, such as those of one premise (three of MNLI), are on the same side.
     """
-    digests = (hashlib.sha256(text.encode()).digest() for text in rows[task.columns[0]])
+    digests = (hashlib.sha256(text.encode()).digest() for text in kind_of(task).groups(rows, task))
     return np.array([int.from_bytes(digest[:8]) % 10 == 0 for digest in digests])
 
 
 def check(rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
-    """Raise InputError unless a split has its task's columns, texts in them, labels in range, and these in the task's order where
-    the file names them."""
-    _check_columns(rows.column_names, task, where, labelled=labelled)
-    for name in task.columns:
-        bad = next((i for i, text in enumerate(rows[name]) if not isinstance(text, str)), None)
-        if bad is not None:
-            raise InputError(
-                f"{where}: row {bad}: {name} is {rows[name][bad]!r}, expected a text", path=where, field=name, row=bad
-            )
-    if not labelled:
-        return
-    named = tuple(getattr(rows.features["label"], "names", None) or ())
-    if named and task.labels and not _are_labels(named, task):
-        raise InputError(
-            f"{where}: its labels are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}",
-            path=where,
-            field="label",
-        )
-    low, high = task.label_range or (0, len(task.labels) - 1)
-    for i, label in enumerate(rows["label"]):
-        kinds = int | float if task.is_regression else int
-        if not isinstance(label, kinds) or isinstance(label, bool) or not low <= label <= high:
-            kind = "numbers" if task.is_regression else "whole numbers"
-            raise InputError(
-                f"{where}: row {i}: label {label!r}: expected {kind} from {low} to {high} of {task.name}",
-                path=where,
-                field="label",
-                row=i,
-            )
-
-
-def _are_labels(named: tuple[str, ...], task: Task) -> bool:
-    """Whether the names of a file's label ids are those of the task, in its order, or say nothing (0, 1, …)."""
-    if named == tuple(map(str, range(len(named)))):
-        return True
-    try:
-        return label_order(named, task.labels, task.name) == tuple(range(len(task.labels)))
-    except InputError:
-        return False
-
-
-def encode(rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> Examples:
-    """Tokenise a split: `[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, the longer part cut first down to `length` tokens.
-
-    The labels of a test split are 0.
-    """
-    texts = [list(rows[name]) for name in task.columns]
-    given = list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0]
-    with told_in_a_line(settings_of(tokenizer).path), whole(tokenizer):
-        encodings = tokenizer.encode_batch(given)
-        cut = sum(len(encoding) > length for encoding in encodings)
-        if cut:
-            encodings = cutting(tokenizer, length).encode_batch(given)
-    return Examples(
-        [Row(np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.int32)) for encoding in encodings],
-        np.array([len(encoding) for encoding in encodings]),
-        np.asarray(
-            rows["label"] if "label" in rows.column_names else np.zeros(len(rows)),
-            np.float32 if task.is_regression else np.int32,
-        ),
-        cut,
-    )
+    """Raise InputError unless a split has its task's columns, and in each row what its kind reads and learns."""
+    kind = kind_of(task)
+    check_columns(rows.column_names, kind.columns(task, labelled=labelled), task, where)
+    kind.check(rows, task, where, labelled=labelled)

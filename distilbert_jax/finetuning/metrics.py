@@ -32,16 +32,11 @@ METRICS = {
 }
 
 
-def score(task: Task, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Every metric of the task, and `score`, their mean, all × 100. logits float32 [n, labels], labels [n]."""
-    predictions = logits[:, 0] if task.is_regression else logits.argmax(-1)
-    values = {name: 100.0 * METRICS[name](predictions, labels) for name in task.metrics}
+def scored(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Every metric of a task of sentences, and `score`, their mean, all × 100. predictions, labels [n]: ids, or numbers."""
+    return with_mean({name: 100.0 * METRICS[name](predictions, labels) for name in task.metrics})
+
+
+def with_mean(values: dict[str, float]) -> dict[str, float]:
+    """Metrics, and `score`, their mean."""
     return {**values, "score": statistics.fmean(values.values())}
-
-
-def majority(task: Task, labels: np.ndarray) -> dict[str, float]:
-    """`score` of always answering the most frequent label; of a regression, where every constant correlates with nothing, 0."""
-    constant = np.zeros((len(labels), max(len(task.labels), 1)), np.float32)
-    if not task.is_regression:
-        constant[:, np.bincount(labels).argmax()] = 1.0
-    return score(task, constant, labels)

@@ -19,11 +19,11 @@ _CHUNK = 50  # resamples at once: 50 × 40,430 rows of QQP are 16 MB
 
 
 def scores(task: Task, predictions: Predictions, weights: np.ndarray) -> np.ndarray:
-    """`metrics.score`'s `score` of the resamples that take row i `weights[r, i]` times. weights [R, n] → [R], × 100."""
+    """`Kind.score`'s `score` of the resamples that take row i `weights[r, i]` times. weights [R, n] → [R], × 100."""
     weights = weights.astype(np.float64)
     if predictions.logits is None:
         return np.zeros(len(weights))
-    if task.is_regression:
+    if task.kind == "regression":
         x, y = predictions.logits[:, 0].astype(np.float64), predictions.labels.astype(np.float64)
         of = {
             "pearson": lambda: _correlation(x, y, weights),

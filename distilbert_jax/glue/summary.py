@@ -11,7 +11,8 @@ from distilbert_jax.base.files import read_json
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning import datasets
-from distilbert_jax.finetuning.metrics import majority, score
+from distilbert_jax.finetuning.kinds import kind_of
+from distilbert_jax.finetuning.kinds.sentences import majority
 from distilbert_jax.finetuning.predictions import Predictions, read_predictions
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.tasks import find_task
@@ -86,7 +87,7 @@ def read(run: SweepRun) -> Predictions:
     result, task = run.result, find_task(run.result.task)
     predictions = read_predictions(run.directory, task.dev[0], task, diverged=bool(result.diverged))
     if predictions.logits is not None:
-        again = score(task, predictions.logits, predictions.labels)["score"]
+        again = kind_of(task).score(task, list(predictions.logits), predictions.labels)["score"]
         if abs(again - result.score) > _ROUNDING:
             raise InputError(
                 f"{run.directory}: its predictions score {again:.2f}, results.json says {result.score:.2f}: "

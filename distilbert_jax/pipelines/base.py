@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from distilbert_jax.base.progress import progress
 from distilbert_jax.config import Activations
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.compiled import padded_length
+from distilbert_jax.models.layers import Linear
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel, float_dtype
 from distilbert_jax.models.ranges import check_finite, check_rows
@@ -89,6 +90,14 @@ def compiled_call(graphdef: nnx.GraphDef, compute: Callable[..., jax.Array]) -> 
     return jax.jit(lambda params, batch, options: compute(merge(graphdef, params), batch, *options), static_argnums=2)
 
 
+def _batch_size(given: int | None) -> int:
+    if given is None:  # on two cores a row of 128 tokens took longer in larger batches
+        return 8 if jax.default_backend() == "cpu" else 64
+    if given < 1:
+        raise InputError(f"batch_size = {given}: expected 1 or more", field="batch_size")
+    return given
+
+
 class Pipeline:
     """A model and its tokenizer, called with one text, a sequence of texts or an iterator of them. Subclasses name the model's
     class, how it is loaded, and what is computed.
@@ -103,6 +112,7 @@ class Pipeline:
     Attributes:
         name: `path_or_id` as text.
         model, tokenizer: usable on their own, `model(**tokenizer(text))`.
+        quiet: say nothing on stderr of what is cut or replaced; for a server, whose answers say it.
 
     Raises:
         InputError: what of the model or its tokenizer is missing, damaged or contradictory.
@@ -110,6 +120,7 @@ class Pipeline:
 
     _kind: type[PretrainedModel]
     loading: Mapping[str, Any] = MappingProxyType({"new_head": False})  # options of `from_pretrained`
+    quiet = False
 
     @staticmethod
     def compute(model: Any, batch: dict[str, jax.Array], *options: Any) -> jax.Array:
@@ -125,24 +136,42 @@ class Pipeline:
         activations: DTypeLike | Activations = "auto",
         batch_size: int | None = None,
     ):
-        if batch_size is None:  # on two cores a row of 128 tokens took longer in larger batches
-            batch_size = 8 if jax.default_backend() == "cpu" else 64
-        if batch_size < 1:
-            raise InputError(f"batch_size = {batch_size}: expected 1 or more", field="batch_size")
-        self.name, self._dtype = str(path_or_id), float_dtype(dtype)
+        size, precision = _batch_size(batch_size), {"dtype": float_dtype(dtype), "activations": activations}
         # The model first: one of an unknown family is named as such, not by its special tokens.
-        precision = {"dtype": self._dtype, "activations": activations}
-        self.model = self._kind.from_pretrained(path_or_id, revision=revision, **precision, **self.loading)
-        self.tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
-        check_fit(self.tokenizer.tokenizer, self.model.config.vocab_size, str(path_or_id))
-        self.batch_size = batch_size
+        model = self._kind.from_pretrained(path_or_id, revision=revision, **precision, **self.loading)
+        tokenizer = BertTokenizer.from_pretrained(path_or_id, revision=revision)
+        self._take(model, tokenizer, str(path_or_id), size)
+
+    @classmethod
+    def of_model(cls, model: Any, tokenizer: BertTokenizer, *, name: str = "", batch_size: int | None = None) -> Self:
+        """The pipeline of a model that is at hand, such as one in training, and its tokenizer.
+
+        Args:
+            model: of the class that the pipeline loads; its weights are taken as they are now.
+            name: what errors call it.
+
+        Raises:
+            InputError: they do not go together.
+        """
+        pipeline = cls.__new__(cls)
+        pipeline._take(model, tokenizer, name, _batch_size(batch_size))
+        return pipeline
+
+    def _take(self, model: Any, tokenizer: BertTokenizer, name: str, batch_size: int) -> None:
+        self.name, self.model, self.tokenizer, self.batch_size = name, model, tokenizer, batch_size
+        check_fit(tokenizer.tokenizer, model.config.vocab_size, name)
         self._forward = Forward(
             self.model, self.compute, pad_id=self.tokenizer.ids.pad, batch_size=batch_size, name=self.name
         )
 
     def __repr__(self) -> str:
         size = f"{self.model.num_parameters():,} parameters"
-        return f"{type(self).__name__}({self.name!r}, {type(self.model).__name__}, {size}, {self._dtype})"
+        return f"{type(self).__name__}({self.name!r}, {type(self.model).__name__}, {size}, {self.dtype})"
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of the matmuls."""
+        return jnp.dtype(next(module.dtype for _, module in nnx.iter_modules(self.model) if isinstance(module, Linear)))
 
     def _over(
         self,
@@ -188,5 +217,5 @@ class Pipeline:
                 if done:
                     done(seen)
         finally:
-            if seen:  # else an error is on its way, which says more
+            if seen and not self.quiet:  # else an error is on its way, which says more
                 announce_cut(cut, seen, self.tokenizer.max_length)

@@ -79,22 +79,11 @@ class FillMask(Pipeline):
         vocabulary = self.model.config.vocab_size
         if top_k is not None and not 1 <= top_k <= vocabulary:
             raise InputError(f"top_k = {top_k}: expected 1 to {vocabulary}, the size of the vocabulary", field="top_k")
-        if whole_words and joint:
-            raise InputError("joint and whole_words exclude each other: a joint search fills every mask with one token")
-        if whole_words and targets is None:
-            raise InputError("whole_words scores given words: name them as targets")
-        if targets is not None:  # whose order is no matter
-            given = sorted(targets, key=str) if isinstance(targets, set | frozenset) else targets
-            targets = [targets] if isinstance(targets, str) else list(several_texts(given, "targets"))
-        if targets is not None and not targets:
-            raise InputError("targets: none is given; name at least one word, or leave targets out")
-
+        ids, words = self._asked(targets, joint, whole_words)
         answer: Callable[[Sequence[str], Sequence[Row]], list[Answers]]
-        if whole_words and targets is not None:
-            words = self._words(targets)
+        if words:
             answer = lambda texts, rows: self._whole(texts, rows, words, top_k or len(words))
         else:
-            ids = np.arange(vocabulary) if targets is None else self._tokens(targets)
             if joint:
                 answer = lambda texts, rows: self._joint(texts, rows, ids, top_k or 5)
             elif targets is None:
@@ -102,6 +91,40 @@ class FillMask(Pipeline):
             else:
                 answer = lambda texts, rows: self._single(texts, rows, ids, top_k or len(ids), share=True)
         return self._over(texts, answer, "filling masks", collect=Answers)
+
+    def check_targets(
+        self, targets: str | Sequence[str] | None, *, joint: bool = False, whole_words: bool = False
+    ) -> None:
+        """Raise InputError where a call with these arguments would, whatever its texts."""
+        self._asked(targets, joint, whole_words, quiet=True)
+
+    def masks(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The positions of each text's masks, int64 [n], counted in tokens.
+
+        Raises:
+            InputError: a text is empty or has none, or one that lies beyond the model's positions.
+        """
+        return self._masks(texts, self.tokenizer.rows(texts)[0])
+
+    def _asked(
+        self, targets: str | Sequence[str] | None, joint: bool, whole_words: bool, *, quiet: bool = False
+    ) -> tuple[np.ndarray, list[tuple[int, ...]]]:
+        """The ids that are candidates for a mask, int64 [n]; or the pieces of each of the whole words that are."""
+        if whole_words and joint:
+            raise InputError("joint and whole_words exclude each other: a joint search fills every mask with one token")
+        if whole_words and targets is None:
+            raise InputError("whole_words scores given words: name them as targets")
+        if targets is None:
+            return np.arange(self.model.config.vocab_size), []
+        given = (
+            sorted(targets, key=str) if isinstance(targets, set | frozenset) else targets
+        )  # whose order is no matter
+        targets = [targets] if isinstance(targets, str) else list(several_texts(given, "targets"))
+        if not targets:
+            raise InputError("targets: none is given; name at least one word, or leave targets out")
+        if whole_words:
+            return np.arange(0), self._words(targets)
+        return self._tokens(targets, quiet or self.quiet), []
 
     def _pieces(self, target: str) -> tuple[int, ...]:
         """The ids of a target: a token of the vocabulary as it stands, else the pieces that the tokenizer makes of it."""
@@ -112,15 +135,15 @@ class FillMask(Pipeline):
             raise InputError(f"target {target!r} is empty: it has no word to score")
         return tuple(pieces)
 
-    def _tokens(self, targets: Sequence[str]) -> np.ndarray:
-        """The ids of single tokens, each once; a line on stderr for those that are none."""
+    def _tokens(self, targets: Sequence[str], quiet: bool) -> np.ndarray:
+        """The ids of single tokens, each once; a line on stderr for those that are none, unless `quiet`."""
         first = {target: self._pieces(target)[0] for target in targets}
         others = [
             f"{target!r} by {self.tokenizer.id_to_token(token)!r}"
             for target, token in first.items()
             if self.tokenizer.token_to_id(target) is None
         ]
-        if others:
+        if others and not quiet:
             print(f"targets that are no token are replaced by their first piece: {', '.join(others)}", file=sys.stderr)
         return np.unique(list(first.values()))
 

@@ -248,6 +248,7 @@ def _cached(name: str) -> Path | None:
 
 
 def _finetuning(config: FinetuneConfig, seeds: int) -> Finetuning:
+    from distilbert_jax.finetuning.kinds import kind_of
     from distilbert_jax.finetuning.tasks import find_task
 
     if not 1 <= seeds <= 1024:
@@ -255,9 +256,8 @@ def _finetuning(config: FinetuneConfig, seeds: int) -> Finetuning:
     task = find_task(config.task)
     model = architecture(config.model, "model")
     _check_length(config.length, model, "length", config.model)
-    model = dataclasses.replace(
-        model, labels=task.labels or ("score",), problem_type="regression" if task.is_regression else None
-    )
+    kind = kind_of(task)
+    model = dataclasses.replace(model, labels=kind.labels(task) or ModelConfig.labels, problem_type=kind.problem_type)
     teacher = None
     if config.teacher:
         teacher = architecture(config.teacher, "distill.teacher")
@@ -284,18 +284,15 @@ def _finetuning(config: FinetuneConfig, seeds: int) -> Finetuning:
 
 def _packed(config: FinetuneConfig) -> tuple[int, tuple[int, int, int]]:
     """Rows of a task whose data are at hand, and the shape into which `finetuning` packs its batches."""
-    from distilbert_jax.finetuning import datasets
     from distilbert_jax.finetuning.batches import packed_shape
+    from distilbert_jax.finetuning.kinds import kind_of
+    from distilbert_jax.finetuning.preparation import training_rows
     from distilbert_jax.finetuning.tasks import find_task
     from distilbert_jax.text.tokenizer import load_tokenizer
 
     task = find_task(config.task)
-    train = datasets.load_split(task, "train", config.data)
-    if config.max_train_rows:
-        train = train.select(range(min(config.max_train_rows, len(train))))
-    if config.selection_split:
-        train = train.select((~datasets.in_selection_split(train, task)).nonzero()[0])
-    lengths = datasets.encode(train, task, load_tokenizer(config.model), config.length).lengths
+    train, _ = training_rows(config, task)
+    lengths = kind_of(task).encode(train, task, load_tokenizer(config.model), config.length).lengths
     lengths = lengths.repeat(1 + config.augment.copies)  # a copy has the length of its row
     rows, length, segments = packed_shape(lengths, config.batch_size)
     return len(lengths), (rows, length, segments)

@@ -13,9 +13,10 @@ from jax.sharding import Mesh, SingleDeviceSharding
 
 from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.finetuning.batches import PackedShape, Packing
-from distilbert_jax.finetuning.datasets import Examples
-from distilbert_jax.finetuning.objective import classification, layer_terms
-from distilbert_jax.models import EncoderModel, MaskedLM, SequenceClassification
+from distilbert_jax.finetuning.kinds import kind_of
+from distilbert_jax.finetuning.objective import layer_terms, supervised
+from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.models import EncoderModel, MaskedLM
 from distilbert_jax.models.layers import activations_dtype
 from distilbert_jax.models.params import Params, split
 from distilbert_jax.models.pretrained import PretrainedModel
@@ -27,7 +28,7 @@ from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import batch_shapes
 from distilbert_jax.pretraining.setup import head_of, new_projections, optimizer_of
 from distilbert_jax.pretraining.together import company
-from distilbert_jax.text.tokenizer import Row, stack
+from distilbert_jax.text.tokenizer import stack
 from distilbert_jax.training import sharding, terms
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.projections import draw_projections
@@ -91,28 +92,20 @@ def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
     activations = _on_target(config.run.activations, dtype, mesh)
     sharding.check_batch(config.batch_size, config.optimizer.accumulate, mesh)
     sharding.check_heads(run.model.num_attention_heads, mesh)
-    graphdef, params = _abstract(SequenceClassification, run.model, dtype, activations)
+    kind = kind_of(find_task(config.task))
+    graphdef, params = _abstract(kind.head, run.model, dtype, activations)
     teacher_graphdef, frozen = None, {}
     if run.teacher:
         teacher = dataclasses.replace(run.teacher, labels=run.model.labels, problem_type=run.model.problem_type)
-        teacher_graphdef, frozen = _abstract(SequenceClassification, teacher, dtype, activations)
+        teacher_graphdef, frozen = _abstract(kind.head, teacher, dtype, activations)
         asked = layer_terms(config.distill)
         terms.check_terms(asked, 0, run.model, teacher)
         params |= jax.eval_shape(lambda: draw_projections(asked, run.model, teacher, config.run.seed))
-    objective = classification(
-        graphdef, len(run.model.labels), teacher_graphdef, config.distill, dtype=jnp.dtype(dtype)
-    )
+    objective = supervised(kind, graphdef, teacher_graphdef, config.distill, dtype=jnp.dtype(dtype))
     optimizer, several = adamw(config.optimizer, run.steps), run.seeds > 1
     state = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
     shape = PackedShape(run.rows, run.length, run.segments)
-    kind = np.float32 if len(run.model.labels) == 1 else np.int32
-    example = Examples(
-        [Row(np.zeros(1, np.int32), np.zeros(1, np.int32))],
-        np.ones(1, int),
-        np.zeros(1, kind),
-        0,
-        np.ones(1, bool) if config.augment.copies else None,
-    )
+    example = kind.blank(run.model, labelled=np.ones(1, bool) if config.augment.copies else None)
     place = np.zeros(1, int)
     packed = example.packed(Packing(place, place, place, place + 1), shape, 0)
     seeds = lambda array: jax.ShapeDtypeStruct((run.seeds,) * several + array.shape, array.dtype)

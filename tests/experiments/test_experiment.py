@@ -180,7 +180,7 @@ def test_models_without_a_step_are_what_they_were(done, prepared):
 @pytest.mark.slow
 def test_called_again_it_finds_everything(done, monkeypatch, capsys):
     monkeypatch.setattr("distilbert_jax.pretraining.run._train", lambda *_: pytest.fail("it trains"))
-    monkeypatch.setattr("distilbert_jax.finetuning.runs.Tuning.train", lambda *_: pytest.fail("it fine-tunes"))
+    monkeypatch.setattr("distilbert_jax.finetuning.tuning.Tuning.train", lambda *_: pytest.fail("it fine-tunes"))
     monkeypatch.setattr(experiment, "report", lambda *_, **__: None)
     main(["experiment", *done[1]])
     said = capsys.readouterr()

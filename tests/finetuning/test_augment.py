@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from distilbert_jax import config as c
-from distilbert_jax.finetuning import runs as module
+from distilbert_jax.finetuning import preparation as module
 from distilbert_jax.finetuning.augment import augmented, load_proposer, pieces_of
-from distilbert_jax.finetuning.datasets import Examples
+from distilbert_jax.finetuning.kinds.sentences import SentenceExamples
 from distilbert_jax.finetuning.runs import finetune
 from distilbert_jax.models import BertForMaskedLM
 from distilbert_jax.text.tokenizer import Row, load_tokenizer
@@ -35,7 +35,7 @@ def proposer(world, tmp_path_factory):
 def examples_of(texts, tokenizer):
     encodings = tokenizer.encode_batch(texts)
     rows = [Row(np.asarray(one.ids, np.int32), np.asarray(one.type_ids, np.int32)) for one in encodings]
-    return Examples(rows, np.array([len(row.ids) for row in rows]), np.arange(len(texts), dtype=np.int32), 0)
+    return SentenceExamples(rows, np.arange(len(texts), dtype=np.int32), cut=0)
 
 
 def copied(proposer, texts=TEXTS, **changes):

@@ -11,19 +11,23 @@ from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.datasets import (
     check,
     check_file,
-    encode,
     fingerprint,
     fingerprint_of_test,
     has_split,
     in_selection_split,
     load_split,
 )
+from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.runs import refused, write_split
 
 ROWS = {"sentence": ["a b", "c", "d e f"], "label": [0, 1, 1]}
 PAIRS = {"sentence1": ["a", "b", "c"], "sentence2": ["d", "e", "f"], "label": [0.0, 2.5, 5.0]}
+
+
+def encode(rows, task, tokenizer, length):
+    return kind_of(task).encode(rows, task, tokenizer, length)
 
 
 def changed(columns, **changes):
@@ -110,7 +114,9 @@ def test_labels_that_a_file_names_are_in_the_order_of_the_task(tmp_path):
     file.parent.mkdir()
     datasets.Dataset.from_dict(ROWS, features=names("positive", "negative")).to_parquet(file)
     message = refused(
-        lambda: load_split(find_task("sst2"), "train", str(tmp_path)), by="finetuning.datasets.check", path=str(file)
+        lambda: load_split(find_task("sst2"), "train", str(tmp_path)),
+        by="finetuning.kinds.sentences.Classification.check_labels",
+        path=str(file),
     )
     assert "its labels are positive, negative in this order, those of sst2 negative, positive" in message
     datasets.Dataset.from_dict(ROWS, features=names("sad", "glad")).to_parquet(file)

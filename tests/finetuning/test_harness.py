@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import evaluate
-from distilbert_jax.finetuning import runs as module
+from distilbert_jax.finetuning import tuning as module
 from distilbert_jax.glue.submission import check
 from distilbert_jax.models import DistilBertForMaskedLM
 from distilbert_jax.text.tokenizer import load_tokenizer

@@ -16,7 +16,7 @@ from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training.projections import draw_projections
 from tests.finetuning.conftest import WIDER
-from tests.finetuning.test_objective import classifier, examples_of, packed
+from tests.finetuning.test_objective import classifier, examples_of, kind_with, packed
 from tests.finetuning.test_runs import losses_of
 from tests.runs import BERT, STUDENT, change, metrics, refused
 
@@ -63,7 +63,7 @@ def test_what_lies_within_packed_examples_is_that_of_each_alone():
     )
     (graphdef, params), (of_teacher, frozen) = split(student), split(teacher)
     params |= draw_projections(objective.layer_terms(config), student.config, teacher.config, 0)
-    given = objective.classification(graphdef, 3, of_teacher, config)
+    given = objective.supervised(kind_with(3), graphdef, of_teacher, config)
     keys = jax.random.split(jax.random.key(0), len(batch["input_ids"]))
     ready, counts = given.prepare(keys, batch)
     parts = jax.jit(lambda params: given.loss(params, frozen, {**ready, "rngs": None}, counts)[1])(params)
@@ -203,7 +203,7 @@ def test_without_weights_nothing_within_is_read():
     student, teacher = classifier(STUDENT, 3, 1), classifier(BERT, 3, 2)
     (graphdef, params), (of_teacher, frozen) = split(student), split(teacher)
     _, batch = packed(examples_of(24, 3))
-    given = objective.classification(graphdef, 3, of_teacher, c.DistillConfig(teacher="x"))
+    given = objective.supervised(kind_with(3), graphdef, of_teacher, c.DistillConfig(teacher="x"))
     ready, counts = given.prepare(jax.random.split(jax.random.key(0), len(batch["input_ids"])), batch)
     assert set(counts) == {"examples"}
     assert set(given.parts) == {"loss_labels", "loss_ce"}

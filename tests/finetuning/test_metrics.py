@@ -5,9 +5,9 @@ import pytest
 from jax.sharding import Mesh
 
 from distilbert_jax.finetuning.batches import PackedShape
-from distilbert_jax.finetuning.datasets import encode
-from distilbert_jax.finetuning.metrics import majority, score
-from distilbert_jax.finetuning.predictions import predictor
+from distilbert_jax.finetuning.kinds import KINDS, kind_of
+from distilbert_jax.finetuning.kinds.sentences import majority
+from distilbert_jax.finetuning.predictor import predictor
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import BertForSequenceClassification, DistilBertForSequenceClassification
 from distilbert_jax.models.params import split
@@ -17,6 +17,10 @@ from tests.runs import BERT, STUDENT, change
 
 PREDICTED = np.array([1, 1, 0, 0, 1, 0, 1, 1])
 TRUE = np.array([1, 0, 0, 1, 1, 0, 1, 0])  # 3 true positives, 2 false ones, 1 missed, 2 true negatives
+
+
+def score(task, logits, labels):
+    return kind_of(task).score(task, logits, labels)
 
 
 def logits_of(predictions):
@@ -91,7 +95,8 @@ def examples(world):
         "label": [0] * len(sizes),
     }
     rows["sentence1"] = [f"red{chr(97 + i % 20)} {text}" for i, text in enumerate(rows["sentence1"])]
-    return encode(datasets.Dataset.from_dict(rows), find_task("mrpc"), load_tokenizer(world.tokenizer), 32)
+    task = find_task("mrpc")
+    return kind_of(task).encode(datasets.Dataset.from_dict(rows), task, load_tokenizer(world.tokenizer), 32)
 
 
 @pytest.fixture(
@@ -103,7 +108,7 @@ def model(request):
 
 
 def predict(graphdef, params, examples, shape, mesh):
-    return predictor(graphdef, shape, 0, mesh)(params, examples)
+    return np.stack(predictor(KINDS["classification"], graphdef, shape, 0, mesh)(params, examples))
 
 
 def mesh(devices):

@@ -9,8 +9,9 @@ from flax import nnx
 from distilbert_jax.config import DistillConfig, MeshConfig
 from distilbert_jax.finetuning import objective
 from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
-from distilbert_jax.finetuning.datasets import Examples
-from distilbert_jax.finetuning.predictions import predictor
+from distilbert_jax.finetuning.kinds import KINDS
+from distilbert_jax.finetuning.kinds.sentences import SentenceExamples
+from distilbert_jax.finetuning.predictor import predictor
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import Row, stack
@@ -30,7 +31,11 @@ def examples_of(count, labels, longest=20, seed=0):
         for n in lengths
     ]
     answers = rng.normal(size=count).astype(np.float32) if labels == 1 else rng.integers(0, labels, count)
-    return Examples(rows, lengths, answers.astype(np.float32 if labels == 1 else np.int32), 0)
+    return SentenceExamples(rows, answers.astype(np.float32 if labels == 1 else np.int32), cut=0)
+
+
+def kind_with(labels):
+    return KINDS["regression" if labels == 1 else "classification"]
 
 
 def classifier(config, labels, seed):
@@ -64,7 +69,7 @@ def test_packed_rows_have_the_losses_and_gradients_of_padded_ones(config, distil
     model, teacher = classifier(config, labels, 1), classifier(BERT, labels, 2)
     (graphdef, params), (of_teacher, frozen) = split(model), split(teacher)
     distill = DistillConfig(teacher="x", alpha=0.3, temperature=1.5)
-    given = objective.classification(graphdef, labels, of_teacher if distilled else None, distill)
+    given = objective.supervised(kind_with(labels), graphdef, of_teacher if distilled else None, distill)
     keys = jax.random.split(jax.random.key(0), len(batch["input_ids"]))
 
     def packed_loss(params):
@@ -100,7 +105,7 @@ def test_predictions_are_those_of_padded_rows_in_the_order_of_the_split():
     graphdef, params = split(model)
     examples = examples_of(70, 3, longest=31, seed=1)
     shape = wide_enough(packed_shape(examples_of(100, 3).lengths, SIZE), examples.lengths)
-    logits = predictor(graphdef, shape, 0, mesh)(params, examples)
+    logits = np.stack(predictor(kind_with(3), graphdef, shape, 0, mesh)(params, examples))
     assert logits.dtype == np.float32
     assert deviation(logits, padded_logits(model, examples, range(70))) < 1e-5
 
@@ -109,7 +114,9 @@ def test_what_lies_beside_an_example_does_not_change_it():
     examples = examples_of(100, 3)
     packing, batch = packed(examples)
     model = classifier(BERT, 3, 1)
-    logits = lambda batch: packing.of_examples(np.asarray(jax.jit(lambda b: objective.classify(model, b, None))(batch)))
+    logits = lambda batch: packing.of_examples(
+        np.asarray(jax.jit(lambda b: objective.outputs_of(kind_with(3), model, b, None))(batch))
+    )
     chosen = batch["segment_ids"] == 2
     other = {**batch, "input_ids": np.where(chosen, (batch["input_ids"] + 7) % 48, batch["input_ids"])}
     changed = np.abs(logits(batch) - logits(other)).max(-1) > 0

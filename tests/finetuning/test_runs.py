@@ -15,9 +15,9 @@ from distilbert_jax.base import runtime
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.errors import DivergedError, InputError, Interrupted
-from distilbert_jax.finetuning import datasets
-from distilbert_jax.finetuning import runs as module
+from distilbert_jax.finetuning import tuning as module
 from distilbert_jax.finetuning.batches import packed_shape
+from distilbert_jax.finetuning.kinds.sentences import Classification
 from distilbert_jax.finetuning.predictions import read_predictions
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.runs import directory_of, finetune, finetune_seeds
@@ -225,15 +225,15 @@ def no_training(monkeypatch):
 @pytest.mark.parametrize("value", [10**6, -1])
 @pytest.mark.parametrize("split", ["train", "validation"])
 def test_an_id_that_the_model_has_no_row_for_is_refused(split, value, folder, tmp_path, no_training, monkeypatch):
-    encode = datasets.encode
+    encode = Classification.encode
 
-    def wrong(rows, *given):
-        examples = encode(rows, *given)
+    def wrong(self, rows, *given):
+        examples = encode(self, rows, *given)
         if len(rows) == {"train": TRAIN, "validation": DEV}[split]:
             examples.rows[3].ids[1] = value
         return examples
 
-    monkeypatch.setattr(datasets, "encode", wrong)
+    monkeypatch.setattr(Classification, "encode", wrong)
     refused(lambda: tune(tuning(folder, tmp_path / "run")), by="base.ranges.check_range", field="input_ids")
 
 
@@ -262,7 +262,7 @@ def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, c
         ({"model": ""}, {"field": "model", "hint": "--model"}),
         ({"model": "nowhere"}, {"path": "nowhere"}),
         ({"data": "nowhere"}, {"by": "finetuning.datasets._file", "path": "nowhere"}),
-        ({"length": 64}, {"by": "finetuning.runs.Tuning._check_sizes", "field": "length"}),
+        ({"length": 64}, {"by": "finetuning.preparation.check_sizes", "field": "length"}),
         ({"batch_size": 12}, {"by": "training.sharding.check_batch", "field": "data.batch_size"}),
         ({"mesh": MeshConfig(data=3)}, {"by": "training.sharding.make_mesh", "field": "mesh"}),
         ({"model": "few"}, {"by": "text.tokenizer.check_fit", "path": "few"}),
@@ -408,7 +408,7 @@ def test_a_tenth_of_train_is_scored_in_the_place_of_dev(folder, tmp_path):
     assert found.train_rows + found.dev_rows["selection_split"] == TRAIN
     assert 0 < found.dev_rows["selection_split"] < TRAIN / 4
     few = tuning(folder, tmp_path / "few", selection_split=True, max_train_rows=1)
-    refused(lambda: tune(few), "sst2", by="finetuning.runs.Tuning._load_data")
+    refused(lambda: tune(few), "sst2", by="finetuning.preparation.training_rows")
 
 
 def test_logits_and_labels_of_dev_are_kept(tuned):
@@ -583,7 +583,7 @@ def test_the_model_of_mnli_predicts_ax_too(folder, tmp_path, capsys):
 
 
 def test_a_task_without_training_data_is_refused(folder, tmp_path):
-    refused(lambda: tune(tuning(folder, tmp_path / "run", task="ax")), "'ax'", by="finetuning.runs.Tuning.__init__")
+    refused(lambda: tune(tuning(folder, tmp_path / "run", task="ax")), "'ax'", by="finetuning.tuning.Tuning.__init__")
 
 
 @pytest.mark.slow
@@ -614,7 +614,7 @@ def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
     np.testing.assert_array_equal(losses_of(configs[1]), losses_of(one))
     other = seeds_of(folder, tmp_path / "together", (0, 1), **given)
     refused(
-        lambda: finetune_seeds(other, together=True), by="finetuning.runs.Tuning._teacher_of", field="distill.teacher"
+        lambda: finetune_seeds(other, together=True), by="finetuning.tuning.Tuning._teacher_of", field="distill.teacher"
     )
 
 
@@ -675,9 +675,9 @@ def test_a_teacher_of_fewer_positions_is_refused(folder, tuned, tmp_path):
         ({"distill__teacher": "student"}, {"by": "models.hf_format.to_params", "path": "student"}),
         (
             {"distill__teacher": "tuned", "task": "stsb"},
-            {"by": "finetuning.runs.Tuning._load_teacher", "field": "distill.teacher"},
+            {"by": "finetuning.preparation.load_teacher", "field": "distill.teacher"},
         ),
-        ({"distill__teacher": "other"}, {"by": "finetuning.runs.Tuning._load_teacher", "field": "distill.teacher"}),
+        ({"distill__teacher": "other"}, {"by": "finetuning.preparation.load_teacher", "field": "distill.teacher"}),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused_in_one_line(folder, tuned, tmp_path, changes, told):

@@ -3,11 +3,15 @@
 import numpy as np
 
 from distilbert_jax.base.config_io import write_config
-from distilbert_jax.finetuning.metrics import score
+from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.predictions import write_predictions
 from distilbert_jax.finetuning.results import RunResult
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.results import SweepRun
+
+
+def score(task, logits, labels):
+    return kind_of(task).score(task, logits, labels)
 
 
 def result(task="rte", seed=0, value=50.0, **more):
@@ -38,14 +42,14 @@ def run(tmp_path, task, seed, right, *, model="bert", rows=None, diverged=""):
     rng = np.random.default_rng(5)
     scores = {}
     for split in task.dev:
-        if task.is_regression:
+        if task.kind == "regression":
             labels = rng.uniform(0, 5, rows).astype(np.float32)
             logits = (labels + rng.normal(size=rows) * (10 - right))[:, None].astype(np.float32)
         else:
             labels = (np.arange(rows) // 10 % len(task.labels)).astype(np.int32)
             wrong = np.arange(rows) % 10 >= right
             logits = np.eye(len(task.labels), dtype=np.float32)[(labels + wrong) % len(task.labels)]
-        write_predictions(directory, split, None if diverged else logits, labels)
+        write_predictions(directory, split, kind_of(task).files(None if diverged else logits, labels))
         values = score(task, logits, labels)
         scores[split] = dict.fromkeys(values, 0.0) if diverged else values
     of_run = result(

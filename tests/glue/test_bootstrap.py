@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.predictions import Predictions, read_predictions
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.bootstrap import compare, scores
+from tests.glue.examples import score
 from tests.runs import refused
 
 ROWS = 60
@@ -15,7 +15,7 @@ def predictions(task, seed=0, rows=ROWS, skill=1.0):
     rng = np.random.default_rng(seed)
     truth = np.random.default_rng(99)
     task = find_task(task)
-    if task.is_regression:
+    if task.kind == "regression":
         labels = truth.integers(0, 11, rows).astype(np.float32) / 2
         return Predictions((skill * labels + rng.normal(size=rows)).round(1).astype(np.float32)[:, None], labels)
     labels = truth.integers(0, len(task.labels), rows).astype(np.int32)

@@ -22,7 +22,7 @@ def made(tmp_path, task, seed, score, *, tested=True, diverged=""):
         for split, file in of.submission.items():
             files[file] = "fingerprint"
             logits = rng.normal(size=(of.rows[split], max(len(of.labels), 1))) * 4
-            write_predictions(directory, file, logits.astype(np.float32), None)
+            write_predictions(directory, file, {"": logits.astype(np.float32)})
     return SweepRun(result(task, seed, score, tested=files if tested else {}, diverged=diverged), directory)
 
 

@@ -8,7 +8,6 @@ from distilbert_jax.base.config_io import to_json, write_config
 from distilbert_jax.base.files import sha256_of, write_json
 from distilbert_jax.config import AugmentConfig, DistillConfig, FinetuneConfig, HiddenConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.finetuning.metrics import score
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.bootstrap import compare_runs
 from distilbert_jax.glue.results import Choice, Setting, SweepRun
@@ -23,7 +22,7 @@ from distilbert_jax.glue.summary import (
     summary,
 )
 from distilbert_jax.models.hf_format import fingerprint
-from tests.glue.examples import result, run
+from tests.glue.examples import result, run, score
 from tests.runs import change, refused, write_split
 
 

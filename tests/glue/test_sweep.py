@@ -135,7 +135,7 @@ def test_what_is_wrong_with_a_later_task_or_seed_is_told_before_the_first_run(as
     write_split(tmp_path, "cola", "validation", {"text": ["a"], "label": [0]})
     refused(
         lambda: run_sweep(config, ("rte", "cola"), (0,)),
-        by="finetuning.datasets._check_columns",
+        by="finetuning.kinds.kind.check_columns",
         path="cola/validation.parquet",
     )
     (tmp_path / "cola/validation.parquet").write_bytes(b"PAR1")

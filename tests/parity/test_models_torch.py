@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distilbert_jax.finetuning.objective import classification
+from distilbert_jax.finetuning.kinds import KINDS
+from distilbert_jax.finetuning.objective import supervised
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.hf_format import hf_config, hf_name
 from distilbert_jax.models.params import merge, split
@@ -197,7 +198,7 @@ def test_regression_and_its_gradients_are_the_references(family, tmp_path):
         "weights": np.ones((3, 1), np.float32),
         "rngs": None,
     }
-    objective = classification(split(model)[0], num_labels=1)
+    objective = supervised(KINDS["regression"], split(model)[0])
     value_of = lambda model: objective.loss(split(model)[1], {}, batch, {"examples": 3.0})[0]
     assert_same_gradients(reference, model, expected, value_of)
 

@@ -128,9 +128,9 @@ def test_whole_words_keep_the_token_types_of_their_place(small, monkeypatch):
 
 def test_options_that_contradict_each_other_are_refused(small):
     text = "blue [MASK]"
-    refused(lambda: small(text, whole_words=True), by="pipelines.fill_mask.FillMask.__call__")
+    refused(lambda: small(text, whole_words=True), by="pipelines.fill_mask.FillMask._asked")
     refused(
-        lambda: small(text, targets=["red"], whole_words=True, joint=True), by="pipelines.fill_mask.FillMask.__call__"
+        lambda: small(text, targets=["red"], whole_words=True, joint=True), by="pipelines.fill_mask.FillMask._asked"
     )
     refused(
         lambda: small(text, targets=["red", "☃"], whole_words=True), "'☃'", by="pipelines.fill_mask.FillMask._words"

@@ -10,7 +10,7 @@ from distilbert_jax.base.config_io import from_json, to_json
 from distilbert_jax.cli import main
 from distilbert_jax.config import AugmentConfig, DataConfig, DistillConfig, FinetuneConfig, ModelConfig, PretrainConfig
 from distilbert_jax.errors import Interrupted
-from distilbert_jax.finetuning.runs import Tuning
+from distilbert_jax.finetuning.tuning import Tuning
 from distilbert_jax.planning import compile as compiling
 from distilbert_jax.planning import plan as planning
 from distilbert_jax.planning import report

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from distilbert_jax.config import MaskingConfig, ModelConfig, PretrainConfig
-from distilbert_jax.finetuning.objective import classification, classify
+from distilbert_jax.finetuning.kinds import KINDS
+from distilbert_jax.finetuning.objective import outputs_of, supervised
 from distilbert_jax.models import (
     BertForMaskedLM,
     BertForSequenceClassification,
@@ -335,11 +336,11 @@ def test_the_student_drops_out_and_the_teacher_does_not():
 
 def logits_of(model, batch):
     """[rows, labels]: an example a row."""
-    return quick_jit(lambda batch: classify(model, batch, None))(batch)[:, 0]
+    return quick_jit(lambda batch: outputs_of(KINDS["classification"], model, batch, None))(batch)[:, 0]
 
 
 def alone(ids, types, lengths):
-    """What `classify` reads of examples that have a row each."""
+    """What `outputs_of` reads of examples that have a row each."""
     ids = np.asarray(ids, np.int32)
     places = np.arange(ids.shape[1], dtype=np.int32)
     return {
@@ -354,7 +355,7 @@ def alone(ids, types, lengths):
 def classifier(kind, labels):
     model_config = ModelConfig.bert_base if kind is BertForSequenceClassification else ModelConfig.distilbert_base
     model = build(kind, model_config(**SIZES | STILL, labels=tuple(map(str, range(labels)))))
-    objective = classification(split(model)[0], labels)
+    objective = supervised(KINDS["regression" if labels == 1 else "classification"], split(model)[0])
     return model, quick_jit(jax.value_and_grad(objective.loss, has_aux=True)), objective.prepare
 
 

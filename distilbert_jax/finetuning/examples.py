@@ -1,0 +1,62 @@
+"""Examples of a labelled task: tokenised rows, and how those of a batch lie side by side."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from distilbert_jax.finetuning.batches import PackedShape, Packing
+from distilbert_jax.text.tokenizer import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class Examples:
+    """Tokenised rows of one split. A kind of task adds what is learned of them, its fields with a value an example.
+
+    rows: of their own lengths; cut: how many were longer than the length limit; labelled: bool [n], False of a copy whose label is
+    a teacher's to say, None: all are.
+    """
+
+    rows: Sequence[Row]
+    cut: int = dataclasses.field(kw_only=True)
+    labelled: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each, int64 [n]."""
+        return np.array([len(row.ids) for row in self.rows], np.int64)
+
+    @property
+    def targets(self) -> Any:
+        """What a kind's `score` compares outputs with."""
+        raise NotImplementedError
+
+    def copied(self, indices: Sequence[int], rows: Sequence[Row]) -> Self:
+        """These rows in place of those of `indices`, of the same lengths: what is learned goes along."""
+        raise NotImplementedError
+
+    def packed(self, packing: Packing, shape: PackedShape, pad_id: int) -> dict[str, np.ndarray]:
+        """The examples of a batch side by side in rows.
+
+        Returns:
+            input_ids, token_type_ids, position_ids (from 0 in every example) and segment_ids (0: padding) int32 [R, T]; weights
+            float32, 0 where there is no example, [R, S]; labelled float32 [R, S] where not all are; and what a kind adds.
+        """
+        rows = [self.rows[index] for index in packing.indices]
+        batch = {
+            "input_ids": packing.tokens([row.ids for row in rows], shape, pad_id),
+            "token_type_ids": packing.tokens([row.type_ids for row in rows], shape),
+            "position_ids": packing.tokens([np.arange(len(row.ids)) for row in rows], shape),
+            "segment_ids": packing.tokens(
+                [np.full(len(row.ids), segment) for row, segment in zip(rows, packing.segment, strict=True)], shape
+            ),
+            "weights": packing.examples(np.ones(len(rows), np.float32), shape),
+        }
+        if self.labelled is not None:
+            batch["labelled"] = packing.examples(self.labelled[packing.indices].astype(np.float32), shape)
+        return batch

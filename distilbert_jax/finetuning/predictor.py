@@ -1,0 +1,40 @@
+"""Predictor: the outputs of a fine-tuned model for examples, in batches of packed rows."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from distilbert_jax.finetuning.batches import PackedShape, packings
+from distilbert_jax.finetuning.examples import Examples
+from distilbert_jax.finetuning.kinds import Kind
+from distilbert_jax.finetuning.objective import TOKENS, outputs_of
+from distilbert_jax.models.params import Params, merge
+from distilbert_jax.training import sharding
+
+
+def predictor(
+    kind: Kind, graphdef: nnx.GraphDef, shape: PackedShape, pad_id: int, mesh: Mesh
+) -> Callable[[Params, Examples], Sequence[np.ndarray]]:
+    """A function from parameters of a kind's model and examples, none longer than a row of `shape`, to what each of them gets, as
+    `Kind.of_examples` says. Examples are packed into as few rows as they fit into; one program is compiled."""
+    shape = shape.for_mesh(mesh.shape["data"] * mesh.shape["fsdp"])
+    where = sharding.batch_sharding(mesh)
+    forward = jax.jit(
+        lambda params, batch: outputs_of(kind, merge(graphdef, params), batch, None),
+        out_shardings=jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+    )
+
+    def predict(params: Params, examples: Examples) -> Sequence[np.ndarray]:
+        outputs: list[np.ndarray] = [np.empty(0)] * len(examples)
+        for packing in packings(examples.lengths, shape):
+            packed = examples.packed(packing, shape, pad_id)
+            batch = {name: packed[name] for name in (*TOKENS, *kind.reads)}
+            given = np.asarray(forward(params, jax.device_put(batch, where)))
+            for index, value in zip(packing.indices, kind.of_examples(packing, given), strict=True):
+                outputs[index] = value
+        return outputs
+
+    return predict

@@ -1,0 +1,204 @@
+"""Preparation of a task for training: its splits as rows and as examples, the model that is trained, and its teacher."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from tokenizers import Tokenizer
+
+from distilbert_jax.base.hub import locate
+from distilbert_jax.config import FinetuneConfig, ModelConfig
+from distilbert_jax.errors import InputError, few, warn_once
+from distilbert_jax.finetuning import datasets
+from distilbert_jax.finetuning.augment import augmented, load_proposer
+from distilbert_jax.finetuning.examples import Examples
+from distilbert_jax.finetuning.kinds import kind_of
+from distilbert_jax.finetuning.labels import label_order
+from distilbert_jax.finetuning.tasks import Task
+from distilbert_jax.models.heads import ModelWithHead
+from distilbert_jax.models.hf_format import read_config
+from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.models.ranges import check_rows
+from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids
+from distilbert_jax.training import sharding
+
+
+@dataclasses.dataclass(frozen=True)
+class Splits:
+    """Rows of a task, checked (`datasets.check`), each a `datasets.Dataset`.
+
+    train: without what is held out; scored: those that have labels, by name; unlabelled: those that are predicted, by the name of
+    what is written of them, each with the task that its columns are of.
+    """
+
+    train: Any
+    scored: Mapping[str, Any]
+    unlabelled: Mapping[str, tuple[Task, Any]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """`Splits` as examples."""
+
+    train: Examples
+    scored: Mapping[str, Examples]
+    unlabelled: Mapping[str, Examples]
+
+    def every(self) -> Iterator[Examples]:
+        yield from (self.train, *self.scored.values(), *self.unlabelled.values())
+
+
+def training_rows(config: FinetuneConfig, task: Task) -> tuple[Any, Any]:
+    """Rows to train on, and those that are held out of them, None without a selection split.
+
+    Raises:
+        InputError: as `datasets.load_split`, or there are too few rows to hold some out.
+    """
+    train = datasets.load_split(task, "train", config.data)
+    if config.max_train_rows:
+        train = train.select(range(min(config.max_train_rows, len(train))))
+    if not config.selection_split:
+        return train, None
+    out = datasets.in_selection_split(train, task)
+    if out.all() or not out.any():
+        raise InputError(
+            f"{task.name}: {len(train)} training rows are too few to hold a tenth of them out", field="selection_split"
+        )
+    return train.select(np.flatnonzero(~out)), train.select(np.flatnonzero(out))
+
+
+def read_splits(config: FinetuneConfig, task: Task) -> Splits:
+    """The splits that a run trains on, is scored on and predicts; InputError as `training_rows`."""
+    train, held_out = training_rows(config, task)
+    if held_out is None:
+        scored = {name: datasets.load_split(task, name, config.data) for name in task.dev}
+    else:
+        scored = {"selection_split": held_out}
+    tests = datasets.test_splits(task, config.data) if config.predict_test else ()
+    return Splits(train, scored, {file: (of, datasets.load_split(of, name, config.data)) for of, name, file in tests})
+
+
+def encode_splits(splits: Splits, task: Task, tokenizer: Tokenizer, length: int) -> Data:
+    """Rows as examples of at most `length` tokens."""
+    encode = lambda rows, of=task: kind_of(of).encode(rows, of, tokenizer, length)
+    scored = {name: encode(rows) for name, rows in splits.scored.items()}
+    return Data(
+        encode(splits.train), scored, {name: encode(rows, of) for name, (of, rows) in splits.unlabelled.items()}
+    )
+
+
+def with_copies(examples: Examples, config: FinetuneConfig, tokenizer: Tokenizer) -> Examples:
+    """Examples, and copies of them as `config.augment` says."""
+    run, asked = config.run, config.augment
+    precision = {"dtype": jnp.dtype(run.dtype), "activations": run.activations}
+    proposer = load_proposer(asked, tokenizer, int(examples.lengths.max()), **precision)
+    return augmented(examples, asked, proposer, tokenizer)
+
+
+def load_model(config: FinetuneConfig, task: Task) -> ModelWithHead:
+    """The encoder and head of a directory, its labels in the task's order; a new head where it has none or other labels."""
+    kind = kind_of(task)
+    given, labels = read_config(locate(config.model)).labels, kind.labels(task)
+    others = labels is not None and given != labels
+    order = _kept_order(kind.head, config.model, given, labels) if labels is not None and others else None
+    changes: dict[str, Any] = {} if labels is None else {"labels": labels}
+    model = kind.head.from_pretrained(
+        config.model,
+        dtype=jnp.dtype(config.run.dtype),
+        activations=config.run.activations,
+        seed=config.run.seed,
+        reinitialise=(kind.own,) if others and not order else (),
+        problem_type=kind.problem_type,
+        **changes,
+    )
+    if order:
+        graphdef, params = split(model)
+        model = merge(graphdef, _in_order(params, order, kind.own))
+    return model
+
+
+def check_sizes(config: FinetuneConfig, model: ModelWithHead, tokenizer: Tokenizer, data: Data) -> None:
+    """Raise InputError where the model has too few positions, pieces or token types for its examples."""
+    if config.length > model.config.max_length:
+        raise InputError(
+            f"length = {config.length} is beyond the {model.config.max_length} positions of {config.model}: "
+            f"--length {model.config.max_length} is the longest",
+            field="length",
+        )
+    check_fit(tokenizer, model.config.vocab_size, config.model)
+    check_ids(data, model, config.model)
+
+
+def check_ids(data: Data, model: ModelWithHead, where: str) -> None:
+    """Raise InputError for an id of any split that a model has no row for: a compiled program would not."""
+    for examples in data.every():
+        ids, types = (np.concatenate([row[place] for row in examples.rows]) for place in (0, 1))
+        check_rows({"input_ids": ids, "token_type_ids": types}, model.config, where)
+
+
+def _kept_order(
+    head: type[ModelWithHead], model: str, given: Sequence[str], wanted: Sequence[str]
+) -> tuple[int, ...] | None:
+    """Where the labels of a task stand in the trained head of the model that a run starts from; None: it gets a new head, and where
+    it has one of other labels a line says so."""
+    if not head.is_whole(model):
+        return None
+    if len(wanted) > 1:
+        with contextlib.suppress(InputError):
+            return label_order(given, wanted, model)
+    warn_once(f"{model}: its labels are {few(given, ', ')}, the task's {few(wanted, ', ')}: the head is new")
+    return None
+
+
+def _in_order(params: Params, order: Sequence[int], own: str) -> Params:
+    """A model's parameters, whose outputs come in another order."""
+    head = {path: value[..., jnp.array(order)] for path, value in params.items() if path.startswith(own)}
+    return params | head
+
+
+class Teacher(NamedTuple):
+    """A model of the task that is distilled from: its graph (None: there is no teacher), parameters, and config."""
+
+    graphdef: nnx.GraphDef | None
+    params: Params
+    config: ModelConfig | None
+
+
+NO_TEACHER = Teacher(None, {}, None)
+
+
+def load_teacher(
+    name: str, config: FinetuneConfig, task: Task, tokenizer: Tokenizer, data: Data, mesh: Mesh
+) -> Teacher:
+    """A teacher, its labels in the task's order.
+
+    Raises:
+        InputError: it has no head of the task's kind, other labels or another tokenizer, or too few positions.
+    """
+    kind, run = kind_of(task), config.run
+    teacher = kind.head.from_pretrained(name, dtype=jnp.dtype(run.dtype), activations=run.activations, new_head=False)
+    where, labels = f"distill.teacher = {name}", kind.labels(task)
+    try:
+        order = None if labels is None else label_order(teacher.config.labels, labels, where)
+        check_fit(tokenizer, teacher.config.vocab_size, where)
+        check_ids(data, teacher, where)
+    except InputError as error:
+        raise InputError(str(error), path=name, field="distill.teacher", hint=error.hint) from None
+    if not same_ids(load_tokenizer(name), tokenizer):
+        raise InputError(
+            f"{where}: its tokenizer is not that of {config.model}; ids would differ", field="distill.teacher"
+        )
+    if config.length > teacher.config.max_length:
+        raise InputError(
+            f"length = {config.length} is beyond the {teacher.config.max_length} positions of {where}",
+            field="length",
+        )
+    graphdef, params = split(teacher)
+    params = sharding.pad_vocabulary(params if order is None else _in_order(params, order, kind.own))
+    return Teacher(graphdef, jax.device_put(params, sharding.shardings(params, mesh)), teacher.config)

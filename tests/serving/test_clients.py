@@ -1,0 +1,112 @@
+"""The clients that people have, unchanged, against a server process."""
+
+import concurrent.futures
+import signal
+import threading
+
+import numpy as np
+import openai
+import pytest
+from huggingface_hub import InferenceClient
+
+from distilbert_jax.pipelines import FeatureExtraction, FillMask, TextClassification
+from tests.serving.conftest import LABELS, start
+
+TEXT = "reda redb [MASK] redd"
+
+
+@pytest.fixture(scope="module")
+def fill(models):
+    return FillMask(models["lm"])
+
+
+@pytest.fixture(scope="module")
+def features(models):
+    return FeatureExtraction(models["lm"])
+
+
+def plain(answers):
+    """What huggingface_hub makes an object of, as the dictionaries that came."""
+    return [{name: getattr(answer, name) for name in ("score", "token", "token_str", "sequence")} for answer in answers]
+
+
+def test_fill_mask_of_huggingface_hub_gives_what_the_pipeline_does(endpoint, fill):
+    client = InferenceClient(f"{endpoint.url}/models/lm")
+    assert plain(client.fill_mask(TEXT)) == list(fill(TEXT))
+    assert plain(client.fill_mask(TEXT, top_k=2)) == list(fill(TEXT, top_k=2))
+    targets = fill(TEXT, targets=["bluea", "redc"])
+    assert [answer.score for answer in client.fill_mask(TEXT, targets=["bluea", "redc"])] == [
+        answer["score"] for answer in targets
+    ]
+
+
+def test_feature_extraction_of_huggingface_hub_gives_the_states_of_all_tokens(endpoint, features):
+    client = InferenceClient(f"{endpoint.url}/models/lm/pipeline/feature-extraction")
+    assert np.array_equal(client.feature_extraction("reda redb"), features("reda redb")[None])
+
+
+def test_text_classification_of_huggingface_hub_gives_all_labels(endpoint, models):
+    answers = InferenceClient(f"{endpoint.url}/models/labels").text_classification("reda redb")
+    expected = TextClassification(models["labels"])("reda redb", top_k=None)
+    assert [{"label": one.label, "score": one.score} for one in answers] == list(expected)
+    assert {one.label for one in answers} == set(LABELS)
+
+
+def test_embeddings_of_openai_are_the_mean_of_the_states_at_length_one(endpoint, features):
+    client = openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="none", max_retries=0)
+    texts = ["reda redb", "bluea"]
+    expected = features(texts, pooling="mean")
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    in_base64 = client.embeddings.create(model="lm", input=texts)  # the client's default
+    as_numbers = client.embeddings.create(model="lm", input=texts, encoding_format="float")
+    for answer in (in_base64, as_numbers):
+        np.testing.assert_allclose([one.embedding for one in answer.data], expected, rtol=0, atol=1e-6)
+    assert in_base64.usage.prompt_tokens == 4 + 3
+    assert [one.id for one in client.models.list()] == ["lm", "labels"]
+    with pytest.raises(openai.NotFoundError):
+        client.embeddings.create(model="other", input="reda")
+
+
+def test_routes_of_text_embeddings_inference(endpoint, features, models):
+    texts = ["reda redb", "bluea"]
+    vectors = np.array(endpoint.ask("/embed", {"inputs": texts, "normalize": False}).body, np.float32)
+    np.testing.assert_allclose(vectors, features(texts, pooling="mean"), rtol=0, atol=1e-6)
+    lengths = np.linalg.norm(endpoint.ask("/embed", {"inputs": "reda"}).body, axis=1)
+    np.testing.assert_allclose(lengths, [1.0], atol=1e-6)
+    info = endpoint.ask("/info").body
+    assert (info["model_id"], info["max_input_length"]) == ("lm", 40)
+    assert endpoint.ask("/predict", {"inputs": "reda"}).status == 404  # the first model has no labels
+
+
+def test_in_company_the_answers_are_those_alone(endpoint, fill):
+    texts = [" ".join(["redb"] * (i % 9) + ["[MASK]", "reda"]) for i in range(24)]
+    client = InferenceClient(f"{endpoint.url}/models/lm")
+    with concurrent.futures.ThreadPoolExecutor(24) as pool:
+        asked = list(pool.map(client.fill_mask, texts))
+    batches = endpoint.ask("/metrics").body
+    count = lambda name: float(next(line.split()[1] for line in batches.splitlines() if line.startswith(name)))
+    assert count("distilbert_jax_batch_texts_sum") > count("distilbert_jax_batch_texts_count")  # some went together
+    for answers, text in zip(asked, texts, strict=True):
+        alone = fill(text)
+        assert [one.token for one in answers] == [one["token"] for one in alone]
+        np.testing.assert_allclose([one.score for one in answers], [one["score"] for one in alone], rtol=0, atol=1e-6)
+
+
+def test_what_was_accepted_is_answered_before_the_process_ends(models):
+    endpoint = start({"lm": models["lm"]}, "--wait-ms", "300")
+    answers = []
+    asking = [
+        threading.Thread(target=lambda: answers.append(endpoint.ask("/", {"inputs": TEXT}).status)) for _ in range(8)
+    ]
+    for thread in asking:
+        thread.start()
+    while "distilbert_jax_texts_total" not in (said := endpoint.ask("/metrics").body) or " 8.0" not in said:
+        pass
+    endpoint.child.send_signal(signal.SIGTERM)
+    for thread in asking:
+        thread.join(30)
+    endpoint.child.communicate(30)
+    status = endpoint.child.returncode
+    endpoint.child.end()
+    assert answers == [200] * 8
+    assert status == 0
