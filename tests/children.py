@@ -128,6 +128,7 @@ def _call(function: Callable[..., Any], arguments: tuple, environment: dict[str,
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)  # as in conftest
     compiling.quick_cache()
+    compiling.few_devices()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)

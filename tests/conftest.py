@@ -52,6 +52,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["XLA_FLAGS"] += f" {compiling.quick_flags()}"
         compiling.quick_checkpoints()
     compiling.quick_cache()
+    compiling.few_devices()
 
 
 @pytest.hookimpl(trylast=True)  # after what -m and -k leave out
