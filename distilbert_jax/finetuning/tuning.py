@@ -148,6 +148,9 @@ class Tuning:
                 f"tokens; {self.padding:.0%} of the places padding",
                 file=sys.stderr,
             )
+        for name, examples in self.data.scored.items():
+            if said := self.kind.remark(examples):
+                print(f"{self.task.name}, {name}: {said}", file=sys.stderr)
 
     def _fit(
         self,
@@ -247,7 +250,9 @@ class Tuning:
                 trained = sharding.cut_vocabulary(params, self.model_config.vocab_size)
                 merge(self.graphdef, trained).save_pretrained(directory / "model", self.tokenizer)
         else:
-            scores = {name: dict.fromkeys((*self.task.metrics, "score"), 0.0) for name in self.data.scored}
+            scores = {
+                name: dict.fromkeys((*self.task.metrics, *self.task.beside, "score"), 0.0) for name in self.data.scored
+            }
             for name, examples in self.data.scored.items():
                 write_predictions(directory, name, self.kind.files(None, examples.targets))
         tests = datasets.test_splits(self.task, config.data) if config.predict_test else ()
