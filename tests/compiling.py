@@ -44,6 +44,14 @@ def few_devices() -> None:
         sharding.make_mesh = of_two
 
 
+def keep_programs() -> None:
+    """Commands of many runs forget all programs after each, for the memory that a real model's take: in a test session those of a
+    toy, and of every other test, would be compiled again and again."""
+    import jax  # here: conftest sets what it reads before it is imported
+
+    jax.clear_caches = lambda: None
+
+
 def quick_cache() -> None:
     """JAX packs what it puts into the compilation cache as small as zlib can; one that
     goes with the session need not be small."""

@@ -53,6 +53,7 @@ def pytest_configure(config: pytest.Config) -> None:
         compiling.quick_checkpoints()
     compiling.quick_cache()
     compiling.few_devices()
+    compiling.keep_programs()
 
 
 @pytest.hookimpl(trylast=True)  # after what -m and -k leave out

@@ -92,6 +92,7 @@ def test_a_separable_task_is_learned(tuned):
     assert tuned[1].score > 95
 
 
+@pytest.mark.slow
 def test_runs_of_other_rates_lengths_seeds_and_weights_compile_their_step_once(folder, tmp_path, no_cache):
     DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(4)).save_pretrained(
         tmp_path / "model", load_tokenizer(folder / "student")

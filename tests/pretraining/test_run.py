@@ -488,6 +488,7 @@ def test_positions_that_are_held_come_out_as_they_began(positions, world, tmp_pa
     assert config.init.positions == positions
 
 
+@pytest.mark.slow
 def test_bert_learns_masked_lm_with_next_sentence_and_can_teach(world, tmp_path, capfd):
     config = pretraining(
         world,

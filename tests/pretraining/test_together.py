@@ -79,6 +79,7 @@ def assert_same_losses(ours, theirs):
             np.testing.assert_allclose(one[name], other[name], rtol=1e-5, err_msg=f"step {one['step']}: {name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["triple", "narrow", "relations"])
 def test_each_has_the_losses_and_the_identity_that_it_has_alone(name, side_by_side, alone):
     (beside,) = [one for one in directories(side_by_side) if one.name == name]
@@ -92,6 +93,7 @@ def test_each_has_the_losses_and_the_identity_that_it_has_alone(name, side_by_si
     assert taken == [3] * STEPS
 
 
+@pytest.mark.slow
 def test_what_has_ended_is_found(side_by_side, capsys):
     pretrain_together(side_by_side)
     assert capsys.readouterr().out.count("finished before") == 3
@@ -105,6 +107,7 @@ def again(configs, path):
     return [change(one, run__directory=str(path / Path(one.run.directory).name)) for one in configs]
 
 
+@pytest.mark.slow
 def test_killed_when_one_had_saved_and_the_others_not_and_then_stopped_they_end_with_the_same_bits(
     side_by_side, tmp_path, monkeypatch
 ):
@@ -129,6 +132,7 @@ def test_killed_when_one_had_saved_and_the_others_not_and_then_stopped_they_end_
         assert runs.events(ours) == runs.events(theirs)
 
 
+@pytest.mark.slow
 def test_begun_side_by_side_a_run_goes_on_alone(side_by_side, tmp_path):
     one = again(side_by_side, tmp_path)[1]
     directory = Path(one.run.directory)
@@ -137,6 +141,7 @@ def test_begun_side_by_side_a_run_goes_on_alone(side_by_side, tmp_path):
     assert_same_losses(directory, Path(side_by_side[1].run.directory))
 
 
+@pytest.mark.slow
 def test_one_that_diverges_leaves_the_others(world, alone, tmp_path):
     first, *_ = variants(world, tmp_path).values()
     broken = change(first, run__directory=str(tmp_path / "broken"), loss=runs.loss(3e38, 3e38, 0.0))
@@ -188,6 +193,7 @@ def test_a_run_goes_back_by_one_checkpoint_at_most_to_go_on_with_others(steps, e
     assert parties([Path(str(place)) for place in range(len(steps))]) == expected
 
 
+@pytest.mark.slow
 def test_too_far_apart_for_one_program_they_train_in_turn(side_by_side, world, tmp_path, capsys):
     done, other = again(side_by_side[:2], tmp_path)
     shutil.rmtree(other.run.directory)
