@@ -214,7 +214,6 @@ def take_a_step(coordinator: str, count: int, index: int, out: str) -> None:
     """In a child: one step on a mesh over all processes, reading only the rows that are this one's own; the gradients that it
     sees whole go into `out`, npz."""
     jax.config.update("jax_num_cpu_devices", 8 // count)
-    jax.config.update("jax_share_binary_between_hosts", True)  # one process compiles
     jax.distributed.initialize(coordinator, count, index)
     assert jax.device_count() == 8
     mesh, step, state, frozen, (batch, _) = setting(2, 2, 2, 2)
