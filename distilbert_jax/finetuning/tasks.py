@@ -7,7 +7,7 @@ outside the package brings a task of its own with `register_task`.
 import dataclasses
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from distilbert_jax.base.registry import Registry, calling_file
 from distilbert_jax.errors import InputError, nearest
@@ -23,6 +23,18 @@ METRICS: Mapping[TaskKind, tuple[str, ...]] = {
 }
 OF_ENTITIES = ("f1", "precision", "recall")  # of "tokens" those that need tags in IOB2
 _SINCE_0_2 = ("kind", "target", "beside")  # fields that no digest of a task has where they say what was so before
+
+
+class Source(Protocol):
+    """Where the splits of a task come from that lies in no folder of tasks: tables of one's own (`own`)."""
+
+    def load(self, split: str) -> Any:
+        """A split as a `datasets.Dataset`."""
+        ...
+
+    def fingerprint(self, split: str) -> str:
+        """SHA-256 of what a split comes from."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +62,7 @@ class Task:
     kind: TaskKind = "classification"
     target: tuple[str, ...] = ("label",)
     beside: tuple[str, ...] = ()
+    source: Source | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -258,19 +271,30 @@ _WRONG_OF: Mapping[TaskKind, Callable[[Task], str]] = {
 
 def sources(task: Task) -> dict[str, str]:
     """Digest of a task that a user's file brings, by the name that inputs.json gives it."""
-    if not TASKS.file(task.name):
+    if not TASKS.file(task.name):  # a task of tables has their digests in its name
         return {}
     told = [
         f"{field.name}={getattr(task, field.name)!r}"
         for field in dataclasses.fields(task)
-        if field.name not in _SINCE_0_2 or getattr(task, field.name) != field.default
+        if field.repr and (field.name not in _SINCE_0_2 or getattr(task, field.name) != field.default)
     ]
     return {"task": hashlib.sha256(f"Task({', '.join(told)})".encode()).hexdigest()}
+
+
+_OF_TABLES: dict[str, Task] = {}
+
+
+def remember(task: Task) -> Task:
+    """Let `find_task` know a task that comes from tables, whose name tells their content."""
+    _OF_TABLES[task.name] = task
+    return task
 
 
 def find_task(name: str) -> Task:
     """The task of a name; InputError with the nearest name otherwise."""
     if name in TASKS:
         return TASKS[name]
+    if name in _OF_TABLES:
+        return _OF_TABLES[name]
     hint = nearest(name.lower().replace("-", ""), TASKS, cutoff=0.4)
     raise InputError(f"task {name!r}: no such task; {hint}", field="task", hint=hint)

@@ -137,5 +137,6 @@ def check_texts(rows: Any, columns: Sequence[str], where: str) -> None:
 
 
 def learned(batch: Batch, weights: str = "weights") -> jax.Array:
-    """Weights of what labels are learned of: of all, or of the examples that are labelled."""
-    return batch[weights] * batch["labelled"] if "labelled" in batch else batch[weights]
+    """Weights of what labels are learned of: of all, or of the examples that are labelled, times their importance."""
+    learns = batch[weights] * batch["labelled"] if "labelled" in batch else batch[weights]
+    return learns * batch["importance"] if "importance" in batch else learns
