@@ -40,8 +40,7 @@ def few_devices() -> None:
         few = devices is None and config == MeshConfig() and jax.process_count() == 1
         return make_mesh(config, jax.devices()[:2] if few else devices)
 
-    if not os.environ.get("DISTILBERT_JAX_OPTIMIZE"):
-        sharding.make_mesh = of_two
+    sharding.make_mesh = of_two
 
 
 def keep_programs() -> None:
