@@ -56,20 +56,26 @@ def pytest_configure(config: pytest.Config) -> None:
     compiling.keep_programs()
 
 
+def first_cases(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of each test the first of its cases, in the order given."""
+    first: dict[str, pytest.Item] = {}
+    for item in items:
+        first.setdefault(item.nodeid.partition("[")[0], item)
+    return list(first.values())
+
+
 @pytest.hookimpl(trylast=True)  # after what -m and -k leave out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.option.first_cases:
-        first = {item.nodeid.partition("[")[0]: item for item in reversed(items)}
-        rest = [item for item in items if first[item.nodeid.partition("[")[0]] is not item]
-        items[:] = [item for item in items if first[item.nodeid.partition("[")[0]] is item]
-        config.hook.pytest_deselected(items=rest)
+        chosen = first_cases(items)
+        config.hook.pytest_deselected(items=list(set(items) - set(chosen)))
+        items[:] = chosen
 
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported stays: else each full collection looks through all of it
-    gc.set_threshold(
-        20_000, 20, 20
-    )  # tracing makes much that lives for a moment; the default looks after every 700 objects
+    # Tracing makes much that lives for a moment; by default the collector looks after every 700 objects.
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
