@@ -28,6 +28,8 @@ def test_models_pass_over_the_same_pairs_side_by_side(world, data, capfd):
     assert one["ratio"] == 1.0
     assert other["ratio"] == pytest.approx(one["seconds"] / other["seconds"])
     assert "1 of 3 texts" in err
+    cli.main(["paper", "--model", world.teacher, "--data", str(data), "--length", "24", "--json"])
+    assert json.loads(capfd.readouterr().out)["padded_tokens"] == 3 * 24
     cli.main(["paper", "--model", world.teacher, "--data", str(data), "--length", "24"])
     shown = capfd.readouterr().out
     for name, parameters, seconds in PUBLISHED:
