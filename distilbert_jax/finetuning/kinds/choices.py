@@ -75,7 +75,8 @@ class Choices(Kind):
         before, choices = _columns(task)
         check_texts(rows, (*before, *(choices if task.labels else ())), where)
         numbers = [len(task.labels)] * len(rows)
-        for row, value in enumerate(() if task.labels else rows[choices[0]]):
+        lists: list[Any] = [] if task.labels else list(rows[choices[0]])
+        for row, value in enumerate(lists):
             if not isinstance(value, list) or len(value) < 2 or not all(isinstance(text, str) for text in value):
                 raise InputError(
                     f"{where}: row {row}: {choices[0]} is {value!r:.60}: expected two texts or more",
