@@ -93,7 +93,7 @@ lint: $(VENV)/.test
 	ruff format --check .
 
 # A site in docs/_build/html; whatever it warns of is an error.
-SITE := python -m sphinx -c docs . docs/_build
+SITE := python -m sphinx -E -c docs . docs/_build
 docs: $(VENV)/.docs
 	$(ENTER) $(SITE)/html -b html -q -W --keep-going
 

@@ -135,6 +135,8 @@ def add_entry(app: Sphinx, problem: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.add_source_parser(NotebookParser)
-    app.connect("autodoc-process-docstring", as_written)
+    app.connect(
+        "autodoc-process-docstring", as_written, priority=400
+    )  # before napoleon, which looks for colons outside of code
     app.connect("autodoc-process-signature", without_signature)
     app.connect("build-finished", add_entry)
