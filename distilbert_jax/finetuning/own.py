@@ -541,7 +541,7 @@ def task_of(source: OwnSplits, labels: Labels | None, rows: Mapping[str, int]) -
     """The task whose splits these are; its name tells their content. rows: of each split."""
     roles, name = source.reader.roles, source.train.name
     kind = cast(TaskKind, labels.kind if labels and roles.form == "sentences" else roles.form)
-    names = () if labels is None or kind == "choices" else labels.names
+    names = () if labels is None else labels.names
     target = roles.targets if len(roles.targets) == 1 and kind != "multi_label" else (SEVERAL,)
     title = re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.") if Path(name).suffix else "own"
     said = repr((roles, kind, names, source.fingerprint(TRAIN), source.fingerprint(DEV)))

@@ -95,7 +95,7 @@ def score_rows(
     longest = -(-int(examples.lengths.max()) // _MULTIPLE) * _MULTIPLE
     shape = PackedShape(_ROWS, longest, longest // int(examples.lengths.min()))
     outputs = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)(examples)
-    values = kind.score(task, outputs, examples.targets)
+    values = kind.score(task, kind.decoded(outputs, examples), examples.targets)
     return Score(
         model=model,
         data=table.name,
