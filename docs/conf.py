@@ -42,9 +42,7 @@ html_title = f"distilbert_jax {version}"
 highlight_language = "sh"  # a block without a language has commands
 maximum_signature_line_length = 100
 myst_heading_anchors = 4
-autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
-autodoc_typehints_format = "short"
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", ".*")]  # types of other projects, whose references are not at hand
 linkcheck_ignore = [r"http://127\.0\.0\.1"]
@@ -117,8 +115,20 @@ def as_written(app: Sphinx, what: str, name: str, value: object, options: object
         lines += ["", *fields_of(value)]
 
 
-def without_signature(app: Sphinx, what: str, name: str, value: object, *rest: object) -> tuple[str, None] | None:
-    return ("", None) if is_config(value) else None
+def signature_as_written(app: Sphinx, what: str, name: str, value: Any, *rest: object) -> tuple[str, str | None] | None:
+    """Names of types as the source has them; of a config none: its fields follow."""
+    if is_config(value):
+        return "", None
+    try:
+        source = inspect.getsource(value.__init__ if isinstance(value, type) else value)
+    except (OSError, TypeError):
+        return None
+    (node,) = ast.parse(textwrap.dedent(source)).body
+    if not isinstance(node, ast.FunctionDef):
+        return None
+    node.args.args = [argument for argument in node.args.args if argument.arg not in ("self", "cls")]
+    returns = ast.unparse(node.returns) if node.returns and not isinstance(value, type) else None
+    return f"({ast.unparse(node.args)})", returns
 
 
 def is_config(value: object) -> bool:
@@ -138,5 +148,5 @@ def setup(app: Sphinx) -> None:
     app.connect(
         "autodoc-process-docstring", as_written, priority=400
     )  # before napoleon, which looks for colons outside of code
-    app.connect("autodoc-process-signature", without_signature)
+    app.connect("autodoc-process-signature", signature_as_written)
     app.connect("build-finished", add_entry)
