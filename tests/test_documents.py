@@ -109,7 +109,7 @@ def test_links_lead_to_a_file_and_to_a_heading_of_it(document):
             assert heading in slugs, f"{document}: {target}"
 
 
-OF_A_RUN = ("tensorboard/", "checkpoints/", "model/", "predictions/", "distilbert_jax/configs/")
+OF_A_RUN = ("tensorboard/", "checkpoints/", "model/", "predictions/", "distilbert_jax/configs/", "docs/_build/html/")
 OF_THE_ORIGINAL = ("distillation/",)  # docs/recipe.md compares with it
 
 
