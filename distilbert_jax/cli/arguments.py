@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import itertools
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from distilbert_jax.base import config_io, runtime
 from distilbert_jax.cli import renamed
-from distilbert_jax.config import Schedule, Scheduled, scheduled
+from distilbert_jax.config import FinetuneConfig, Schedule, Scheduled, scheduled
 from distilbert_jax.errors import InputError
 
 C = TypeVar("C")
@@ -31,6 +32,7 @@ class Runs(Protocol):
 
 def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: Any = None) -> C:
     """`tyro.cli` whose complaints come as one `InputError` instead of a box. `--help` prints and exits as usual."""
+    check_once(args, prog)
     options = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:
@@ -53,6 +55,44 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
     raise InputError(f"{prog}: {said}; --help lists what there is", path=cause.path, field=cause.field, hint=cause.hint)
 
 
+def check_once(args: Sequence[str], prog: str) -> None:
+    """Raise InputError for an option that is given twice with other values: the last alone would count, and of two --text one file
+    would be left out without a word."""
+    given: dict[str, tuple[bool, list[str]]] = {}
+    starts = [place for place, word in enumerate(args) if _OPTION.match(word)]
+    for start, end in itertools.pairwise([*starts, len(args)]):
+        option, equals, first = args[start].partition("=")
+        head, dot, last = option.removeprefix("--").replace("_", "-").rpartition(".")
+        name = f"--{head}{dot}{last.removeprefix('no-')}"
+        value = last.startswith("no-"), [*([first] if equals else []), *args[start + 1 : end]]
+        if given.setdefault(name, value) != value:
+            raise InputError(
+                f"{prog}: {option} is given twice, and the last alone would count: give it once, with all of its values behind it",
+                field=option,
+            )
+
+
+def check_effect(before: Any, now: Any) -> None:
+    """Raise InputError for a field of a training config that the command line has changed and that changes nothing of what is
+    computed, as weights of a teacher that nobody names.
+
+    Args:
+        before: the config without the command line.
+    """
+    idle: dict[str, str] = {}  # {what the names of such fields begin with: what they wait for}
+    if isinstance(now, FinetuneConfig):
+        idle |= {} if now.distill.teacher else {"distill.": "--distill.teacher DIR"}
+        idle |= {} if now.augment.copies else {"augment.": "--augment.copies N"}
+    elif now.objective in ("masked_lm", "masked_lm_nsp"):
+        idle["loss."] = "--objective distillation"
+    for one in config_io.differences(before, now):
+        hint = next((hint for start, hint in idle.items() if one.field.startswith(start)), None)
+        if hint and hint.split()[0] != f"--{one.field}":
+            option = f"--{one.field.replace('_', '-')}"
+            raise InputError(f"{option} {one.new}: changes nothing without {hint}", field=option, hint=hint)
+
+
+_OPTION = re.compile(r"--[A-Za-z]")
 _TYPES = ConstructorRegistry()
 
 
