@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · test · venv · parity · plan-test · lint · types · bench · kills · fuzz · ablations · miniature     PYTHON=python3.12 make test: another interpreter
+#   make demo · test · venv · parity · plan-test · page-test · lint · types · bench · kills · fuzz · ablations · miniature     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -14,7 +14,7 @@ ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
 
-.PHONY: help venv demo test quick parity plan-test lint types format bench bench-corpus kills fuzz ablations miniature clean
+.PHONY: help venv demo test quick parity plan-test page-test lint types format bench bench-corpus kills fuzz ablations miniature clean
 .DELETE_ON_ERROR:
 
 help:
@@ -37,6 +37,10 @@ $(VENV)/.core: $(VENV)/.python
 $(VENV)/.test: $(VENV)/.python
 	@$(PIP) -e '.[test]'
 	@touch $(VENV)/.core $@
+
+$(VENV)/.browser: $(VENV)/.test
+	@$(PIP) -e '.[test,browser]'
+	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test
 	@$(PIP) -e '.[test,lint]'
@@ -72,6 +76,10 @@ $(VENV)-plan/.plan: $(VENV)/.test
 PLAN ?= plan
 plan-test: $(VENV)-plan/.plan
 	$(ENTER) $(VENV)-plan/bin/python -m pytest -m "$(PLAN)" -p no:xdist tests/planning
+
+# The page of the endpoint, in the Chromium that is on the path.
+page-test: $(VENV)/.browser
+	$(ENTER) python -m pytest -p no:xdist tests/serving/test_page.py
 
 parity: $(VENV)/.parity
 	$(ENTER) python -m pytest -m parity $(PYTEST_ARGS)

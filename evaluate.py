@@ -8,7 +8,21 @@ from distilbert_jax.errors import InputError, nearest, one_line_errors
 
 COMMANDS = {
     name: "evaluate" if name == "mlm" else name
-    for name in ("fill-mask", "features", "classify", "mlm", "glue", "bias", "card", "speed", "report")
+    for name in (
+        "fill-mask",
+        "features",
+        "classify",
+        "entities",
+        "answer",
+        "mlm",
+        "score",
+        "predict",
+        "glue",
+        "bias",
+        "card",
+        "speed",
+        "report",
+    )
 }
 
 

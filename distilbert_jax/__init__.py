@@ -50,10 +50,19 @@ _NAMES = {
         "Interrupted",
         "Preempted",
     ),
+    "finetuning.own": (
+        "Roles",
+        "own_task",
+    ),
     "finetuning.runs": (
         "finetune",
         "finetune_seeds",
     ),
+    "finetuning.scoring": (
+        "predict_rows",
+        "score_rows",
+    ),
+    "finetuning.spread": ("finetune_spread",),
     "finetuning.tasks": (
         "Task",
         "find_task",
@@ -80,15 +89,15 @@ _NAMES = {
         "MultipleChoice",
         "NextSentencePrediction",
         "PreTraining",
-        "QuestionAnswering",
         "SequenceClassification",
-        "TokenClassification",
     ),
     "models.student": ("student_from_teacher",),
     "pipelines": (
         "FeatureExtraction",
         "FillMask",
+        "QuestionAnswering",
         "TextClassification",
+        "TokenClassification",
     ),
     "pretraining.build_corpus": ("build_corpus",),
     "pretraining.corpus": ("Corpus",),
@@ -154,8 +163,13 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.errors import InputError as InputError
     from distilbert_jax.errors import Interrupted as Interrupted
     from distilbert_jax.errors import Preempted as Preempted
+    from distilbert_jax.finetuning.own import Roles as Roles
+    from distilbert_jax.finetuning.own import own_task as own_task
     from distilbert_jax.finetuning.runs import finetune as finetune
     from distilbert_jax.finetuning.runs import finetune_seeds as finetune_seeds
+    from distilbert_jax.finetuning.scoring import predict_rows as predict_rows
+    from distilbert_jax.finetuning.scoring import score_rows as score_rows
+    from distilbert_jax.finetuning.spread import finetune_spread as finetune_spread
     from distilbert_jax.finetuning.tasks import Task as Task
     from distilbert_jax.finetuning.tasks import find_task as find_task
     from distilbert_jax.finetuning.tasks import register_task as register_task
@@ -179,13 +193,13 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.models import MultipleChoice as MultipleChoice
     from distilbert_jax.models import NextSentencePrediction as NextSentencePrediction
     from distilbert_jax.models import PreTraining as PreTraining
-    from distilbert_jax.models import QuestionAnswering as QuestionAnswering
     from distilbert_jax.models import SequenceClassification as SequenceClassification
-    from distilbert_jax.models import TokenClassification as TokenClassification
     from distilbert_jax.models.student import student_from_teacher as student_from_teacher
     from distilbert_jax.pipelines import FeatureExtraction as FeatureExtraction
     from distilbert_jax.pipelines import FillMask as FillMask
+    from distilbert_jax.pipelines import QuestionAnswering as QuestionAnswering
     from distilbert_jax.pipelines import TextClassification as TextClassification
+    from distilbert_jax.pipelines import TokenClassification as TokenClassification
     from distilbert_jax.pretraining.build_corpus import build_corpus as build_corpus
     from distilbert_jax.pretraining.corpus import Corpus as Corpus
     from distilbert_jax.pretraining.evaluate import evaluate_mlm as evaluate_mlm

@@ -759,9 +759,19 @@ class FinetuneConfig:
     )
     mesh: MeshConfig = field(default_factory=MeshConfig)
     run: RunConfig = field(default_factory=lambda: RunConfig(directory=""))  # empty: runs/glue/<model>/<task>-<seed>
+    class_weights: Literal["none", "balanced"] = (
+        "none"  # balanced: a class counts as much as another, however few its rows
+    )
+    freeze: Literal["nothing", "encoder"] = "nothing"  # encoder: the head alone is trained, a linear probe
+    layer_decay: float = 1.0  # learning rate of a layer, times that of the one above it; 1: the same
+    select: bool = (
+        False  # keep the epoch that is best on a tenth of train (by hash of the text), in the place of the last
+    )
 
     def __post_init__(self) -> None:
+        require_choices(self)
         require_batch(self, "batch_size")
+        require(0.0 < self.layer_decay <= 1.0, self, "layer_decay", "expected a share, 0 < value ≤ 1")
         require(self.epochs is None or self.epochs > 0, self, "epochs", "expected 1 or more")
         require(self.length >= 8, self, "length", "expected at least 8 tokens")
         require(self.max_train_rows is None or self.max_train_rows > 0, self, "max_train_rows", "expected 1 or more")

@@ -83,6 +83,12 @@ def glue_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def conll_dir() -> Path:
+    """Parquet files of CoNLL-2003's train and validation."""
+    return _data("conll2003")
+
+
+@pytest.fixture(scope="session")
 def text_dir() -> Path:
     """Real English text, .txt.xz."""
     return _data("text")

@@ -92,7 +92,25 @@ PRETRAIN = PretrainConfig(MODEL, INIT, "distillation", "teacher", 10, DATA, MASK
 GUIDE = DistillConfig("teacher/{task}", 0.3, 4.0, *OF_LAYERS, 2)
 AUGMENT = AugmentConfig(3, 0.4, "bert", 7)
 FINETUNE = FinetuneConfig(
-    "bert", "rte", "glue", 64, 16, 5, 100, True, True, False, GUIDE, AUGMENT, OPTIMIZER, MESH, RUN
+    "bert",
+    "rte",
+    "glue",
+    64,
+    16,
+    5,
+    100,
+    True,
+    True,
+    False,
+    GUIDE,
+    AUGMENT,
+    OPTIMIZER,
+    MESH,
+    RUN,
+    class_weights="balanced",
+    freeze="encoder",
+    layer_decay=0.9,
+    select=True,
 )
 GRID = SweepConfig((1e-4, 2e-4), (8, 16), (3,), (1, 2))
 ALL = [

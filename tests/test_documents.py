@@ -13,7 +13,11 @@ import train
 from distilbert_jax.cli import main as cli
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
-from distilbert_jax.models import DistilBertForMaskedLM
+from distilbert_jax.models import (
+    DistilBertForMaskedLM,
+    DistilBertForQuestionAnswering,
+    DistilBertForTokenClassification,
+)
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.text.wordpiece import train_wordpiece
 from tests.runs import ROOT
@@ -27,6 +31,11 @@ RESULTS = {
     path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in ROOT.glob("docs/results/*.md")
 }
 STUDENT = "runs/demo/student/model"
+MODELS = {
+    STUDENT: DistilBertForMaskedLM,
+    "runs/entities/model": DistilBertForTokenClassification,
+    "runs/answers/model": DistilBertForQuestionAnswering,
+}
 PYTHON = [
     (name, code) for name, text in DOCUMENTS.items() for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 ]
@@ -109,24 +118,26 @@ def test_files_that_a_document_names_are_there(document):
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """A small model whose words are the documents'."""
+def directories(tmp_path_factory):
+    """Small models whose words are the documents', by what the documents call them."""
     tokenizer = train_wordpiece((line for text in DOCUMENTS.values() for line in text.splitlines()), 400)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
     config = ModelConfig.distilbert_base(vocab_size=tokenizer.get_vocab_size(), **sizes)
-    path = tmp_path_factory.mktemp("documents") / "model"
-    DistilBertForMaskedLM(config, rngs=nnx.Rngs(0)).save_pretrained(path, tokenizer)
-    return path
+    paths = {name: tmp_path_factory.mktemp("documents") / "model" for name in MODELS}
+    for name, path in paths.items():
+        MODELS[name](config, rngs=nnx.Rngs(0)).save_pretrained(path, tokenizer)
+    return paths
 
 
 @pytest.mark.parametrize("block", range(len(PYTHON)))
-def test_the_python_of_a_document_runs(block, directory):
+def test_the_python_of_a_document_runs(block, directories):
     document, code = PYTHON[block]
-    code = code.replace(STUDENT, str(directory))
-    assert str(directory) in code
+    for name, path in directories.items():
+        code = code.replace(name, str(path))
+    assert any(str(path) in code for path in directories.values())
     names: dict = {}
     exec(compile(code, document, "exec"), names)
-    hidden = read_config(directory).hidden_size
+    hidden = read_config(directories[STUDENT]).hidden_size
     if "features" in names:
         assert names["features"].shape[::2] == (1, hidden)
     if "vectors" in names:

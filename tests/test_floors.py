@@ -20,7 +20,7 @@ FLOORS = (
     {"pipelines", "training"},
     {"pretraining", "finetuning"},
     {"glue", "probes", "demo"},
-    {"experiments", "planning", "serving"},
+    {"experiments", "export", "planning", "serving"},
     {"cli"},
 )
 LEVEL = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

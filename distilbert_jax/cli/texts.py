@@ -1,4 +1,4 @@
-"""Models on texts: `distilbert-jax fill-mask`, `features`, `classify`."""
+"""Models on texts: `distilbert-jax fill-mask`, `features`, `classify`, `entities`, `answer`."""
 
 import itertools
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from distilbert_jax.base.tables import show
 from distilbert_jax.cli.arguments import print_json, running
 from distilbert_jax.config import Activations, Dtype
 from distilbert_jax.errors import InputError
-from distilbert_jax.text.sources import given_texts, split_pair
+from distilbert_jax.text.sources import given_document, given_texts, split_pair
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,102 @@ class ClassifyCommand(TextCommand):
             show(Answers(rows))
 
 
+@dataclass(frozen=True)
+class EntitiesCommand(TextCommand):
+    """Named entities of texts, or what else a model labels words with: where they stand, as tables or one JSON object a line."""
+
+    aggregation_strategy: Literal["none", "simple", "first", "average", "max"] = "simple"  # how tokens are joined
+    ignore_labels: tuple[str, ...] = ("O",)  # are left out
+
+    def run(self) -> None:
+        from distilbert_jax.pipelines import TokenClassification
+
+        for text, entities in self.results(TokenClassification, self.aggregation_strategy, self.ignore_labels):
+            if self.json:
+                print_json({"text": text, "entities": entities})
+            else:
+                show(entities)
+
+
+@dataclass(frozen=True)
+class AnswerCommand:
+    """Answers to questions: the parts of a context that a fine-tuned model takes for one.
+
+    The context of --question is --context, or else the whole of --file or of standard input. Without --question each line of --file
+    or of standard input is a question and its context with a tab between; of a file with columns --column names the two.
+    """
+
+    model: str  # HF directory or hub id
+    question: tuple[str, ...] = ()  # one or several of one context
+    context: tuple[str, ...] = ()  # one for all questions, or one for each
+    file: str = ""  # UTF-8
+    column: tuple[str, ...] = ()  # of such a file: that of the questions, that of the contexts
+    top_k: int = 1  # answers of each question, best first
+    handle_impossible_answer: bool = False  # that there is no answer is one, too
+    max_answer_len: int = 15  # tokens at most
+    max_seq_len: int | None = (
+        None  # tokens of a window of a long context; default: 384, or the model's positions if fewer
+    )
+    doc_stride: int | None = None  # tokens that windows have in common; default: 128, or half of a window
+    max_question_len: int = 64  # tokens at most
+    batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
+    dtype: Dtype = "float32"  # of the matmuls
+    activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
+    json: bool = False  # one JSON object a question
+
+    def run(self) -> None:
+        from distilbert_jax.pipelines import QuestionAnswering
+        from distilbert_jax.pipelines.results import Answers
+
+        asked, questions, contexts = itertools.tee(self._pairs(), 3)
+        loaded = QuestionAnswering(
+            self.model, dtype=self.dtype, activations=self.activations, batch_size=self.batch_size
+        )
+        results = loaded(
+            (question for question, _ in questions),
+            (context for _, context in contexts),
+            top_k=self.top_k,
+            handle_impossible_answer=self.handle_impossible_answer,
+            max_answer_len=self.max_answer_len,
+            max_seq_len=self.max_seq_len,
+            doc_stride=self.doc_stride,
+            max_question_len=self.max_question_len,
+        )
+        rows = []
+        for (question, _), answers in zip(asked, results, strict=True):
+            if self.json:
+                print_json({"question": question, "answers": answers})
+            else:
+                rows += [{**answer, "question": question} for answer in answers]
+        if rows:
+            show(Answers(rows))
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        """Questions and their contexts, as they are read."""
+        if not self.question:
+            if self.context:
+                raise InputError("--context goes with --question: give at least one", field="--question")
+            if self.column and len(self.column) != 2:
+                said = "expected two columns, that of the questions and that of the contexts"
+                raise InputError(f"--column {' '.join(self.column)}: {said}", field="--column")
+            texts = given_texts((), self.file, self.column)
+            return texts if self.column else map(split_pair, texts, itertools.count(1))
+        if self.column or (self.context and self.file):
+            field = "--column" if self.column else "--file"
+            raise InputError(
+                f"{field} and --{'question' if self.column else 'context'} exclude each other", field=field
+            )
+        contexts = self.context or (given_document(self.file),)
+        if len(contexts) not in (1, len(self.question)):
+            said = "expected one for all, or one for each question"
+            raise InputError(f"{len(contexts)} times --context: {said}", field="--context")
+        return zip(self.question, contexts * len(self.question) if len(contexts) == 1 else contexts, strict=True)
+
+
 COMMANDS = {
     "fill-mask": running(FillMaskCommand),
     "features": running(FeaturesCommand),
     "classify": running(ClassifyCommand),
+    "entities": running(EntitiesCommand),
+    "answer": running(AnswerCommand),
 }

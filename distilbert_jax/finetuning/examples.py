@@ -22,6 +22,7 @@ class Examples:
     rows: Sequence[Row]
     cut: int = dataclasses.field(kw_only=True)
     labelled: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+    importance: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,7 +46,8 @@ class Examples:
 
         Returns:
             input_ids, token_type_ids, position_ids (from 0 in every example) and segment_ids (0: padding) int32 [R, T]; weights
-            float32, 0 where there is no example, [R, S]; labelled float32 [R, S] where not all are; and what a kind adds.
+            float32, 0 where there is no example, [R, S]; labelled float32 [R, S] where not all are; importance float32 [R, S] where
+            it is not 1; and what a kind adds.
         """
         rows = [self.rows[index] for index in packing.indices]
         batch = {
@@ -59,4 +61,6 @@ class Examples:
         }
         if self.labelled is not None:
             batch["labelled"] = packing.examples(self.labelled[packing.indices].astype(np.float32), shape)
+        if self.importance is not None:
+            batch["importance"] = packing.examples(self.importance[packing.indices].astype(np.float32), shape)
         return batch

@@ -24,7 +24,7 @@ def label_order(given: Sequence[str], wanted: Sequence[str], where: str) -> tupl
         raise InputError(f"{where}: has {len(given)} labels, expected {len(wanted)}", path=where)
     if len(given) == 1:
         return (0,)
-    theirs, ours = list(map(_meaning, given)), list(map(_meaning, wanted))
+    theirs, ours = list(map(meaning, given)), list(map(meaning, wanted))
     if len(set(theirs)) == len(theirs) and set(theirs) == set(ours):
         return tuple(theirs.index(meaning) for meaning in ours)
     hint = f"name them in its config.json (id2label) as {', '.join(wanted)}, each by the id that it has there"
@@ -35,7 +35,8 @@ def label_order(given: Sequence[str], wanted: Sequence[str], where: str) -> tupl
     )
 
 
-def _meaning(name: str) -> str:
+def meaning(name: str) -> str:
+    """A name without what makes no difference between two models: case, hyphens, underscores, "LABEL_" before a number."""
     plain = " ".join(re.split(r"[\s_-]+", name.strip().casefold()))
     number = _NUMBERED.fullmatch(plain)
     return str(int(number[1])) if number else plain

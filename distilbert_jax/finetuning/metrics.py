@@ -2,6 +2,7 @@
 
 import statistics
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ def _quietly(kind: Any, first: np.ndarray, second: np.ndarray) -> float:
 
 METRICS = {
     "accuracy": lambda predictions, labels: float(accuracy_score(labels, predictions)),
+    "f1_macro": lambda predictions, labels: float(f1_score(labels, predictions, average="macro", zero_division=0.0)),  # pyright: ignore[reportArgumentType]
     # scikit-learn's default, "warn", hides that it takes numbers.
     "f1": lambda predictions, labels: float(f1_score(labels, predictions, zero_division=0.0)),  # pyright: ignore[reportArgumentType]
     "matthews": lambda predictions, labels: _quietly(matthews_corrcoef, labels, predictions),
@@ -34,9 +36,10 @@ METRICS = {
 
 def scored(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Every metric of a task of sentences, and `score`, their mean, all × 100. predictions, labels [n]: ids, or numbers."""
-    return with_mean({name: 100.0 * METRICS[name](predictions, labels) for name in task.metrics})
+    return in_order(task, {name: 100.0 * METRICS[name](predictions, labels) for name in (*task.metrics, *task.beside)})
 
 
-def with_mean(values: dict[str, float]) -> dict[str, float]:
-    """Metrics, and `score`, their mean."""
-    return {**values, "score": statistics.fmean(values.values())}
+def in_order(task: Task, values: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of a task and those beside them, and `score`, the mean of the former."""
+    every = {name: values[name] for name in (*task.metrics, *task.beside)}
+    return {**every, "score": statistics.fmean(values[name] for name in task.metrics)}

@@ -33,7 +33,7 @@ def predictor(
             packed = examples.packed(packing, shape, pad_id)
             batch = {name: packed[name] for name in (*TOKENS, *kind.reads)}
             given = np.asarray(forward(params, jax.device_put(batch, where)))
-            for index, value in zip(packing.indices, kind.of_examples(packing, given), strict=True):
+            for index, value in zip(packing.indices, kind.of_examples(packing, given, examples), strict=True):
                 outputs[index] = value
         return outputs
 

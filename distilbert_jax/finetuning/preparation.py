@@ -34,12 +34,13 @@ class Splits:
     """Rows of a task, checked (`datasets.check`), each a `datasets.Dataset`.
 
     train: without what is held out; scored: those that have labels, by name; unlabelled: those that are predicted, by the name of
-    what is written of them, each with the task that its columns are of.
+    what is written of them, each with the task that its columns are of; selection: what is held out, where it chooses among epochs.
     """
 
     train: Any
     scored: Mapping[str, Any]
     unlabelled: Mapping[str, tuple[Task, Any]] = dataclasses.field(default_factory=dict)
+    selection: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,9 +50,11 @@ class Data:
     train: Examples
     scored: Mapping[str, Examples]
     unlabelled: Mapping[str, Examples]
+    selection: Examples | None = None
 
     def every(self) -> Iterator[Examples]:
-        yield from (self.train, *self.scored.values(), *self.unlabelled.values())
+        chosen_on = () if self.selection is None else (self.selection,)
+        yield from (self.train, *chosen_on, *self.scored.values(), *self.unlabelled.values())
 
 
 def training_rows(config: FinetuneConfig, task: Task) -> tuple[Any, Any]:
@@ -60,10 +63,14 @@ def training_rows(config: FinetuneConfig, task: Task) -> tuple[Any, Any]:
     Raises:
         InputError: as `datasets.load_split`, or there are too few rows to hold some out.
     """
+    if config.select and config.selection_split:
+        raise InputError(
+            "select = True: with selection_split the rows that choose would be those that are scored", field="select"
+        )
     train = datasets.load_split(task, "train", config.data)
     if config.max_train_rows:
         train = train.select(range(min(config.max_train_rows, len(train))))
-    if not config.selection_split:
+    if not config.selection_split and not config.select:
         return train, None
     out = datasets.in_selection_split(train, task)
     if out.all() or not out.any():
@@ -76,21 +83,44 @@ def training_rows(config: FinetuneConfig, task: Task) -> tuple[Any, Any]:
 def read_splits(config: FinetuneConfig, task: Task) -> Splits:
     """The splits that a run trains on, is scored on and predicts; InputError as `training_rows`."""
     train, held_out = training_rows(config, task)
-    if held_out is None:
+    if held_out is None or not config.selection_split:
         scored = {name: datasets.load_split(task, name, config.data) for name in task.dev}
     else:
         scored = {"selection_split": held_out}
     tests = datasets.test_splits(task, config.data) if config.predict_test else ()
-    return Splits(train, scored, {file: (of, datasets.load_split(of, name, config.data)) for of, name, file in tests})
+    unlabelled = {file: (of, datasets.load_split(of, name, config.data)) for of, name, file in tests}
+    return Splits(train, scored, unlabelled, held_out if config.select else None)
 
 
 def encode_splits(splits: Splits, task: Task, tokenizer: Tokenizer, length: int) -> Data:
     """Rows as examples of at most `length` tokens."""
     encode = lambda rows, of=task: kind_of(of).encode(rows, of, tokenizer, length)
     scored = {name: encode(rows) for name, rows in splits.scored.items()}
+    unlabelled = {name: encode(rows, of) for name, (of, rows) in splits.unlabelled.items()}
     return Data(
-        encode(splits.train), scored, {name: encode(rows, of) for name, (of, rows) in splits.unlabelled.items()}
+        encode(splits.train), scored, unlabelled, None if splits.selection is None else encode(splits.selection)
     )
+
+
+def weighted(examples: Examples, config: FinetuneConfig, task: Task) -> Examples:
+    """Examples of which, where `config.class_weights` asks for it, a class counts as much as another in the loss: n / (classes ·
+    rows of the class) each, so that they are 1 on average.
+
+    Raises:
+        InputError: the task has no classes, or copies of rows are made.
+    """
+    if config.class_weights == "none":
+        return examples
+    if task.kind != "classification" or config.augment.copies:
+        why = "copies of rows have none" if config.augment.copies else f"{task.name} is {task.kind.replace('_', ' ')}"
+        raise InputError(
+            f"class_weights = {config.class_weights!r}: is of the classes of texts, and {why}: --class-weights none",
+            field="class_weights",
+            hint="--class-weights none",
+        )
+    rows = np.bincount(examples.targets)
+    weights = len(examples) / ((rows > 0).sum() * np.maximum(rows, 1))
+    return dataclasses.replace(examples, importance=weights[examples.targets].astype(np.float32))
 
 
 def with_copies(examples: Examples, config: FinetuneConfig, tokenizer: Tokenizer) -> Examples:

@@ -38,7 +38,7 @@ class RunResult:
     model: str  # that was fine-tuned: HF directory or hub id
     seed: int
     score: float  # × 100: mean of the metrics on the first split that is scored; 0 of a run that diverged
-    scores: Mapping[str, Mapping[str, float]]  # {split: {metric, and `score`, their mean: value × 100}}
+    scores: Mapping[str, Mapping[str, float]]  # {split: {metric, and `score`: value × 100}}
     steps: int | None = None
     train_rows: int
     added_rows: int | None = field(default=None, metadata=LEFT_OUT)  # copies that an augmentation made of them
@@ -57,9 +57,10 @@ class RunResult:
 
     def __post_init__(self) -> None:
         try:
-            metrics = (*find_task(self.task).metrics, "score")
+            task = find_task(self.task)
         except InputError as error:
             raise InputError(str(error), field="task", hint=error.hint) from None
+        metrics = (*task.metrics, *task.beside, "score")
         require_count(self, "seed")
         require_count(self, "train_rows", 1)
         require_count(self, "together", 1)

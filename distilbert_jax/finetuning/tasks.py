@@ -6,20 +6,35 @@ outside the package brings a task of its own with `register_task`.
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
 
 from distilbert_jax.base.registry import Registry, calling_file
 from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.finetuning.entities import is_iob2
 
-TaskKind = Literal["classification", "regression"]
+TaskKind = Literal["classification", "regression", "tokens"]
 
 # The metrics that a task of each kind may have; how they are computed stands in `kinds`.
 METRICS: Mapping[TaskKind, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1", "matthews"),
+    "classification": ("accuracy", "f1", "matthews", "f1_macro"),
     "regression": ("pearson", "spearman"),
+    "tokens": ("f1", "precision", "recall", "accuracy", "f1_macro"),
 }
-_SINCE_0_2 = ("kind", "target")  # fields that no digest of a task has where they say what was so before
+OF_ENTITIES = ("f1", "precision", "recall")  # of "tokens" those that need tags in IOB2
+_SINCE_0_2 = ("kind", "target", "beside")  # fields that no digest of a task has where they say what was so before
+
+
+class Source(Protocol):
+    """Where the splits of a task come from that lies in no folder of tasks: tables of one's own (`own`)."""
+
+    def load(self, split: str) -> Any:
+        """A split as a `datasets.Dataset`."""
+        ...
+
+    def fingerprint(self, split: str) -> str:
+        """SHA-256 of what a split comes from."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +42,8 @@ class Task:
     """One task: text columns, label names by id, metrics (the score is their mean), dev splits.
 
     kind: which decides what the columns hold, what is learned, and how it is scored (`kinds`). columns: the texts, in the roles
-    that the kind names: one sentence or two. target: the columns of what is learned. labels: a regression has none.
+    that the kind names: one sentence or two; the words of a sentence. target: the columns of what is learned. labels: a regression
+    has none. beside: metrics that are reported, too, but are not in the score.
     """
 
     name: str
@@ -45,11 +61,22 @@ class Task:
     trained_by: str = ""  # another task, whose model predicts this one: it has no training data
     kind: TaskKind = "classification"
     target: tuple[str, ...] = ("label",)
+    beside: tuple[str, ...] = ()
+    source: Source | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of a head's outputs."""
         return self.labels or ("score",)
+
+
+def usual_metrics(kind: TaskKind, labels: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The metrics whose mean is the score, and those beside them, of a task for which nobody names any."""
+    if kind == "tokens":
+        return (("f1",), ("precision", "recall", "accuracy")) if is_iob2(labels) else (("accuracy",), ("f1_macro",))
+    if kind == "classification":
+        return ("accuracy",), ("f1_macro",)
+    return METRICS[kind], ()
 
 
 def _rows(train: int, validation: int, test: int) -> dict[str, int]:
@@ -204,39 +231,70 @@ def _wrong(task: Task) -> str:
     if task.kind not in METRICS:
         return f"no kind {task.kind!r}; {nearest(task.kind, METRICS)}"
     allowed, every = METRICS[task.kind], {name for names in METRICS.values() for name in names}
-    wrong = next((name for name in task.metrics if name not in allowed), None)
+    wrong = next((name for name in (*task.metrics, *task.beside) if name not in allowed), None)
     if wrong is not None and wrong not in every:
         return f"no metric {wrong!r}; {nearest(wrong, allowed)}"
-    if len(task.columns) not in (1, 2) or not task.metrics:
-        return "expected one or two columns of text, and metrics"
+    if not task.metrics:
+        return "expected metrics"
     if wrong is not None:
-        return f"{wrong} is no metric of a {task.kind}, which has {', '.join(allowed)}"
-    if task.kind == "classification" and len(task.labels) < 2:
+        return f"{wrong} is no metric of {task.kind}, which has {', '.join(allowed)}"
+    return _WRONG_OF[task.kind](task)
+
+
+def _wrong_of_sentences(task: Task) -> str:
+    if len(task.columns) not in (1, 2) or len(task.target) != 1:
+        return "expected one or two columns of text, and one of what is learned"
+    if task.kind == "regression":
+        return "a regression has no labels, but its label_range" if task.labels or task.label_range is None else ""
+    if len(task.labels) < 2:
         return "a classification has two or more labels; without any, a task is of kind='regression'"
-    if task.kind == "regression" and task.labels:
-        return "a regression has no labels"
-    if "f1" in task.metrics and len(task.labels) != 2:
-        return f"f1 is of two labels, and this has {len(task.labels)}; take accuracy or matthews"
-    if task.kind == "regression" and task.label_range is None:
-        return "a regression needs its label_range"
+    if "f1" in (*task.metrics, *task.beside) and len(task.labels) != 2:
+        return f"f1 is of two labels, and this has {len(task.labels)}; take accuracy, f1_macro or matthews"
     return ""
+
+
+def _wrong_of_tokens(task: Task) -> str:
+    if len(task.columns) != 1 or len(task.target) != 1 or len(task.labels) < 2:
+        return "expected one column of words, one of tags, and two labels or more"
+    asked = next((name for name in OF_ENTITIES if name in (*task.metrics, *task.beside)), None)
+    if asked and not is_iob2(task.labels):
+        return f"{asked} is of entities, whose labels are O, B-… and I-…; take accuracy and f1_macro"
+    return ""
+
+
+_WRONG_OF: Mapping[TaskKind, Callable[[Task], str]] = {
+    "classification": _wrong_of_sentences,
+    "regression": _wrong_of_sentences,
+    "tokens": _wrong_of_tokens,
+}
 
 
 def sources(task: Task) -> dict[str, str]:
     """Digest of a task that a user's file brings, by the name that inputs.json gives it."""
-    if not TASKS.file(task.name):
+    if not TASKS.file(task.name):  # a task of tables has their digests in its name
         return {}
     told = [
         f"{field.name}={getattr(task, field.name)!r}"
         for field in dataclasses.fields(task)
-        if field.name not in _SINCE_0_2 or getattr(task, field.name) != field.default
+        if field.repr and (field.name not in _SINCE_0_2 or getattr(task, field.name) != field.default)
     ]
     return {"task": hashlib.sha256(f"Task({', '.join(told)})".encode()).hexdigest()}
+
+
+_OF_TABLES: dict[str, Task] = {}
+
+
+def remember(task: Task) -> Task:
+    """Let `find_task` know a task that comes from tables, whose name tells their content."""
+    _OF_TABLES[task.name] = task
+    return task
 
 
 def find_task(name: str) -> Task:
     """The task of a name; InputError with the nearest name otherwise."""
     if name in TASKS:
         return TASKS[name]
+    if name in _OF_TABLES:
+        return _OF_TABLES[name]
     hint = nearest(name.lower().replace("-", ""), TASKS, cutoff=0.4)
     raise InputError(f"task {name!r}: no such task; {hint}", field="task", hint=hint)

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from optax import GradientTransformation
 
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError, InputError
@@ -31,9 +32,9 @@ from distilbert_jax.training import cost, sharding
 from distilbert_jax.training.callbacks import callbacks_of
 from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.loop import fit
-from distilbert_jax.training.optimizer import adamw, schedule
+from distilbert_jax.training.optimizer import adamw, layer_shares, schedule
 from distilbert_jax.training.projections import draw_projections, of_model
-from distilbert_jax.training.step import TrainState, init_state, make_train_step, stack_states
+from distilbert_jax.training.step import init_state, make_train_step, stack_states
 
 
 class Stage(NamedTuple):
@@ -72,7 +73,7 @@ class Tuning:
         preparation.check_sizes(config, model, self.tokenizer, self.data)
         self.model_config = model.config
         self.graphdef, _ = split(model)
-        self.train_rows = self.data.train
+        self.train_rows = preparation.weighted(self.data.train, config, self.task)
         if config.augment.copies:
             self._load_teacher(config.teacher)  # what is wrong with it is told before copies are made
             self.train_rows = preparation.with_copies(self.data.train, config, self.tokenizer)
@@ -80,16 +81,14 @@ class Tuning:
         shared_by = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * config.optimizer.accumulate
         self.placed_shape = self.shape.for_mesh(shared_by)
         self.epochs = config.epochs or self.task.epochs
-        per_epoch = self._batches(config).batches_per_epoch
+        self.per_epoch = per_epoch = self._batches(config).batches_per_epoch
         self.stages = [Stage("together", 0, self.epochs * per_epoch)]
         if layers := config.distill.layer_epochs * per_epoch:
             self.stages = [Stage("layers", 0, layers), Stage("answers", layers, layers + self.epochs * per_epoch)]
         self.steps = self.stages[-1].stop
         places = self.placed_shape.rows * self.placed_shape.length * self._batches(config).batches_per_epoch
         self.padding = 1.0 - int(self.train_rows.lengths.sum()) / places
-        predicted = np.concatenate(
-            [split.lengths for split in (*self.data.scored.values(), *self.data.unlabelled.values())]
-        )
+        predicted = np.concatenate([split.lengths for split in self.data.every() if split is not self.data.train])
         self.predict = predictor(self.kind, self.graphdef, wide_enough(self.shape, predicted), self.pad_id, self.mesh)
         # By the number of seeds that train together, the teacher's shape, and what is learned.
         self._steps: dict[tuple[int, nnx.GraphDef | None, Stage], Callable[..., Any]] = {}
@@ -148,6 +147,9 @@ class Tuning:
                 f"tokens; {self.padding:.0%} of the places padding",
                 file=sys.stderr,
             )
+        for name, examples in self.data.scored.items():
+            if said := self.kind.remark(examples):
+                print(f"{self.task.name}, {name}: {said}", file=sys.stderr)
 
     def _fit(
         self,
@@ -159,9 +161,8 @@ class Tuning:
         """The parameters of each run after its last step, None of one that diverged; why is put into `diverged`."""
         params = [self._initial_params(one, teacher) for one in configs]
         for stage in self.stages:
-            trained = of_model(self._fit_stage(stage, params, configs, teacher, logs, diverged).params)
-            apart = lambda place, trained=trained: jax.tree.map(lambda leaves: leaves[place], trained)
-            params = [trained] if len(configs) == 1 else list(map(apart, range(len(configs))))
+            selects = self.config.select and stage is self.stages[-1]
+            params = self._fit_stage(stage, params, configs, teacher, logs, diverged, selects=selects)
         return [None if place in diverged else one for place, one in enumerate(params)]
 
     def _fit_stage(
@@ -172,10 +173,17 @@ class Tuning:
         teacher: Teacher,
         logs: Sequence[RunLog],
         diverged: dict[int, str],
-    ) -> TrainState:
-        """The state at a stage's end, of several runs with an axis of theirs. params: of each run as the stage begins."""
+        *,
+        selects: bool = False,
+    ) -> list[Params]:
+        """The parameters of each run at a stage's end.
+
+        Args:
+            params: of each run as the stage begins.
+            selects: take those at the end of the epoch that is best on the selection split, the first of equal ones.
+        """
         config, several, steps = self.config, len(configs) > 1, stage.stop - stage.start
-        optimizer, rate = adamw(config.optimizer, steps), schedule(config.optimizer, steps)
+        optimizer, rate = self._optimizer(params[0], steps), schedule(config.optimizer, steps)
         pairs = zip(configs, params, strict=True)
         states = [init_state(begun, optimizer, one.run.seed, self.mesh) for one, begun in pairs]
         if stage.start:
@@ -195,20 +203,47 @@ class Tuning:
             self._steps[key] = make_train_step(
                 learned, optimizer, state, teacher.params, self.mesh, config.optimizer.accumulate, stacked=several
             )
-        return fit(
-            state,
-            self._steps[key],
-            teacher.params,
-            functools.partial(self._placed, [self._batches(one) for one in configs]),
-            config.run,
-            self.steps,
-            lambda step: rate(step - stage.start),
-            title=f"{self.task.name}-{','.join(str(one.run.seed) for one in configs)}",
-            unit="examples",
-            logs=logs,
-            diverged=diverged,
-            until=stage.stop,
-        )
+        best: list[tuple[float, Any]] = []
+        ends = range(stage.start + self.per_epoch, stage.stop + 1, self.per_epoch) if selects else (stage.stop,)
+        for epoch, end in enumerate(ends, 1):
+            state = fit(
+                state,
+                self._steps[key],
+                teacher.params,
+                functools.partial(self._placed, [self._batches(one) for one in configs]),
+                config.run,
+                self.steps,
+                lambda step: rate(step - stage.start),
+                title=f"{self.task.name}-{','.join(str(one.run.seed) for one in configs)}",
+                unit="examples",
+                logs=logs,
+                diverged=diverged,
+                until=end,
+            )
+            trained = of_model(state.params)
+            of_run = lambda place, trained=trained: jax.tree.map(lambda leaves: leaves[place], trained)
+            params = [*map(of_run, range(len(configs)))] if several else [trained]
+            if not selects:
+                break
+            # Copies: the next epoch takes the memory of these.
+            scored = [(self._selected(one), {name: np.array(value) for name, value in one.items()}) for one in params]
+            best = [max(pair, key=lambda one: one[0]) for pair in zip(best, scored, strict=True)] if best else scored
+            for log, (value, _) in zip(logs, scored, strict=True):
+                log.write("eval", end, {"selection/score": value, "selection/epoch": epoch})
+        return [jax.device_put(one, sharding.shardings(one, self.mesh)) for _, one in best] if selects else list(params)
+
+    def _selected(self, params: Params) -> float:
+        """The score on the selection split."""
+        examples = self.data.selection
+        assert examples is not None
+        return self.kind.score(self.task, self.predict(params, examples), examples.targets)["score"]
+
+    def _optimizer(self, names: Iterable[str], steps: int) -> GradientTransformation:
+        """AdamW for parameters of these names, as far as they are trained and each at its rate."""
+        config, layers = self.config, self.model_config.num_hidden_layers
+        frozen = [name for name in names if name.startswith("encoder.")] if config.freeze == "encoder" else ()
+        shares = layer_shares(names, layers, config.layer_decay) if config.layer_decay < 1.0 else None
+        return adamw(config.optimizer, steps, frozen, shares)
 
     def _initial_params(self, config: FinetuneConfig, teacher: Teacher) -> Params:
         """The model's, and projections of the teacher's terms."""
@@ -247,7 +282,9 @@ class Tuning:
                 trained = sharding.cut_vocabulary(params, self.model_config.vocab_size)
                 merge(self.graphdef, trained).save_pretrained(directory / "model", self.tokenizer)
         else:
-            scores = {name: dict.fromkeys((*self.task.metrics, "score"), 0.0) for name in self.data.scored}
+            scores = {
+                name: dict.fromkeys((*self.task.metrics, *self.task.beside, "score"), 0.0) for name in self.data.scored
+            }
             for name, examples in self.data.scored.items():
                 write_predictions(directory, name, self.kind.files(None, examples.targets))
         tests = datasets.test_splits(self.task, config.data) if config.predict_test else ()

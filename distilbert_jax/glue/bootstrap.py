@@ -34,6 +34,7 @@ def scores(task: Task, predictions: Predictions, weights: np.ndarray) -> np.ndar
         of = {
             "accuracy": lambda: np.trace(counts, axis1=1, axis2=2) / counts.sum((1, 2)),
             "f1": lambda: _f1(counts),
+            "f1_macro": lambda: _f1_macro(counts),
             "matthews": lambda: _matthews(counts),
         }
     return 100.0 * np.mean([of[name]() for name in task.metrics], axis=0)
@@ -49,6 +50,12 @@ def _f1(counts: np.ndarray) -> np.ndarray:
     hit = counts[:, 1, 1]
     wrong = counts[:, 0, 1] + counts[:, 1, 0]
     return np.divide(2 * hit, 2 * hit + wrong, out=np.zeros_like(hit), where=hit > 0)
+
+
+def _f1_macro(counts: np.ndarray) -> np.ndarray:
+    """Over the labels that a resample has or was predicted."""
+    hit, there = counts.diagonal(axis1=1, axis2=2), counts.sum(1) + counts.sum(2)
+    return np.divide(2 * hit, there, out=np.zeros_like(hit), where=there > 0).sum(1) / (there > 0).sum(1)
 
 
 def _matthews(counts: np.ndarray) -> np.ndarray:

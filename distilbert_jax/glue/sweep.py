@@ -119,6 +119,11 @@ def available(config: FinetuneConfig, names: Sequence[str]) -> list[Task]:
                 field="task",
                 hint="--submit",
             )
+        if task.kind not in ("classification", "regression"):
+            raise InputError(
+                f"task {task.name!r} is of kind {task.kind!r}: the table of GLUE has classifications and regressions of texts",
+                field="task",
+            )
     there = [task for task in tasks if has_split(task, "train", config.data)]
     absent = ", ".join(task.name for task in tasks if task not in there)
     if not there:

@@ -212,13 +212,16 @@ class TokenClassification(ModelWithHead):
         self.classifier = _linear(config, len(config.labels), dtype=dtype, rngs=rngs)
         self.dropout = getattr(config, config.family.token_dropout)
 
+    def logits(self, hidden: Float[Array, "B T D"], rngs: RowKeys | None = None) -> Float[Array, "B T C"]:
+        """Hidden states [B, T, D] → logits [B, T, labels]. rngs [B]: for dropout."""
+        return _scores(self.classifier, dropout(hidden, self.dropout, fold_rows(rngs, HEAD_SITE)))
+
     def __call__(
         self, input_ids: Rows, attention_mask: Rows | None = None, *, rngs: RowKeys | None = None, **inputs: Any
     ) -> ModelOutput:
         """Arguments as `Encoder.__call__`; logits [B, T, labels]."""
         encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
-        hidden = dropout(encoded.last_hidden_state, self.dropout, fold_rows(rngs, HEAD_SITE))
-        return _with(encoded, ModelOutput, logits=_scores(self.classifier, hidden))
+        return _with(encoded, ModelOutput, logits=self.logits(encoded.last_hidden_state, rngs))
 
 
 class QuestionAnswering(ModelWithHead):
@@ -229,13 +232,16 @@ class QuestionAnswering(ModelWithHead):
             self.config = dataclasses.replace(config, labels=ModelConfig.labels)
         self.qa_outputs = _linear(config, 2, dtype=dtype, rngs=rngs)
 
+    def logits(self, hidden: Float[Array, "B T D"], rngs: RowKeys | None = None) -> Float[Array, "B T 2"]:
+        """Hidden states [B, T, D] → logits of start and end [B, T, 2]. rngs [B]: for dropout."""
+        return _scores(self.qa_outputs, dropout(hidden, self.config.qa_dropout, fold_rows(rngs, HEAD_SITE)))
+
     def __call__(
         self, input_ids: Rows, attention_mask: Rows | None = None, *, rngs: RowKeys | None = None, **inputs: Any
     ) -> QuestionAnsweringOutput:
         """Arguments as `Encoder.__call__`; start_logits and end_logits [B, T], padding included."""
         encoded = self.encoder(input_ids, attention_mask, rngs=rngs, **inputs)
-        hidden = dropout(encoded.last_hidden_state, self.config.qa_dropout, fold_rows(rngs, HEAD_SITE))
-        logits = _scores(self.qa_outputs, hidden)
+        logits = self.logits(encoded.last_hidden_state, rngs)
         return _with(encoded, QuestionAnsweringOutput, start_logits=logits[..., 0], end_logits=logits[..., 1])
 
 

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,12 @@ from distilbert_jax.text.tokenizer import BertTokenizer, Row, announce_cut, chec
 _WINDOW = 8  # batches that are tokenized and sorted by length at once
 
 Text = str | tuple[str, str]
-Answer = Callable[[Sequence[Any], Sequence[Row]], Iterable[Any]]  # results of these texts (or pairs), in their order
+Answer = Callable[
+    [Sequence[Any], Sequence[Any]], Iterable[Any]
+]  # results of these texts, from what `Encode` made of them
+Encode = Callable[
+    [Sequence[Any], int], tuple[Sequence[Any], int]
+]  # what the model reads of each text, and how many were cut
 
 
 class Forward:
@@ -55,13 +60,19 @@ class Forward:
         self._jitted = compiled_call(graphdef, compute)
 
     def __call__(
-        self, rows: Sequence[Row], positions: Sequence[Ids] | None = None, options: tuple[Any, ...] = ()
+        self,
+        rows: Sequence[Row],
+        positions: Sequence[Ids] | None = None,
+        options: tuple[Any, ...] = (),
+        *,
+        longest: int | None = None,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """The index of a row and its result, for every row; long rows first.
 
         Args:
             positions: for each row the tokens that are asked for; their number M is padded to a power of 2.
             options: what `compute` takes after the batch.
+            longest: tokens that no row exceeds, in place of the model's positions.
 
         Raises:
             InputError: an id that the model has no row for, a result that is not finite.
@@ -73,7 +84,7 @@ class Forward:
             for start in range(0, len(alike), self._batch_size):
                 chunk = alike[start : start + self._batch_size]
                 size = next(size for size in self._sizes if size >= len(chunk))
-                length = padded_length(len(rows[chunk[0]].ids), self._longest)
+                length = padded_length(len(rows[chunk[0]].ids), longest or self._longest)
                 batch = stack([rows[i] for i in chunk], self._pad_id, batch_size=size, length=length)
                 check_rows(batch, self._config)
                 if positions:
@@ -181,41 +192,56 @@ class Pipeline:
         *,
         collect: Callable[[Iterator[Any]], Any],
         one: type | tuple[type, ...] = str,
+        encode: Encode | None = None,
+        tell: Callable[[int, int], None] | None = None,
     ) -> Any:
         """The result of one text (of a type `one`), what `collect` makes of those of a sequence, or an iterator of those of an
         iterator.
 
+        Args:
+            encode: of texts, the first of which has the given number; None: rows of the tokenizer.
+            tell: how many texts were cut, and how many there were; None: as the tokenizer does.
+
         Raises:
             InputError: a table, a mapping or the like, see `several_texts`.
         """
+        encode = encode or (lambda texts, first: self.tokenizer.rows(texts, first=first))
+        tell = tell or (lambda cut, texts: announce_cut(cut, texts, self.tokenizer.max_length))
+        way = _Way(encode, answer, tell)
         if isinstance(texts, one):
-            (result,) = self._windows((texts,), answer)
+            (result,) = self._windows((texts,), way)
             return result
         given = several_texts(texts)
         number = len(given) if isinstance(given, Sized) else None
         if number is None:
-            return self._lazily(given, answer, description)
+            return self._lazily(given, way, description)
         with progress(description, number) if number > self.batch_size else contextlib.nullcontext() as done:
-            return collect(self._windows(given, answer, done))
+            return collect(self._windows(given, way, done))
 
-    def _lazily(self, texts: Iterable[Any], answer: Answer, description: str) -> Iterator[Any]:
+    def _lazily(self, texts: Iterable[Any], way: "_Way", description: str) -> Iterator[Any]:
         with progress(description, None) as done:
-            yield from self._windows(texts, answer, done)
+            yield from self._windows(texts, way, done)
 
-    def _windows(
-        self, texts: Iterable[Any], answer: Answer, done: Callable[[float], None] | None = None
-    ) -> Iterator[Any]:
+    def _windows(self, texts: Iterable[Any], way: "_Way", done: Callable[[float], None] | None = None) -> Iterator[Any]:
         """Results in order. One batch is read ahead at first, so that they begin soon, later up to eight."""
         texts, size, seen, cut = iter(texts), self.batch_size, 0, 0
         try:
             while window := list(itertools.islice(texts, size)):
-                rows, shortened = self.tokenizer.rows(window, first=seen + 1)
+                encoded, shortened = way.encode(window, seen + 1)
                 cut += shortened
-                yield from answer(window, rows)
+                yield from way.answer(window, encoded)
                 seen += len(window)
                 size = min(2 * size, _WINDOW * self.batch_size)
                 if done:
                     done(seen)
         finally:
             if seen and not self.quiet:  # else an error is on its way, which says more
-                announce_cut(cut, seen, self.tokenizer.max_length)
+                way.tell(cut, seen)
+
+
+class _Way(NamedTuple):
+    """From texts to results."""
+
+    encode: Encode
+    answer: Answer
+    tell: Callable[[int, int], None]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distilbert_jax.base.files import check_file, open_file
+from distilbert_jax.base.files import check_file, open_file, read_text
 from distilbert_jax.errors import InputError
 from distilbert_jax.text.columns import READERS, column_texts, has_columns
 from distilbert_jax.text.compressed import DamagedError, open_gzip, open_xz
@@ -151,6 +151,33 @@ def given_texts(arguments: Sequence[str], file: str, columns: Sequence[str] = ()
     for _ in _texts_in(path, columns):
         pass
     return _texts_in(path, columns)
+
+
+def given_document(file: str) -> str:
+    """The whole of `file` or, where none is named, of standard input, as one text.
+
+    Raises:
+        InputError: neither is there; the file has columns; it is not UTF-8, or larger than 16 MB.
+    """
+    if not file:
+        if sys.stdin is None or sys.stdin.isatty():
+            raise InputError("no context given; give one with --context, or name a file with --file", field="--context")
+        content = sys.stdin.buffer.read(_LONGEST_LINE + 1)
+        if len(content) > _LONGEST_LINE:
+            raise InputError(f"standard input: is longer than {_LONGEST_LINE >> 20} MB, too long for a text")
+        try:
+            return content.decode()
+        except UnicodeDecodeError as error:
+            raise InputError(f"standard input: not UTF-8 ({error.reason})", path="standard input") from None
+    path = Path(file)
+    if has_columns(path):
+        raise InputError(
+            f"--file {path}: has columns; name those of questions and contexts with --column, and leave --question out",
+            path=path,
+            field="--file",
+            hint="--column question context",
+        )
+    return read_text(path, _LONGEST_LINE, "a file with the context")
 
 
 def _texts_in(path: Path, columns: Sequence[str]) -> Iterator[Any]:

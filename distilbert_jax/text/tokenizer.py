@@ -163,6 +163,10 @@ class Row(NamedTuple):
     ids: np.ndarray
     type_ids: np.ndarray
 
+    @classmethod
+    def of(cls, encoding: Encoding) -> Self:
+        return cls(np.array(encoding.ids, np.int32), np.array(encoding.type_ids, np.int32))
+
 
 def stack(
     rows: Sequence[Row], pad_id: int, *, batch_size: int | None = None, length: int | None = None
@@ -411,6 +415,18 @@ class BertTokenizer:
         Raises:
             InputError: as `__call__`.
         """
+        encodings, cut = self.encodings(texts, max_length=max_length, truncation=truncation, first=first)
+        return [Row.of(encoding) for encoding in encodings], cut
+
+    def encodings(
+        self,
+        texts: Sequence[str | tuple[str, str]],
+        *,
+        max_length: int | None = None,
+        truncation: bool = True,
+        first: int = 1,
+    ) -> tuple[list[Encoding], int]:
+        """What `rows` makes rows of: the library's encodings, which also know where each token stands in its text."""
         limit = self.max_length if max_length is None else max_length
         shortest = self.tokenizer.num_special_tokens_to_add(any(isinstance(text, tuple) for text in texts)) + 1
         if not shortest <= limit <= self.max_length:
@@ -440,7 +456,7 @@ class BertTokenizer:
                     )
                 cut += 1
                 encodings[i] = self._cut(texts[i], limit)
-        return [Row(np.array(e.ids, np.int32), np.array(e.type_ids, np.int32)) for e in encodings], cut
+        return encodings, cut
 
     def _cut(self, text: str | tuple[str, str], limit: int) -> Encoding:
         first, second = text if isinstance(text, tuple) else (text, None)

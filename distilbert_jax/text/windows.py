@@ -89,8 +89,10 @@ def context_windows(
     return windows, cut
 
 
-def window_shape(tokenizer: BertTokenizer, length: int | None, stride: int | None) -> tuple[int, int]:
-    """`length` and `stride` of `context_windows`, with their defaults.
+def window_shape(
+    tokenizer: BertTokenizer, length: int | None, stride: int | None, names: tuple[str, str] = ("length", "stride")
+) -> tuple[int, int]:
+    """`length` and `stride` of `context_windows`, with their defaults; `names`: what errors call them.
 
     Raises:
         InputError: a window of this length has no room for a token of a question and `stride` + 1 of a context, or is beyond the
@@ -100,16 +102,16 @@ def window_shape(tokenizer: BertTokenizer, length: int | None, stride: int | Non
     length = min(LENGTH, tokenizer.max_length) if length is None else length
     if not special + 2 <= length <= tokenizer.max_length:
         raise InputError(
-            f"length = {length}: expected {special + 2} to {tokenizer.max_length}, what the model has positions for",
-            field="length",
+            f"{names[0]} = {length}: expected {special + 2} to {tokenizer.max_length}, what the model has positions for",
+            field=names[0],
         )
     most = length - special - 2
     stride = min(STRIDE, length // 2, most) if stride is None else stride
     if not 0 <= stride <= most:
         raise InputError(
-            f"stride = {stride}: expected 0 to {most}; of {length} tokens {special} are special, one is of the question, and a "
+            f"{names[1]} = {stride}: expected 0 to {most}; of {length} tokens {special} are special, one is of the question, and a "
             "window must have one that the last had not",
-            field="stride",
+            field=names[1],
         )
     return length, stride
 
@@ -123,6 +125,6 @@ def _parts(encoding: Encoding) -> Iterator[Encoding]:
 def _window(encoding: Encoding, example: int) -> Window:
     context = np.array([part == 1 for part in encoding.sequence_ids])
     words = np.array([-1 if word is None else word for word in encoding.word_ids], np.int32)
-    row = Row(np.array(encoding.ids, np.int32), np.array(encoding.type_ids, np.int32))
+    row = Row.of(encoding)
     offsets = np.where(context[:, None], np.array(encoding.offsets, np.int32), -1)
     return Window(row, context, offsets, np.where(context, words, -1), example)

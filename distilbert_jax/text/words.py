@@ -71,7 +71,7 @@ def word_rows(
             framed = inner.post_process(encoding)
             own = np.array([part == 0 for part in framed.sequence_ids])
             put = lambda values, elsewhere, own=own: _put(values, own, elsewhere)
-            row = Row(np.array(framed.ids, np.int32), np.array(framed.type_ids, np.int32))
+            row = Row.of(framed)
             cut = len({*words.tolist()} - {*words[kept].tolist()})
             rows.append(WordRow(row, put(words[kept], -1), put(begins[kept], False), cut))
     return rows

@@ -1,7 +1,7 @@
 """Optimizer and learning-rate schedule: AdamW, linear warm-up and decay, clipping (defaults: the original train.py)."""
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -67,11 +67,36 @@ def decayed(params: Collection[str]) -> dict[str, bool]:
     return {name: not name.endswith((".bias", ".scale")) for name in params}
 
 
-def adamw(config: OptimizerConfig, steps: int, frozen: Collection[str] = ()) -> optax.GradientTransformation:
+def layer_shares(params: Iterable[str], layers: int, decay: float) -> dict[str, float]:
+    """What share of the learning rate each parameter of a model has where every layer below the head has `decay` times that of the
+    one above it: the last layer `decay`, the embeddings `decay` ** (layers + 1) (Clark et al. 2020, arXiv 2003.10555)."""
+
+    def share(name: str) -> float:
+        room, _, rest = name.partition(".")
+        if room != "encoder":
+            return 1.0
+        kind, _, place = rest.partition(".")
+        depth = layers - int(place.partition(".")[0]) if kind == "layers" else layers + 1
+        return decay**depth
+
+    return {name: share(name) for name in params}
+
+
+def _scale_each(shares: Mapping[str, float]) -> optax.GradientTransformation:
+    def scaled(updates: Any, params: Any) -> Any:
+        return {name: shares.get(name, 1.0) * value for name, value in updates.items()}
+
+    return optax.stateless(scaled)
+
+
+def adamw(
+    config: OptimizerConfig, steps: int, frozen: Collection[str] = (), shares: Mapping[str, float] | None = None
+) -> optax.GradientTransformation:
     """Clip by the global norm, then AdamW (ε outside the root, decoupled decay: as torch.optim.AdamW).
 
     Args:
         frozen: parameters that stay as they are, to the bit; their gradients do not count in the norm.
+        shares: of the learning rate, by parameter; those that are not named have all of it.
     """
     held = lambda params: {name: name in frozen for name in params}
 
@@ -83,5 +108,6 @@ def adamw(config: OptimizerConfig, steps: int, frozen: Collection[str] = ()) -> 
         optax.clip_by_global_norm(config.clip_norm),
         optax.scale_by_adam(config.beta1, config.beta2, config.eps),
         optax.add_decayed_weights(config.weight_decay, shrinking),
+        *([_scale_each(shares)] if shares else []),
         _scale_by_schedule(config, steps),
     )

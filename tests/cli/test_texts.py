@@ -12,8 +12,9 @@ import pytest
 import evaluate
 from distilbert_jax import models
 from distilbert_jax.text.tokenizer import load_tokenizer
+from tests.golden.record_answers import write_model
 from tests.models.common import build
-from tests.runs import BERT, ROOT, change, refused
+from tests.runs import BERT, ROOT, STUDENT, change, refused
 
 
 def test_fill_mask_prints_a_json_object_a_line(world, capsys):
@@ -149,3 +150,58 @@ def test_a_reader_that_goes_away_ends_a_command_quietly(world, options):
             command, cwd=ROOT, stdout=closed, stderr=subprocess.PIPE, text=True, env=environment, timeout=300
         )
     assert (ended.returncode, ended.stderr) == (141, "")
+
+
+def test_entities_are_shown_or_printed(world, tmp_path, capsys):
+    kind = models.DistilBertForTokenClassification
+    build(kind, change(STUDENT, labels=("B-A", "I-B"))).save_pretrained(tmp_path, load_tokenizer(world.tokenizer))
+    command = ["entities", "--model", str(tmp_path)]
+    evaluate.main([*command, "--json", "--aggregation-strategy", "none", "Reda goess", "to"])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["text"], second["text"]) == ("Reda goess", "to")
+    assert [one["word"] for one in first["entities"]] == ["reda", "goes", "##s"]
+    evaluate.main([*command, "--json", "--ignore-labels", "A", "B", "--", "reda"])
+    assert json.loads(capsys.readouterr().out) == {"text": "reda", "entities": []}
+    evaluate.main([*command, "reda goes"])
+    assert "entity_group" in capsys.readouterr().out
+
+
+def test_answers_come_from_arguments_lines_columns_or_a_whole_file(tmp_path, capsys, standard_input):
+    command = ["answer", "--model", str(write_model("distilbert", tmp_path / "model")), "--json"]
+    questions, contexts = ["who runs", "where?"], ["a bridge by the river", "anna runs.\nfar"]
+    lines = [f"{question}\t{context}" for question, context in zip(questions, [contexts[0], "anna"], strict=True)]
+
+    def found(*options):
+        evaluate.main([*command, *options])
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        for answer in (answer for line in lines for answer in line["answers"]):
+            assert 0.0 < answer.pop("score") < 1.0  # its last digits depend on the batch
+        return lines
+
+    expected = found("--question", *questions, "--context", *contexts)
+    assert [one["question"] for one in expected] == questions
+    for one, context in zip(expected, contexts, strict=True):
+        (answer,) = one["answers"]
+        assert answer["answer"] == context[answer["start"] : answer["end"]]
+    (tmp_path / "text.txt").write_text(contexts[1])
+    assert found("--question", questions[1], "--file", str(tmp_path / "text.txt")) == expected[1:]
+    standard_input(contexts[1].encode())
+    assert found("--question", questions[1]) == expected[1:]
+    (tmp_path / "pairs.txt").write_text("\n".join(lines))
+    assert found("--file", str(tmp_path / "pairs.txt"))[0] == expected[0]
+    (tmp_path / "pairs.csv").write_text(f'q,id,c\n{questions[0]},7,{contexts[0]}\n{questions[1]},8,"{contexts[1]}"\n')
+    assert found("--file", str(tmp_path / "pairs.csv"), "--column", "q", "c") == expected
+    assert len(found("--question", "who", "--context", contexts[0], "--top-k", "3")[0]["answers"]) == 3
+    evaluate.main([*command[:-1], "--question", *questions, "--context", "a bridge"])
+    shown = capsys.readouterr().out
+    assert all(question in shown for question in questions)
+    for options, field in (
+        (["--context", "anna"], "--question"),
+        (["--question", "who", "--context", "a", "b"], "--context"),
+        (["--question", "who", "--context", "a", "--file", str(tmp_path / "text.txt")], "--file"),
+        (["--question", "who", "--file", str(tmp_path / "pairs.csv")], "--file"),
+        (["--file", str(tmp_path / "pairs.csv"), "--column", "q"], "--column"),
+    ):
+        refused(lambda options=options: evaluate.main([*command, *options]), field=field)
+    standard_input(b"anna \xff")
+    refused(lambda: evaluate.main([*command, "--question", "who"]), path="standard input")

@@ -38,6 +38,10 @@ def kind_with(labels):
     return KINDS["regression" if labels == 1 else "classification"]
 
 
+def build_head(head, config, seed, names):
+    return head.of_family(config.model_type)(change(config, labels=names, **DRY), rngs=nnx.Rngs(seed))
+
+
 def classifier(config, labels, seed):
     names = ("score",) if labels == 1 else tuple(map(str, range(labels)))
     model = SequenceClassification(change(config, labels=names, **DRY), rngs=nnx.Rngs(seed))

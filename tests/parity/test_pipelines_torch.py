@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from distilbert_jax.pipelines import FeatureExtraction, FillMask, TextClassification
+from distilbert_jax.pipelines import FeatureExtraction, FillMask, TextClassification, TokenClassification
+from distilbert_jax.pipelines.tokens import STRATEGIES
 from distilbert_jax.text.tokenizer import BertTokenizer, load_tokenizer
 from tests.models.common import CLASSES, build, deviation
 from tests.runs import BERT, STUDENT, change
@@ -102,6 +103,31 @@ def test_labels_are_the_references(family, labels, saved):
     assert_same(ours(TEXTS, None), theirs(TEXTS, top_k=None))
     pairs = [{"text": text, "text_pair": pair} for text, pair in PAIRS]
     assert_same(ours(PAIRS, None), theirs(pairs, top_k=None))
+
+
+ENTITIES = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "MISC")
+ODD_TEXTS = [
+    *TEXTS,
+    "REDAS goess bluea-redb, blueas redcs redds to (goes)!",
+    "Re\u0301da r\u00e9db 😀 \U0001f469\u200d\U0001f680 \u0301goes bl\u200bueas redq\x01s \u4e2d\u6587to",
+    f"reda {'x' * 101} {'reda' * 30} goes\n\t to  redbs ... 'redc' ##s [SEP] [UNK] [CLS]to",
+    " redas",
+    "?",
+    "goes " * 40 + "redas",
+]
+
+
+@both
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_entities_are_the_references(family, strategy, saved):
+    directory = saved(f"{family}ForTokenClassification", ENTITIES)
+    theirs = transformers.pipeline("token-classification", directory, device="cpu", aggregation_strategy=strategy)
+    ours = TokenClassification(directory)
+    for ignored in (["O"], [], ["PER", "B-LOC"]):
+        expected = theirs(ODD_TEXTS, ignore_labels=ignored)
+        assert sum(map(len, expected)) > len(ODD_TEXTS)
+        assert_same(ours(ODD_TEXTS, strategy, ignored), expected)
+    assert_same(ours(ODD_TEXTS[4], strategy), theirs(ODD_TEXTS[4]))
 
 
 def test_encoded_texts_are_the_references(saved):

@@ -127,7 +127,7 @@ def test_texts_that_were_cut_are_told_of_once(directory, capfd):
 
 
 def test_what_is_no_text_is_refused(fill):
-    refused(lambda: fill(["reda [MASK]", " "]), by="text.tokenizer.BertTokenizer.rows", row=2)
+    refused(lambda: fill(["reda [MASK]", " "]), by="text.tokenizer.BertTokenizer.encodings", row=2)
     refused(lambda: fill(["reda [MASK]", 3.5]), "3.5", by="text.tokenizer.check_text")
     refused(lambda: list(fill(iter(["reda [MASK]"] * 40 + [None]))), "41", by="text.tokenizer.check_text")
     refused(lambda: fill(["reda [MASK] \ud800"]), by="text.tokenizer.check_text")
@@ -136,7 +136,7 @@ def test_what_is_no_text_is_refused(fill):
 
 
 def test_a_batch_has_at_least_one_row(directory):
-    refused(lambda: FillMask(directory, batch_size=0), by="pipelines.base.Pipeline.__init__", field="batch_size")
+    refused(lambda: FillMask(directory, batch_size=0), by="pipelines.base._batch_size", field="batch_size")
 
 
 def test_a_pipeline_is_shown_in_a_line(directory, fill, model):

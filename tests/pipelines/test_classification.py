@@ -61,8 +61,8 @@ def test_a_tuple_is_a_pair(classify):
         assert found[0]["score"] == pytest.approx(softmax(logits(classify, *pair)).max(), rel=1e-4)
         assert classify(pair)[0]["label"] == found[0]["label"]
     assert [len(found) for found in classify(iter(["reda", *pairs]), None)] == [3, 3, 3]
-    refused(lambda: classify(("reda", "redb", "redc")), by="text.tokenizer.BertTokenizer.rows", row=1)
-    refused(lambda: classify([("reda", " ")]), by="text.tokenizer.BertTokenizer.rows", row=1)
+    refused(lambda: classify(("reda", "redb", "redc")), by="text.tokenizer.BertTokenizer.encodings", row=1)
+    refused(lambda: classify([("reda", " ")]), by="text.tokenizer.BertTokenizer.encodings", row=1)
     refused(lambda: classify([("reda", None)]), by="text.tokenizer.check_text")
     assert classify([]) == []
 

@@ -91,7 +91,7 @@ def test_a_number_of_answers_outside_the_vocabulary_is_refused(fill, top_k):
 def test_a_text_without_a_mask_is_refused(fill):
     refused(lambda: fill("reda redb"), "'reda redb'", "[MASK]", by="pipelines.fill_mask.FillMask._masks")
     refused(lambda: fill(["reda [MASK]", "reda [mask"]), "'reda [mask'", by="pipelines.fill_mask.FillMask._masks")
-    refused(lambda: fill(""), by="text.tokenizer.BertTokenizer.rows", row=1)
+    refused(lambda: fill(""), by="text.tokenizer.BertTokenizer.encodings", row=1)
 
 
 def test_targets_are_scored_over_the_vocabulary_and_among_themselves(fill, model):

@@ -100,15 +100,15 @@ def test_a_length_beyond_the_model_or_below_a_word_is_refused(tokenizer, max_len
         lambda: tokenizer("reda", max_length=max_length),
         f"max_length = {max_length}",
         "32",
-        by="text.tokenizer.BertTokenizer.rows",
+        by="text.tokenizer.BertTokenizer.encodings",
         field="max_length",
     )
 
 
 def test_what_is_no_text_is_refused(tokenizer):
     for empty in ("", "  ", "\n", "\u200b"):
-        refused(lambda empty=empty: tokenizer(["reda", empty]), by="text.tokenizer.BertTokenizer.rows", row=2)
-    refused(lambda: tokenizer("reda", ""), by="text.tokenizer.BertTokenizer.rows", row=1)
+        refused(lambda empty=empty: tokenizer(["reda", empty]), by="text.tokenizer.BertTokenizer.encodings", row=2)
+    refused(lambda: tokenizer("reda", ""), by="text.tokenizer.BertTokenizer.encodings", row=1)
     refused(lambda: tokenizer(["reda", 3]), by="text.tokenizer.check_text")
     refused(lambda: tokenizer("reda \ud800"), by="text.tokenizer.check_text")
     assert tokenizer("[MASK]")["input_ids"].tolist() == [[tokenizer.ids.cls, tokenizer.ids.mask, tokenizer.ids.sep]]

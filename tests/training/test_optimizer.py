@@ -12,7 +12,7 @@ from flax import nnx
 from distilbert_jax.config import OptimizerConfig
 from distilbert_jax.models import BertForMaskedLM, BertForSequenceClassification
 from distilbert_jax.models.params import split
-from distilbert_jax.training.optimizer import adamw, decayed, schedule
+from distilbert_jax.training.optimizer import adamw, decayed, layer_shares, schedule
 
 
 def rates(steps, **changes):
@@ -140,3 +140,23 @@ def test_frozen_parameters_stay_to_the_bit_and_do_not_count_in_the_norm():
     )
     np.testing.assert_array_equal(optax.apply_updates(params, found)["held"], params["held"])
     np.testing.assert_array_equal(found["free"], expected["free"])
+
+
+def test_lower_layers_have_a_share_of_the_rate():
+    names = (
+        "classifier.kernel",
+        "pooler.dense.kernel",
+        "encoder.layers.1.a.bias",
+        "encoder.layers.0.a.bias",
+        "encoder.embeddings.word",
+    )
+    shares = layer_shares(names, 2, 0.5)
+    assert list(shares.values()) == [1.0, 1.0, 0.5, 0.25, 0.125]
+    config = OptimizerConfig(learning_rate=0.01, warmup=0.0, weight_decay=0.1)
+    params = {name: jnp.full((2, 2), 3.0) for name in names}
+    grads = {name: jnp.full((2, 2), 1e-3) for name in names}
+    whole, parts = adamw(config, 10), adamw(config, 10, shares=shares)
+    expected, _ = whole.update(grads, whole.init(params), params)
+    updates, _ = parts.update(grads, parts.init(params), params)
+    for name, share in shares.items():
+        np.testing.assert_allclose(updates[name], share * expected[name], rtol=1e-6)

@@ -91,8 +91,12 @@ class Kind(ABC):
     # On the host
 
     @abstractmethod
-    def of_examples(self, packing: Packing, outputs: np.ndarray) -> Sequence[np.ndarray]:
-        """What each example of a packed batch got."""
+    def of_examples(self, packing: Packing, outputs: np.ndarray, examples: Any) -> Sequence[np.ndarray]:
+        """What each example of a packed batch got. examples: those that `packing` numbers."""
+
+    def remark(self, examples: Any) -> str:
+        """What has to be said of a split that is scored, in a line; "": nothing."""
+        return ""
 
     @abstractmethod
     def score(self, task: Task, outputs: Sequence[np.ndarray], targets: Any) -> dict[str, float]:
@@ -133,5 +137,6 @@ def check_texts(rows: Any, columns: Sequence[str], where: str) -> None:
 
 
 def learned(batch: Batch, weights: str = "weights") -> jax.Array:
-    """Weights of what labels are learned of: of all, or of the examples that are labelled."""
-    return batch[weights] * batch["labelled"] if "labelled" in batch else batch[weights]
+    """Weights of what labels are learned of: of all, or of the examples that are labelled, times their importance."""
+    learns = batch[weights] * batch["labelled"] if "labelled" in batch else batch[weights]
+    return learns * batch["importance"] if "importance" in batch else learns

@@ -97,7 +97,7 @@ class _Sentences(Kind):
         """Logits [R, S, labels]."""
         return model.logits(at_positions(hidden, batch["first"]), rngs)
 
-    def of_examples(self, packing: Packing, outputs: np.ndarray) -> np.ndarray:
+    def of_examples(self, packing: Packing, outputs: np.ndarray, examples: Any) -> np.ndarray:
         """Logits [n, labels]."""
         return packing.of_examples(outputs)
 
@@ -116,7 +116,7 @@ class Classification(_Sentences):
         """… in range, and in the task's order where the file names them."""
         (target,) = task.target
         named = tuple(getattr(rows.features[target], "names", None) or ())
-        if named and not _are_labels(named, task):
+        if named and not are_labels(named, task):
             raise InputError(
                 f"{where}: its labels are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}",
                 path=where,
@@ -173,7 +173,7 @@ def _check_numbers(rows: Any, task: Task, where: str, limits: tuple[float, float
             )
 
 
-def _are_labels(named: tuple[str, ...], task: Task) -> bool:
+def are_labels(named: tuple[str, ...], task: Task) -> bool:
     """Whether the names of a file's label ids are those of the task, in its order, or say nothing (0, 1, …)."""
     if named == tuple(map(str, range(len(named)))):
         return True

@@ -1,0 +1,261 @@
+"""Rows of one's own: `distilbert-jax finetune`, `score`, `predict`."""
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from distilbert_jax.base import runtime, signals
+from distilbert_jax.base.config_io import to_values, write_config
+from distilbert_jax.base.files import check_writable
+from distilbert_jax.cli.arguments import print_json, running
+from distilbert_jax.config import Activations, DistillConfig, Dtype, FinetuneConfig, OptimizerConfig, RunConfig
+from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.files import open_table
+from distilbert_jax.finetuning.inferred import LabelKind
+from distilbert_jax.finetuning.own import Roles, own_task, require_columns, usual_epochs
+from distilbert_jax.finetuning.tasks import METRICS
+from distilbert_jax.finetuning.written import check_out
+from distilbert_jax.text.columns import Layout
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """Which columns are what, and how a file lies that does not say."""
+
+    text: str = ""  # column of the text
+    text_pair: str = ""  # column of a second text, read with it
+    # Column of what is learned: a class, a list of classes, or an amount; several columns: 0 or 1 of a class each, or amounts.
+    label: tuple[str, ...] = ()
+    tokens: str = ""  # column of words (of a file of a token a line, such as CoNLL's: tokens)
+    tags: str = ""  # column of their tags (there: tags)
+    question: str = ""
+    context: str = ""  # column of the text that holds the answers
+    answers: str = ""  # column of {text, answer_start}, as in SQuAD
+    choices: tuple[str, ...] = ()  # columns of which --label names the right one, after --text where it is given
+    delimiter: str = ""  # of a .csv, where it is no comma
+    columns: tuple[str, ...] = ()  # names of the columns, where the first line of the file is a row already
+
+    @property
+    def roles(self) -> Roles:
+        return Roles(
+            self.text,
+            self.text_pair,
+            self.label,
+            self.tokens,
+            self.tags,
+            self.question,
+            self.context,
+            self.answers,
+            self.choices,
+        )
+
+    @property
+    def layout(self) -> Layout:
+        if self.delimiter and len(self.delimiter) != 1:
+            raise InputError(f"--delimiter {self.delimiter!r}: expected one character", field="--delimiter")
+        return Layout(self.delimiter, self.columns)
+
+
+@dataclass(frozen=True)
+class FinetuneCommand:
+    """Fine-tune a model on rows of your own; say how good it is, and how much that swings.
+
+    distilbert-jax finetune --model DIR --train train.csv --text review --label stars --seeds 5
+
+    … --text premise --text-pair hypothesis --label entails: pairs of texts.
+
+    … --train train.conll --tokens tokens --tags tags: words and their tags.
+
+    A file is a .csv, .tsv, .jsonl, .json, .parquet or .conll, a folder that the library datasets has saved, or an id of its hub
+    (ID:SPLIT). What the labels are is told from the values, and said: --kind and --labels say otherwise. Without --dev a tenth of
+    train, by the hash of the text, is scored and not learned from. OUT/model is a Hugging Face directory, that of the first seed;
+    the others stand in OUT/seed-N. The last epoch counts, and nothing is chosen on dev. Interrupted, the same command goes on.
+    """
+
+    model: str  # HF directory or hub id of a BERT or DistilBERT
+    train: str  # file of rows to learn from
+    rows: Annotated[RowOptions, tyro.conf.arg(name="")] = field(default_factory=RowOptions)
+    dev: str = ""  # file of rows to score; none: a tenth of train
+    out: str = ""  # directory of the runs; default: runs/own/<name of the file>
+    kind: LabelKind | None = None  # what the labels are, where it is not to be told
+    labels: tuple[str, ...] = ()  # names of the classes in their order, where it is not to be told
+    seeds: int = 1  # so many runs, from --seed on, for the spread
+    seed: int = 0
+    epochs: int | None = None  # default: 3, and of few rows up to 20
+    learning_rate: float = 5e-5  # at its highest
+    batch_size: int = 32
+    length: int = 128  # tokens; what is longer is cut, and the share is told
+    class_weights: Literal["none", "balanced"] = (
+        "none"  # balanced: a class counts as much as another, however few its rows
+    )
+    freeze: Literal["nothing", "encoder"] = "nothing"  # encoder: the head alone is trained, a linear probe
+    layer_decay: float = 1.0  # learning rate of a layer, times that of the one above it, such as 0.9; 1: the same
+    select: bool = False  # keep the epoch that is best on another tenth of train, in the place of the last
+    teacher: str = ""  # HF directory of a model fine-tuned on the same labels, to distil from as well
+    max_train_rows: int | None = None  # the first so many rows only
+    vmap_seeds: bool = False  # train the seeds side by side in one program: for accelerators
+    dtype: Dtype = "float32"  # of the matmuls
+    activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
+    json: bool = False  # one JSON object
+
+    def run(self) -> None:
+        if not 1 <= self.seeds <= 1000:
+            raise InputError(f"--seeds {self.seeds}: expected 1 to 1,000 runs", field="--seeds")
+        if not self.model:
+            raise InputError("--model is empty; expected a directory or a hub id", field="--model")
+        out = check_writable(self.out or Path("runs/own") / _place(self.train), "--out", directory=True)
+        run = RunConfig(str(out), self.seed, self.dtype, self.activations)
+        optimizer = OptimizerConfig(
+            self.learning_rate, warmup=0.1, beta2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0
+        )
+        task = own_task(
+            self.train,
+            self.dev or None,
+            roles=self.rows.roles,
+            kind=self.kind,
+            labels=self.labels,
+            layout=self.rows.layout,
+        )
+        if task.kind not in METRICS:
+            raise InputError(
+                f"{task.kind.replace('_', ' ')}: is not learned yet; known: {', '.join(METRICS)}", field="--kind"
+            )
+        config = FinetuneConfig(
+            self.model,
+            task.name,
+            length=self.length,
+            batch_size=self.batch_size,
+            epochs=self.epochs or usual_epochs(min(task.rows["train"], self.max_train_rows or 2**53), self.batch_size),
+            max_train_rows=self.max_train_rows,
+            class_weights=self.class_weights,
+            freeze=self.freeze,
+            layer_decay=self.layer_decay,
+            select=self.select,
+            distill=DistillConfig(self.teacher),
+            optimizer=optimizer,
+            run=run,
+        )
+        with signals.leaving_at_ctrl_c():
+            from distilbert_jax.finetuning.spread import finetune_spread, told
+
+        with signals.leaving_when_asked(), runtime.compiling_once(), _called_out():
+            spread = finetune_spread(config, range(self.seed, self.seed + self.seeds), together=self.vmap_seeds)
+        write_config(spread, out / "spread.json")
+        if self.json:
+            print_json(to_values(spread))
+        else:
+            print("\n".join(told(spread)))
+
+
+@dataclass(frozen=True)
+class ScoreCommand:
+    """The metrics of a fine-tuned model on labelled rows; nothing is trained.
+
+    distilbert-jax score --model runs/own/train/model --data new.csv --text review --label stars
+
+    The model is one of `finetune`, of `glue`, or of the hub. Its labels are matched with those of the rows by their names, whatever
+    the order of their ids; where the rows have numbers that no label is called, by these.
+    """
+
+    model: str  # HF directory or hub id
+    data: str  # file of labelled rows, as for finetune
+    rows: Annotated[RowOptions, tyro.conf.arg(name="")] = field(default_factory=RowOptions)
+    length: int | None = None  # tokens that are read of a row; default: all that the model has positions for
+    dtype: Dtype = "float32"  # of the matmuls
+    activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
+    json: bool = False  # one JSON object
+
+    def run(self) -> None:
+        roles, layout = self.rows.roles, self.rows.layout
+        roles.require_targets()
+        with signals.leaving_at_ctrl_c():
+            import jax.numpy as jnp
+
+            from distilbert_jax.finetuning.scoring import score_rows
+
+        result = score_rows(
+            self.model,
+            self.data,
+            roles=roles,
+            layout=layout,
+            length=self.length,
+            dtype=jnp.dtype(self.dtype),
+            activations=self.activations,
+        )
+        if self.json:
+            print_json(to_values(result))
+            return
+        metrics = ", ".join(f"{name} {value:.1f}" for name, value in result.metrics.items())
+        print(f"{result.score:.1f} ({metrics}) on {result.rows:,} rows of {result.data}")
+        if result.cut_share:
+            print(f"{result.cut_share:.1%} of the rows were cut", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class PredictCommand:
+    """What a fine-tuned model says of every row of a file, written beside what went in.
+
+    distilbert-jax predict --model runs/own/train/model --data new.csv --text review --out predicted.csv
+
+    Columns are added: predicted, score and scores (of every label; in a .csv as JSON). Rows are read and written as they come, so
+    that memory does not grow with the file, which takes its name when it is whole.
+    """
+
+    model: str  # HF directory or hub id
+    data: str  # file of rows, as for finetune
+    out: str  # .csv, .jsonl or .parquet
+    rows: Annotated[RowOptions, tyro.conf.arg(name="")] = field(default_factory=RowOptions)
+    batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
+    dtype: Dtype = "float32"  # of the matmuls
+    activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
+
+    def run(self) -> None:
+        roles, layout = self.rows.roles, self.rows.layout
+        out = check_out(self.out, "--out", [self.data])
+        require_columns(open_table(self.data, layout=layout), roles, labelled=False)
+        with signals.leaving_at_ctrl_c():
+            import jax.numpy as jnp
+
+            from distilbert_jax.finetuning.scoring import predict_rows
+
+        number = predict_rows(
+            self.model,
+            self.data,
+            out,
+            roles=roles,
+            layout=layout,
+            batch_size=self.batch_size,
+            dtype=jnp.dtype(self.dtype),
+            activations=self.activations,
+        )
+        print(f"{out}: {number:,} rows")
+
+
+@contextlib.contextmanager
+def _called_out() -> Iterator[None]:
+    """Tell of a run's directory by the option that names it here."""
+    try:
+        yield
+    except InputError as error:
+        if "--run.directory" not in str(error):
+            raise
+        said = str(error).replace("--run.directory", "--out")
+        raise InputError(said, path=error.path, field=error.field, row=error.row, hint=error.hint) from None
+
+
+def _place(source: str) -> str:
+    """A name for runs, of what they learn from."""
+    return re.sub(r"[^\w.-]+", "-", Path(source).stem or source).strip("-.") or "rows"
+
+
+COMMANDS = {
+    "finetune": running(FinetuneCommand),
+    "score": running(ScoreCommand),
+    "predict": running(PredictCommand),
+}

@@ -1,0 +1,56 @@
+"""Entities in tags: IOB2 (Tjong Kim Sang and Veenstra 1999), spans and types out of it, as conlleval and seqeval read them."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+OUTSIDE = "O"
+_TAG = re.compile(r"O|[BI](-.+)?")
+
+
+class Entity(NamedTuple):
+    """Words `start` to `end` − 1 of a sentence, and what they are ("" where tags have no types)."""
+
+    type: str
+    start: int
+    end: int
+
+
+def is_iob2(labels: Sequence[str]) -> bool:
+    """Whether these names are tags of entities: `O`, and `B-` and `I-` with types or without."""
+    return OUTSIDE in labels and len(labels) > 1 and all(_TAG.fullmatch(label) for label in labels)
+
+
+def _parts(tag: str) -> tuple[str, str]:
+    """`B`, `I` or `O`, and the type."""
+    return tag[0], tag[2:]
+
+
+def entities(tags: Sequence[str]) -> list[Entity]:
+    """The entities of a sentence, from left to right.
+
+    One begins with `B`, and with an `I` that goes on with nothing of its type, which IOB2 has not but a model may predict; it ends
+    before the next `B`, `O` or other type.
+    """
+    result: list[Entity] = []
+    place, kind, start = OUTSIDE, "", 0
+    for at, tag in enumerate((*tags, OUTSIDE)):
+        new_place, new_kind = _parts(tag)
+        begins = new_place != OUTSIDE and (new_place == "B" or place == OUTSIDE or new_kind != kind)
+        if place != OUTSIDE and (begins or new_place == OUTSIDE):
+            result.append(Entity(kind, start, at))
+        if begins:
+            start = at
+        place, kind = new_place, new_kind
+    return result
+
+
+def stray(tags: Sequence[str]) -> int | None:
+    """The first word whose `I` goes on with nothing of its type; None: the tags are IOB2."""
+    before = OUTSIDE
+    for at, tag in enumerate(tags):
+        place, kind = _parts(tag)
+        if place == "I" and (before == OUTSIDE or _parts(before)[1] != kind):
+            return at
+        before = tag
+    return None

@@ -1,0 +1,278 @@
+"""Scores and predictions of a model that is fine-tuned already, on rows of one's own: nothing is trained."""
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy.special import softmax
+
+from distilbert_jax import models
+from distilbert_jax.base.progress import progress
+from distilbert_jax.config import Activations, MeshConfig, ModelConfig
+from distilbert_jax.errors import InputError, few, nearest
+from distilbert_jax.finetuning.batches import PackedShape
+from distilbert_jax.finetuning.datasets import load_split
+from distilbert_jax.finetuning.examples import Examples
+from distilbert_jax.finetuning.files import Table, open_table
+from distilbert_jax.finetuning.inferred import Labels, Values, name_of, number_of
+from distilbert_jax.finetuning.kinds import Kind, kind_of
+from distilbert_jax.finetuning.labels import meaning
+from distilbert_jax.finetuning.own import DEV, OwnSplits, Reader, Roles, look, require_columns, right_choice, task_of
+from distilbert_jax.finetuning.predictor import predictor
+from distilbert_jax.finetuning.tasks import Task
+from distilbert_jax.finetuning.written import new_names, rows_to
+from distilbert_jax.models.params import split
+from distilbert_jax.models.ranges import check_rows
+from distilbert_jax.pipelines import TextClassification
+from distilbert_jax.text.columns import USUAL, Layout
+from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
+from distilbert_jax.training import sharding
+
+_HEADS = {
+    "sentences": models.SequenceClassification,
+    "tokens": models.TokenClassification,
+    "answers": models.QuestionAnswering,
+    "choices": models.MultipleChoice,
+}
+_ROWS, _MULTIPLE = 8, 8  # of a batch, and of what the length of its rows is one
+_WINDOW = 64  # rows that are encoded and packed at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a model comes to on some rows."""
+
+    model: str
+    data: str
+    kind: str
+    rows: int
+    score: float  # × 100: mean of the metrics
+    metrics: Mapping[str, float]  # × 100
+    labels: tuple[str, ...]  # of the model, by id
+    cut_share: float  # of the rows, those that are longer than `length`
+
+
+def score_rows(
+    model: str,
+    data: Any,
+    *,
+    roles: Roles,
+    layout: Layout = USUAL,
+    length: int | None = None,
+    dtype: Any = jnp.float32,
+    activations: Activations = "auto",
+) -> Score:
+    """The metrics of a fine-tuned model on labelled rows.
+
+    Args:
+        model: HF directory or hub id, with the head of the task.
+        data: as `open_table` takes it.
+        roles: of its columns.
+        layout: of the file.
+        length: tokens that are read of a row; None: all that the model has positions for.
+        dtype, activations: as in `from_pretrained`.
+
+    Raises:
+        InputError: a row is wrong, a label that the model does not have, or a head that it does not have.
+    """
+    roles.require_targets()
+    table = open_table(data, layout=layout)
+    require_columns(table, roles)
+    seen = look(table, roles)
+    head = _HEADS[roles.form].from_pretrained(model, dtype=dtype, activations=activations, new_head=False)
+    roles, labels = _of_model(head.config, seen.values, roles, table, model)
+    task = task_of(OwnSplits(Reader(roles, labels), table, table), labels, {DEV: seen.rows})
+    kind, tokenizer = kind_of(task), load_tokenizer(model)
+    check_fit(tokenizer, head.config.vocab_size, model)
+    examples = kind.encode(
+        load_split(task, DEV), task, tokenizer, min(length or head.config.max_length, head.config.max_length)
+    )
+    longest = -(-int(examples.lengths.max()) // _MULTIPLE) * _MULTIPLE
+    shape = PackedShape(_ROWS, longest, longest // int(examples.lengths.min()))
+    outputs = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)(examples)
+    values = kind.score(task, outputs, examples.targets)
+    return Score(
+        model=model,
+        data=table.name,
+        kind=task.kind,
+        rows=seen.rows,
+        score=values["score"],
+        metrics={name: value for name, value in values.items() if name != "score"},
+        labels=() if labels is None else labels.names,
+        cut_share=examples.cut / seen.rows,
+    )
+
+
+def _of_model(
+    config: ModelConfig, columns: Sequence[Values], roles: Roles, table: Table, model: str
+) -> tuple[Roles, Labels | None]:
+    """What the labels of a table are to a model: by their names, or where they are numbers that it does not name, by its ids. Of
+    several columns also the order that it has.
+
+    Raises:
+        InputError: it has no such label; the row is named.
+    """
+    if roles.answers:
+        return roles, None
+    if roles.choices:
+        return roles, right_choice(columns[0], roles.choices)
+    names, problem = config.labels, config.problem_type
+    ours = {meaning(name): name for name in names}
+    if roles.label and (problem == "regression" or (len(names) == 1 and problem is None)):
+        return roles, _amounts(columns, names, model)
+    if len(columns) > 1:
+        of = {meaning(one.column): one.column for one in columns}
+        if of.keys() != ours.keys():
+            raise InputError(
+                f"{model}: its labels are {few(names, ', ')}, and --label names {', '.join(roles.label)}",
+                path=model,
+                field="--label",
+            )
+        return dataclasses.replace(roles, label=tuple(of[one] for one in ours)), Labels("multi_label", names, "")
+    values = columns[0]
+    several = problem == "multi_label_classification" or (values.lists and not roles.tags)
+    told = table.classes.get(values.column, ())
+    is_id = lambda value: number_of(value) in range(len(names)) and meaning(name_of(value)) not in ours
+    by_id = not told and all(map(is_id, values.counts))
+
+    def called(value: Any) -> str:
+        number = number_of(value)
+        if told and isinstance(value, int) and 0 <= value < len(told):
+            return ours.get(meaning(told[value]), told[value])
+        if by_id and number is not None and number in range(len(names)):
+            return names[int(number)]
+        return ours.get(meaning(name_of(value)), name_of(value))
+
+    for value, row in sorted(values.rows.items(), key=lambda one: one[1]):
+        if (name := called(value)) not in names:
+            raise values.wrong(row, f"is {name!r}, which {model} does not know; {nearest(name, names)}")
+    return roles, Labels("multi_label" if several else "classification", names, "", called)
+
+
+def _amounts(columns: Sequence[Values], names: Sequence[str], model: str) -> Labels:
+    if len(columns) != len(names):
+        said = f"{model}: gives {len(names)} amounts, and --label names {len(columns)} columns"
+        raise InputError(said, path=model, field="--label")
+    for one in columns:
+        one.numbers()
+    return Labels("regression", tuple(one.column for one in columns) if len(names) > 1 else (), "")
+
+
+Said = Iterator[tuple[dict[str, Any], dict[str, Any]]]  # a row, and what a model says of it
+Asked = Iterator[tuple[dict[str, Any], dict[str, Any]]]  # a row, and what of it is read
+
+
+def predictions(
+    model: str,
+    table: Table,
+    *,
+    roles: Roles,
+    dtype: Any = jnp.float32,
+    activations: Activations = "auto",
+    batch_size: int | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Every row of a table with what a fine-tuned model says of it, as a stream: some batches are held, not the table.
+
+    Of texts: `predicted` (the best label; of several at once a list of those above 0.5; of an amount the number), `score` (of the
+    best label) and `scores` ({label: score}). Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what
+    the model reads both are None. The names have a number where the table has such columns.
+
+    Raises:
+        InputError: a row is wrong, or the model does not have the head.
+    """
+    require_columns(table, roles, labelled=False)
+    reader = Reader(roles, labelled=False)
+    # Columns that are not read may lack a value, as in JSON lines.
+    asked = ((row, reader.inputs(table, number, row)) for number, row in table.read(table.columns))
+    if (say := _SAYS.get(roles.form)) is None:
+        raise InputError(f"{roles.form}: are not predicted yet; known: {', '.join(_SAYS)}", field="--text")
+    said = say(model, asked, roles, {"dtype": dtype, "activations": activations}, batch_size)
+    for row, values in said:
+        names = dict(zip(values, new_names(table.columns, tuple(values)), strict=True))
+        yield {
+            **{column: row.get(column) for column in table.columns},
+            **{names[name]: value for name, value in values.items()},
+        }
+
+
+def _of_texts(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    pipeline = TextClassification(model, batch_size=batch_size, **loading)
+    rows, read = itertools.tee(asked)
+    texts = ((text[roles.text], text[roles.text_pair]) if roles.text_pair else text[roles.text] for _, text in read)
+    problem = pipeline.model.config.problem_type
+    for (row, _), answers in zip(rows, pipeline(texts, top_k=None), strict=True):
+        scores = {answer["label"]: answer["score"] for answer in answers}
+        best, score = answers[0]["label"], answers[0]["score"]
+        if problem == "regression":
+            yield row, {"predicted": scores if len(scores) > 1 else score}
+        elif problem == "multi_label_classification":
+            yield row, {"predicted": [label for label, value in scores.items() if value > 0.5], "scores": scores}
+        else:
+            yield row, {"predicted": best, "score": score, "scores": scores}
+
+
+def _of_words(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    import datasets
+
+    head = models.TokenClassification.from_pretrained(model, new_head=False, **loading)
+    tokenizer, labels, longest = load_tokenizer(model), head.config.labels, head.config.max_length
+    check_fit(tokenizer, head.config.vocab_size, model)
+    task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
+    kind, shape = kind_of(task), PackedShape(batch_size or _ROWS, longest // _MULTIPLE * _MULTIPLE, longest // 3)
+    outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
+    while chunk := list(itertools.islice(asked, _WINDOW)):
+        sentences = datasets.Dataset.from_list([read for _, read in chunk])
+        outputs = outputs_of(kind.encode(sentences, task, tokenizer, shape.length))
+        for (row, _), logits in zip(chunk, outputs, strict=True):
+            p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
+            best = p.argmax(-1)
+            tags = [None if lacks else labels[at] for at, lacks in zip(best, unread, strict=True)]
+            scores = [None if lacks else float(of[at]) for of, at, lacks in zip(p, best, unread, strict=True)]
+            yield row, {"predicted": tags, "scores": scores}
+
+
+_SAYS = {"sentences": _of_texts, "tokens": _of_words}
+
+
+def _outputs_of(
+    head: Any, kind: Kind, shape: PackedShape, model: str, pad_id: int
+) -> Callable[[Examples], Sequence[np.ndarray]]:
+    """What a head gives for examples, compiled once.
+
+    Raises:
+        InputError: an id that the model has no row for.
+    """
+    graphdef, params = split(head)
+    mesh = sharding.make_mesh(MeshConfig())
+    params = sharding.pad_vocabulary(params)
+    params = jax.device_put(params, sharding.shardings(params, mesh))
+    predict = predictor(kind, graphdef, shape, pad_id, mesh)
+
+    def outputs(examples: Examples) -> Sequence[np.ndarray]:
+        for row in examples.rows:
+            check_rows({"input_ids": row.ids, "token_type_ids": row.type_ids}, head.config, model)
+        return predict(params, examples)
+
+    return outputs
+
+
+def predict_rows(model: str, data: Any, out: Path, *, roles: Roles, layout: Layout = USUAL, **options: Any) -> int:
+    """Write `predictions` to a file, .csv, .jsonl or .parquet, which takes its name when all are written.
+
+    Returns:
+        How many rows there were.
+    """
+    table, written = open_table(data, layout=layout), 0
+    with progress(f"predicting {table.name}", table.size) as done, rows_to(out) as write:
+        for row in predictions(model, table, roles=roles, **options):
+            write(row)
+            written += 1
+            done(written)
+        if not written:
+            raise InputError(f"{table.name}: has no rows", path=table.name)
+    return written

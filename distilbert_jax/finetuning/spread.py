@@ -1,0 +1,144 @@
+"""Spread of a fine-tuned task over seeds: what its runs came to, and which of them learned nothing."""
+
+import dataclasses
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.finetuning.kinds.sentences import majority
+from distilbert_jax.finetuning.predictions import read_predictions
+from distilbert_jax.finetuning.results import RunResult
+from distilbert_jax.finetuning.runs import finetune_seeds
+from distilbert_jax.finetuning.tasks import Task, find_task
+
+_EPSILON = 1e-9
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spread:
+    """What the runs of one task and setting came to, spread.json. Scores are those of the first split that is scored × 100."""
+
+    task: str
+    title: str
+    kind: str
+    model: str  # that was fine-tuned
+    median: float
+    min: float
+    max: float
+    scores: Mapping[str, float]  # {seed: score}
+    failed: Mapping[str, str]  # {seed: why}: it diverged, or learned nothing
+    majority: float | None  # score of always giving the most frequent answer, where that is one
+    metrics: Mapping[str, float]  # {metric: median × 100}
+    split: str  # that is scored
+    train_rows: int
+    scored_rows: int
+    cut_share: float  # of the rows of train, those that were longer than `length`
+    epochs: int
+    train_seconds: float  # of a seed, median
+    saved: str  # the model of the first seed, as a Hugging Face directory; empty: it diverged
+
+
+def directory_of_seed(run: Path, place: int, seed: int) -> Path:
+    """Where the run of a seed stands: the first in `run` itself, so that `run`/model is its model, whatever others score."""
+    return run if not place else run / f"seed-{seed}"
+
+
+def finetune_spread(config: FinetuneConfig, seeds: Sequence[int], *, together: bool = False) -> Spread:
+    """Fine-tune with each seed, see `finetune_seeds`, and say what all of them came to.
+
+    Args:
+        config: its `run.directory` is where the runs stand, see `directory_of_seed`, "" for runs/own/<title of the task>; its seed
+            does not count.
+        seeds: one or more.
+        together: side by side in one vmapped step.
+    """
+    run = Path(config.run.directory or Path("runs/own") / find_task(config.task).title)
+    configs = [
+        dataclasses.replace(
+            config,
+            save_model=not place,
+            run=dataclasses.replace(config.run, seed=seed, directory=str(directory_of_seed(run, place, seed))),
+        )
+        for place, seed in enumerate(seeds)
+    ]
+    results = finetune_seeds(configs, together=together)
+    return spread_of(results, [Path(one.run.directory) for one in configs], config.epochs or 0)
+
+
+def spread_of(results: Sequence[RunResult], directories: Sequence[Path], epochs: int) -> Spread:
+    """What runs of one task came to, in the order of their seeds, the first the one whose model is kept."""
+    first, task = results[0], find_task(results[0].task)
+    split, scores = next(iter(first.scores)), [result.score for result in results]
+    floor = _majority(task, directories[0], split)
+    failed = {
+        str(result.seed): why
+        for result, directory in zip(results, directories, strict=True)
+        if (why := _failure(task, result, directory, split, floor))
+    }
+    metrics = {
+        name: statistics.median(result.scores[split][name] for result in results) for name in first.scores[split]
+    }
+    return Spread(
+        task=task.name,
+        title=task.title,
+        kind=task.kind,
+        model=first.model,
+        median=statistics.median(scores),
+        min=min(scores),
+        max=max(scores),
+        scores={str(result.seed): result.score for result in results},
+        failed=failed,
+        majority=floor,
+        metrics={name: value for name, value in metrics.items() if name != "score"},
+        split=split,
+        train_rows=first.train_rows,
+        scored_rows=first.dev_rows[split],
+        cut_share=first.cut_share,
+        epochs=epochs or task.epochs,
+        train_seconds=statistics.median(result.train_seconds / result.together for result in results),
+        saved="" if first.diverged else str(directories[0] / "model"),
+    )
+
+
+def _majority(task: Task, directory: Path, split: str) -> float | None:
+    if task.kind not in ("classification", "regression"):
+        return None
+    return majority(task, read_predictions(directory, split, task, diverged=True).labels)["score"]
+
+
+def _failure(task: Task, result: RunResult, directory: Path, split: str, floor: float | None) -> str:
+    """Why a run counts as failed, or ""."""
+    if result.diverged:
+        return f"diverged: {result.diverged}"
+    if floor is None:
+        return "" if result.score > _EPSILON else "nothing is right"
+    logits = read_predictions(directory, split, task).logits
+    if logits is not None:
+        answers = logits[:, 0] if logits.shape[1] == 1 else logits.argmax(-1)
+        if bool(np.all(answers == answers[0])):
+            return "gives the same answer to every row"
+    return "" if result.score > floor + _EPSILON else "no better than the most frequent answer"
+
+
+def told(spread: Spread) -> list[str]:
+    """What a spread says, in lines."""
+    seeds, single = len(spread.scores), len(spread.scores) == 1
+    metrics = ", ".join(f"{name} {value:.1f}" for name, value in spread.metrics.items())
+    of = f"median of {seeds} seeds, {spread.min:.1f} to {spread.max:.1f}, on {spread.scored_rows:,} rows"
+    if single:
+        of = f"one seed, on {spread.scored_rows:,} rows; --seeds 5 tells by how much that swings"
+    lines = [f"{spread.title}: score {spread.median:.1f} ({metrics}; {of})"]
+    if spread.majority is not None:
+        lines.append(f"always the most frequent answer: {spread.majority:.1f}")
+    if not single:
+        lines.append("seeds: " + ", ".join(f"{seed} {score:.1f}" for seed, score in spread.scores.items()))
+    lines += [f"failed: seed {seed}: {why}" for seed, why in spread.failed.items()]
+    if spread.cut_share > 0.05:
+        lines.append(f"{spread.cut_share:.0%} of the rows were cut: --length reads more of them")
+    if spread.saved:
+        kept = "" if single else ", that of the first seed, not of the best"
+        lines.append(f"model: {spread.saved}{kept}")
+    return lines

@@ -1,0 +1,231 @@
+"""Rows of one's own, from the command line: fine-tuned, scored, predicted."""
+
+import csv
+import json
+import random
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from distilbert_jax.base.config_io import read_config
+from distilbert_jax.cli.main import main
+from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.finetuning import runs as module
+from distilbert_jax.finetuning.files import Table, open_table
+from distilbert_jax.finetuning.own import Roles
+from distilbert_jax.finetuning.results import read_result
+from distilbert_jax.finetuning.scoring import predictions
+from distilbert_jax.finetuning.spread import Spread
+from distilbert_jax.finetuning.tuning import Tuning
+from distilbert_jax.models import DistilBertForMaskedLM, EncoderModel, SequenceClassification
+from distilbert_jax.models.params import split
+from distilbert_jax.text.tokenizer import load_tokenizer
+from tests import runs
+from tests.runs import STUDENT, refused
+
+
+def write_reviews(path, rows, seed):
+    choose = random.Random(seed)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "review", "verdict"])
+        for i in range(rows):
+            good = choose.randrange(2)
+            text = runs.sentence(choose, choose.randint(2, 9), ("red", "blue")[good])
+            writer.writerow([i, text, ("thumbs down", "thumbs up")[good]])
+
+
+@pytest.fixture(scope="module")
+def folder(world, tmp_path_factory):
+    path = tmp_path_factory.mktemp("own")
+    DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(3)).save_pretrained(path / "start", load_tokenizer(world.tokenizer))
+    write_reviews(path / "train.csv", 160, 0)
+    write_reviews(path / "new.csv", 40, 1)
+    return path
+
+
+def command(folder, out, *more):
+    return [
+        "finetune", "--model", str(folder / "start"), "--train", str(folder / "train.csv"), "--text", "review",
+        "--label", "verdict", "--out", str(out), "--seeds", "2", "--epochs", "4", "--learning-rate", "5e-3",
+        "--batch-size", "16", "--length", "16", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def done(folder):
+    main(command(folder, folder / "out"))
+    return folder / "out"
+
+
+def test_a_model_its_score_and_its_spread(done):
+    spread = read_config(Spread, done / "spread.json")
+    assert list(spread.scores) == ["0", "1"]
+    assert spread.min <= spread.median <= spread.max
+    assert spread.median > 90 > spread.majority
+    assert spread.failed == {}
+    assert spread.train_rows + spread.scored_rows == 160
+    config = SequenceClassification.from_pretrained(done / "model").config
+    assert config.labels == ("thumbs down", "thumbs up")
+    written = json.loads((done / "model/config.json").read_text())
+    assert written["id2label"] == {"0": "thumbs down", "1": "thumbs up"}
+    assert not (done / "seed-1/model").exists()
+
+
+def test_the_first_seed_alone_is_the_same_run(folder, done, monkeypatch, capsys):
+    monkeypatch.setattr(module, "Tuning", lambda *_: pytest.fail("it trains again"))
+    main([*command(folder, done), "--seeds", "1", "--json"])
+    said = capsys.readouterr()
+    assert json.loads(said.out)["scores"] == {"0": read_config(Spread, done / "spread.json").scores["0"]}
+    main(command(folder, done))
+
+
+def test_other_rows_are_another_run(folder, done, tmp_path):
+    (tmp_path / "train.csv").write_text((folder / "train.csv").read_text() + "160,red a,thumbs down\n")
+    other = command(folder, done)
+    other[4] = str(tmp_path / "train.csv")
+    refused(lambda: main(other), "--out", path=str(done), field="task")
+
+
+@pytest.mark.parametrize(
+    ("more", "field"),
+    [
+        (["--text", "reviw"], "reviw"),
+        (["--delimiter", ";;"], "--delimiter"),
+        (["--seeds", "0"], "--seeds"),
+        (["--kind", "regression"], "verdict"),
+        (["--dev", "none.csv"], "--dev"),
+        (["--tokens", "review"], "--tokens"),
+        (["--out", "/dev/null"], "--out"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_loaded(folder, more, field, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "Tuning", lambda *_: pytest.fail("it loads a model"))
+    refused(lambda: main(command(folder, tmp_path / "out", *more)), field=field)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_epoch_that_is_best_on_a_tenth_of_train_is_kept(folder, done, tmp_path, monkeypatch):
+    scores = iter([1.0, 3.0, 3.0, 2.0])
+    given = []
+    monkeypatch.setattr(
+        Tuning, "_selected", lambda self, params: given.append(np.array(params["classifier.kernel"])) or next(scores)
+    )
+    main([*command(folder, tmp_path), "--seeds", "1", "--select"])
+    chosen = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    chosen = [line["selection/score"] for line in chosen if "selection/score" in line]
+    assert chosen == [1.0, 3.0, 3.0, 2.0]
+    saved = split(SequenceClassification.from_pretrained(tmp_path / "model"))[1]["classifier.kernel"]
+    assert np.array_equal(saved, given[1])
+    assert not np.array_equal(given[1], given[2])
+    result = read_result(tmp_path / "results.json")
+    assert result.train_rows < read_config(Spread, folder / "out/spread.json").train_rows
+
+
+def test_a_frozen_encoder_keeps_its_bits(folder, tmp_path):
+    options = ["--seeds", "1", "--epochs", "1", "--freeze", "encoder", "--class-weights", "balanced"]
+    main([*command(folder, tmp_path), *options])
+    before, after = (EncoderModel.from_pretrained(place) for place in (folder / "start", tmp_path / "model"))
+    for (name, value), (_, other) in zip(split(before)[1].items(), split(after)[1].items(), strict=True):
+        assert np.array_equal(value, other), name
+    config = read_config(FinetuneConfig, tmp_path / "config.json")
+    assert (config.freeze, config.class_weights) == ("encoder", "balanced")
+
+
+COLUMNS = ["--text", "review"]
+
+
+def test_a_model_is_scored_by_the_names_of_its_labels(folder, done, tmp_path, capsys):
+    asked = ["score", "--model", str(done / "model"), *COLUMNS, "--label", "verdict", "--json", "--data"]
+    main([*asked, str(folder / "new.csv")])
+    score = json.loads(capsys.readouterr().out)
+    assert score["rows"] == 40
+    assert score["score"] == score["metrics"]["accuracy"] > 90
+    text = (folder / "new.csv").read_text()
+    (tmp_path / "ids.csv").write_text(text.replace("thumbs down", "0").replace("thumbs up", "1"))
+    (tmp_path / "names.csv").write_text(text.replace("thumbs down", "Thumbs_Down").replace("thumbs up", "THUMBS-UP"))
+    for name in ("ids.csv", "names.csv"):
+        main([*asked, str(tmp_path / name)])
+        assert json.loads(capsys.readouterr().out)["score"] == score["score"]
+    (tmp_path / "other.csv").write_text(text.replace("thumbs up", "great"))
+    refused(lambda: main([*asked, str(tmp_path / "other.csv")]), "great", "thumbs down", field="verdict")
+
+
+@pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
+def test_predictions_stand_beside_what_went_in(folder, done, name, tmp_path):
+    asked = ["predict", "--model", str(done / "model"), *COLUMNS, "--data", str(folder / "new.csv"), "--out"]
+    main([*asked, str(tmp_path / name)])
+    given = [row for _, row in open_table(folder / "new.csv").rows()]
+    rows = [row for _, row in open_table(tmp_path / name).rows()]
+    assert [{column: row[column] for column in given[0]} for row in rows] == given
+    assert sum(row["predicted"] == row["verdict"] for row in rows) > 36
+    for row in rows:
+        scores = json.loads(row["scores"]) if name == "out.csv" else row["scores"]
+        assert scores[row["predicted"]] == pytest.approx(float(row["score"]))
+        assert sum(scores.values()) == pytest.approx(1.0)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_memory_does_not_grow_with_the_rows_that_are_predicted(done, monkeypatch):
+    read, ahead = 0, []
+
+    def rows(columns):
+        nonlocal read
+        for number in range(1, 2001):
+            read += 1
+            yield number, {"review": "red a"}
+
+    table = Table("counting", ("review",), rows, lambda columns: "")
+    for written, _ in enumerate(predictions(str(done / "model"), table, roles=Roles(text="review")), 1):
+        ahead.append(read - written)
+    assert (read, len(ahead)) == (2000, 2000)
+    assert max(ahead) <= 64
+
+
+def test_rows_that_cannot_be_predicted_leave_no_file(folder, done, tmp_path):
+    asked = ["predict", "--model", str(done / "model"), *COLUMNS, "--out", str(tmp_path / "out.csv"), "--data"]
+    (tmp_path / "in.csv").write_text('review\nred a\n" "\n')
+    refused(lambda: main([*asked, str(tmp_path / "in.csv")]), field="review", row=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+    refused(
+        lambda: main([*asked[:-3], "--out", str(folder / "new.csv"), "--data", str(folder / "new.csv")]), field="--out"
+    )
+
+
+@pytest.fixture(scope="module")
+def tagged(folder):
+    """A model of words, a tag by their colour, and the sentences that it learned from."""
+    choose = random.Random(0)
+    with (folder / "train.conll").open("w") as file:
+        for _ in range(60):
+            for _ in range(choose.randint(2, 8)):
+                colour = choose.choice(("red", "blue"))
+                file.write(f"{colour}{choose.choice('abcdef')} {'B-HOT' if colour == 'red' else 'O'}\n")
+            file.write("\n")
+    words = [
+        *command(folder, folder / "tags")[:3],
+        "--train",
+        str(folder / "train.conll"),
+        "--tokens",
+        "tokens",
+        "--tags",
+        "tags",
+    ]
+    main([*words, *command(folder, folder / "tags")[9:], "--seeds", "1", "--dev", str(folder / "train.conll")])
+    return folder / "tags"
+
+
+def test_words_are_tagged_scored_and_predicted(folder, tagged, tmp_path, capsys):
+    spread = read_config(Spread, tagged / "spread.json")
+    assert (spread.kind, list(spread.metrics)) == ("tokens", ["f1", "precision", "recall", "accuracy"])
+    assert spread.median > 90
+    words = ["--model", str(tagged / "model"), "--data", str(folder / "train.conll"), "--tokens", "tokens"]
+    main(["score", *words, "--tags", "tags", "--json"])
+    assert json.loads(capsys.readouterr().out)["score"] == pytest.approx(spread.median)
+    main(["predict", *words, "--out", str(tmp_path / "out.jsonl")])
+    rows = [row for _, row in open_table(tmp_path / "out.jsonl").rows()]
+    assert len(rows) == 60
+    assert all(len(row["predicted"]) == len(row["scores"]) == len(row["tokens"]) for row in rows)
+    right = [tag == true for row in rows for tag, true in zip(row["predicted"], row["tags"], strict=True)]
+    assert sum(right) > 0.9 * len(right)

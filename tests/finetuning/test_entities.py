@@ -1,0 +1,38 @@
+import pytest
+
+from distilbert_jax.finetuning.entities import entities, is_iob2, stray
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected", "first_stray"),
+    [
+        ("O O", [], None),
+        ("B-a I-a O B-b", [("a", 0, 2), ("b", 3, 4)], None),
+        ("B-a B-a", [("a", 0, 1), ("a", 1, 2)], None),
+        ("O I-a I-a", [("a", 1, 3)], 1),
+        ("B-a I-b", [("a", 0, 1), ("b", 1, 2)], 1),
+        ("I-a B-a I-a", [("a", 0, 1), ("a", 1, 3)], 0),
+        ("B I O I", [("", 0, 2), ("", 3, 4)], 3),
+        ("B-a-b I-a-b", [("a-b", 0, 2)], None),
+        ("", [], None),
+    ],
+)
+def test_entities_begin_and_end_as_conlleval_has_it(tags, expected, first_stray):
+    assert entities(tags.split()) == expected
+    assert stray(tags.split()) == first_stray
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (("O", "B-PER", "I-PER"), True),
+        (("O", "B", "I"), True),
+        (("I-PER", "O"), True),
+        (("B-PER", "I-PER"), False),
+        (("O", "B-PER", "E-PER"), False),
+        (("NOUN", "VERB", "O"), False),
+        (("O",), False),
+    ],
+)
+def test_labels_tell_whether_tags_are_of_entities(labels, expected):
+    assert is_iob2(labels) is expected

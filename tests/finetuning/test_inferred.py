@@ -1,0 +1,105 @@
+"""Labels inferred from the values of a table."""
+
+import pytest
+
+from distilbert_jax.finetuning.files import open_table
+from distilbert_jax.finetuning.inferred import Values, infer
+from tests.runs import refused
+
+
+def values_of(*columns):
+    names = [f"label{place}" for place in range(len(columns))] if len(columns) > 1 else ["label"]
+    table = open_table(dict(zip(names, columns, strict=True)), what="train")
+    several = [Values(table, name) for name in names]
+    for number, row in table.rows():
+        for one in several:
+            one.add(number, row[one.column])
+    return several
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "names"),
+    [
+        (["b", "a ", "b"], "classification", ("a", "b")),
+        ([10, 9, 2], "classification", ("2", "9", "10")),
+        (["5", "1.0", "+3"], "classification", ("1", "3", "5")),
+        ([True, False], "classification", ("false", "true")),
+        ([0.5, 1.0], "regression", ()),
+        (["4.5", "1e2"], "regression", ()),
+        (list(range(1900, 2000)), "regression", ()),
+        ([*range(77)] * 2, "classification", tuple(map(str, range(77)))),
+        ([["x"], [], ["y", "x"]], "multi_label", ("x", "y")),
+        (['["x"]', "[]", "['y', 'x']"], "multi_label", ("x", "y")),
+    ],
+)
+def test_what_one_column_of_labels_is(values, kind, names):
+    result = infer(values_of(values))
+    assert (result.kind, result.names) == (kind, names)
+
+
+def test_several_columns_are_classes_of_a_row_or_amounts():
+    truths, amounts = [["0", "1"], [True, False]], [[0.5, 1.0], [1, 0]]
+    assert infer(values_of(*truths)).kind == "multi_label"
+    assert infer(values_of(["0", "1"], [0, 1]), kind="regression").kind == "regression"
+    assert infer(values_of(*amounts)).names == ("label0", "label1")
+    assert infer(values_of(*amounts)).kind == "regression"
+    refused(lambda: infer(values_of(*amounts), kind="multi_label"), field="label0", row=1)
+
+
+def test_the_user_has_the_last_word():
+    assert infer(values_of([1, 2, 3]), kind="regression").kind == "regression"
+    assert infer(values_of([0.5, 1.5]), kind="classification").names == ("0.5", "1.5")
+    asked = infer(values_of(["good", "bad"]), names=("good", "bad", "ugly"))
+    assert (asked.names, asked.called("bad")) == (("good", "bad", "ugly"), "bad")
+    by_id = infer(values_of(["0", "1"]), names=("negative", "positive"))
+    assert (by_id.names, by_id.called("1"), by_id.called("negative")) == (
+        ("negative", "positive"),
+        "positive",
+        "negative",
+    )
+    told = infer(values_of([0, 1]), classes=("bad", "good"), names=("good", "bad"))
+    assert (told.names, told.called(0)) == (("good", "bad"), "bad")
+
+
+@pytest.mark.parametrize(
+    ("values", "row"),
+    [
+        (["a", None], 2),
+        (["a", "  "], 2),
+        ([1.5, float("nan")], 2),
+        ([1.5, float("inf")], 2),
+        (["1.5", "nan", "2"], 2),
+        (["1", "2", "NaN"], 3),
+        (["a", {"x": 1}], 2),
+        ([["a"], "b"], 2),
+        ([["a"], [None]], 2),
+    ],
+)
+def test_a_label_that_is_none_is_told_with_its_row(values, row):
+    refused(lambda: infer(values_of(values)), path="train", field="label", row=row)
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        (["a", "a"], {}),
+        ([2.5, 2.5], {}),
+        ([f"text {i}" for i in range(300)], {}),
+        (["a", "b"], {"kind": "regression"}),
+        (["a", "b"], {"kind": "multi_label"}),
+        ([["a"], ["b"]], {"kind": "classification"}),
+        (["a", "c"], {"names": ("a", "b")}),
+        ([0, 2], {"names": ("a", "b")}),
+        ([0, -1], {"classes": ("a", "b")}),
+        (["a", "b"], {"names": ("a", "b", "a")}),
+    ],
+)
+def test_labels_that_nothing_can_be_learned_from_are_refused(values, options):
+    refused(lambda: infer(values_of(values), **options))
+
+
+def test_a_class_that_train_lacks_is_named_with_the_nearest():
+    labels = infer(values_of(["positive", "negative"]))
+    (dev,) = values_of(["positive"])
+    assert labels.id_of(dev, 1, " positive ") == 1
+    refused(lambda: labels.id_of(dev, 7, "positve"), "positive", row=7, hint="--labels negative positive positve")

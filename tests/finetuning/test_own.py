@@ -1,0 +1,249 @@
+"""Tasks of one's own, from a table and the roles of its columns."""
+
+import csv
+import json
+import random
+
+import datasets
+import pytest
+
+from distilbert_jax.finetuning.own import SEVERAL, Roles, group_of, is_held_out, own_task
+from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.text.columns import Layout
+from tests import runs
+from tests.runs import refused
+
+REVIEWS = Roles(text="review", label=("stars",))
+
+
+def reviews(rows=100, seed=0, labels=("bad", "good")):
+    choose = random.Random(seed)
+    sides = [choose.randrange(2) for _ in range(rows)]
+    return [
+        {"review": f"{runs.sentence(choose, 4 + i % 5, ('red', 'blue')[side])} {i}", "stars": labels[side], "id": i}
+        for i, side in enumerate(sides)
+    ]
+
+
+def written(path, rows, name="train.csv"):
+    with (path / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path / name)
+
+
+def test_a_file_becomes_a_task_that_says_what_it_learns(tmp_path, capsys):
+    rows = reviews()
+    task = own_task(written(tmp_path, rows), roles=REVIEWS)
+    said = capsys.readouterr().err
+    assert (task.kind, task.columns, task.target, task.labels) == (
+        "classification",
+        ("review",),
+        ("stars",),
+        ("bad", "good"),
+    )
+    assert find_task(task.name) is task
+    held = [row for row in rows if is_held_out(row["review"])]
+    assert f"{len(held)} of its rows" in said
+    train, dev = (task.source.load(name) for name in ("train", "validation"))
+    assert sorted(train["review"]) == sorted(row["review"] for row in rows if row not in held)
+    assert list(dev["review"]) == [row["review"] for row in held]
+    assert [task.labels[label] for label in dev["stars"]] == [row["stars"] for row in held]
+    assert not list(tmp_path.glob("*.arrow"))
+
+
+def test_its_name_and_fingerprints_go_by_content_columns_and_labels(tmp_path):
+    rows = reviews()
+    task = own_task(written(tmp_path, rows), roles=REVIEWS)
+    (tmp_path / "copy").mkdir()
+    same = own_task(written(tmp_path / "copy", rows), roles=REVIEWS)
+    assert same.name == task.name
+    assert own_task(rows, roles=REVIEWS).source.load("train")[:] == task.source.load("train")[:]
+    names = {
+        task.name,
+        own_task(written(tmp_path, rows), written(tmp_path, rows, "dev.csv"), roles=REVIEWS).name,
+        own_task(written(tmp_path, rows), roles=Roles(text="review", text_pair="id", label=("stars",))).name,
+        own_task(written(tmp_path, rows), roles=REVIEWS, labels=("good", "bad")).name,
+        own_task(written(tmp_path, rows[1:]), roles=REVIEWS).name,
+    }
+    assert len(names) == 5
+    splits = {task.source.fingerprint(split) for split in ("train", "validation")}
+    assert len(splits) == 2
+
+
+def test_dev_is_read_by_the_names_that_train_has(tmp_path, capsys):
+    train, dev = reviews(), reviews(20, 1, labels=("good", "bad"))
+    task = own_task(train, dev, roles=REVIEWS)
+    assert [task.labels[label] for label in task.source.load("validation")["stars"]] == [row["stars"] for row in dev]
+    assert len(task.source.load("train")) == 100
+    dev[7]["stars"] = "goood"
+    refused(
+        lambda: own_task(train, dev, roles=REVIEWS),
+        "good",
+        path="dev",
+        field="stars",
+        row=8,
+        hint="--labels bad good goood",
+    )
+    dev[3]["stars"] = "ugly"
+    refused(lambda: own_task(train, dev, roles=REVIEWS), "goood", path="dev", field="stars", row=4, hint="ugly")
+    capsys.readouterr()
+    own_task(train, dev, roles=REVIEWS, labels=("bad", "good", "goood", "ugly"))
+    assert "ugly" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_amounts_pairs_and_several_labels():
+    rows = [{**row, "pair": "b", "price": i + 0.5, "funny": i % 2, "sad": i % 3 == 0, "tags": ["x", "y"][: i % 3]} for i, row in
+            enumerate(reviews())]  # fmt: skip
+    task = own_task(rows, roles=Roles(text="review", text_pair="pair", label=("price",)))
+    assert (task.kind, task.columns, task.labels) == ("regression", ("review", "pair"), ())
+    assert task.source.load("train")["price"][0] == 0.5
+    task = own_task(rows, rows, roles=Roles(text="review", label=("funny", "sad")))
+    assert (task.kind, task.target, task.labels) == ("multi_label", (SEVERAL,), ("funny", "sad"))
+    assert list(task.source.load("train")[SEVERAL])[:2] == [[0.0, 1.0], [1.0, 0.0]]
+    task = own_task(rows, rows, roles=Roles(text="review", label=("tags",)))
+    assert (task.kind, task.labels) == ("multi_label", ("x", "y"))
+    assert list(task.source.load("train")[SEVERAL])[:3] == [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
+
+
+def test_words_and_tags_from_any_form(tmp_path):
+    (tmp_path / "a.conll").write_text("EU B-ORG\nrejects O\n\nPeter B-PER\nBlack I-PER\n" * 30)
+    roles = Roles(tokens="tokens", tags="tags")
+    task = own_task(tmp_path / "a.conll", tmp_path / "a.conll", roles=roles)
+    assert (task.kind, task.labels) == ("tokens", ("O", "B-ORG", "B-PER", "I-PER"))
+    first = {"tokens": ["EU", "rejects"], "tags": [1, 0]}
+    assert task.source.load("train")[0] == first
+    rows = [
+        {"tokens": "EU rejects", "tags": "B-ORG O"},
+        {"tokens": '["Peter", "Black"]', "tags": "['B-PER', 'I-PER']"},
+    ] * 30
+    task = own_task(written(tmp_path, rows), written(tmp_path, rows), roles=roles)
+    assert task.source.load("train")[0] == first
+    assert task.source.load("train")[1] == {"tokens": ["Peter", "Black"], "tags": [2, 3]}
+    rows[7] = {"tokens": "EU rejects", "tags": "O"}
+    refused(lambda: own_task(rows, roles=roles).source.load("train"), field="tags", row=8)
+
+
+def test_tags_that_are_no_iob2_are_told_with_the_row(tmp_path):
+    text = "EU B-ORG\nrejects O\n\n" * 40 + "Peter I-PER\nBlack B-PER\n"
+    (tmp_path / "a.conll").write_text(text)
+    task = own_task(tmp_path / "a.conll", tmp_path / "a.conll", roles=Roles(tokens="tokens", tags="tags"))
+    refused(lambda: task.source.load("train"), "I-PER", path="a.conll", field="tags", row=121)
+
+
+def test_answers_stand_at_their_offset():
+    roles = Roles(question="question", context="context", answers="answers")
+    row = {"question": "who?", "context": "Bo ran. Al ran.", "answers": {"text": ["Al"], "answer_start": [8]}}
+    rows = [{**row, "context": f"{row['context']} {i}"} for i in range(40)]
+    task = own_task(rows, roles=roles)
+    assert (task.kind, task.labels, task.target) == ("answers", (), ("answers",))
+    assert task.source.load("train")[0]["answers"] == row["answers"]
+    as_text = [{**one, "answers": json.dumps(one["answers"])} for one in rows]
+    assert own_task(as_text, roles=roles).source.load("train")[:] == task.source.load("train")[:]
+    named = [{**one, "answers": "Al"} for one in rows]
+    assert own_task(named, roles=roles).source.load("train")[:] == task.source.load("train")[:]
+    for wrong in (
+        {"text": ["Al"], "answer_start": [7]},
+        {"text": ["Al"], "answer_start": [-7]},
+        {"text": ["Al"], "answer_start": []},
+        {"text": [""], "answer_start": [0]},
+        "ran",
+        None,
+    ):
+        rows[5] = {**row, "answers": wrong}
+        refused(lambda: own_task(rows, roles=roles), field="answers", row=6)
+    rows[5] = {**row, "context": " "}
+    refused(lambda: own_task(rows, roles=roles), field="context", row=6)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [(["0", "1"], [0, 1]), ([1, 2], [0, 1]), (["A", "b"], [0, 1]), (["a1", "a2"], [0, 1])],
+)
+def test_the_right_choice_is_a_place_a_letter_or_a_name(values, expected):
+    rows = [{"q": f"q {i}", "a1": "yes", "a2": "no", "right": values[i % 2]} for i in range(60)]
+    task = own_task(rows, rows, roles=Roles(text="q", choices=("a1", "a2"), label=("right",)))
+    assert (task.kind, task.columns) == ("choices", ("q", "a1", "a2"))
+    assert task.source.load("train")["right"][:2] == expected
+    rows[3]["right"] = "C"
+    refused(lambda: own_task(rows, roles=Roles(text="q", choices=("a1", "a2"), label=("right",))), field="right", row=4)
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({}, "--text"),
+        ({"label": ("a",)}, "--text"),
+        ({"tags": "a"}, "--text"),
+        ({"text": "a", "tokens": "b"}, "--tokens"),
+        ({"text": "a", "tags": "b"}, "--tags"),
+        ({"tokens": "a", "label": ("b",)}, "--label"),
+        ({"question": "a"}, "--context"),
+        ({"choices": ("a",)}, "--choices"),
+        ({"text": "a", "label": ("a",)}, "a"),
+    ],
+)
+def test_roles_that_do_not_go_together_are_refused(given, field):
+    refused(lambda: Roles(**given), field=field)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "row"),
+    [
+        ({"review": "  "}, "review", 8),
+        ({"review": None}, "review", 8),
+        ({"review": 3}, "review", 8),
+        ({"stars": None}, "stars", 8),
+        ({"stars": float("nan")}, "stars", 8),
+    ],
+)
+def test_a_row_that_is_wrong_is_told_before_anything_is_trained(change, field, row):
+    rows = reviews()
+    rows[7] |= change
+    refused(lambda: own_task(rows, roles=REVIEWS), path="train", field=field, row=row)
+    refused(lambda: own_task(reviews(), rows, roles=REVIEWS), path="dev", field=field, row=row)
+
+
+def test_what_is_not_there_or_not_enough_is_refused(tmp_path):
+    file = written(tmp_path, reviews())
+    refused(
+        lambda: own_task(file, roles=Roles(text="reviw", label=("stars",))),
+        "review",
+        field="reviw",
+        hint="--text review",
+    )
+    refused(lambda: own_task(file, roles=Roles(text="review")), field="--label")
+    refused(lambda: own_task(reviews(3), roles=REVIEWS), field="--dev")
+    refused(lambda: own_task([{"review": "a b", "stars": "good"}] * 30, roles=REVIEWS, layout=Layout()), field="stars")
+
+
+def test_names_of_a_dataset_are_the_labels():
+    rows = reviews(labels=(0, 1))
+    features = datasets.Features(
+        {
+            "review": datasets.Value("string"),
+            "stars": datasets.ClassLabel(names=["thin", "fat"]),
+            "id": datasets.Value("int32"),
+        }
+    )
+    task = own_task(datasets.Dataset.from_list(rows, features=features), roles=REVIEWS)
+    assert task.labels == ("thin", "fat")
+    assert group_of(REVIEWS, rows[0]) == rows[0]["review"]
+
+
+def test_a_table_is_read_as_a_stream(tmp_path):
+    read = 0
+
+    def rows():
+        nonlocal read
+        for row in reviews(5000):
+            read += 1
+            yield row
+
+    from distilbert_jax.finetuning.files import Table
+    from distilbert_jax.finetuning.own import Reader
+
+    table = Table("counting", ("review", "stars"), lambda columns: enumerate(rows(), 1), lambda columns: "")
+    first = next(Reader(REVIEWS, labelled=False).rows(table))
+    assert (first[0], read) == (1, 1)

@@ -1,0 +1,39 @@
+"""Preparation of a task: how much each example counts."""
+
+import numpy as np
+import pytest
+
+from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.finetuning.batches import PackedShape, packings
+from distilbert_jax.finetuning.kinds.kind import learned
+from distilbert_jax.finetuning.kinds.sentences import Classification, SentenceExamples
+from distilbert_jax.finetuning.preparation import weighted
+from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.text.tokenizer import Row
+from tests.runs import change, refused
+
+BALANCED = FinetuneConfig(class_weights="balanced")
+
+
+def examples(labels):
+    row = Row(np.zeros(3, np.int32), np.zeros(3, np.int32))
+    return SentenceExamples([row] * len(labels), np.array(labels, np.int32), cut=0)
+
+
+def test_balanced_classes_count_the_same_and_rows_one_on_average():
+    given = examples([0, 0, 0, 1])
+    assert weighted(given, FinetuneConfig(), find_task("sst2")) is given
+    result = weighted(given, BALANCED, find_task("sst2"))
+    np.testing.assert_allclose(result.importance, [2 / 3, 2 / 3, 2 / 3, 2])
+    (packing,) = packings(result.lengths, PackedShape(2, 8, 2))
+    batch = result.packed(packing, PackedShape(2, 8, 2), 0)
+    np.testing.assert_allclose(packing.of_examples(np.asarray(learned(batch))), result.importance)
+    # Of equal logits every example has a cross-entropy of log 2, times its importance.
+    loss = Classification().loss(np.zeros((2, 2, 2), np.float32), batch)
+    assert float(loss) == pytest.approx(4 * np.log(2), rel=1e-6)
+
+
+def test_an_amount_has_no_classes_to_balance():
+    refused(lambda: weighted(examples([0, 1]), BALANCED, find_task("stsb")), field="class_weights")
+    copies = change(BALANCED, augment__copies=1)
+    refused(lambda: weighted(examples([0, 1]), copies, find_task("sst2")), field="class_weights")

@@ -1,0 +1,81 @@
+"""Files of predicted rows."""
+
+import json
+import math
+
+import pandas
+import pytest
+
+from distilbert_jax.finetuning.files import open_table
+from distilbert_jax.finetuning.written import check_out, new_names, rows_to
+from tests.runs import refused
+
+ROWS = [
+    {"text": 'a "b",\nc', "predicted": "good", "score": 0.75, "scores": {"good": 0.75, "bad": 0.25}},
+    {"text": "ünï", "predicted": "bad", "score": 0.5, "scores": {"good": 0.5, "bad": 0.5}},
+]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_rows_come_back_as_they_were_written(name, tmp_path):
+    with rows_to(tmp_path / name) as write:
+        for row in ROWS:
+            write(row)
+    table = open_table(tmp_path / name)
+    rows = [row for _, row in table.rows()]
+    if name == "a.csv":
+        rows = [{**row, "score": float(row["score"]), "scores": json.loads(row["scores"])} for row in rows]
+    assert rows == ROWS
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl", "a.parquet"])
+def test_what_ends_early_leaves_what_was_there(name, tmp_path):
+    (tmp_path / name).write_text("before")
+
+    def half():
+        with rows_to(tmp_path / name) as write:
+            write(ROWS[0])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    assert (tmp_path / name).read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_file_of_rows_is_no_place_for_its_own_predictions(tmp_path):
+    (tmp_path / "a.csv").write_text("text\na\n")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "a.csv")
+    refused(lambda: check_out(tmp_path / "link.csv", "--out", [tmp_path / "a.csv"]), field="--out")
+    refused(lambda: check_out(tmp_path / "a.txt", "--out"), field="--out", hint=".csv")
+    refused(lambda: check_out(tmp_path / "none/a.csv", "--out"), field="--out")
+    assert check_out(tmp_path / "b.csv", "--out", [tmp_path / "a.csv"]) == tmp_path / "b.csv"
+
+
+def test_new_columns_stand_beside_those_of_an_earlier_model():
+    assert new_names(["text"], ["predicted", "score"]) == ["predicted", "score"]
+    assert new_names(["text", "score"], ["predicted", "score"]) == ["predicted_2", "score_2"]
+    assert new_names(["score", "predicted_2"], ["predicted", "score"]) == ["predicted_3", "score_3"]
+
+
+def test_json_has_no_numbers_that_are_none(tmp_path):
+    with rows_to(tmp_path / "a.jsonl") as write:
+        write({"a": math.nan, "b": [math.inf, 1.0]})
+    assert json.loads((tmp_path / "a.jsonl").read_text()) == {"a": None, "b": [None, 1.0]}
+
+
+def test_values_of_several_kinds_are_no_column_of_parquet(tmp_path):
+    def written():
+        with rows_to(tmp_path / "a.parquet") as write:
+            write({"a": 1})
+            write({"a": "x"})
+
+    refused(written, path="a.parquet", hint=".jsonl")
+    assert not list(tmp_path.iterdir())
+
+
+def test_pandas_reads_what_is_written(tmp_path):
+    with rows_to(tmp_path / "a.csv") as write:
+        write(ROWS[0])
+    assert pandas.read_csv(tmp_path / "a.csv")["text"][0] == ROWS[0]["text"]
