@@ -19,6 +19,7 @@ from distilbert_jax.base import config_io, runtime
 from distilbert_jax.cli import renamed
 from distilbert_jax.config import FinetuneConfig, Schedule, Scheduled, scheduled
 from distilbert_jax.errors import InputError
+from distilbert_jax.experiments.variants import leaves
 
 C = TypeVar("C")
 Main = Callable[[list[str], str], None]  # a command: its arguments, and what its messages call it
@@ -32,12 +33,11 @@ class Runs(Protocol):
 
 def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: Any = None) -> C:
     """`tyro.cli` whose complaints come as one `InputError` instead of a box. `--help` prints and exits as usual."""
-    check_once(args, prog)
     options = {} if default is None else {"default": default}
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), _TYPES:
-            return tyro.cli(kind, args=list(args), prog=prog, **options)
+            result = tyro.cli(kind, args=list(args), prog=prog, **options)
     except SystemExit as exit:
         if not exit.code:
             raise
@@ -47,6 +47,9 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
             said = f"{said.partition(': ')[0]}: {cause}"
     except InputError as error:  # of a config that is a part of the command
         said, cause = str(error), error
+    else:
+        check_lists(args, result, prog)
+        return result
     if not cause or not (cause.path or cause.field):  # of one option alone
         options = re.findall(r"--[\w.-]*\w", said)
         cause = InputError(
@@ -55,21 +58,30 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
     raise InputError(f"{prog}: {said}; --help lists what there is", path=cause.path, field=cause.field, hint=cause.hint)
 
 
-def check_once(args: Sequence[str], prog: str) -> None:
-    """Raise InputError for an option that is given twice with other values: the last alone would count, and of two --text one file
-    would be left out without a word."""
-    given: dict[str, tuple[bool, list[str]]] = {}
-    starts = [place for place, word in enumerate(args) if _OPTION.match(word)]
+def check_lists(args: Sequence[str], result: Any, prog: str) -> None:
+    """Raise InputError for an option of several values that is given twice, with others: the last alone counts, and of two --text
+    one file would be left out without a word. Of one value the last counts, as everywhere.
+
+    Args:
+        result: what the arguments are as an object with fields, or a function that takes them.
+    """
+    given: dict[str, list[str]] = {}
+    starts = [place for place, word in enumerate(args) if re.match("--[A-Za-z]", word)]
     for start, end in itertools.pairwise([*starts, len(args)]):
         option, equals, first = args[start].partition("=")
-        head, dot, last = option.removeprefix("--").replace("_", "-").rpartition(".")
-        name = f"--{head}{dot}{last.removeprefix('no-')}"
-        value = last.startswith("no-"), [*([first] if equals else []), *args[start + 1 : end]]
-        if given.setdefault(name, value) != value:
+        values = [*([first] if equals else []), *args[start + 1 : end]]
+        if given.setdefault(option, values) != values and _takes_several(result, option):
             raise InputError(
                 f"{prog}: {option} is given twice, and the last alone would count: give it once, with all of its values behind it",
                 field=option,
             )
+
+
+def _takes_several(result: Any, option: str) -> bool:
+    fields = result.keywords if isinstance(result, functools.partial) else dict(leaves(result))
+    name = option.removeprefix("--").replace("-", "_")
+    found = [value for path, value in fields.items() if f".{path}".endswith(f".{name}")]
+    return any(isinstance(value, tuple | Mapping) for value in found)
 
 
 def check_effect(before: Any, now: Any) -> None:
@@ -92,7 +104,6 @@ def check_effect(before: Any, now: Any) -> None:
             raise InputError(f"{option} {one.new}: changes nothing without {hint}", field=option, hint=hint)
 
 
-_OPTION = re.compile(r"--[A-Za-z]")
 _TYPES = ConstructorRegistry()
 
 

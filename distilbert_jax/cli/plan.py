@@ -13,7 +13,7 @@ import tyro
 from distilbert_jax.base import signals
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.files import check_writable
-from distilbert_jax.cli.arguments import check_once, load_config, parse
+from distilbert_jax.cli.arguments import load_config, parse
 from distilbert_jax.config import FinetuneConfig, MeshConfig, PretrainConfig
 from distilbert_jax.configs import shipped
 from distilbert_jax.errors import InputError
@@ -110,7 +110,6 @@ def plan(args: list[str], prog: str) -> None:
         sys.exit(0 if asked else 2)
     name, *overrides = args
     default = _default(name)
-    check_once(overrides, f"{prog} {name}")
     auto, overrides = _without_auto(overrides)
     command = parse(type(default), overrides, prog=f"{prog} {name}", default=default)
     if not command.target:

@@ -11,6 +11,8 @@ from distilbert_jax.base.config_io import load_config as load
 from distilbert_jax.base.config_io import load_variants
 from distilbert_jax.cli import renamed
 from distilbert_jax.cli.arguments import calling, check_effect, load_config, parse, print_json
+from distilbert_jax.cli.prepare import COMMANDS
+from distilbert_jax.cli.train import PretrainCommand
 from distilbert_jax.config import AugmentConfig, ExperimentConfig, FinetuneConfig, LossConfig, PretrainConfig
 from distilbert_jax.errors import InputError
 from tests.runs import change, refused
@@ -54,17 +56,27 @@ class Several:
     [
         (["--text", "a", "--length", "2", "--text", "b"], "--text"),
         (["--text", "a", "b", "--text=c"], "--text"),
-        (["--length", "2", "--length=3"], "--length"),
-        (["--lowercase", "--no-lowercase"], "--no-lowercase"),
     ],
 )
-def test_of_an_option_given_twice_no_value_is_lost(arguments, field):
-    refused(lambda: parse(Several, arguments, prog="p"), by="cli.arguments.check_once", field=field)
+def test_of_a_list_given_twice_no_value_is_lost(arguments, field):
+    refused(lambda: parse(Several, arguments, prog="p"), by="cli.arguments.check_lists", field=field)
 
 
-def test_an_option_may_be_given_twice_with_the_same_value():
+def test_of_the_commands_and_configs_lists_are_known():
+    for args in (["--run.seed", "1", "--run.seed", "2"], ["--init.layers", "0", "--init.layers", "0"]):
+        parse(PretrainCommand, args, prog="p", default=PretrainCommand(PretrainConfig()))
+    twice = ["--init.layers", "0", "--init.layers", "1"]
+    refused(
+        lambda: parse(PretrainCommand, twice, prog="p", default=PretrainCommand(PretrainConfig())),
+        field="--init.layers",
+    )
+    twice = ["--tokenizer", "t", "--out", "o", "--text", "a", "--text", "b"]
+    refused(lambda: COMMANDS["corpus"](twice, "p"), field="--text")
+
+
+def test_an_option_may_be_given_twice_with_the_same_values_and_of_one_the_last_counts():
     again = ["--text", "a", "b", "--length=2", "--no-lowercase"]
-    assert parse(Several, [*again, *again], prog="p") == Several(("a", "b"), 2, False)
+    assert parse(Several, [*again, *again, "--length", "3"], prog="p") == Several(("a", "b"), 3, False)
 
 
 TAUGHT = change(FinetuneConfig(), distill__teacher="t", augment=AugmentConfig(copies=2, model="m"))

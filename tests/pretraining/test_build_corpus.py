@@ -183,7 +183,7 @@ def test_a_damaged_shard_of_another_host_is_that_hosts_to_mend(tokenizer, source
 def test_a_host_that_is_none_of_the_hosts_is_refused(tokenizer, source, tmp_path, hosts, host):
     refused(
         lambda: build_share([source], tokenizer, tmp_path / "out", hosts=hosts, host=host),
-        by="pretraining.build_corpus._build_share",
+        by="pretraining.build_corpus.build_share",
         field="host",
     )
     assert not (tmp_path / "out").exists()
@@ -506,7 +506,7 @@ def test_nothing_of_the_data_floor_that_a_worker_needs_imports_jax():
 def test_no_processes_are_refused(tokenizer, source, tmp_path):
     refused(
         lambda: build_corpus([source], tokenizer, tmp_path / "out", processes=0),
-        by="pretraining.build_corpus._build_share",
+        by="pretraining.build_corpus.build_share",
         field="processes",
     )
 
