@@ -252,7 +252,7 @@ def test_a_run_of_no_steps_has_a_log_of_none_of_them(pair, tmp_path, capsys):
 def test_a_report_is_of_a_length_that_all_runs_read_and_replaces_no_runs_results(pair, tmp_path):
     run = str(pair / "first")
     refused(lambda: report([run], str(tmp_path / "out"), length=64), by="experiments.report.report", field="--length")
-    refused(lambda: report([run], str(pair / "first/glue/cola-0"), length=16), field="--out")
+    refused(lambda: report([run], run, length=16), field="--out")
 
 
 def test_the_pale_curve_is_of_training_alone(tmp_path, monkeypatch):
