@@ -123,6 +123,28 @@ class QuestionAnswering(Pipeline):
         pairs = _pairs(question, context)
         return self._over(pairs, answer, "answering", collect=Answers, one=tuple, encode=encode, tell=tell)
 
+    def measure(
+        self,
+        pairs: Sequence[tuple[str, str]],
+        doc_stride: int | None = None,
+        max_seq_len: int | None = None,
+        max_question_len: int = MAX_QUESTION,
+    ) -> tuple[list[int], int]:
+        """Tokens of all windows of each question and context, and how many questions are cut; the arguments as in a call.
+
+        Raises:
+            InputError: as a call would.
+        """
+        length, stride = window_shape(self.tokenizer, max_seq_len, doc_stride, ("max_seq_len", "doc_stride"))
+        questions, contexts = zip(*pairs, strict=True)
+        windows, cut = context_windows(
+            self.tokenizer, questions, contexts, length=length, stride=stride, max_question=max_question_len
+        )
+        tokens = [0] * len(pairs)
+        for window in windows:
+            tokens[window.example] += len(window.row.ids)
+        return tokens, cut
+
 
 def _pairs(question: Any, context: Any) -> Any:
     """A question with its context as a tuple, or those of several: a list, or an iterator where the given ones are no lists."""

@@ -9,22 +9,38 @@ from typing import Any
 from flax import nnx
 from jax.typing import DTypeLike
 
+from distilbert_jax import models
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.models import EncoderModel, MaskedLM, SequenceClassification
 from distilbert_jax.models.hf_format import fingerprint, read_config
 from distilbert_jax.models.params import merge, split
-from distilbert_jax.pipelines import FeatureExtraction, FillMask, TextClassification
+from distilbert_jax.pipelines import (
+    FeatureExtraction,
+    FillMask,
+    QuestionAnswering,
+    TextClassification,
+    TokenClassification,
+)
 from distilbert_jax.pipelines.features import POOLINGS
 from distilbert_jax.serving.requests import RequestError
-from distilbert_jax.serving.tasks import FeatureExtractionTask, FillMaskTask, Task, TextClassificationTask
+from distilbert_jax.serving.tasks import (
+    FeatureExtractionTask,
+    FillMaskTask,
+    QuestionAnsweringTask,
+    Task,
+    TextClassificationTask,
+    TokenClassificationTask,
+)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?")  # a hub id is one, too
 # Heads in the order in which a directory is asked for them, their pipelines and tasks.
 _HEADS = (
     (MaskedLM, FillMask, FillMaskTask),
     (SequenceClassification, TextClassification, TextClassificationTask),
+    (models.TokenClassification, TokenClassification, TokenClassificationTask),
+    (models.QuestionAnswering, QuestionAnswering, QuestionAnsweringTask),
 )
 
 

@@ -105,13 +105,17 @@ class Parameters:
             raise RequestError(422, f"{field} = {_shown(value)}: no such value; {hint}", field=field)
         return value.lower()
 
-    def words(self, name: str, most: int) -> tuple[str, ...] | None:
-        """One string or a list of them; None where there is none."""
+    def words(self, name: str, most: int, *, none_at_all: bool = False) -> tuple[str, ...] | None:
+        """One string or a list of them, which may be empty if `none_at_all`; None where there is none."""
         value, field = self._take(name)
         if value is None:
             return None
         given = [value] if isinstance(value, str) else value
-        if not isinstance(given, list) or not given or not all(isinstance(word, str) and word for word in given):
+        if (
+            not isinstance(given, list)
+            or not (given or none_at_all)
+            or not all(isinstance(word, str) and word for word in given)
+        ):
             raise RequestError(422, f"{field} = {_shown(value)}: expected a string or a list of strings", field=field)
         if len(given) > most:
             raise RequestError(413, f"{field}: {len(given):,} of them, expected {most} at most", field=field)
@@ -150,6 +154,29 @@ def texts_of(values: Any, field: str, most: int, *, pairs: bool = False) -> tupl
     if len(given) > most:
         raise RequestError(413, f"{field}: {len(given):,} texts, expected {most} at most in a request", field=field)
     return [_text(value, f"{field}[{i}]" if not alone else field, pairs) for i, value in enumerate(given)], alone
+
+
+def questions_of(values: Any, field: str, most: int) -> tuple[list[tuple[str, str]], bool]:
+    """Questions with their contexts, and whether it was one alone.
+
+    Raises:
+        RequestError: 422, it is something else, or none; 413, there are more than `most`.
+    """
+    alone = isinstance(values, Mapping)
+    given = [values] if alone else values
+    if not isinstance(given, list) or not given:
+        raise RequestError(422, f'{field}: expected {{"question", "context"}}, got {_shown(values)}', field=field)
+    if len(given) > most:
+        raise RequestError(413, f"{field}: {len(given):,} questions, expected {most} at most in a request", field=field)
+    pairs = []
+    for i, value in enumerate(given):
+        where = field if alone else f"{field}[{i}]"
+        if not isinstance(value, Mapping) or value.keys() != {"question", "context"}:
+            raise RequestError(422, f'{where}: expected {{"question", "context"}}, got {_shown(value)}', field=where)
+        pairs.append(
+            (_text(value["question"], f"{where}.question", False), _text(value["context"], f"{where}.context", False))
+        )
+    return pairs, alone
 
 
 def _text(value: Any, field: str, pairs: bool) -> Any:

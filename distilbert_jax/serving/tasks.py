@@ -12,9 +12,17 @@ import numpy as np
 
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.compiled import SHORTEST, padded_length
-from distilbert_jax.pipelines import FeatureExtraction, FillMask, TextClassification
+from distilbert_jax.pipelines import (
+    FeatureExtraction,
+    FillMask,
+    QuestionAnswering,
+    TextClassification,
+    TokenClassification,
+)
 from distilbert_jax.pipelines.base import Pipeline
-from distilbert_jax.serving.requests import Parameters, RequestError, of_input, texts_of
+from distilbert_jax.pipelines.tokens import STRATEGIES
+from distilbert_jax.serving.requests import Parameters, RequestError, of_input, questions_of, texts_of
+from distilbert_jax.text.windows import window_shape
 
 MOST_ANSWERS = 1000  # of a fill-mask
 MOST_TARGETS = 1000
@@ -118,18 +126,23 @@ class Task:
 
     def warm_texts(self) -> Iterator[list[Any]]:
         """Texts of every shape that the pipeline compiles for: of each padded length one, and as many as a batch may have."""
-        tokenizer, sizes = (
-            self.pipeline.tokenizer,
-            sorted({1, min(8, self.pipeline.batch_size), self.pipeline.batch_size}),
-        )
-        begun = len(tokenizer.rows([self.example()])[0][0].ids)
-        length, longest = SHORTEST, 0
-        while longest < tokenizer.max_length:
-            longest = padded_length(length, tokenizer.max_length)
-            if longest >= begun:
-                text = " ".join([self.example(), *[tokenizer.unk_token] * (longest - begun)])  # a token each
-                yield from ([text] * size for size in sizes)
+        sizes, longest = sorted({1, min(8, self.pipeline.batch_size), self.pipeline.batch_size}), self.longest
+        (begun,), _ = self.measure([self.longer_example(0)], self.usual_options())
+        length, padded = SHORTEST, 0
+        while padded < longest:
+            padded = padded_length(length, longest)
+            if padded >= begun:
+                yield from ([self.longer_example(padded - begun)] * size for size in sizes)
             length *= 2
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a row."""
+        return self.pipeline.tokenizer.max_length
+
+    def longer_example(self, more: int) -> Any:
+        """The example with so many tokens more, as a pipeline takes it."""
+        return " ".join([self.example(), *[self.pipeline.tokenizer.unk_token] * more])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -232,6 +245,94 @@ class TextClassificationTask(Task):
 
     def example(self) -> str:
         return "A gripping, beautiful film."
+
+
+@dataclasses.dataclass(frozen=True)
+class EntityOptions:
+    """As `TokenClassification` takes them."""
+
+    aggregation_strategy: str = "none"
+    ignore_labels: tuple[str, ...] = ("O",)
+
+
+class TokenClassificationTask(Task):
+    """`aggregation_strategy` (none), `ignore_labels` (O) → `[{"entity" or "entity_group", "score", "word", "start", "end"}]`."""
+
+    name = "token-classification"
+    pipeline: TokenClassification
+
+    def options(self, parameters: Parameters) -> EntityOptions:
+        parameters.only("stride")
+        strategy = parameters.chosen("aggregation_strategy", STRATEGIES, "none") or "none"
+        ignored = parameters.words("ignore_labels", MOST_TARGETS, none_at_all=True)
+        return EntityOptions(strategy, ("O",) if ignored is None else ignored)
+
+    def run(self, texts: Sequence[str], options: Sequence[EntityOptions]) -> Sequence[Any]:
+        return self.pipeline(list(texts), **vars(options[0]))
+
+    def example(self) -> str:
+        return "Ada Lovelace lived in London."
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerOptions:
+    """As `QuestionAnswering` takes them."""
+
+    top_k: int | None = None
+    doc_stride: int | None = None
+    max_answer_len: int = 15
+    max_seq_len: int | None = None
+    max_question_len: int = 64
+    handle_impossible_answer: bool = False
+    align_to_words: bool = True
+
+
+class QuestionAnsweringTask(Task):
+    """`inputs` `{"question", "context"}` or a list of such, the pipeline's parameters → `{"answer", "score", "start", "end"}`, a
+    list where `top_k` is above 1."""
+
+    name = "question-answering"
+    pipeline: QuestionAnswering
+
+    def texts(self, inputs: Any, limits: Limits) -> tuple[list[Any], bool]:
+        return questions_of(inputs, "inputs", limits.texts)
+
+    def options(self, parameters: Parameters) -> AnswerOptions:
+        longest, usual = self.pipeline.tokenizer.max_length, AnswerOptions()
+        return AnswerOptions(
+            parameters.whole("top_k", 1, MOST_ANSWERS),
+            parameters.whole("doc_stride", 1, longest),
+            parameters.whole("max_answer_len", 1, longest, usual.max_answer_len) or 0,
+            parameters.whole("max_seq_len", 1, longest),
+            parameters.whole("max_question_len", 1, longest, usual.max_question_len) or 0,
+            parameters.flag("handle_impossible_answer", usual.handle_impossible_answer),
+            parameters.flag("align_to_words", usual.align_to_words),
+        )
+
+    def measure(self, texts: Sequence[Any], options: AnswerOptions, *, truncate: bool = True) -> tuple[list[int], int]:
+        try:
+            return self.pipeline.measure(texts, options.doc_stride, options.max_seq_len, options.max_question_len)
+        except InputError as error:
+            raise of_input(error) from None
+
+    def run(self, texts: Sequence[Any], options: Sequence[AnswerOptions]) -> Sequence[Any]:
+        questions, contexts = (list(part) for part in zip(*texts, strict=True))
+        answers = self.pipeline(questions, contexts, **vars(options[0]))
+        return [one[0] if options[0].top_k == 1 and one else one for one in answers]
+
+    def example(self) -> dict[str, str]:
+        return {
+            "question": "Where did Ada Lovelace live?",
+            "context": "Ada Lovelace, who wrote of engines, lived in London.",
+        }
+
+    @property
+    def longest(self) -> int:
+        return window_shape(self.pipeline.tokenizer, None, None)[0]
+
+    def longer_example(self, more: int) -> tuple[str, str]:
+        given = self.example()
+        return given["question"], " ".join([given["context"], *[self.pipeline.tokenizer.unk_token] * more])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,12 @@ import gzip
 import itertools
 import json
 import lzma
-import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from distilbert_jax.text import sources as text_module
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import load_tokenizer, same_ids, save_tokenizer, special_ids
 from distilbert_jax.text.wordpiece import train_wordpiece
+from tests import children
 from tests.runs import refused
 
 WORDS = [a + b for a in ("over", "under", "in", "re", "un") for b in ("write", "read", "pack", "mask", "draw")]
@@ -143,7 +143,7 @@ def test_hosts_at_the_same_time_equal_one_host(tokenizer, source, tmp_path):
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
     build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
     part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "three", "hosts": 3}
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as hosts:
+    with children.pool(3) as hosts:
         shares = list(hosts.map(build_part, [{**part, "host": host} for host in range(3)]))
     assert any(complete for *_, complete in shares)
     assert [made for _, made, _, complete in shares if not complete] == [own for own, *_, done in shares if not done]

@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from distilbert_jax.cli import main
-from distilbert_jax.models import BertForSequenceClassification
+from distilbert_jax.models import (
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+)
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.children import Child
 from tests.models.common import build, masked_lm
@@ -84,7 +88,11 @@ def models(world, tmp_path_factory):
     build(BertForSequenceClassification, change(BERT, max_position_embeddings=40, labels=LABELS)).save_pretrained(
         path / "labels", tokenizer
     )
-    return {"lm": path / "lm", "labels": path / "labels"}
+    tagger = build(BertForTokenClassification, change(BERT, max_position_embeddings=40, labels=("O", "B-X", "I-X")))
+    tagger.save_pretrained(path / "tags", tokenizer)
+    answering = build(BertForQuestionAnswering, change(BERT, max_position_embeddings=40))
+    answering.save_pretrained(path / "answers", tokenizer)
+    return {name: path / name for name in ("lm", "labels", "tags", "answers")}
 
 
 @pytest.fixture(scope="package")

@@ -9,7 +9,13 @@ import openai
 import pytest
 from huggingface_hub import InferenceClient
 
-from distilbert_jax.pipelines import FeatureExtraction, FillMask, TextClassification
+from distilbert_jax.pipelines import (
+    FeatureExtraction,
+    FillMask,
+    QuestionAnswering,
+    TextClassification,
+    TokenClassification,
+)
 from tests.serving.conftest import LABELS, start
 
 TEXT = "reda redb [MASK] redd"
@@ -52,6 +58,30 @@ def test_text_classification_of_huggingface_hub_gives_all_labels(endpoint, model
     assert {one.label for one in answers} == set(LABELS)
 
 
+def test_token_classification_of_huggingface_hub_gives_spans(endpoint, models):
+    client, entities = InferenceClient(f"{endpoint.url}/models/tags"), TokenClassification(models["tags"])
+    text = "reda redb bluea"
+    expected = entities(text, ignore_labels=[])
+    assert len(expected) == 3
+    answers = client.token_classification(text, ignore_labels=[])
+    assert [{name: getattr(one, name) for name in expected[0]} for one in answers] == list(expected)
+    groups = client.token_classification(text, aggregation_strategy="simple", ignore_labels=[])
+    assert [one.entity_group for one in groups] == [
+        one["entity_group"] for one in entities(text, "simple", ignore_labels=[])
+    ]
+
+
+def test_question_answering_of_huggingface_hub_gives_the_best_answer(endpoint, models):
+    client, answer = InferenceClient(f"{endpoint.url}/models/answers"), QuestionAnswering(models["answers"])
+    question, context = "reda redb", " ".join(["bluea", "blueb", "bluec", "blued"] * 20)  # several windows
+    got = client.question_answering(question, context)
+    assert {name: getattr(got, name) for name in ("answer", "score", "start", "end")} == answer(question, context)
+    got = endpoint.ask(
+        "/models/answers", {"inputs": {"question": question, "context": context}, "parameters": {"top_k": 3}}
+    )
+    assert got.body == list(answer(question, context, top_k=3))
+
+
 def test_embeddings_of_openai_are_the_mean_of_the_states_at_length_one(endpoint, features):
     client = openai.OpenAI(base_url=f"{endpoint.url}/v1", api_key="none", max_retries=0)
     texts = ["reda redb", "bluea"]
@@ -62,7 +92,7 @@ def test_embeddings_of_openai_are_the_mean_of_the_states_at_length_one(endpoint,
     for answer in (in_base64, as_numbers):
         np.testing.assert_allclose([one.embedding for one in answer.data], expected, rtol=0, atol=1e-6)
     assert in_base64.usage.prompt_tokens == 4 + 3
-    assert [one.id for one in client.models.list()] == ["lm", "labels"]
+    assert [one.id for one in client.models.list()] == list(endpoint.models)
     with pytest.raises(openai.NotFoundError):
         client.embeddings.create(model="other", input="reda")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distilbert_jax.pipelines import FillMask, TextClassification
+from distilbert_jax.pipelines import FillMask, QuestionAnswering, TextClassification, TokenClassification
 from tests.serving.conftest import start
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -116,6 +116,27 @@ def test_labels_of_the_other_model_and_features(page, models):
     page.get_by_label("Text", exact=True).fill("reda redb")
     page.get_by_role("button", name="Compute").click()
     page.get_by_text("4 tokens × ").wait_for()
+
+
+def test_words_are_marked_and_an_answer_in_its_context(page, models):
+    page.get_by_label("Model").select_option("tags")
+    page.get_by_label("Text", exact=True).fill("reda 😀 redb bluea")
+    page.get_by_role("button", name="Compute").click()
+    page.locator(".text").wait_for()
+    marks = [mark.inner_text() for mark in page.locator("mark").all()]
+    expected = TokenClassification(models["tags"])("reda 😀 redb bluea", "simple")
+    assert [mark.split("\n")[0].rstrip("X").rstrip() for mark in marks] == [
+        "reda 😀 redb bluea"[one["start"] : one["end"]] for one in expected
+    ]
+    keep(page, "entities")
+    page.get_by_label("Model").select_option("answers")
+    page.get_by_label("Question").fill("reda redb")
+    page.get_by_label("Context").fill("bluea blueb bluec")
+    page.get_by_role("button", name="Compute").click()
+    page.locator(".text").wait_for()
+    expected = QuestionAnswering(models["answers"])("reda redb", "bluea blueb bluec")
+    assert page.locator("mark").inner_text() == expected["answer"]
+    keep(page, "answer")
 
 
 def test_a_servers_token_is_asked_for(browser, models):
