@@ -116,6 +116,12 @@ def conll_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def squad_dir() -> Path:
+    """Parquet files of SQuAD 1.1."""
+    return _data("squad")
+
+
+@pytest.fixture(scope="session")
 def text_dir() -> Path:
     """Real English text, .txt.xz."""
     return _data("text")
