@@ -10,6 +10,7 @@ from distilbert_jax.base.config_io import LEFT_OUT, read_config
 from distilbert_jax.config import require
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.tasks import ERRORS, find_task
+from distilbert_jax.training.run_directory import check_output
 
 _MANY = 2**53  # a count that float64 can hold
 
@@ -86,6 +87,8 @@ def read_result(file: Path) -> RunResult:
     """The results.json of one run of fine-tuning.
 
     Raises:
-        InputError: it is damaged, or none of such a run; the field that is at fault is named.
+        InputError: it is damaged, or none of such a run (the field that is at fault is named); or not what the run has written.
     """
-    return read_config(RunResult, file, "remove the run's directory and train it again, or name another directory")
+    result = read_config(RunResult, file, "remove the run's directory and train it again, or name another directory")
+    check_output(file.parent, file.name)
+    return result

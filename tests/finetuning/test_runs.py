@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 from distilbert_jax.base import runtime
-from distilbert_jax.base.config_io import to_values
+from distilbert_jax.base.config_io import to_json, to_values
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.errors import DivergedError, InputError, Interrupted
 from distilbert_jax.finetuning import tuning as module
@@ -469,6 +469,15 @@ def as_by_an_earlier_version(directory):
         (directory / name).write_text(json.dumps(values))
     values = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**values, "shapes": 4}))
+    forget(directory / "inputs.json", "config")
+    forget(directory / "outputs.json", "results.json")
+
+
+def forget(file, name):
+    """Take out of a record what an earlier version did not write there."""
+    values = json.loads(file.read_text())
+    del values[name]
+    file.write_text(json.dumps(values))
 
 
 def test_a_run_on_other_batches_is_read_and_not_mixed_with_those_of_now(folder, tmp_path):
@@ -526,8 +535,9 @@ def test_a_run_with_other_bits_of_dropout_is_read_and_not_trained_again(folder, 
 )
 def test_damaged_results_are_not_those_of_a_finished_run(tuned, change, field):
     config, result = tuned
-    file = Path(config.run.directory) / "results.json"
-    kept = file.read_bytes()
+    file, outputs = (Path(config.run.directory) / name for name in ("results.json", "outputs.json"))
+    kept = [(one, one.read_bytes()) for one in (file, outputs)]
+    forget(outputs, "results.json")
     try:
         file.write_text(json.dumps({**to_values(result), **change} if change else []))
         with pytest.raises(InputError) as caught:
@@ -535,6 +545,19 @@ def test_damaged_results_are_not_those_of_a_finished_run(tuned, change, field):
         assert caught.value.path.startswith(config.run.directory)
         assert caught.value.field == field
         assert len(str(caught.value).splitlines()) == 1
+    finally:
+        for one, content in kept:
+            one.write_bytes(content)
+
+
+def test_results_edited_by_hand_are_read_nowhere(tuned):
+    config, result = tuned
+    file = Path(config.run.directory) / "results.json"
+    kept = file.read_bytes()
+    try:
+        file.write_text(to_json(dataclasses.replace(result, train_seconds=1.0)))
+        for read in (lambda: tune(config), lambda: read_result(file)):
+            refused(read, by="training.run_directory.check_output", path=str(file))
     finally:
         file.write_bytes(kept)
 
