@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · test · venv · parity · plan-test · page-test · lint · types · bench · kills · fuzz · ablations · miniature     PYTHON=python3.12 make test: another interpreter
+#   make demo · test · venv · parity · plan-test · page-test · lint · types · docs · bench · kills · fuzz · ablations · miniature     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -14,7 +14,7 @@ ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
 
-.PHONY: help venv demo test quick parity plan-test page-test lint types format bench bench-corpus kills fuzz ablations miniature clean
+.PHONY: help venv demo test quick parity plan-test page-test lint types docs docs-links format bench bench-corpus kills fuzz ablations miniature clean
 .DELETE_ON_ERROR:
 
 help:
@@ -44,6 +44,10 @@ $(VENV)/.browser: $(VENV)/.test
 
 $(VENV)/.lint: $(VENV)/.test
 	@$(PIP) -e '.[test,lint]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	@$(PIP) -e '.[test,docs]'
 	@touch $@
 
 $(VENV)/.parity: $(VENV)/.test
@@ -88,6 +92,15 @@ lint: $(VENV)/.test
 	ruff check .
 	ruff format --check .
 
+# A site in docs/_build/html; whatever it warns of is an error.
+SITE := python -m sphinx -E -c docs . docs/_build
+docs: $(VENV)/.docs
+	$(ENTER) $(SITE)/html -b html -q -W --keep-going
+
+# Links to elsewhere, which need a network.
+docs-links: $(VENV)/.docs
+	$(ENTER) $(SITE)/links -b linkcheck -q
+
 types: $(VENV)/.lint
 	basedpyright
 
@@ -128,4 +141,4 @@ miniature: $(VENV)/.parity
 	distilbert-jax experiment miniature:$(TIER) $(MINIATURE_ARGS)
 
 clean:
-	rm -rf .venv* runs/demo build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv* runs/demo build docs/_build *.egg-info .pytest_cache .ruff_cache

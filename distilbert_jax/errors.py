@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Self
 
 
@@ -152,6 +153,8 @@ def one_line_errors() -> Iterator[None]:
         if not where and _output_fails_with(error):
             where = " (standard output)"
             _drop_output()
+        if not where and _is_nowhere():
+            where = " (the current directory, which has been removed; cd to one that is there)"
         mend = {errno.ENOSPC: "free some space", errno.EFBIG: "let files be larger (ulimit -f)"}.get(error.errno or 0)
         advice = f": {mend} and run the same command again; finished work is kept" if mend else ""
         _leave(f"{error.strerror or error}{where}{advice}", 1)
@@ -196,6 +199,15 @@ def _output_fails_with(error: OSError) -> bool:
             sys.stdout.flush()
     except OSError as again:
         return again.errno == error.errno
+    return False
+
+
+def _is_nowhere() -> bool:
+    """Whether the process' current directory has been removed."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
     return False
 
 

@@ -6,6 +6,7 @@ its own backend and environment) is that of any other process; how a command is 
 
 import atexit
 import contextlib
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -13,10 +14,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 from distilbert_jax.cli import main
+from tests import compiling
 
 ROOT = Path(__file__).parents[1]
 # What a run imports, but for huggingface_hub: it reads its settings once, and tests give children other ones.
@@ -94,6 +98,13 @@ def together(processes: Iterable[Child]) -> Iterator[list[Child]]:
             child.end()
 
 
+def pool(workers: int) -> ProcessPoolExecutor:
+    """Processes that call functions of modules, from the same server."""
+    with contextlib.chdir(ROOT):
+        forkserver.ensure_running()
+    return ProcessPoolExecutor(workers, mp_context=_CONTEXT)
+
+
 def run(
     function: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess:
@@ -114,6 +125,10 @@ def _entry(arguments: tuple[str, ...]) -> None:
 
 
 def _call(function: Callable[..., Any], arguments: tuple, environment: dict[str, str], out: str, err: str) -> None:
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)  # as in conftest
+    compiling.quick_cache()
+    compiling.few_devices()
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)

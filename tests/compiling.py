@@ -5,8 +5,13 @@ they are, partitioning, fusion and collectives among them. `make parity` and `ma
 with DISTILBERT_JAX_OPTIMIZE=1.
 """
 
+import functools
 import os
+import types
+import zlib
+from collections.abc import Sequence
 from importlib import metadata
+from typing import Any
 
 DEVICES = "--xla_force_host_platform_device_count=8"
 
@@ -18,6 +23,43 @@ def quick_flags() -> str:
     flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
     known = metadata.version("jaxlib").startswith("0.10.")
     return f"{flags} --xla_cpu_use_fusion_emitters=false" if known else flags
+
+
+def few_devices() -> None:
+    """A run whose config names no mesh takes two of the eight devices: a fourth of the buffers and threads for the same
+    program. What says a mesh, and what joins processes, has all; `make_mesh.__wrapped__` is the package's own."""
+    import jax  # here: conftest sets what it reads before it is imported
+
+    from distilbert_jax.config import MeshConfig
+    from distilbert_jax.training import sharding
+
+    make_mesh = sharding.make_mesh
+
+    @functools.wraps(make_mesh)
+    def of_two(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+        few = devices is None and config == MeshConfig() and jax.process_count() == 1
+        return make_mesh(config, jax.devices()[:2] if few else devices)
+
+    sharding.make_mesh = of_two
+
+
+def keep_programs() -> None:
+    """Commands of many runs forget all programs after each, for the memory that a real model's take: in a test session those of a
+    toy, and of every other test, would be compiled again and again."""
+    import jax  # here: conftest sets what it reads before it is imported
+
+    jax.clear_caches = lambda: None
+
+
+def quick_cache() -> None:
+    """JAX packs what it puts into the compilation cache as small as zlib can; one that
+    goes with the session need not be small."""
+    from jax._src import compilation_cache  # here: conftest sets what it reads before it is imported
+
+    assert compilation_cache.zlib
+    compilation_cache.zlib = types.SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
+        compress=functools.partial(zlib.compress, level=1), decompress=zlib.decompress
+    )
 
 
 def quick_checkpoints() -> None:

@@ -15,7 +15,7 @@ os.environ["NPROC"] = "16"
 # What one test has compiled, the next need not: a train step takes ten times as long to compile as to run a test with.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # child processes and xdist's workers inherit it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="distilbert-jax-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # children compile a hundred small programs each
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 from collections.abc import Iterator
@@ -41,14 +41,41 @@ _TINY = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--first-cases", action="store_true", help="of each parametrised test only the first case that is chosen"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr != "parity":  # which compares what users run
         os.environ["XLA_FLAGS"] += f" {compiling.quick_flags()}"
         compiling.quick_checkpoints()
+    compiling.quick_cache()
+    compiling.few_devices()
+    compiling.keep_programs()
+
+
+def first_cases(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Of each test the first of its cases, in the order given."""
+    first: dict[str, pytest.Item] = {}
+    for item in items:
+        first.setdefault(item.nodeid.partition("[")[0], item)
+    return list(first.values())
+
+
+@pytest.hookimpl(trylast=True)  # after what -m and -k leave out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.option.first_cases:
+        chosen = first_cases(items)
+        config.hook.pytest_deselected(items=list(set(items) - set(chosen)))
+        items[:] = chosen
 
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what is imported stays: else each full collection looks through all of it
+    # Tracing makes much that lives for a moment; by default the collector looks after every 700 objects.
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -86,6 +113,12 @@ def glue_dir() -> Path:
 def conll_dir() -> Path:
     """Parquet files of CoNLL-2003's train and validation."""
     return _data("conll2003")
+
+
+@pytest.fixture(scope="session")
+def squad_dir() -> Path:
+    """Parquet files of SQuAD 1.1."""
+    return _data("squad")
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,15 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
 
 import pytest
 import tyro
+import yaml
 from flax import nnx
 
+import distilbert_jax
 import evaluate
 import train
 from distilbert_jax.cli import main as cli
@@ -106,7 +109,7 @@ def test_links_lead_to_a_file_and_to_a_heading_of_it(document):
             assert heading in slugs, f"{document}: {target}"
 
 
-OF_A_RUN = ("tensorboard/", "checkpoints/", "model/", "predictions/", "distilbert_jax/configs/")
+OF_A_RUN = ("tensorboard/", "checkpoints/", "model/", "predictions/", "distilbert_jax/configs/", "docs/_build/html/")
 OF_THE_ORIGINAL = ("distillation/",)  # docs/recipe.md compares with it
 
 
@@ -144,6 +147,40 @@ def test_the_python_of_a_document_runs(block, directories):
         assert names["vectors"].shape == (2, hidden)
     if "output" in names:
         assert names["output"].logits.shape[0] == 2
+
+
+def test_the_api_reference_has_every_name_of_the_front_door_once():
+    reference = (ROOT / "docs" / "api.rst").read_text(encoding="utf-8")
+    names = re.findall(r"^\.\. auto(?:class|function):: distilbert_jax\.(\w+)$", reference, re.MULTILINE)
+    assert sorted(names) == sorted(set(distilbert_jax.__all__) - {"__version__"})
+
+
+def test_every_document_is_a_page_of_the_site():
+    contents = (ROOT / "docs" / "index.rst").read_text(encoding="utf-8")
+    pages = re.findall(r"^   (?:.*<)?([\w/.*-]+)>?$", contents, re.MULTILINE)
+    listed = {page.removeprefix("/") if page.startswith("/") else f"docs/{page}" for page in pages}
+    assert "docs/results/*" in listed
+    assert {name.removesuffix(".md") for name in DOCUMENTS} <= listed
+
+
+def test_the_extras_that_installing_tells_of_are_those_there_are():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    rows = re.findall(r"^\| (`.*?) \|", DOCUMENTS["docs/install.md"], re.MULTILINE)
+    assert sorted(re.findall(r"`([\w-]+)`", " ".join(rows))) == sorted(settings["project"]["optional-dependencies"])
+
+
+def test_the_citation_is_of_this_version_and_licence():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert citation["version"] == distilbert_jax.__version__
+    assert citation["license"] == settings["project"]["license"]
+    assert [author["family-names"] for author in citation["references"][0]["authors"]] == [
+        "Sanh",
+        "Debut",
+        "Chaumond",
+        "Wolf",
+    ]
 
 
 def test_the_first_block_is_five_lines():

@@ -43,7 +43,13 @@ def to_json(config: Any) -> str:
     Raises:
         InputError: a field has a value that JSON has no form for.
     """
-    return json.dumps(to_values(config), indent=2, ensure_ascii=False, default=_refuse) + "\n"
+    text = json.dumps(to_values(config), indent=2, ensure_ascii=False, default=_refuse) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:  # the name of a file that is none in UTF-8
+        line = text[text.rfind("\n", 0, error.start) + 1 : text.find("\n", error.start)].strip(" ,")
+        raise InputError(f"{ascii(line)[1:-1]}: is not valid Unicode, which JSON is; rename it") from None
+    return text
 
 
 def write_config(config: Any, file: Path) -> None:

@@ -241,6 +241,22 @@ def check_writable(path: str | os.PathLike, option: str, *, directory: bool = Fa
     return path
 
 
+def check_results_place(path: str | os.PathLike, option: str) -> Path:
+    """`check_writable` of a directory for results.json, tables and plots.
+
+    Raises:
+        InputError: as there, or a run or a model lies in it, whose results.json would be replaced.
+    """
+    path = check_writable(path, option, directory=True)
+    if (path / "config.json").exists():
+        raise InputError(
+            f"{option} {path}: holds a run or a model, with files of its own; name another directory",
+            path=path,
+            field=option,
+        )
+    return path
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file for writing that takes its name only when the `with` block ends without an error.

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import itertools
 import json
 import math
 import re
@@ -16,8 +17,9 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from distilbert_jax.base import config_io, runtime
 from distilbert_jax.cli import renamed
-from distilbert_jax.config import Schedule, Scheduled, scheduled
+from distilbert_jax.config import FinetuneConfig, Schedule, Scheduled, scheduled
 from distilbert_jax.errors import InputError
+from distilbert_jax.experiments.variants import leaves
 
 C = TypeVar("C")
 Main = Callable[[list[str], str], None]  # a command: its arguments, and what its messages call it
@@ -35,7 +37,7 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint), _TYPES:
-            return tyro.cli(kind, args=list(args), prog=prog, **options)
+            result = tyro.cli(kind, args=list(args), prog=prog, **options)
     except SystemExit as exit:
         if not exit.code:
             raise
@@ -45,12 +47,61 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
             said = f"{said.partition(': ')[0]}: {cause}"
     except InputError as error:  # of a config that is a part of the command
         said, cause = str(error), error
+    else:
+        check_lists(args, result, prog)
+        return result
     if not cause or not (cause.path or cause.field):  # of one option alone
         options = re.findall(r"--[\w.-]*\w", said)
         cause = InputError(
             said, field=options[0] if options else None, hint=said.partition("; perhaps you meant ")[2] or None
         )
     raise InputError(f"{prog}: {said}; --help lists what there is", path=cause.path, field=cause.field, hint=cause.hint)
+
+
+def check_lists(args: Sequence[str], result: Any, prog: str) -> None:
+    """Raise InputError for an option of several values that is given twice, with others: the last alone counts, and of two --text
+    one file would be left out without a word. Of one value the last counts, as everywhere.
+
+    Args:
+        result: what the arguments are as an object with fields, or a function that takes them.
+    """
+    given: dict[str, list[str]] = {}
+    starts = [place for place, word in enumerate(args) if re.match("--[A-Za-z]", word)]
+    for start, end in itertools.pairwise([*starts, len(args)]):
+        option, equals, first = args[start].partition("=")
+        values = [*([first] if equals else []), *args[start + 1 : end]]
+        if given.setdefault(option, values) != values and _takes_several(result, option):
+            raise InputError(
+                f"{prog}: {option} is given twice, and the last alone would count: give it once, with all of its values behind it",
+                field=option,
+            )
+
+
+def _takes_several(result: Any, option: str) -> bool:
+    fields = result.keywords if isinstance(result, functools.partial) else dict(leaves(result))
+    name = option.removeprefix("--").replace("-", "_")
+    found = [value for path, value in fields.items() if f".{path}".endswith(f".{name}")]
+    return any(isinstance(value, tuple | Mapping) for value in found)
+
+
+def check_effect(before: Any, now: Any) -> None:
+    """Raise InputError for a field of a training config that the command line has changed and that changes nothing of what is
+    computed, as weights of a teacher that nobody names.
+
+    Args:
+        before: the config without the command line.
+    """
+    idle: dict[str, str] = {}  # {what the names of such fields begin with: what they wait for}
+    if isinstance(now, FinetuneConfig):
+        idle |= {} if now.distill.teacher else {"distill.": "--distill.teacher DIR"}
+        idle |= {} if now.augment.copies else {"augment.": "--augment.copies N"}
+    elif now.objective in ("masked_lm", "masked_lm_nsp"):
+        idle["loss."] = "--objective distillation"
+    for one in config_io.differences(before, now):
+        hint = next((hint for start, hint in idle.items() if one.field.startswith(start)), None)
+        if hint and hint.split()[0] != f"--{one.field}":
+            option = f"--{one.field.replace('_', '-')}"
+            raise InputError(f"{option} {one.new}: changes nothing without {hint}", field=option, hint=hint)
 
 
 _TYPES = ConstructorRegistry()

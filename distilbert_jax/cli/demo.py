@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from distilbert_jax.base import runtime, signals
-from distilbert_jax.base.files import check_writable
+from distilbert_jax.base.files import check_results_place
 from distilbert_jax.cli.arguments import calling
 from distilbert_jax.errors import InputError
 
@@ -30,7 +30,7 @@ def demo(out: Path = Path("runs/demo"), only: tuple[Step, ...] = STEPS) -> None:
     """
     if not only:
         raise InputError(f"--only: expected one or more of {', '.join(STEPS)}", field="--only")
-    check_writable(out, "--out", directory=True)
+    check_results_place(out, "--out")
     _check_before(only, out)
     runtime.keep_freed_memory()
     for step in STEPS:

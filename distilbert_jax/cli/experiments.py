@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from distilbert_jax.base import runtime, signals
-from distilbert_jax.cli.arguments import calling, load_config, load_variants, parse, running
+from distilbert_jax.cli.arguments import calling, check_effect, load_config, load_variants, parse, running
 from distilbert_jax.config import STAGES, ExperimentConfig, FinetuneConfig, PretrainConfig, Stage
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments.variants import swept
@@ -79,7 +79,9 @@ def experiment(
 
 
 def _with_options(options: Sequence[str], config: PretrainConfig) -> PretrainConfig:
-    return parse(PretrainConfig, options, prog="--sweep", default=config)
+    changed = parse(PretrainConfig, options, prog="--sweep", default=config)
+    check_effect(config, changed)
+    return changed
 
 
 def ablation(

@@ -19,7 +19,6 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.inferred import LabelKind
 from distilbert_jax.finetuning.own import Roles, own_task, require_columns, usual_epochs
-from distilbert_jax.finetuning.tasks import METRICS
 from distilbert_jax.finetuning.written import check_out
 from distilbert_jax.text.columns import Layout
 
@@ -57,9 +56,10 @@ class RowOptions:
 
     @property
     def layout(self) -> Layout:
-        if self.delimiter and len(self.delimiter) != 1:
-            raise InputError(f"--delimiter {self.delimiter!r}: expected one character", field="--delimiter")
-        return Layout(self.delimiter, self.columns)
+        delimiter = {"\\t": "\t", "tab": "\t"}.get(self.delimiter, self.delimiter)
+        if len(delimiter) > 1 or delimiter in ("\n", "\r", '"'):
+            raise InputError(f"--delimiter {delimiter!r}: expected one character, such as ;", field="--delimiter")
+        return Layout(delimiter, self.columns)
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,6 @@ class FinetuneCommand:
             labels=self.labels,
             layout=self.rows.layout,
         )
-        if task.kind not in METRICS:
-            raise InputError(
-                f"{task.kind.replace('_', ' ')}: is not learned yet; known: {', '.join(METRICS)}", field="--kind"
-            )
         config = FinetuneConfig(
             self.model,
             task.name,

@@ -12,7 +12,7 @@ import tyro
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.tables import show
-from distilbert_jax.cli.arguments import load_config, parse, print_json
+from distilbert_jax.cli.arguments import check_effect, load_config, parse, print_json
 from distilbert_jax.config import FinetuneConfig, SweepConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.glue.references import GLUE
@@ -123,6 +123,7 @@ def glue(args: list[str], prog: str) -> None:
         _check_other(config, name)
         default = GlueCommand(dataclasses.replace(config, save_model=False))
     command = parse(GlueCommand, args, prog=prog, default=default)
+    check_effect(default.run_with if default else FinetuneConfig(), command.run_with)
     runtime.keep_freed_memory()
     command.run()
 

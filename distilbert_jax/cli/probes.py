@@ -21,13 +21,13 @@ class BiasCommand:
     json: bool = False  # one JSON object a pair, in the place of tables
 
     def run(self) -> None:
-        from distilbert_jax.base.files import check_writable
+        from distilbert_jax.base.files import check_results_place
         from distilbert_jax.pipelines import FillMask
         from distilbert_jax.probes import bias
         from distilbert_jax.probes.prompts import CARD_PAIR, read_pairs
 
         if self.out:
-            check_writable(self.out, "--out", directory=True)
+            check_results_place(self.out, "--out")
         pairs = read_pairs(self.prompts) if self.prompts else [CARD_PAIR]
         results = bias.bias_probe(FillMask(self.model), pairs, top_k=self.top_k, words=self.words)
         for result in results:

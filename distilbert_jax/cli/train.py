@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from distilbert_jax.base import runtime, signals
-from distilbert_jax.cli.arguments import load_config, parse
+from distilbert_jax.cli.arguments import check_effect, load_config, parse
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.configs import shipped
 from distilbert_jax.errors import InputError
@@ -52,6 +52,7 @@ def train(args: list[str], prog: str) -> None:
     default = load_config(name, PretrainConfig, FinetuneConfig)
     command = PretrainCommand(default) if isinstance(default, PretrainConfig) else FinetuneCommand(default)
     command = parse(type(command), overrides, prog=f"{prog} {name}", default=command)
+    check_effect(default, command.config)
     if isinstance(command, PretrainCommand) and command.dry_run and command.profile:
         raise InputError(
             "--dry-run writes nothing of a run, and --profile is written into it: give one of them", field="--dry-run"

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from distilbert_jax.base import tables
 from distilbert_jax.base.config_io import LEFT_OUT, write_config
-from distilbert_jax.base.files import atomic_file, check_writable
+from distilbert_jax.base.files import atomic_file, check_results_place
 from distilbert_jax.base.tables import show
 from distilbert_jax.config import DataConfig, FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError
@@ -205,7 +205,7 @@ def _check(
     for option, values in (("--seeds", seeds), ("--tasks", tasks), ("--glue-seeds", glue_seeds)):
         if not values or len(set(values)) < len(values):
             raise InputError(f"{option} {' '.join(map(str, values))}: expected one or more, each once", field=option)
-    check_writable(out, "--out", directory=True)
+    check_results_place(out, "--out")
     for name in tasks:
         if glue.data and not (Path(glue.data) / find_task(name).name).is_dir():
             raise InputError(

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from rich.console import Console
 
 from distilbert_jax.base import config_io
-from distilbert_jax.base.files import atomic_file, check_writable
+from distilbert_jax.base.files import atomic_file, check_results_place
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError, warn_once
@@ -157,7 +157,12 @@ def common_tasks(tasks: Iterable[Collection[str]]) -> list[str]:
 
 
 def _config(run: Path) -> PretrainConfig | None:
-    """How a run was trained; None where it is a model alone."""
+    """How a run was trained; None where it is a model alone.
+
+    Raises:
+        InputError: its config is damaged, or was edited since.
+    """
+    run_directory.check_unedited(run)
     return config_io.read_config(PretrainConfig, run / "config.json") if (run / "config.json").is_file() else None
 
 
@@ -256,10 +261,15 @@ def report(
     for path in paths:
         if _training(path)[0] is None:
             print(f"{path}: has no metrics.jsonl; its steps, seconds and curves are left out", file=sys.stderr)
-    check_writable(out, "--out", directory=True)
+    check_results_place(out, "--out")
     for name, value in (("--length", length), ("--max-rows", max_rows)):
         if value is not None and value < 1:
             raise InputError(f"{name} {value}: expected 1 or more", field=name)
+    for path in paths:
+        if length and length > (positions := read_config(path / "model").max_length):
+            raise InputError(
+                f"--length {length} is beyond the {positions} positions of {path}", path=path, field="--length"
+            )
     every = (*paths, *map(Path, filter(None, (teacher, against))))
     tuned = {path.resolve(): _tuned(path, only.get(path)) for path in every}
     for path in every:

@@ -49,8 +49,8 @@ class Packing(NamedTuple):
         return packed
 
     def examples(self, values: np.ndarray, shape: PackedShape) -> np.ndarray:
-        """One value an example [n] → [R, S], 0 where there is no example."""
-        packed = np.zeros((shape.rows, shape.segments), values.dtype)
+        """One value an example, or several, [n, …] → [R, S, …], 0 where there is no example."""
+        packed = np.zeros((shape.rows, shape.segments, *values.shape[1:]), values.dtype)
         packed[self.row, self.segment - 1] = values
         return packed
 

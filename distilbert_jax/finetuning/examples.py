@@ -33,6 +33,11 @@ class Examples:
         return np.array([len(row.ids) for row in self.rows], np.int64)
 
     @property
+    def count(self) -> int:
+        """Rows of the split that they are."""
+        return len(self)
+
+    @property
     def targets(self) -> Any:
         """What a kind's `score` compares outputs with."""
         raise NotImplementedError

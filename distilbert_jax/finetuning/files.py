@@ -7,7 +7,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def open_table(
 
 
 def _named_source(name: str, layout: Layout, split: str | None, option: str) -> Table:
-    path = Path(name).expanduser()
+    path = Path(name)
     if path.is_dir():
         return _saved(path, split, option)
     suffix = path.suffix.lower()
@@ -402,17 +402,6 @@ def _content_digest(read: Callable[[Sequence[str]], Rows], columns: Sequence[str
     for _, row in read(columns):
         total.update(json.dumps([row.get(column) for column in columns], default=str).encode())
     return total.hexdigest()
-
-
-def checked_texts(table: Table, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """`table.rows` of columns of text.
-
-    Raises:
-        InputError: as for `Table.rows`, or a text is blank, missing, no text, or has a null character.
-    """
-    for number, row in table.rows(columns):
-        check_texts(table, number, row, columns)
-        yield number, row
 
 
 def check_texts(table: Table, number: int, row: Mapping[str, Any], columns: Sequence[str]) -> None:

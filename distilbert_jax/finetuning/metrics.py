@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-from distilbert_jax.finetuning.tasks import Task
+from distilbert_jax.finetuning.tasks import ERRORS, Task
 
 
 def _quietly(kind: Any, first: np.ndarray, second: np.ndarray) -> float:
@@ -25,18 +25,32 @@ def _quietly(kind: Any, first: np.ndarray, second: np.ndarray) -> float:
 
 METRICS = {
     "accuracy": lambda predictions, labels: float(accuracy_score(labels, predictions)),
+    "f1_micro": lambda predictions, labels: float(f1_score(labels, predictions, average="micro", zero_division=0.0)),  # pyright: ignore[reportArgumentType]
     "f1_macro": lambda predictions, labels: float(f1_score(labels, predictions, average="macro", zero_division=0.0)),  # pyright: ignore[reportArgumentType]
     # scikit-learn's default, "warn", hides that it takes numbers.
     "f1": lambda predictions, labels: float(f1_score(labels, predictions, zero_division=0.0)),  # pyright: ignore[reportArgumentType]
     "matthews": lambda predictions, labels: _quietly(matthews_corrcoef, labels, predictions),
     "pearson": lambda predictions, labels: _quietly(pearsonr, predictions, labels),
     "spearman": lambda predictions, labels: _quietly(spearmanr, predictions, labels),
+    "rmse": lambda predictions, labels: float(np.sqrt(np.mean((predictions.astype(np.float64) - labels) ** 2))),
 }
 
 
 def scored(task: Task, predictions: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Every metric of a task of sentences, and `score`, their mean, all × 100. predictions, labels [n]: ids, or numbers."""
-    return in_order(task, {name: 100.0 * METRICS[name](predictions, labels) for name in (*task.metrics, *task.beside)})
+    """Every metric of a task of sentences, and `score`, their mean, all × 100 but errors, which are as they are.
+
+    predictions, labels: [n], ids or numbers; [n, outputs], of several labels whether they hold, or of several numbers these: their
+    metrics are the means over the outputs.
+    """
+    every = {name: METRICS[name] for name in (*task.metrics, *task.beside)}
+    if task.kind == "regression" and labels.ndim > 1:
+        over = range(labels.shape[1])
+        values = {
+            name: statistics.fmean(one(predictions[:, i], labels[:, i]) for i in over) for name, one in every.items()
+        }
+    else:
+        values = {name: one(predictions, labels) for name, one in every.items()}
+    return in_order(task, {name: value if name in ERRORS else 100.0 * value for name, value in values.items()})
 
 
 def in_order(task: Task, values: Mapping[str, float]) -> dict[str, float]:

@@ -25,7 +25,7 @@ from distilbert_jax.finetuning.inferred import (
     number_of,
     truth_of,
 )
-from distilbert_jax.finetuning.tasks import METRICS, Task, TaskKind, remember, usual_metrics
+from distilbert_jax.finetuning.tasks import Task, TaskKind, remember, usual_metrics
 from distilbert_jax.text.columns import USUAL, Layout
 
 TRAIN, DEV = "train", "validation"
@@ -322,12 +322,16 @@ class OwnSplits:
 
     def _written(self, table: Table, *, apart: bool = False) -> dict[str, Any]:
         files = {name: _ArrowFile(_schema(self.reader)) for name in ((TRAIN, DEV) if apart else (TRAIN,))}
-        with progress(f"reading {table.name}", table.size) as done:
-            for read, (_, row) in enumerate(self.reader.rows(table), 1):
-                held_out = apart and is_held_out(group_of(self.reader.roles, row))
-                files[DEV if held_out else TRAIN].write(row)
-                done(read)
-        return {name: file.dataset() for name, file in files.items()}
+        try:
+            with progress(f"reading {table.name}", table.size) as done:
+                for read, (_, row) in enumerate(self.reader.rows(table), 1):
+                    held_out = apart and is_held_out(group_of(self.reader.roles, row))
+                    files[DEV if held_out else TRAIN].write(row)
+                    done(read)
+            return {name: file.dataset() for name, file in files.items()}
+        finally:
+            for file in files.values():
+                file.path.unlink(missing_ok=True)
 
 
 def _schema(reader: Reader) -> Any:
@@ -356,7 +360,7 @@ class _ArrowFile:
 
         number, name = tempfile.mkstemp(suffix=".arrow")
         os.close(number)
-        self._path, self._rows, self._schema = Path(name), [], schema
+        self.path, self._rows, self._schema = Path(name), [], schema
         self._file = pa.OSFile(name, "wb")
         self._writer = pa.ipc.new_file(self._file, schema)
 
@@ -372,7 +376,7 @@ class _ArrowFile:
         self._rows.clear()
 
     def dataset(self) -> Any:
-        """What was written, as a `datasets.Dataset`. The file has no name from then on: nothing of it stays."""
+        """What was written, as a `datasets.Dataset`, which holds the file, also when that has no name any more."""
         import datasets
         import pyarrow as pa
 
@@ -380,8 +384,7 @@ class _ArrowFile:
             self._flush()
         self._writer.close()
         self._file.close()
-        table = pa.ipc.open_file(pa.memory_map(str(self._path))).read_all()
-        self._path.unlink()
+        table = pa.ipc.open_file(pa.memory_map(str(self.path))).read_all()
         return datasets.Dataset(table)
 
 
@@ -541,11 +544,11 @@ def task_of(source: OwnSplits, labels: Labels | None, rows: Mapping[str, int]) -
     """The task whose splits these are; its name tells their content. rows: of each split."""
     roles, name = source.reader.roles, source.train.name
     kind = cast(TaskKind, labels.kind if labels and roles.form == "sentences" else roles.form)
-    names = () if labels is None or kind == "choices" else labels.names
+    names = () if labels is None else labels.names
     target = roles.targets if len(roles.targets) == 1 and kind != "multi_label" else (SEVERAL,)
     title = re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.") if Path(name).suffix else "own"
     said = repr((roles, kind, names, source.fingerprint(TRAIN), source.fingerprint(DEV)))
-    metrics, beside = usual_metrics(kind, names) if kind in METRICS else ((), ())
+    metrics, beside = usual_metrics(kind, names)
     plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "own"
     return Task(
         f"{plain}-{hashlib.sha256(said.encode()).hexdigest()[:8]}",

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from distilbert_jax.base.files import read_array, write_array
+from distilbert_jax.base.files import read_array, write_array, write_json
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.training.run_directory import check_output
@@ -26,7 +26,7 @@ def _file(directory: Path, name: str) -> Path:
     return directory / "predictions" / f"{name}.npy"
 
 
-def write_predictions(directory: Path, name: str, files: Mapping[str, np.ndarray]) -> None:
+def write_predictions(directory: Path, name: str, files: Mapping[str, np.ndarray | Mapping[str, Any]]) -> None:
     """Keep what a run predicts, in predictions/ of its directory.
 
     Args:
@@ -35,7 +35,11 @@ def write_predictions(directory: Path, name: str, files: Mapping[str, np.ndarray
     """
     (directory / "predictions").mkdir(exist_ok=True)
     for ending, values in files.items():
-        write_array(_file(directory, f"{name}{ending}"), values)
+        file = _file(directory, f"{name}{ending}")
+        if isinstance(values, np.ndarray):
+            write_array(file, values)
+        else:
+            write_json(file.with_suffix(".json"), dict(values))
 
 
 def has_predictions(directory: Path, names: Iterable[str]) -> bool:

@@ -9,7 +9,8 @@ from typing import Literal
 from distilbert_jax.base.config_io import LEFT_OUT, read_config
 from distilbert_jax.config import require
 from distilbert_jax.errors import InputError
-from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.finetuning.tasks import ERRORS, find_task
+from distilbert_jax.training.run_directory import check_output
 
 _MANY = 2**53  # a count that float64 can hold
 
@@ -70,7 +71,8 @@ class RunResult:
         require_finite(self, "flops", 0.0)
         whole = len(self.scores) > 0 and all(values.keys() == set(metrics) for values in self.scores.values())
         require(whole, self, "scores", f"expected {', '.join(metrics)} of one split or more")
-        values = [value for of_split in self.scores.values() for value in of_split.values()]
+        each = [one for of_split in self.scores.values() for one in of_split.items()]
+        values = [0.0 if name in ERRORS and value >= 0.0 and math.isfinite(value) else value for name, value in each]
         # A metric × 100 lies between -100 and 100, and rounding is less than 1.
         require(all(-101.0 <= value <= 101.0 for value in values), self, "scores", "expected values from -100 to 100")
         same = self.dev_rows.keys() == self.scores.keys()
@@ -85,6 +87,8 @@ def read_result(file: Path) -> RunResult:
     """The results.json of one run of fine-tuning.
 
     Raises:
-        InputError: it is damaged, or none of such a run; the field that is at fault is named.
+        InputError: it is damaged, or none of such a run (the field that is at fault is named); or not what the run has written.
     """
-    return read_config(RunResult, file, "remove the run's directory and train it again, or name another directory")
+    result = read_config(RunResult, file, "remove the run's directory and train it again, or name another directory")
+    check_output(file.parent, file.name)
+    return result

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from distilbert_jax.base.config_io import write_config
+from distilbert_jax.base.config_io import to_json, write_config
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError
 from distilbert_jax.finetuning import identity
@@ -82,7 +82,9 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             trained = tuning().train([configs[i] for i in group], [directories[i] for i in group])
             for i, result in zip(group, trained, strict=True):
                 places = {name: directories[i] / name for name in ("predictions", "model")}
-                run_directory.record_outputs(directories[i], places)
-                write_config(result, directories[i] / "results.json")
+                file = directories[i] / "results.json"
+                file.unlink(missing_ok=True)  # of the training before, which the new record is not of
+                run_directory.record_outputs(directories[i], places, {file.name: to_json(result).encode()})
+                write_config(result, file)
                 results[i] = result
     return [results[i] for i in range(len(configs))]

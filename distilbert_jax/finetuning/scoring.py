@@ -28,7 +28,7 @@ from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.finetuning.written import new_names, rows_to
 from distilbert_jax.models.params import split
 from distilbert_jax.models.ranges import check_rows
-from distilbert_jax.pipelines import TextClassification
+from distilbert_jax.pipelines import QuestionAnswering, TextClassification, TokenClassification
 from distilbert_jax.text.columns import USUAL, Layout
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
 from distilbert_jax.training import sharding
@@ -95,7 +95,7 @@ def score_rows(
     longest = -(-int(examples.lengths.max()) // _MULTIPLE) * _MULTIPLE
     shape = PackedShape(_ROWS, longest, longest // int(examples.lengths.min()))
     outputs = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)(examples)
-    values = kind.score(task, outputs, examples.targets)
+    values = kind.score(task, kind.decoded(outputs, examples), examples.targets)
     return Score(
         model=model,
         data=table.name,
@@ -179,8 +179,10 @@ def predictions(
     """Every row of a table with what a fine-tuned model says of it, as a stream: some batches are held, not the table.
 
     Of texts: `predicted` (the best label; of several at once a list of those above 0.5; of an amount the number), `score` (of the
-    best label) and `scores` ({label: score}). Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what
-    the model reads both are None. The names have a number where the table has such columns.
+    best label) and `scores` ({label: score}); of texts that a model of words reads a list of spans, as `TokenClassification` gives
+    them. Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what the model reads both are None. Of
+    questions: `predicted`, the answer, `score`, `start` and `end` in the context. Of choices: `predicted`, the column of the best,
+    `score` and `scores`. The names have a number where the table has such columns.
 
     Raises:
         InputError: a row is wrong, or the model does not have the head.
@@ -189,9 +191,7 @@ def predictions(
     reader = Reader(roles, labelled=False)
     # Columns that are not read may lack a value, as in JSON lines.
     asked = ((row, reader.inputs(table, number, row)) for number, row in table.read(table.columns))
-    if (say := _SAYS.get(roles.form)) is None:
-        raise InputError(f"{roles.form}: are not predicted yet; known: {', '.join(_SAYS)}", field="--text")
-    said = say(model, asked, roles, {"dtype": dtype, "activations": activations}, batch_size)
+    said = _SAYS[roles.form](model, asked, roles, {"dtype": dtype, "activations": activations}, batch_size)
     for row, values in said:
         names = dict(zip(values, new_names(table.columns, tuple(values)), strict=True))
         yield {
@@ -201,6 +201,9 @@ def predictions(
 
 
 def _of_texts(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    if not models.SequenceClassification.is_whole(model) and models.TokenClassification.is_whole(model):
+        yield from _of_entities(model, asked, roles, loading, batch_size)
+        return
     pipeline = TextClassification(model, batch_size=batch_size, **loading)
     rows, read = itertools.tee(asked)
     texts = ((text[roles.text], text[roles.text_pair]) if roles.text_pair else text[roles.text] for _, text in read)
@@ -217,26 +220,64 @@ def _of_texts(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], b
 
 
 def _of_words(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    head = models.TokenClassification.from_pretrained(model, new_head=False, **loading)
+    labels = head.config.labels
+    task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
+    for row, logits in _by_chunks(head, task, model, asked, batch_size or _ROWS, head.config.max_length):
+        p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
+        best = p.argmax(-1)
+        tags = [None if lacks else labels[at] for at, lacks in zip(best, unread, strict=True)]
+        scores = [None if lacks else float(of[at]) for of, at, lacks in zip(p, best, unread, strict=True)]
+        yield row, {"predicted": tags, "scores": scores}
+
+
+def _of_choices(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    head = models.MultipleChoice.from_pretrained(model, new_head=False, **loading)
+    names = roles.choices
+    task = Task("choices", "choices", roles.inputs, names, (), kind="choices", target=("no label",))
+    whole = head.config.max_length * len(names)  # all choices of an example lie in one row
+    rows = batch_size or max(1, _ROWS // len(names))
+    for row, logits in _by_chunks(head, task, model, asked, rows, whole):
+        p = softmax(logits[: len(names)])
+        best = int(p.argmax())
+        scores = dict(zip(names, map(float, p), strict=True))
+        yield row, {"predicted": names[best], "score": float(p[best]), "scores": scores}
+
+
+def _by_chunks(
+    head: Any, task: Task, model: str, asked: Asked, batch_size: int, longest: int
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Rows and what a head gives for each, as a kind encodes them. longest: tokens of an example."""
     import datasets
 
-    head = models.TokenClassification.from_pretrained(model, new_head=False, **loading)
-    tokenizer, labels, longest = load_tokenizer(model), head.config.labels, head.config.max_length
+    tokenizer, kind = load_tokenizer(model), kind_of(task)
     check_fit(tokenizer, head.config.vocab_size, model)
-    task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
-    kind, shape = kind_of(task), PackedShape(batch_size or _ROWS, longest // _MULTIPLE * _MULTIPLE, longest // 3)
+    shape = PackedShape(batch_size, longest // _MULTIPLE * _MULTIPLE, longest // 3)
     outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
+    length = min(head.config.max_length, shape.length)
     while chunk := list(itertools.islice(asked, _WINDOW)):
-        sentences = datasets.Dataset.from_list([read for _, read in chunk])
-        outputs = outputs_of(kind.encode(sentences, task, tokenizer, shape.length))
-        for (row, _), logits in zip(chunk, outputs, strict=True):
-            p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
-            best = p.argmax(-1)
-            tags = [None if lacks else labels[at] for at, lacks in zip(best, unread, strict=True)]
-            scores = [None if lacks else float(of[at]) for of, at, lacks in zip(p, best, unread, strict=True)]
-            yield row, {"predicted": tags, "scores": scores}
+        rows = datasets.Dataset.from_list([read for _, read in chunk])
+        outputs = outputs_of(kind.encode(rows, task, tokenizer, length))
+        yield from ((row, output) for (row, _), output in zip(chunk, outputs, strict=True))
 
 
-_SAYS = {"sentences": _of_texts, "tokens": _of_words}
+def _of_questions(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    pipeline = QuestionAnswering(model, batch_size=batch_size, **loading)
+    rows, questions, contexts = itertools.tee(asked, 3)
+    answers = pipeline((read[roles.question] for _, read in questions), (read[roles.context] for _, read in contexts))
+    for (row, _), answer in zip(rows, answers, strict=True):
+        yield row, {"predicted": answer["answer"], **{name: answer[name] for name in ("score", "start", "end")}}
+
+
+def _of_entities(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+    pipeline = TokenClassification(model, batch_size=batch_size, **loading)
+    rows, read = itertools.tee(asked)
+    spans = pipeline((text[roles.text] for _, text in read), aggregation_strategy="first")
+    for (row, _), of_text in zip(rows, spans, strict=True):
+        yield row, {"predicted": list(of_text)}
+
+
+_SAYS = {"sentences": _of_texts, "tokens": _of_words, "answers": _of_questions, "choices": _of_choices}
 
 
 def _outputs_of(

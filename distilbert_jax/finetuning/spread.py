@@ -104,8 +104,8 @@ def spread_of(results: Sequence[RunResult], directories: Sequence[Path], epochs:
 
 
 def _majority(task: Task, directory: Path, split: str) -> float | None:
-    if task.kind not in ("classification", "regression"):
-        return None
+    if task.kind not in ("classification", "regression") or (task.kind == "regression" and len(task.outputs) > 1):
+        return None  # of several numbers, of tags and answers
     return majority(task, read_predictions(directory, split, task, diverged=True).labels)["score"]
 
 

@@ -13,14 +13,18 @@ from distilbert_jax.base.registry import Registry, calling_file
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.finetuning.entities import is_iob2
 
-TaskKind = Literal["classification", "regression", "tokens"]
+TaskKind = Literal["classification", "multi_label", "regression", "tokens", "answers", "choices"]
 
 # The metrics that a task of each kind may have; how they are computed stands in `kinds`.
 METRICS: Mapping[TaskKind, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews", "f1_macro"),
-    "regression": ("pearson", "spearman"),
+    "multi_label": ("f1_micro", "f1_macro", "accuracy"),
+    "regression": ("pearson", "spearman", "rmse"),
     "tokens": ("f1", "precision", "recall", "accuracy", "f1_macro"),
+    "answers": ("f1", "exact_match"),
+    "choices": ("accuracy",),
 }
+ERRORS = ("rmse",)  # no scores: less is better, in the unit of what is learned
 OF_ENTITIES = ("f1", "precision", "recall")  # of "tokens" those that need tags in IOB2
 _SINCE_0_2 = ("kind", "target", "beside")  # fields that no digest of a task has where they say what was so before
 
@@ -42,8 +46,10 @@ class Task:
     """One task: text columns, label names by id, metrics (the score is their mean), dev splits.
 
     kind: which decides what the columns hold, what is learned, and how it is scored (`kinds`). columns: the texts, in the roles
-    that the kind names: one sentence or two; the words of a sentence. target: the columns of what is learned. labels: a regression
-    has none. beside: metrics that are reported, too, but are not in the score.
+    that the kind names: one sentence or two; the words of a sentence; question and context; context and question, or one of them
+    or none, and then the choices. target: the columns of what is learned. labels: of a regression of several numbers their names,
+    of choices that have a column each these; of one number, of answers and of lists of choices none. beside: metrics that are
+    reported, too, but are not in the score.
     """
 
     name: str
@@ -74,9 +80,15 @@ def usual_metrics(kind: TaskKind, labels: Sequence[str]) -> tuple[tuple[str, ...
     """The metrics whose mean is the score, and those beside them, of a task for which nobody names any."""
     if kind == "tokens":
         return (("f1",), ("precision", "recall", "accuracy")) if is_iob2(labels) else (("accuracy",), ("f1_macro",))
+    if kind == "choices":
+        return METRICS[kind], ()
+    if kind == "answers":
+        return ("f1",), ("exact_match",)
     if kind == "classification":
         return ("accuracy",), ("f1_macro",)
-    return METRICS[kind], ()
+    if kind == "multi_label":
+        return ("f1_micro",), ("f1_macro", "accuracy")
+    return ("pearson", "spearman"), ERRORS
 
 
 def _rows(train: int, validation: int, test: int) -> dict[str, int]:
@@ -236,18 +248,24 @@ def _wrong(task: Task) -> str:
         return f"no metric {wrong!r}; {nearest(wrong, allowed)}"
     if not task.metrics:
         return "expected metrics"
+    if error := next((name for name in task.metrics if name in ERRORS), None):
+        return f"{error} is an error, not a score: name it in `beside`"
     if wrong is not None:
         return f"{wrong} is no metric of {task.kind}, which has {', '.join(allowed)}"
     return _WRONG_OF[task.kind](task)
 
 
 def _wrong_of_sentences(task: Task) -> str:
-    if len(task.columns) not in (1, 2) or len(task.target) != 1:
+    if len(task.columns) not in (1, 2) or not task.target:
         return "expected one or two columns of text, and one of what is learned"
+    several = task.kind == "multi_label" or (task.kind == "regression" and len(task.labels) > 1)
+    if len(task.target) not in (1, len(task.labels) if several else 1):
+        names = len(task.labels) if several else 1
+        return f"{len(task.target)} columns of what is learned: expected one" + (f", or {names}" if several else "")
     if task.kind == "regression":
-        return "a regression has no labels, but its label_range" if task.labels or task.label_range is None else ""
-    if len(task.labels) < 2:
-        return "a classification has two or more labels; without any, a task is of kind='regression'"
+        return ""
+    if len(task.labels) < (2 if task.kind == "classification" else 1):
+        return f"a {task.kind} has labels; without any, a task is of kind='regression'"
     if "f1" in (*task.metrics, *task.beside) and len(task.labels) != 2:
         return f"f1 is of two labels, and this has {len(task.labels)}; take accuracy, f1_macro or matthews"
     return ""
@@ -262,10 +280,25 @@ def _wrong_of_tokens(task: Task) -> str:
     return ""
 
 
+def _wrong_of_answers(task: Task) -> str:
+    whole = len(task.columns) == 2 and len(task.target) == 1 and not task.labels
+    return "" if whole else "expected the columns of question and context, one of answers, and no labels"
+
+
+def _wrong_of_choices(task: Task) -> str:
+    before = len(task.columns) - (len(task.labels) or 1)
+    if len(task.labels) == 1 or not 0 <= before <= 2 or len(task.target) != 1:
+        return "expected columns of context and question, as far as there are, then one of lists of choices, or one for each label"
+    return ""
+
+
 _WRONG_OF: Mapping[TaskKind, Callable[[Task], str]] = {
     "classification": _wrong_of_sentences,
+    "multi_label": _wrong_of_sentences,
     "regression": _wrong_of_sentences,
     "tokens": _wrong_of_tokens,
+    "answers": _wrong_of_answers,
+    "choices": _wrong_of_choices,
 }
 
 

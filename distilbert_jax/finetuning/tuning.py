@@ -19,6 +19,7 @@ from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.finetuning import datasets, objective, preparation
 from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
+from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.identity import BATCHES
 from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.predictions import write_predictions
@@ -140,11 +141,12 @@ class Tuning:
 
     def _announce(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> None:
         added = f" and {self.added} copies of them" if self.config.augment.copies else ""
+        train = self.data.train
         for config, directory in zip(configs, directories, strict=True):
             print(
-                f"{directory}: {self.task.name}, seed {config.run.seed}: {len(self.data.train)} rows{added}, {self.steps} steps of "
-                f"{config.batch_size}; {self.data.train.cut / len(self.data.train):.1%} of the rows cut at {config.length} "
-                f"tokens; {self.padding:.0%} of the places padding",
+                f"{directory}: {self.task.name}, seed {config.run.seed}: {train.count} rows{added}, {self.steps} steps of "
+                f"{config.batch_size}; {train.cut / train.count:.1%} of the rows cut at {config.length} tokens; "
+                f"{self.padding:.0%} of the places padding",
                 file=sys.stderr,
             )
         for name, examples in self.data.scored.items():
@@ -236,7 +238,7 @@ class Tuning:
         """The score on the selection split."""
         examples = self.data.selection
         assert examples is not None
-        return self.kind.score(self.task, self.predict(params, examples), examples.targets)["score"]
+        return self.kind.score(self.task, self._predicted(params, examples), examples.targets)["score"]
 
     def _optimizer(self, names: Iterable[str], steps: int) -> GradientTransformation:
         """AdamW for parameters of these names, as far as they are trained and each at its rate."""
@@ -295,10 +297,10 @@ class Tuning:
             score=next(iter(scores.values()))["score"],
             scores=scores,
             steps=self.steps,
-            train_rows=len(self.data.train),
+            train_rows=self.data.train.count,
             added_rows=self.added if config.augment.copies else None,
-            dev_rows={name: len(examples) for name, examples in self.data.scored.items()},
-            cut_share=self.data.train.cut / len(self.data.train),
+            dev_rows={name: examples.count for name, examples in self.data.scored.items()},
+            cut_share=self.data.train.cut / self.data.train.count,
             padding_share=self.padding,
             batches=BATCHES,
             flops=self.steps * cost.tuning_flops(self.model_config, self.placed_shape.rows, self.placed_shape.length),
@@ -312,10 +314,13 @@ class Tuning:
         """Scores of every split that has labels; what is predicted of all is kept."""
         scores = {}
         for name, examples in self.data.scored.items():
-            outputs = self.predict(params, examples)
-            write_predictions(directory, name, self.kind.files(outputs, examples.targets))
-            scores[name] = self.kind.score(self.task, outputs, examples.targets)
+            predicted = self._predicted(params, examples)
+            write_predictions(directory, name, self.kind.files(predicted, examples.targets))
+            scores[name] = self.kind.score(self.task, predicted, examples.targets)
             log.write("eval", self.steps, {f"{name}/{metric}": value for metric, value in scores[name].items()})
         for name, examples in self.data.unlabelled.items():
-            write_predictions(directory, name, self.kind.files(self.predict(params, examples), None))
+            write_predictions(directory, name, self.kind.files(self._predicted(params, examples), None))
         return scores
+
+    def _predicted(self, params: Params, examples: Examples) -> Any:
+        return self.kind.decoded(self.predict(params, examples), examples)

@@ -23,7 +23,7 @@ def check_out(path: str | Path, option: str, inputs: Sequence[str | Path] = ()) 
     Raises:
         InputError: its name says no format, it cannot be written, or it is one of the files that are read.
     """
-    path = Path(path).expanduser()
+    path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"{option} {path}: expected a name that ends with {', '.join(SUFFIXES)}",
@@ -33,7 +33,7 @@ def check_out(path: str | Path, option: str, inputs: Sequence[str | Path] = ()) 
         )
     for given in inputs:
         with contextlib.suppress(OSError):
-            if path.exists() and Path(given).expanduser().samefile(path):
+            if path.exists() and Path(given).samefile(path):
                 raise InputError(
                     f"{option} {path}: is the file that is read; choose another name", path=path, field=option
                 )

@@ -193,7 +193,7 @@ def _digests(run: SweepRun) -> dict[str, str]:
     file, config = run.directory / "inputs.json", config_of(run.directory)
     inputs = read_json(file, dict) if file.is_file() else {}
     kind = lambda name: f"{name}, hub" if config and not config.data and name.startswith("data (") else name
-    skipped = {"model", "batches", "dropout", "run"}
+    skipped = {"model", "batches", "dropout", "run", "config"}
     if "run" not in inputs or (config and "{seed}" in config.distill.teacher):
         skipped.add("distill.teacher")  # of an earlier version the digest is of fewer files
     is_digest = lambda value: isinstance(value, str) and len(value) == 64
@@ -204,9 +204,10 @@ def config_of(directory: Path) -> FinetuneConfig | None:
     """How a run was fine-tuned; None where no config says.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or was edited since.
     """
     file = directory / "config.json"
+    run_directory.check_unedited(directory)
     return read_config(FinetuneConfig, file) if file.is_file() else None
 
 

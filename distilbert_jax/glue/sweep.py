@@ -119,9 +119,9 @@ def available(config: FinetuneConfig, names: Sequence[str]) -> list[Task]:
                 field="task",
                 hint="--submit",
             )
-        if task.kind not in ("classification", "regression"):
+        if task.kind not in ("classification", "regression") or (task.kind == "regression" and len(task.outputs) > 1):
             raise InputError(
-                f"task {task.name!r} is of kind {task.kind!r}: the table of GLUE has classifications and regressions of texts",
+                f"task {task.name!r} is of kind {task.kind!r}: the table of GLUE has texts of one label or one number",
                 field="task",
             )
     there = [task for task in tasks if has_split(task, "train", config.data)]

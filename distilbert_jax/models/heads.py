@@ -252,6 +252,12 @@ class MultipleChoice(ModelWithHead):
         self.pooler = Pooler(config, dtype=dtype, rngs=rngs)
         self.classifier = _linear(config, 1, dtype=dtype, rngs=rngs)
 
+    def logits(self, first: Float[Array, "B *S D"], rngs: RowKeys | None = None) -> Float[Array, " B *S"]:
+        """Hidden states of the first tokens of choices, [B, D] or of packed rows [B, S, D] → scores [B, (S)]. rngs [B]: for
+        dropout."""
+        pooled = dropout(self.pooler.of_first(first), self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE))
+        return _scores(self.classifier, pooled)[..., 0]
+
     def __call__(
         self,
         input_ids: Choices,
@@ -286,9 +292,8 @@ class MultipleChoice(ModelWithHead):
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
         )
-        pooled = self.pooler(encoded.last_hidden_state)
-        pooled = dropout(pooled, self.config.classifier_dropout, fold_rows(rngs, HEAD_SITE))
-        return _with(encoded, ModelOutput, logits=_scores(self.classifier, pooled).reshape(shape[:2]))
+        logits = self.logits(encoded.last_hidden_state[:, 0], rngs)
+        return _with(encoded, ModelOutput, logits=logits.reshape(shape[:2]))
 
 
 class NextSentencePrediction(ModelWithHead):

@@ -8,6 +8,7 @@
 
 import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import itertools
 import json
@@ -252,6 +253,45 @@ def build_share(
         )
     out, text = Path(out), TextSources(sources)
     _check_no_others(out)
+    with _alone(out, shared=hosts > 1):
+        return _build_share(text, tokenizer, out, hosts, host, shard_bytes, processes)
+
+
+@contextlib.contextmanager
+def _alone(out: Path, *, shared: bool) -> Iterator[None]:
+    """Keep other calls out of a corpus, which is made where it is not there, during the `with` block: two would mix their shards.
+
+    Args:
+        shared: one of several hosts: the others of these may be there.
+
+    Raises:
+        InputError: another call is in it.
+    """
+    new = not out.exists()
+    out.mkdir(parents=True, exist_ok=True)
+    place = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(place, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{out}: another process builds a corpus here; wait for it, or name another directory", path=out
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+    finally:
+        os.close(place)
+        if new:  # of a call that was refused nothing is left
+            with contextlib.suppress(OSError):
+                out.rmdir()
+
+
+def _build_share(
+    text: TextSources, tokenizer: Tokenizer, out: Path, hosts: int, host: int, shard_bytes: int, processes: int | None
+) -> Share:
+    """`build_share` in a directory that is its own."""
+    states = _states(text.paths)
     specials, tokenizer = special_ids(tokenizer), read_back(tokenizer)  # what a corpus keeps is read again to open it
     tokenizer_id = fingerprint(tokenizer)
     if (out / "tokenizer/tokenizer.json").is_file() and fingerprint(load_tokenizer(out / "tokenizer")) != tokenizer_id:
@@ -286,6 +326,11 @@ def build_share(
     workers = max(1, min(processes or cores or 1, math.ceil(text.size / shard_bytes / hosts)))
     maker = ShardMaker(tokenizer.to_str(), tokenizer_id, origin.single_tokens or (), out)
     digests, shards, made = _make_shards(text, maker, shard_bytes, workers, range(host, sys.maxsize, hosts))
+    if changed := [path for path, state in _states(text.paths).items() if state != states[path]]:
+        raise InputError(
+            f"{changed[0]}: was changed while it was read; run the same command again once nothing writes to it",
+            path=changed[0],
+        )
     if not digests:
         raise _blank(text)
     if text.invisible:
@@ -302,6 +347,12 @@ def build_share(
             return Share(None, own, made, tuple(sorted(missing)))
     complete = [entry for entry in entries if entry]
     return Share(_completed(out, origin, specials, maker.vocab_size, complete, made), own, made)
+
+
+def _states(paths: Sequence[Path]) -> dict[Path, tuple[int, ...]]:
+    """What changes with what is written to a file: its inode, size and time."""
+    states = {path: path.stat() for path in paths}
+    return {path: (one.st_ino, one.st_size, one.st_mtime_ns) for path, one in states.items()}
 
 
 def describe(sources: Sequence[Path]) -> tuple[SourceFile, ...]:

@@ -14,6 +14,7 @@ from distilbert_jax.base.files import check_file, open_file, parse_json, read_by
 from distilbert_jax.errors import InputError, counted, few, shortened, warn_once
 
 _LARGEST_JSON = 256 << 20
+_LONGEST_FIELD = 16 << 20  # letters
 Rows = Iterator[tuple[int, dict[str, Any]]]  # the line or row, as errors count them, and the values of its columns
 
 
@@ -182,6 +183,9 @@ def _lines(path: Path, newline: str | None = None) -> io.TextIOWrapper:
 def _separated(usual: str, quoting: Any) -> Callable[[Path, Sequence[str], Layout], Rows]:
     def read(path: Path, columns: Sequence[str], layout: Layout) -> Rows:
         delimiter = layout.delimiter or usual
+        csv.field_size_limit(
+            max(csv.field_size_limit(), _LONGEST_FIELD)
+        )  # whole documents are longer than Python's 131,072
         with _reading(path), _lines(path, newline="") as stream:
             rows = csv.reader(stream, delimiter=delimiter, quoting=quoting, strict=True)
             names = layout.names or tuple(_named(_next(path, rows, 0) or []))

@@ -43,6 +43,10 @@ class TextSources:
             check_file(path, "a text file")
             if path.suffix not in _OPENERS or (path.suffix != ".txt" and Path(path.stem).suffix != ".txt"):
                 raise InputError(f"{path}: not a text file by its name: expected .txt, .txt.xz or .txt.gz", path=path)
+            if any("\ud800" <= letter <= "\udfff" for letter in path.name):  # as Python reads bytes of a name
+                raise InputError(
+                    f"{str(path)!a}: its name is not UTF-8, and the names of texts are kept; rename it", path=path
+                )
             if not path.stat().st_size:
                 raise InputError(f"{path}: the file is empty", path=path)
         self.size = sum(path.stat().st_size for path in self.paths)

@@ -49,6 +49,15 @@ def question_answering(
     return (start + end) / 2
 
 
+def binary_cross_entropy(
+    logits: Float[Array, "*at C"], targets: Float[Array, "*at C"], weights: Float[Array, "*at"]
+) -> Scalar:
+    """Σ weights · Σ_C −(target · log σ(logit) + (1 − target) · log σ(−logit)). All [..., C], weights [...] → scalar."""
+    logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
+    terms = targets * jax.nn.log_sigmoid(logits) + (1.0 - targets) * jax.nn.log_sigmoid(-logits)
+    return -jnp.sum(weights * jnp.sum(terms, axis=-1))
+
+
 def distillation(
     student: Float[Array, "*at V"],
     teacher: Float[Array, "*at V"],

@@ -32,11 +32,15 @@ FREE = (
     "predict_test",
 )
 
+# Fields that say where something lies whose content is among the run's inputs: whoever moves it may edit config.json.
+_PLACES = ("data.corpus", "data.heldout", "teacher", "init.source", "model", "distill.teacher", "augment.model")
+
 FOLDERS = ("tensorboard", "checkpoints", "model", "profile")
 INPUTS, OUTPUTS, METRICS = "inputs.json", "outputs.json", "metrics.jsonl"
 BEGUN = (METRICS, "checkpoints", "model", "results.json")  # one of them is there: the run has begun
 DROPOUT = "dropout"  # in inputs.json of a run with dropout: which bits it draws
 _RUN = "run"  # in both: the digest of the run, beside those of what it reads or leaves
+_CONFIG = "config"  # in inputs.json: digest of the fields of config.json that bind the run, those of places aside
 
 
 def enter(config: Any, directory: Path) -> Path:
@@ -52,11 +56,14 @@ def enter(config: Any, directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     with atomic_file(directory / "config.json") as file:
         file.write(to_json(config).encode())
+    # A later version writes more fields. Of a run that begins, `check_inputs` records it.
+    if _has_begun(directory) and (recorded := _recorded(directory / INPUTS)):
+        write_json(directory / INPUTS, recorded | {_CONFIG: _config_digest(_binding(directory))})
     return directory
 
 
 def check_config(config: Any, directory: Path) -> None:
-    """Raise InputError where a directory holds a run of another config, see `enter`."""
+    """Raise InputError where a directory holds a run of another config, see `enter`, or one whose config was edited since."""
     recorded = directory / "config.json"
     if recorded.is_file() and _has_begun(directory):
         old = read_config(type(config), recorded)
@@ -68,6 +75,20 @@ def check_config(config: Any, directory: Path) -> None:
                 path=directory,
                 field=changed[0].field,
             )
+        check_unedited(directory)
+
+
+def check_unedited(directory: Path) -> None:
+    """Raise InputError where config.json says otherwise how a run was trained than when the run was last entered: whoever edits it
+    changes what is said of the run, and nothing of what it is. Of a run of an earlier version nothing is known.
+    """
+    file, known = directory / "config.json", _recorded(directory / INPUTS).get(_CONFIG)
+    if known and file.is_file() and known != _config_digest(_binding(directory)):
+        raise InputError(
+            f"{file}: was edited since this run began, by its {INPUTS}; put the old values back, or train with the new ones in "
+            "another --run.directory",
+            path=file,
+        )
 
 
 def is_free(field: str) -> bool:
@@ -179,8 +200,8 @@ def check_inputs(
         )
     if not begun:
         inputs = inputs | ({DROPOUT: dropout} if dropout else {})
-    digest = {} if begun else {_RUN: _digest(directory, inputs)}
-    write_json(directory / INPUTS, recorded | inputs | digest | dict(files))
+    digests = {} if begun else _identity(_binding(directory), inputs)
+    write_json(directory / INPUTS, recorded | inputs | digests | dict(files))
 
 
 def check_dropout(directory: Path, bits: str) -> None:
@@ -212,11 +233,23 @@ def _recorded(file: Path) -> dict[str, str]:
     return values
 
 
-def _digest(directory: Path, inputs: dict[str, str]) -> str:
-    """SHA-256 of what decides a run's bits: the fields of its config that bind it, and what it reads."""
+def _binding(directory: Path) -> dict[str, Any]:
+    """The fields of a run's config that decide its bits, by their dotted names. With what the run reads they are its identity."""
     fields = _flat(read_json(directory / "config.json", dict))
-    binding = {name: value for name, value in fields.items() if not is_free(name)}
-    return hashlib.sha256(json.dumps([binding, inputs], sort_keys=True).encode()).hexdigest()
+    return {name: value for name, value in fields.items() if not is_free(name)}
+
+
+def _identity(binding: dict[str, Any], inputs: dict[str, str]) -> dict[str, str]:
+    """What inputs.json says of a run that begins, beside its inputs."""
+    return {_RUN: _digest([binding, inputs]), _CONFIG: _config_digest(binding)}
+
+
+def _config_digest(binding: dict[str, Any]) -> str:
+    return _digest({name: value for name, value in binding.items() if name not in _PLACES})
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -237,11 +270,14 @@ def identity(directory: Path) -> str:
     return _recorded(directory / INPUTS).get(_RUN, "")
 
 
-def record_outputs(directory: Path, places: Mapping[str, Path]) -> None:
+def record_outputs(
+    directory: Path, places: Mapping[str, Path], last: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
     """Record the digests of the run, of its log and of the files that it leaves, before the last of them takes its name.
 
     Args:
         places: {folder of the run: where its files lie now}.
+        last: {file's name: what will be in it}, of those that are written after this.
     """
     files = {
         f"{name}/{path.relative_to(place).as_posix()}": path
@@ -252,6 +288,7 @@ def record_outputs(directory: Path, places: Mapping[str, Path]) -> None:
     if (log := directory / METRICS).is_file():
         files[METRICS] = log
     digests = {name: sha256_of(path) for name, path in files.items()}
+    digests |= {name: hashlib.sha256(content).hexdigest() for name, content in last.items()}
     write_json(directory / OUTPUTS, {_RUN: identity(directory), **digests})
 
 

@@ -1,10 +1,11 @@
 """Config files by their names: found, run, and their mistakes told."""
 
+import os
 import sys
 
 import pytest
 
-from distilbert_jax.base.config_io import find_config, from_json, load_config, load_variants
+from distilbert_jax.base.config_io import find_config, from_json, load_config, load_variants, to_json
 from distilbert_jax.config import DistillConfig, FinetuneConfig, PretrainConfig
 from distilbert_jax.configs import shipped
 from distilbert_jax.errors import InputError
@@ -176,3 +177,7 @@ def test_a_word_for_a_config_without_variants_is_answered_so(write):
 
 def test_a_config_may_be_of_any_kind(write):
     assert load_config(write(CONFIG)) == PretrainConfig(steps=7)
+
+
+def test_a_path_that_is_not_utf8_is_refused_and_named():
+    refused(lambda: to_json({"corpus": os.fsdecode(b"of/\xff")}), "of/\\udcff", by="base.config_io.to_json")

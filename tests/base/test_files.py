@@ -12,6 +12,7 @@ from distilbert_jax.base.files import (
     atomic_file,
     check_directory,
     check_file,
+    check_results_place,
     check_writable,
     fingerprint_of,
     open_file,
@@ -291,3 +292,10 @@ def test_what_is_no_array_is_refused(content, tmp_path):
     refused(lambda: read_array(tmp_path / "array.npy"), path="array.npy")
     np.save(tmp_path / "objects.npy", np.array([{"a": 1}], object), allow_pickle=True)
     refused(lambda: read_array(tmp_path / "objects.npy"), path="objects.npy")
+
+
+def test_results_do_not_replace_those_of_a_run_or_a_model(tmp_path):
+    assert check_results_place(tmp_path, "--out") == tmp_path
+    check_results_place(tmp_path / "new", "--out")
+    (tmp_path / "config.json").write_text("{}")
+    refused(lambda: check_results_place(tmp_path, "--out"), path=str(tmp_path), field="--out")

@@ -10,10 +10,12 @@ import pytest
 from distilbert_jax.base.config_io import load_config as load
 from distilbert_jax.base.config_io import load_variants
 from distilbert_jax.cli import renamed
-from distilbert_jax.cli.arguments import calling, load_config, parse, print_json
-from distilbert_jax.config import ExperimentConfig, FinetuneConfig, PretrainConfig
+from distilbert_jax.cli.arguments import calling, check_effect, load_config, parse, print_json
+from distilbert_jax.cli.prepare import COMMANDS
+from distilbert_jax.cli.train import PretrainCommand
+from distilbert_jax.config import AugmentConfig, ExperimentConfig, FinetuneConfig, LossConfig, PretrainConfig
 from distilbert_jax.errors import InputError
-from tests.runs import refused
+from tests.runs import change, refused
 
 
 def command(out: str, processes: int | None = None) -> None:
@@ -38,6 +40,76 @@ def test_a_mistake_on_a_commands_line_is_one_line(arguments, field, shown):
         by="cli.arguments.parse",
         field=field,
     )
+
+
+@dataclass(frozen=True)
+class Several:
+    """A command's options."""
+
+    text: tuple[str, ...] = ()
+    length: int = 1
+    lowercase: bool = True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        (["--text", "a", "--length", "2", "--text", "b"], "--text"),
+        (["--text", "a", "b", "--text=c"], "--text"),
+    ],
+)
+def test_of_a_list_given_twice_no_value_is_lost(arguments, field):
+    refused(lambda: parse(Several, arguments, prog="p"), by="cli.arguments.check_lists", field=field)
+
+
+def test_of_the_commands_and_configs_lists_are_known():
+    for args in (["--run.seed", "1", "--run.seed", "2"], ["--init.layers", "0", "--init.layers", "0"]):
+        parse(PretrainCommand, args, prog="p", default=PretrainCommand(PretrainConfig()))
+    twice = ["--init.layers", "0", "--init.layers", "1"]
+    refused(
+        lambda: parse(PretrainCommand, twice, prog="p", default=PretrainCommand(PretrainConfig())),
+        field="--init.layers",
+    )
+    twice = ["--tokenizer", "t", "--out", "o", "--text", "a", "--text", "b"]
+    refused(lambda: COMMANDS["corpus"](twice, "p"), field="--text")
+
+
+def test_an_option_may_be_given_twice_with_the_same_values_and_of_one_the_last_counts():
+    again = ["--text", "a", "b", "--length=2", "--no-lowercase"]
+    assert parse(Several, [*again, *again, "--length", "3"], prog="p") == Several(("a", "b"), 3, False)
+
+
+TAUGHT = change(FinetuneConfig(), distill__teacher="t", augment=AugmentConfig(copies=2, model="m"))
+DISTILLED = PretrainConfig(objective="distillation", teacher="t")
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value"),
+    [
+        (FinetuneConfig(), "distill.alpha", 0.9),
+        (FinetuneConfig(), "augment.share", 0.5),
+        (change(TAUGHT, augment__copies=0), "augment.model", "n"),
+        (PretrainConfig(), "loss.kl.weight", 1.0),
+    ],
+)
+def test_an_option_that_changes_nothing_is_refused(config, field, value):
+    head, *rest = field.split(".")
+    now = change(config, **{"__".join([head, *rest]): value})
+    refused(lambda: check_effect(config, now), by="cli.arguments.check_effect", field=f"--{field}")
+
+
+@pytest.mark.parametrize(
+    ("config", "now"),
+    [
+        (TAUGHT, change(TAUGHT, distill__alpha=0.9, augment__share=0.5)),
+        (TAUGHT, change(TAUGHT, distill__teacher="")),
+        (TAUGHT, change(TAUGHT, augment__copies=0)),
+        (DISTILLED, change(DISTILLED, objective="masked_lm", teacher="")),
+        (DISTILLED, change(DISTILLED, loss=LossConfig(chunk=4))),
+    ],
+)
+def test_an_option_that_takes_effect_or_takes_something_away_is_not(config, now):
+    check_effect(config, now)
 
 
 def test_a_command_gets_its_arguments_and_keeps_its_stderr(capsys):

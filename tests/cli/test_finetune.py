@@ -3,10 +3,12 @@
 import csv
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import load_file, save_file
 
 from distilbert_jax.base.config_io import read_config
 from distilbert_jax.cli.main import main
@@ -15,10 +17,14 @@ from distilbert_jax.finetuning import runs as module
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.own import Roles
 from distilbert_jax.finetuning.results import read_result
-from distilbert_jax.finetuning.scoring import predictions
+from distilbert_jax.finetuning.scoring import predictions, score_rows
 from distilbert_jax.finetuning.spread import Spread
 from distilbert_jax.finetuning.tuning import Tuning
-from distilbert_jax.models import DistilBertForMaskedLM, EncoderModel, SequenceClassification
+from distilbert_jax.models import (
+    DistilBertForMaskedLM,
+    EncoderModel,
+    SequenceClassification,
+)
 from distilbert_jax.models.params import split
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests import runs
@@ -152,6 +158,21 @@ def test_a_model_is_scored_by_the_names_of_its_labels(folder, done, tmp_path, ca
     refused(lambda: main([*asked, str(tmp_path / "other.csv")]), "great", "thumbs down", field="verdict")
 
 
+def test_the_order_of_a_models_labels_makes_no_difference(folder, done, tmp_path):
+    shutil.copytree(done / "model", tmp_path / "model")
+    config = json.loads((tmp_path / "model/config.json").read_text())
+    names = list(config["id2label"].values())[::-1]
+    config |= {"id2label": dict(enumerate(names)), "label2id": {name: place for place, name in enumerate(names)}}
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    weights = load_file(tmp_path / "model/model.safetensors")
+    swapped = {name: np.ascontiguousarray(weights[name][::-1]) for name in ("classifier.weight", "classifier.bias")}
+    save_file(weights | swapped, tmp_path / "model/model.safetensors")
+    roles = Roles(text="review", label=("verdict",))
+    ours, theirs = (score_rows(str(path / "model"), folder / "new.csv", roles=roles) for path in (done, tmp_path))
+    assert ours.metrics == theirs.metrics
+    assert ours.labels == theirs.labels[::-1]
+
+
 @pytest.mark.parametrize("name", ["out.csv", "out.jsonl", "out.parquet"])
 def test_predictions_stand_beside_what_went_in(folder, done, name, tmp_path):
     asked = ["predict", "--model", str(done / "model"), *COLUMNS, "--data", str(folder / "new.csv"), "--out"]
@@ -229,3 +250,58 @@ def test_words_are_tagged_scored_and_predicted(folder, tagged, tmp_path, capsys)
     assert all(len(row["predicted"]) == len(row["scores"]) == len(row["tokens"]) for row in rows)
     right = [tag == true for row in rows for tag, true in zip(row["predicted"], row["tags"], strict=True)]
     assert sum(right) > 0.9 * len(right)
+    texts = [{"text": " ".join(row["tokens"])} for row in rows]
+    spans = [
+        row["predicted"] for row in predictions(str(tagged / "model"), open_table(texts), roles=Roles(text="text"))
+    ]
+    for text, of_text, row in zip(texts, spans, rows, strict=True):
+        hot = [word for word, tag in zip(row["tokens"], row["predicted"], strict=True) if tag == "B-HOT"]
+        assert [text["text"][span["start"] : span["end"]] for span in of_text] == hot
+
+
+def test_a_row_may_have_several_labels(folder, tmp_path):
+    rows = [json.dumps({"text": f"red {'ab'[i % 2]} blue", "tags": ["x", "y"][: i % 3]}) for i in range(60)]
+    (tmp_path / "train.jsonl").write_text("\n".join(rows))
+    file, options = str(tmp_path / "train.jsonl"), command(folder, tmp_path / "out")
+    options = [*options[:3], "--train", file, "--dev", file, "--text", "text", "--label", "tags", *options[9:]]
+    main([*options, "--epochs", "1", "--seeds", "1"])
+    config = SequenceClassification.from_pretrained(tmp_path / "out/model").config
+    assert (config.labels, config.problem_type) == (("x", "y"), "multi_label_classification")
+    roles = Roles(text="text", label=("tags",))
+    spread = read_config(Spread, tmp_path / "out/spread.json")
+    assert score_rows(str(tmp_path / "out/model"), file, roles=roles).score == pytest.approx(spread.median)
+    for row in predictions(str(tmp_path / "out/model"), open_table(file), roles=roles):
+        assert row["predicted"] == [label for label in row["scores"] if row["scores"][label] > 0.5]
+
+
+def test_answers_are_learned_and_predicted_with_their_place(folder, tmp_path):
+    rows = [{"q": f"red {'abc'[i % 3]}", "c": "blue a red b blue c", "a": "red b"} for i in range(48)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    file, options = str(tmp_path / "train.jsonl"), command(folder, tmp_path / "out")
+    roles = ["--question", "q", "--context", "c", "--answers", "a"]
+    main([*options[:3], "--train", file, "--dev", file, *roles, *options[9:], "--epochs", "2", "--seeds", "1"])
+    spread = read_config(Spread, tmp_path / "out/spread.json")
+    assert list(spread.metrics) == ["f1", "exact_match"]
+    for row in predictions(str(tmp_path / "out/model"), open_table(rows), roles=Roles(question="q", context="c")):
+        assert row["predicted"] == row["c"][row["start"] : row["end"]] != ""
+        assert row["score"] > 0
+
+
+def test_one_of_several_texts_is_chosen(folder, tmp_path):
+    rows = [
+        {"q": "red a", "one": "red b", "two": "blue b", "right": "one"},
+        {"q": "blue a", "one": "red c", "two": "blue c", "right": "two"},
+    ]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows * 24)))
+    file, options = str(tmp_path / "train.jsonl"), command(folder, tmp_path / "out")
+    roles = ["--text", "q", "--choices", "one", "two", "--label", "right"]
+    main([*options[:3], "--train", file, "--dev", file, *roles, *options[9:], "--epochs", "2", "--seeds", "1"])
+    spread = read_config(Spread, tmp_path / "out/spread.json")
+    assert spread.kind == "choices"
+    asked = Roles(text="q", choices=("one", "two"), label=("right",))
+    model = str(tmp_path / "out/model")
+    assert score_rows(model, file, roles=asked).score == pytest.approx(spread.median)
+    said = list(predictions(model, open_table(file), roles=asked))
+    right = sum(row["predicted"] == row["right"] for row in said)
+    assert 100 * right / len(said) == pytest.approx(spread.median)
+    assert all(row["scores"][row["predicted"]] == row["score"] >= 0.5 for row in said)

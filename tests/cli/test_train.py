@@ -50,7 +50,9 @@ def test_overrides_reach_the_run(config, monkeypatch):
     monkeypatch.setattr("distilbert_jax.pretraining.run.pretrain", lambda config, profile: taken.append(config))
     train.main([config, "--steps", "9", "--optimizer.learning-rate", "1e-4", "--run.directory", "runs/x"])
     assert (taken[0].steps, taken[0].optimizer.learning_rate, taken[0].run.directory) == (9, 1e-4, "runs/x")
-    train.main([config, "--loss.kl.weight", "linear:5:1", "--loss.own", "norm", "cosine:0:1", "--loss.mlm.weight", "3"])
+    distils = ["--objective", "distillation", "--teacher", "t"]
+    weights = ["--loss.kl.weight", "linear:5:1", "--loss.own", "norm", "cosine:0:1", "--loss.mlm.weight", "3"]
+    train.main([config, *distils, *weights])
     loss = taken[1].loss
     assert (loss.kl.weight, loss.mlm.weight) == (Schedule("linear", 5.0, 1.0), 3.0)
     assert loss.own == {"norm": Schedule("cosine", 0.0, 1.0)}

@@ -240,10 +240,19 @@ def test_a_run_of_no_steps_has_a_log_of_none_of_them(pair, tmp_path, capsys):
     (tmp_path / "run/metrics.jsonl").write_text("")
     run_directory.record_outputs(tmp_path / "run", {"model": tmp_path / "run/model"})
     write_json(tmp_path / "run/config.json", json.loads((tmp_path / "run/config.json").read_text()) | {"steps": 0})
+    refused(lambda: report([str(tmp_path / "run")], str(tmp_path / "out"), length=16), path="run/config.json")
+    forget = json.loads((tmp_path / "run/inputs.json").read_text())
+    write_json(tmp_path / "run/inputs.json", {name: value for name, value in forget.items() if name != "config"})
     found = report([str(tmp_path / "run")], str(tmp_path / "out"), length=16)["run"]
     assert (found.steps, found.train_seconds, found.train_flops) == (0, 0, 0)
     assert (found.tuning_seconds, found.tuning_flops) == (None, None)
     assert "has no metrics.jsonl" not in capsys.readouterr().err
+
+
+def test_a_report_is_of_a_length_that_all_runs_read_and_replaces_no_runs_results(pair, tmp_path):
+    run = str(pair / "first")
+    refused(lambda: report([run], str(tmp_path / "out"), length=64), by="experiments.report.report", field="--length")
+    refused(lambda: report([run], run, length=16), field="--out")
 
 
 def test_the_pale_curve_is_of_training_alone(tmp_path, monkeypatch):

@@ -114,6 +114,7 @@ def test_rows_that_are_scored_are_not_copied_and_copies_stay_on_their_side(taugh
     assert json.loads((tmp_path / "run/results.json").read_text())["added_rows"] == result.added_rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["sst2", "stsb"])
 def test_of_copies_the_teacher_alone_is_learned(taught, proposer, tmp_path, task):
     """With labels that could not be wronger on copies, nothing changes."""

@@ -115,7 +115,7 @@ def test_labels_that_a_file_names_are_in_the_order_of_the_task(tmp_path):
     datasets.Dataset.from_dict(ROWS, features=names("positive", "negative")).to_parquet(file)
     message = refused(
         lambda: load_split(find_task("sst2"), "train", str(tmp_path)),
-        by="finetuning.kinds.sentences.Classification.check_labels",
+        by="finetuning.kinds.sentences.check_names",
         path=str(file),
     )
     assert "its labels are positive, negative in this order, those of sst2 negative, positive" in message

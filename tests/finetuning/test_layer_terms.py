@@ -69,15 +69,19 @@ def test_what_lies_within_packed_examples_is_that_of_each_alone():
     parts = jax.jit(lambda params: given.loss(params, frozen, {**ready, "rngs": None}, counts)[1])(params)
 
     rows, squares, divergences = [examples.rows[index] for index in packing.indices], [], []
-    for row in rows:
-        asked = {"output_hidden_states": True, "output_attentions": True}
-        ours = student.encoder(row.ids[None], **asked)
-        theirs = teacher.encoder(row.ids[None], token_type_ids=row.type_ids[None], **asked)
+    # Each in a row of its own, padded to one length: another would be another program.
+    padded = lambda values: np.stack([np.pad(value, (0, 20 - len(value))) for value in values])
+    ids, types = (padded([getattr(row, name) for row in rows]) for name in ("ids", "type_ids"))
+    asked = {"attention_mask": padded([np.ones_like(row.ids) for row in rows])}
+    asked |= {"output_hidden_states": True, "output_attentions": True}
+    ours, theirs = student.encoder(ids, **asked), teacher.encoder(ids, token_type_ids=types, **asked)
+    for index, row in enumerate(rows):
+        n = len(row.ids)
         for mine, other in ((0, 2), (1, 0)):
             kernel = params[f"projection.hidden.{mine}.kernel"]
-            states = np.float64(ours.hidden_states[mine + 1][0]) @ np.float64(kernel)
-            squares.append(np.mean((states - np.float64(theirs.hidden_states[other + 1][0])) ** 2, -1).sum())
-        p, q = (np.float64(one.attentions[1][0]) for one in (theirs, ours))
+            states = np.float64(ours.hidden_states[mine + 1][index, :n]) @ np.float64(kernel)
+            squares.append(np.mean((states - np.float64(theirs.hidden_states[other + 1][index, :n])) ** 2, -1).sum())
+        p, q = (np.float64(one.attentions[1][index, :, :n, :n]) for one in (theirs, ours))
         divergences.append(np.sum(p * np.log(p / q), -1).mean(0).sum())
     tokens = sum(len(row.ids) for row in rows)
     assert float(counts["tokens"]) == tokens

@@ -125,11 +125,13 @@ def test_words_and_tags_from_any_form(tmp_path):
     refused(lambda: own_task(rows, roles=roles).source.load("train"), field="tags", row=8)
 
 
-def test_tags_that_are_no_iob2_are_told_with_the_row(tmp_path):
+def test_tags_that_are_no_iob2_are_told_with_the_row(tmp_path, monkeypatch):
     text = "EU B-ORG\nrejects O\n\n" * 40 + "Peter I-PER\nBlack B-PER\n"
     (tmp_path / "a.conll").write_text(text)
     task = own_task(tmp_path / "a.conll", tmp_path / "a.conll", roles=Roles(tokens="tokens", tags="tags"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     refused(lambda: task.source.load("train"), "I-PER", path="a.conll", field="tags", row=121)
+    assert not list(tmp_path.glob("*.arrow"))
 
 
 def test_answers_stand_at_their_offset():

@@ -35,10 +35,13 @@ def masked_lm(config, **options):
 
 def build(cls, config, *, dtype=jnp.float32, activations="auto", seed=0):
     """A model of class `cls` with `random_params`."""
-    graphdef, params = split(
-        nnx.eval_shape(lambda: cls(config, dtype=dtype, activations=activations, rngs=nnx.Rngs(0)))
-    )
+    graphdef, params = _shapes(cls, config, dtype, activations)
     return merge(graphdef, random_params(params, seed))
+
+
+@functools.cache
+def _shapes(cls, config, dtype, activations):
+    return split(nnx.eval_shape(lambda: cls(config, dtype=dtype, activations=activations, rngs=nnx.Rngs(0))))
 
 
 def random_params(params, seed=0):

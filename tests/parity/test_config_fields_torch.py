@@ -185,7 +185,8 @@ def scores(model, logits, *, theirs):
             pipeline, {"logits": logits[None]}, top_k=None, _legacy=False
         )
     else:
-        found = TextClassification._answers(pipeline, "", np.asarray(logits), None)
+        apply = TextClassification._function(pipeline, None)
+        found = TextClassification._answers(pipeline, "", apply(np.asarray(logits)), None)
     return {answer["label"]: answer["score"] for answer in found}
 
 

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.parity, pytest.mark.slow]
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-STEPS, BATCH, LENGTH = 20, 16, 64
+STEPS, BATCH, LENGTH = 20, 8, 64
 
 
 @pytest.mark.parametrize("task", ["rte", "stsb"])

@@ -5,13 +5,12 @@ import gzip
 import itertools
 import json
 import lzma
-import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import threading
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from distilbert_jax.text import sources as text_module
 from distilbert_jax.text.sources import TextSources
 from distilbert_jax.text.tokenizer import load_tokenizer, same_ids, save_tokenizer, special_ids
 from distilbert_jax.text.wordpiece import train_wordpiece
+from tests import children
 from tests.runs import refused
 
 WORDS = [a + b for a in ("over", "under", "in", "re", "un") for b in ("write", "read", "pack", "mask", "draw")]
@@ -143,7 +143,7 @@ def test_hosts_at_the_same_time_equal_one_host(tokenizer, source, tmp_path):
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
     build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
     part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "three", "hosts": 3}
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as hosts:
+    with children.pool(3) as hosts:
         shares = list(hosts.map(build_part, [{**part, "host": host} for host in range(3)]))
     assert any(complete for *_, complete in shares)
     assert [made for _, made, _, complete in shares if not complete] == [own for own, *_, done in shares if not done]
@@ -361,7 +361,7 @@ def test_a_corpus_of_other_files_is_left_alone(tokenizer, source, tmp_path):
     refused(
         lambda: build_corpus([other], tokenizer, tmp_path / "corpus"),
         source.name,
-        by="pretraining.build_corpus.build_share",
+        by="pretraining.build_corpus._build_share",
         path=str(tmp_path / "corpus"),
     )
     assert {file: file.read_bytes() for file in (tmp_path / "corpus").rglob("*.*")} == before
@@ -372,7 +372,7 @@ def test_a_corpus_of_another_tokenizer_is_refused(tokenizer, source, tmp_path):
     other = train_wordpiece(iter(DOCUMENTS[0]), 64)
     refused(
         lambda: build_corpus([source], other, tmp_path / "out"),
-        by="pretraining.build_corpus.build_share",
+        by="pretraining.build_corpus._build_share",
         path=str(tmp_path / "out"),
     )
     assert Corpus.open(tmp_path / "out").vocab_size == tokenizer.get_vocab_size()
@@ -415,8 +415,8 @@ def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp
         ("page.html", b"text", "text.sources.TextSources.__init__", None),
         ("page.xz", b"text", "text.sources.TextSources.__init__", None),
         ("empty.txt", b"", "text.sources.TextSources.__init__", None),
-        ("blank.txt", b"\n \n\t\n", "pretraining.build_corpus.build_share", None),
-        ("blank.txt.xz", lzma.compress(b""), "pretraining.build_corpus.build_share", None),
+        ("blank.txt", b"\n \n\t\n", "pretraining.build_corpus._build_share", None),
+        ("blank.txt.xz", lzma.compress(b""), "pretraining.build_corpus._build_share", None),
         ("latin.txt", b"one\nna\xefve\n", "text.sources._decoded", 2),
         ("cut.txt.xz", lzma.compress(TEXT.encode())[:-40], "text.sources._numbered", None),
         ("long.txt.xz", lzma.compress(TEXT.encode() * 9)[:-40], "text.sources._numbered", None),
@@ -765,3 +765,34 @@ def test_lines_that_show_nothing_separate_no_documents_and_are_told_of(tokenizer
     corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
     assert (corpus.manifest.documents, corpus.manifest.tokens) == (2, 4)
     assert "2 lines" in capsys.readouterr().err
+
+
+def test_two_builds_at_once_do_not_mix_their_shards(tokenizer, source, tmp_path):
+    out = tmp_path / "corpus"
+    build = lambda: build_corpus([source], tokenizer, out, processes=1)
+    share = lambda host: build_share([source], tokenizer, out, hosts=2, host=host, processes=1)
+    with corpus_module._alone(out, shared=False):
+        refused(build, by="pretraining.build_corpus._alone", path=str(out))
+        refused(lambda: share(1), by="pretraining.build_corpus._alone", path=str(out))
+    assert not out.exists(), "of a call that did nothing something is left"
+    with corpus_module._alone(out, shared=True):
+        refused(build, by="pretraining.build_corpus._alone", path=str(out))
+        share(1)
+        share(0)
+    assert build().shards_made == 0
+
+
+def test_a_text_that_is_written_to_while_it_is_read_makes_no_corpus(tokenizer, source, tmp_path, monkeypatch):
+    make = corpus_module._make_shards
+
+    def written_to(*arguments):
+        result = make(*arguments)
+        with source.open("ab") as file:
+            file.write(b"one more line")
+        return result
+
+    monkeypatch.setattr(corpus_module, "_make_shards", written_to)
+    refused(lambda: build_corpus([source], tokenizer, tmp_path / "out", processes=1), path=str(source))
+    assert not (tmp_path / "out/manifest.json").exists()
+    monkeypatch.undo()
+    build_corpus([source], tokenizer, tmp_path / "out", processes=1).verify()

@@ -259,6 +259,7 @@ def layers_run(world, directory, teacher, **changes):
     return runs.distilling(world, directory, **given | {"run__save_every": 3, "run__eval_every": 3} | changes)
 
 
+@pytest.mark.slow
 def test_a_bare_encoder_of_other_sizes_teaches_and_projections_are_in_checkpoints_alone(world, bare, tmp_path, capfd):
     config = runs.train(layers_run(world, tmp_path / "run", bare, optimizer__weight_decay=0.1))
     capfd.readouterr()

@@ -150,6 +150,7 @@ def config(world, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_stopped_and_gone_on_with_a_run_has_the_values_of_its_steps_and_the_same_bits(config, tmp_path, monkeypatch):
     whole = runs.train(runs.change(config, run__directory=str(tmp_path / "whole")))
     write = RunLog.write

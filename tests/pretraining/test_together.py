@@ -1,5 +1,6 @@
 """Students side by side: each is what it is alone, whoever trains beside it and whenever they are killed."""
 
+import functools
 import os
 import shutil
 import signal
@@ -58,6 +59,13 @@ def directories(configs):
 
 
 @pytest.fixture(scope="module")
+def alone(world, tmp_path_factory):
+    """Trains one of the variants by itself, once; returns its directory."""
+    path = tmp_path_factory.mktemp("alone")
+    return functools.cache(lambda name: Path(runs.train(variants(world, path)[name]).run.directory))
+
+
+@pytest.fixture(scope="module")
 def side_by_side(world, tmp_path_factory):
     configs = list(variants(world, tmp_path_factory.mktemp("together")).values())
     pretrain_together(configs)
@@ -71,19 +79,21 @@ def assert_same_losses(ours, theirs):
             np.testing.assert_allclose(one[name], other[name], rtol=1e-5, err_msg=f"step {one['step']}: {name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["triple", "narrow", "relations"])
-def test_each_has_the_losses_and_the_identity_that_it_has_alone(name, side_by_side, world, tmp_path):
+def test_each_has_the_losses_and_the_identity_that_it_has_alone(name, side_by_side, alone):
     (beside,) = [one for one in directories(side_by_side) if one.name == name]
-    alone = Path(runs.train(variants(world, tmp_path)[name]).run.directory)
-    assert_same_losses(beside, alone)
-    assert (beside / "inputs.json").read_text() == (alone / "inputs.json").read_text()
-    assert whole_steps(beside / "checkpoints") == whole_steps(alone / "checkpoints")
-    mine, its = runs.weights(beside / "model"), runs.weights(alone / "model")
+    itself = alone(name)
+    assert_same_losses(beside, itself)
+    assert (beside / "inputs.json").read_text() == (itself / "inputs.json").read_text()
+    assert whole_steps(beside / "checkpoints") == whole_steps(itself / "checkpoints")
+    mine, its = runs.weights(beside / "model"), runs.weights(itself / "model")
     assert mine.keys() == its.keys()
     taken = [entry["together"] for entry in runs.metrics(beside / "metrics.jsonl") if entry["kind"] == "train"]
     assert taken == [3] * STEPS
 
 
+@pytest.mark.slow
 def test_what_has_ended_is_found(side_by_side, capsys):
     pretrain_together(side_by_side)
     assert capsys.readouterr().out.count("finished before") == 3
@@ -97,19 +107,13 @@ def again(configs, path):
     return [change(one, run__directory=str(path / Path(one.run.directory).name)) for one in configs]
 
 
-def test_killed_when_one_had_saved_and_the_others_not_they_end_with_the_same_bits(side_by_side, tmp_path):
-    copies = again(side_by_side, tmp_path)
-    for one in directories(copies)[1:]:
+@pytest.mark.slow
+def test_killed_when_one_had_saved_and_the_others_not_and_then_stopped_they_end_with_the_same_bits(
+    side_by_side, tmp_path, monkeypatch
+):
+    configs, write = again(side_by_side, tmp_path), RunLog.write
+    for one in directories(configs)[1:]:
         shutil.rmtree(one / "checkpoints" / "20")
-    pretrain_together(copies)
-    for ours, theirs in zip(directories(copies), directories(side_by_side), strict=True):
-        assert runs.weights(ours / "model") == runs.weights(theirs / "model")
-        assert runs.entries(ours) == runs.entries(theirs)
-        assert runs.events(ours) == runs.events(theirs)
-
-
-def test_stopped_they_go_on_from_one_step(side_by_side, world, tmp_path, monkeypatch):
-    configs, write = list(variants(world, tmp_path).values()), RunLog.write
 
     def stop(self, kind, step, values, **more):
         write(self, kind, step, values, **more)
@@ -120,13 +124,15 @@ def test_stopped_they_go_on_from_one_step(side_by_side, world, tmp_path, monkeyp
         patch.setattr(RunLog, "write", stop)
         with pytest.raises(Interrupted) as left:
             pretrain_together(configs)
-    assert {whole_steps(one / "checkpoints")[-1] for one in directories(configs)} == {left.value.step}
+    assert {whole_steps(one / "checkpoints")[-1] for one in directories(configs)} == {left.value.step} == {14}
     pretrain_together(configs)
     for ours, theirs in zip(directories(configs), directories(side_by_side), strict=True):
         assert runs.weights(ours / "model") == runs.weights(theirs / "model")
         assert runs.entries(ours) == runs.entries(theirs)
+        assert runs.events(ours) == runs.events(theirs)
 
 
+@pytest.mark.slow
 def test_begun_side_by_side_a_run_goes_on_alone(side_by_side, tmp_path):
     one = again(side_by_side, tmp_path)[1]
     directory = Path(one.run.directory)
@@ -135,7 +141,8 @@ def test_begun_side_by_side_a_run_goes_on_alone(side_by_side, tmp_path):
     assert_same_losses(directory, Path(side_by_side[1].run.directory))
 
 
-def test_one_that_diverges_leaves_the_others(world, tmp_path):
+@pytest.mark.slow
+def test_one_that_diverges_leaves_the_others(world, alone, tmp_path):
     first, *_ = variants(world, tmp_path).values()
     broken = change(first, run__directory=str(tmp_path / "broken"), loss=runs.loss(3e38, 3e38, 0.0))
     with pytest.raises(DivergedError) as told:
@@ -146,8 +153,7 @@ def test_one_that_diverges_leaves_the_others(world, tmp_path):
     assert (tmp_path / "triple" / "model" / "model.safetensors").is_file()
     taken = [entry["together"] for entry in runs.metrics(tmp_path / "triple" / "metrics.jsonl") if "together" in entry]
     assert taken == [2, 2, *[1] * (STEPS - 2)], "known a step later, it is no part of the program then"
-    alone = runs.train(change(first, run__directory=str(tmp_path / "alone")))
-    assert_same_losses(tmp_path / "triple", Path(alone.run.directory))
+    assert_same_losses(tmp_path / "triple", alone("triple"))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +193,7 @@ def test_a_run_goes_back_by_one_checkpoint_at_most_to_go_on_with_others(steps, e
     assert parties([Path(str(place)) for place in range(len(steps))]) == expected
 
 
+@pytest.mark.slow
 def test_too_far_apart_for_one_program_they_train_in_turn(side_by_side, world, tmp_path, capsys):
     done, other = again(side_by_side[:2], tmp_path)
     shutil.rmtree(other.run.directory)

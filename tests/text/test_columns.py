@@ -88,3 +88,8 @@ def test_a_tab_is_a_table(tmp_path):
     (tmp_path / "x.tab").write_text("text\tlabel\na b\t0\n")
     assert has_columns(tmp_path / "x.tab")
     assert list(column_texts(tmp_path / "x.tab", ["text"])) == ["a b"]
+
+
+def test_a_text_may_be_a_whole_document(tmp_path):
+    (tmp_path / "x.csv").write_text(f'text,label\n"{"a b " * 50_000}",0\n')
+    assert [len(text) for text in column_texts(tmp_path / "x.csv", ["text"])] == [200_000]

@@ -3,6 +3,7 @@
 import gzip
 import io
 import lzma
+import os
 
 import pytest
 
@@ -43,3 +44,9 @@ def test_compressed_text_is_read_and_other_compressed_files_say_so(tmp_path):
     for name in ("x.csv.gz", "x.gz", "x.txt.zst"):
         (tmp_path / name).write_bytes(b"text,label\na,1\n")
         refused(lambda name=name: given_texts((), str(tmp_path / name)), path=name, field="--file")
+
+
+def test_a_text_whose_name_is_not_utf8_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.txt")
+    path.write_text("a text")
+    refused(lambda: TextSources([path]), by="text.sources.TextSources.__init__")

@@ -15,7 +15,8 @@ if __name__ == "__main__":
     print(
         "| data × fsdp × tensor, micro-batches | ‖Δg‖ / ‖g‖ | largest of a tensor | Δloss / loss |\n| --- | --- | --- | --- |"
     )
-    for data, fsdp, tensor, accumulate in track([*QUICK, *SLOW], transient=True):
+    whole = [shape for shape in (*QUICK, *SLOW) if len(shape) == 4]  # not those in pieces
+    for data, fsdp, tensor, accumulate in track(whole, transient=True):
         (found, found_metrics, _), _ = two_steps(data, fsdp, tensor, accumulate)
         total = norm(expected)
         # Of key biases nothing but rounding noise is left, as the softmax does not see them.

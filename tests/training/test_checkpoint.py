@@ -1,4 +1,5 @@
 import errno
+import functools
 import json
 import os
 import shutil
@@ -35,15 +36,21 @@ def mesh(devices, fsdp=1, tensor=1):
     return Mesh(grid, ("data", "fsdp", "tensor"))
 
 
+@functools.cache
+def blank(on):
+    """A state on a mesh, which is compiled once."""
+    params = {name: jnp.zeros(shape, jnp.float32) for name, shape in SHAPES.items()}
+    return init_state(params, optax.adamw(1e-3), seed=0, mesh=on)
+
+
 def make_state(step, on=None):
     """A state whose every number depends on the step."""
-    rng = np.random.default_rng(step)
-    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in SHAPES.items()}
-    state = init_state(params, optax.adamw(1e-3), seed=step, mesh=on or mesh(1))
-    noisy = lambda x: jax.device_put(jnp.asarray(rng.normal(size=x.shape), x.dtype), x.sharding)
-    opt_state = jax.tree.map(noisy, state.opt_state)
+    rng, like = np.random.default_rng(step), blank(on or mesh(1))
+    noisy = lambda x: jax.device_put(rng.normal(size=x.shape).astype(x.dtype), x.sharding)
+    key = np.array([0, step], np.uint32)
+    place = lambda value, x: jax.device_put(value, x.sharding)
     return TrainState(
-        jax.device_put(jnp.asarray(step, jnp.int32), state.step.sharding), state.key, state.params, opt_state
+        place(np.int32(step), like.step), place(key, like.key), *jax.tree.map(noisy, (like.params, like.opt_state))
     )
 
 

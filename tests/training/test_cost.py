@@ -24,7 +24,7 @@ def test_flops_of_a_step_are_those_that_xla_counts(world, tmp_path, tokens):
     wide = {"hidden_size": 64, "intermediate_size": 256}  # so that matmuls are most of it
     changes = {f"model__{name}": value for name, value in wide.items()}
     config = runs.distilling(
-        world, tmp_path, init__source="", loss=runs.loss(cos=0.0, tokens=tokens), mesh__data=-1, **changes
+        world, tmp_path, init__source="", loss=runs.loss(cos=0.0, tokens=tokens), mesh__data=8, **changes
     )
     setup = set_up(config)
     batch = next(setup.batches(0, 1))

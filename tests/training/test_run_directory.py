@@ -123,6 +123,59 @@ def test_a_run_has_a_digest_of_its_config_and_inputs(tmp_path):
     assert run_directory.identity(tmp_path / "a") == usual, "it stays what it was when the run began"
 
 
+@pytest.fixture
+def trained(tmp_path):
+    """The directory of a run whose inputs are recorded, and which has taken a step."""
+    directory = run_directory.enter(CONFIG, tmp_path / "a")
+    run_directory.check_inputs(directory, {"corpus": "x"})
+    (directory / "metrics.jsonl").write_text("")
+    return directory
+
+
+def edit(file, **values):
+    """Change fields of a JSON file by hand; None: take one out."""
+    left = json.loads(file.read_text()) | values
+    file.write_text(json.dumps({name: value for name, value in left.items() if value is not None}))
+
+
+def test_a_config_edited_by_hand_neither_makes_a_run_longer_nor_another_one(trained):
+    file = trained / "config.json"
+    edit(file, steps=8)
+    refused(lambda: run_directory.enter(change(CONFIG, steps=8), trained), path=str(file))
+    refused(lambda: run_directory.check_unedited(trained), path=str(file))
+    refused(lambda: run_directory.enter(CONFIG, trained), path=str(trained), field="steps")
+    edit(file, steps=CONFIG.steps, mesh={"data": 1, "fsdp": 4, "tensor": 1})
+    assert run_directory.enter(CONFIG, trained) == trained, "back as it was, but for what changes no bits"
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["now", "before configs had a digest"])
+def test_a_config_to_which_a_later_version_adds_fields_goes_on(trained, recorded):
+    config, inputs = trained / "config.json", json.loads((trained / "inputs.json").read_text())
+    edit(config, objective=None)  # as if this version had brought it
+    older = run_directory._config_digest(run_directory._binding(trained)) if recorded else None
+    edit(trained / "inputs.json", **inputs | {"config": older})
+    for _ in range(2):
+        run_directory.enter(CONFIG, trained)
+    edit(config, steps=8)
+    refused(lambda: run_directory.enter(change(CONFIG, steps=8), trained), path=str(config))
+
+
+def test_where_inputs_have_moved_to_may_be_edited(trained):
+    edit(trained / "config.json", teacher="elsewhere")
+    moved = change(CONFIG, teacher="elsewhere")
+    run_directory.check_inputs(run_directory.enter(moved, trained), {"corpus": "x"})
+    refused(lambda: run_directory.check_inputs(trained, {"corpus": "y"}), path=str(trained))
+
+
+def test_what_is_written_after_the_record_is_known_by_it(trained):
+    run_directory.record_outputs(trained, {}, {"results.json": b"{}"})
+    run_directory.check_outputs(trained)
+    (trained / "results.json").write_text("{}")
+    run_directory.check_outputs(trained, whole=True)
+    (trained / "results.json").write_text("{ }")
+    refused(lambda: run_directory.check_outputs(trained), path=str(trained / "results.json"))
+
+
 def test_inputs_that_an_earlier_version_did_not_look_at_are_added(begun):
     (begun / "inputs.json").write_text('{"teacher": "aaa"}')
     run_directory.check_inputs(begun, {"teacher": "aaa", "teacher's config": "bbb"})

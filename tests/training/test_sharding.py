@@ -29,7 +29,8 @@ def params_of(kind, config):
 
 
 def test_a_mesh_takes_all_devices():
-    assert dict(sharding.make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    make_mesh = getattr(sharding.make_mesh, "__wrapped__", sharding.make_mesh)  # the package's own: tests/compiling.py
+    assert dict(make_mesh(MeshConfig()).shape) == {"data": 8, "fsdp": 1, "tensor": 1}
     assert dict(sharding.make_mesh(MeshConfig(fsdp=2, tensor=2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert dict(sharding.make_mesh(MeshConfig(data=4, tensor=2)).shape) == {"data": 4, "fsdp": 1, "tensor": 2}
 

@@ -98,20 +98,24 @@ class Kind(ABC):
         """What has to be said of a split that is scored, in a line; "": nothing."""
         return ""
 
+    def decoded(self, outputs: Sequence[np.ndarray], examples: Any) -> Any:
+        """What is scored and kept of the outputs of a split, in its order: these themselves, unless a kind says otherwise."""
+        return outputs
+
     @abstractmethod
-    def score(self, task: Task, outputs: Sequence[np.ndarray], targets: Any) -> dict[str, float]:
+    def score(self, task: Task, predicted: Any, targets: Any) -> dict[str, float]:
         """Every metric of the task, and `score`, their mean, all × 100.
 
         Args:
-            outputs: of each example of a split, in its order. targets: the `targets` of its examples.
+            predicted: `decoded` of a split. targets: the `targets` of its examples.
         """
 
     @abstractmethod
-    def files(self, outputs: Sequence[np.ndarray] | None, targets: Any | None) -> Mapping[str, np.ndarray]:
-        """What stands in predictions/ of a split, by what a file's name has after the split's.
+    def files(self, predicted: Any | None, targets: Any | None) -> Mapping[str, np.ndarray | Mapping[str, Any]]:
+        """What stands in predictions/ of a split, arrays and JSON objects, by what a file's name has after the split's.
 
         Args:
-            outputs: None of a run that diverged. targets: None of a test split.
+            predicted: None of a run that diverged. targets: None of a test split.
         """
 
 

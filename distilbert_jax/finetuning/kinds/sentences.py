@@ -24,10 +24,12 @@ from distilbert_jax.text.tokenizer_files import cutting, settings_of, told_in_a_
 from distilbert_jax.training import losses
 from distilbert_jax.training.objective import Batch
 
+_LARGEST = float(np.finfo(np.float32).max)
+
 
 @dataclasses.dataclass(frozen=True)
 class SentenceExamples(Examples):
-    """Sentences or pairs, and their labels: int32 [n], float32 [n] of a regression."""
+    """Sentences or pairs, and their labels: int32 [n], float32 [n] of a regression, float32 [n, outputs] of several."""
 
     labels: np.ndarray
 
@@ -39,11 +41,23 @@ class SentenceExamples(Examples):
         return dataclasses.replace(self, rows=rows, labels=self.labels[np.asarray(indices)])
 
     def packed(self, packing: Packing, shape: PackedShape, pad_id: int) -> dict[str, np.ndarray]:
-        """Adds first, the column of an example's first token, int32 [R, S], and labels [R, S]."""
+        """Adds first, the column of an example's first token, int32 [R, S], and labels [R, S], or [R, S, outputs]."""
         return super().packed(packing, shape, pad_id) | {
             "first": packing.examples(packing.column.astype(np.int32), shape),
             "labels": packing.examples(self.labels[packing.indices], shape),
         }
+
+
+def encoded_texts(given: Sequence[Any], tokenizer: Tokenizer, length: int) -> tuple[list[Row], np.ndarray]:
+    """Texts or pairs of texts as rows of at most `length` tokens, the longer part of a pair cut first; and which were too long,
+    bool [n]."""
+    with told_in_a_line(settings_of(tokenizer).path), whole(tokenizer):
+        encodings = tokenizer.encode_batch(given)
+        too_long = np.array([len(encoding) > length for encoding in encodings], bool)
+        if too_long.any():
+            encodings = cutting(tokenizer, length).encode_batch(given)
+    rows = [Row(np.asarray(one.ids, np.int32), np.asarray(one.type_ids, np.int32)) for one in encodings]
+    return rows, too_long
 
 
 class _Sentences(Kind):
@@ -70,19 +84,8 @@ class _Sentences(Kind):
         """`[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, the longer part cut first."""
         texts = [list(rows[name]) for name in task.columns]
         given = list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0]
-        with told_in_a_line(settings_of(tokenizer).path), whole(tokenizer):
-            encodings = tokenizer.encode_batch(given)
-            cut = sum(len(encoding) > length for encoding in encodings)
-            if cut:
-                encodings = cutting(tokenizer, length).encode_batch(given)
-        return SentenceExamples(
-            [
-                Row(np.asarray(encoding.ids, np.int32), np.asarray(encoding.type_ids, np.int32))
-                for encoding in encodings
-            ],
-            self.labels_of(rows, task),
-            cut=cut,
-        )
+        encoded, too_long = encoded_texts(given, tokenizer, length)
+        return SentenceExamples(encoded, self.labels_of(rows, task), cut=int(too_long.sum()))
 
     def labels_of(self, rows: Any, task: Task) -> np.ndarray:
         """What is learned of each row [n, …], 0 where the split has no labels."""
@@ -101,11 +104,11 @@ class _Sentences(Kind):
         """Logits [n, labels]."""
         return packing.of_examples(outputs)
 
-    def files(self, outputs: Sequence[np.ndarray] | None, targets: Any | None) -> Mapping[str, np.ndarray]:
+    def files(self, predicted: Sequence[np.ndarray] | None, targets: Any | None) -> Mapping[str, np.ndarray]:
         """Logits float32 [n, labels], and the labels [n]."""
         return {
             **({} if targets is None else {"-labels": targets}),
-            **({} if outputs is None else {"": np.stack(outputs)}),
+            **({} if predicted is None else {"": np.stack(predicted)}),
         }
 
 
@@ -115,14 +118,8 @@ class Classification(_Sentences):
     def check_labels(self, rows: Any, task: Task, where: str) -> None:
         """… in range, and in the task's order where the file names them."""
         (target,) = task.target
-        named = tuple(getattr(rows.features[target], "names", None) or ())
-        if named and not are_labels(named, task):
-            raise InputError(
-                f"{where}: its labels are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}",
-                path=where,
-                field=target,
-            )
-        _check_numbers(rows, task, where, (0, len(task.labels) - 1), int)
+        check_names(rows, target, task, where)
+        _check_numbers(rows, target, task, where, (0, len(task.labels) - 1), int)
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         return losses.cross_entropy(outputs, batch["labels"], learned(batch))
@@ -130,28 +127,108 @@ class Classification(_Sentences):
     def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
         return losses.distillation(outputs, theirs, batch["weights"], temperature)
 
-    def score(self, task: Task, outputs: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:
-        return scored(task, np.stack(outputs).argmax(-1), targets)
+    def score(self, task: Task, predicted: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:
+        return scored(task, np.stack(predicted).argmax(-1), targets)
+
+
+class MultiLabel(_Sentences):
+    """Any of several labels, each on its own: binary cross-entropy, the mean over labels. A logit above 0 says that one holds."""
+
+    problem_type = "multi_label_classification"
+    dtype = np.float32
+
+    def check_labels(self, rows: Any, task: Task, where: str) -> None:
+        """… a list of names or ids (of floats: 0 or 1 for every label), or a column of 0 and 1 for every label."""
+        for target in task.target:
+            check_names(rows, target, task, where)
+            for i, value in enumerate(rows[target]):
+                holds = value in (0, 1) if len(task.target) > 1 else _holding(value, task.labels) is not None
+                if not holds:
+                    what = "0 or 1" if len(task.target) > 1 else f"a list of {', '.join(task.labels)}, or of their ids"
+                    raise InputError(
+                        f"{where}: row {i}: {target} {value!r:.60}: expected {what}", path=where, field=target, row=i
+                    )
+
+    def labels_of(self, rows: Any, task: Task) -> np.ndarray:
+        """Whether each label holds, float32 [n, labels]."""
+        if not set(task.target) <= set(rows.column_names):
+            return np.zeros((len(rows), len(task.labels)), np.float32)
+        columns = [list(rows[name]) for name in task.target]
+        if len(columns) > 1:
+            return np.array(columns, np.float32).T
+        return np.array([_holding(value, task.labels) for value in columns[0]], np.float32)
+
+    def blank(self, config: ModelConfig, *, labelled: np.ndarray | None = None) -> SentenceExamples:
+        return dataclasses.replace(
+            super().blank(config, labelled=labelled), labels=np.zeros((1, len(config.labels)), np.float32)
+        )
+
+    def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+        return losses.binary_cross_entropy(outputs, batch["labels"], learned(batch)) / outputs.shape[-1]
+
+    def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+        """T² · KL(teacher ‖ student) of each label, the mean over labels."""
+        s, t = outputs / temperature, jax.lax.stop_gradient(theirs) / temperature
+        p, weights = jax.nn.sigmoid(t), batch["weights"]
+        cross, own = losses.binary_cross_entropy(s, p, weights), losses.binary_cross_entropy(t, p, weights)
+        return temperature**2 * (cross - own) / outputs.shape[-1]
+
+    def score(self, task: Task, predicted: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:
+        """Accuracy is that of whole sets."""
+        return scored(task, (np.stack(predicted) > 0).astype(np.int32), targets.astype(np.int32))
 
 
 class Regression(_Sentences):
-    """A number in the task's range: squared error."""
+    """A number, in the task's range where it has one, or several: squared error, the mean over them."""
 
     problem_type = "regression"
     distance_name = "loss_mse"
     dtype = np.float32
 
     def check_labels(self, rows: Any, task: Task, where: str) -> None:
-        _check_numbers(rows, task, where, task.label_range or (-np.inf, np.inf), int | float)
+        """… numbers: one, a column each, or a list."""
+        limits, several = task.label_range or (-_LARGEST, _LARGEST), len(task.outputs) > len(task.target)
+        for target in task.target:
+            if not several:
+                _check_numbers(rows, target, task, where, limits, int | float)
+                continue
+            for i, value in enumerate(rows[target]):
+                whole = isinstance(value, list) and len(value) == len(task.outputs)
+                if not whole or not all(_is_number(one, limits, int | float) for one in value):
+                    expected = f"{len(task.outputs)} numbers: {', '.join(task.outputs)}"
+                    raise InputError(
+                        f"{where}: row {i}: {target} {value!r:.60}: expected {expected}",
+                        path=where,
+                        field=target,
+                        row=i,
+                    )
+
+    def labels_of(self, rows: Any, task: Task) -> np.ndarray:
+        """float32 [n], or [n, outputs]."""
+        if len(task.outputs) == 1:
+            return super().labels_of(rows, task)
+        if not set(task.target) <= set(rows.column_names):
+            return np.zeros((len(rows), len(task.outputs)), np.float32)
+        columns = [list(rows[name]) for name in task.target]
+        return np.array(columns, np.float32).T if len(columns) > 1 else np.array(columns[0], np.float32)
+
+    def blank(self, config: ModelConfig, *, labelled: np.ndarray | None = None) -> SentenceExamples:
+        one, outputs = super().blank(config, labelled=labelled), len(config.labels)
+        return one if outputs == 1 else dataclasses.replace(one, labels=np.zeros((1, outputs), np.float32))
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        return jnp.sum(learned(batch) * jnp.square(outputs[..., 0] - batch["labels"]))
+        labels = batch["labels"]
+        if outputs.shape[-1] == 1:
+            return jnp.sum(learned(batch) * jnp.square(outputs[..., 0] - labels))
+        return jnp.sum(learned(batch) * jnp.mean(jnp.square(outputs - labels), -1))
 
     def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
-        return losses.logit_mse(outputs, theirs, batch["weights"])
+        return losses.logit_mse(outputs, theirs, batch["weights"]) / outputs.shape[-1]
 
-    def score(self, task: Task, outputs: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:
-        return scored(task, np.stack(outputs)[:, 0], targets)
+    def score(self, task: Task, predicted: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:
+        """Of several numbers the means of their metrics."""
+        logits = np.stack(predicted)
+        return scored(task, logits[:, 0] if targets.ndim == 1 else logits, targets)
 
 
 def majority(task: Task, labels: np.ndarray) -> dict[str, float]:
@@ -160,17 +237,45 @@ def majority(task: Task, labels: np.ndarray) -> dict[str, float]:
     return scored(task, np.full(len(labels), answer), labels)
 
 
-def _check_numbers(rows: Any, task: Task, where: str, limits: tuple[float, float], kinds: Any) -> None:
-    (target,), (low, high) = task.target, limits
+def _is_number(value: Any, limits: tuple[float, float], kinds: Any) -> bool:
+    return isinstance(value, kinds) and not isinstance(value, bool) and limits[0] <= value <= limits[1]
+
+
+def _check_numbers(rows: Any, target: str, task: Task, where: str, limits: tuple[float, float], kinds: Any) -> None:
     for i, label in enumerate(rows[target]):
-        if not isinstance(label, kinds) or isinstance(label, bool) or not low <= label <= high:
+        if not _is_number(label, limits, kinds):
             kind = "whole numbers" if kinds is int else "numbers"
+            span = f" from {limits[0]} to {limits[1]}" if limits[1] < _LARGEST else ""
             raise InputError(
-                f"{where}: row {i}: {target} {label!r}: expected {kind} from {low} to {high} of {task.name}",
+                f"{where}: row {i}: {target} {label!r}: expected {kind}{span} of {task.name}",
                 path=where,
                 field=target,
                 row=i,
             )
+
+
+def _holding(value: Any, labels: Sequence[str]) -> list[float] | None:
+    """0 or 1 for every label, of a list of those that hold, or of such numbers themselves; None: it is no such list."""
+    if not isinstance(value, list):
+        return None
+    if value and all(isinstance(one, float) for one in value):
+        return value if len(value) == len(labels) and set(value) <= {0.0, 1.0} else None
+    if any(type(one) not in (int, str) for one in value):
+        return None
+    ids = {labels.index(one) if one in labels else -1 if isinstance(one, str) else one for one in value}
+    return [float(i in ids) for i in range(len(labels))] if ids <= set(range(len(labels))) else None
+
+
+def check_names(rows: Any, target: str, task: Task, where: str) -> None:
+    """Raise InputError where a file names the ids of a column, or of its lists, otherwise than the task does."""
+    feature = rows.features[target]
+    named = tuple(getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or ())
+    if named and not are_labels(named, task):
+        raise InputError(
+            f"{where}: its labels are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}",
+            path=where,
+            field=target,
+        )
 
 
 def are_labels(named: tuple[str, ...], task: Task) -> bool:

@@ -16,7 +16,7 @@ from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.entities import OUTSIDE, entities, is_iob2, stray
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.kinds.kind import Kind, learned
-from distilbert_jax.finetuning.kinds.sentences import are_labels
+from distilbert_jax.finetuning.kinds.sentences import check_names
 from distilbert_jax.finetuning.metrics import in_order
 from distilbert_jax.finetuning.tasks import OF_ENTITIES, Task
 from distilbert_jax.models import TokenClassification
@@ -73,13 +73,8 @@ class Tokens(Kind):
     def check(self, rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
         """… words, and as many tags, by id or by name; IOB2 where the task's labels are."""
         (column,), (target,) = task.columns, task.target
-        named = tuple(getattr(getattr(rows.features.get(target), "feature", None), "names", None) or ())
-        if labelled and named and not are_labels(named, task):
-            raise InputError(
-                f"{where}: its tags are {', '.join(named)} in this order, those of {task.name} {', '.join(task.labels)}",
-                path=where,
-                field=target,
-            )
+        if labelled:
+            check_names(rows, target, task, where)
         ids, iob2 = _ids(task), is_iob2(task.labels)
         every = rows[target] if labelled else [None] * len(rows)
         for row, (words, tags) in enumerate(zip(rows[column], every, strict=True)):
@@ -144,25 +139,25 @@ class Tokens(Kind):
             else ""
         )
 
-    def score(self, task: Task, outputs: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, float]:
+    def score(self, task: Task, predicted: Sequence[np.ndarray], targets: Sequence[np.ndarray]) -> dict[str, float]:
         """Entities by exact span and type over all sentences, as conlleval and seqeval count them; accuracy and macro F1 (over the
         tags that there are or are predicted) of words. A word that is not read is `O`, or where there is none, wrong."""
         nothing = task.labels.index(OUTSIDE) if OUTSIDE in task.labels else -1
-        answers = [_answers(logits, nothing) for logits in outputs]
-        predicted, true = np.concatenate(answers), np.concatenate(targets)
-        shown = np.union1d(true, predicted[predicted >= 0])
-        macro = f1_score(true, predicted, labels=shown, average="macro", zero_division=0.0)  # pyright: ignore[reportArgumentType]
-        values = {"accuracy": accuracy_score(true, predicted), "f1_macro": macro}
+        answers = [_answers(logits, nothing) for logits in predicted]
+        given, true = np.concatenate(answers), np.concatenate(targets)
+        shown = np.union1d(true, given[given >= 0])
+        macro = f1_score(true, given, labels=shown, average="macro", zero_division=0.0)  # pyright: ignore[reportArgumentType]
+        values = {"accuracy": accuracy_score(true, given), "f1_macro": macro}
         if is_iob2(task.labels):
             values |= _entity_scores(answers, targets, task.labels)
         return in_order(task, {name: 100.0 * float(value) for name, value in values.items()})
 
-    def files(self, outputs: Sequence[np.ndarray] | None, targets: Any | None) -> Mapping[str, np.ndarray]:
+    def files(self, predicted: Sequence[np.ndarray] | None, targets: Any | None) -> Mapping[str, np.ndarray]:
         """Of all words, sentence by sentence, logits float32 [words, labels] and tags [words]; how many each has, int64 [n]."""
-        counts = outputs if targets is None else targets
+        counts = predicted if targets is None else targets
         return {
             **({} if targets is None else {"-labels": np.concatenate(targets)}),
-            **({} if outputs is None else {"": np.concatenate(outputs)}),
+            **({} if predicted is None else {"": np.concatenate(predicted)}),
             **({} if counts is None else {"-words": np.array([len(one) for one in counts], np.int64)}),
         }
 
