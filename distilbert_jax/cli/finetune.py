@@ -75,7 +75,8 @@ class FinetuneCommand:
     A file is a .csv, .tsv, .jsonl, .json, .parquet or .conll, a folder that the library datasets has saved, or an id of its hub
     (ID:SPLIT). What the labels are is told from the values, and said: --kind and --labels say otherwise. Without --dev a tenth of
     train, by the hash of the text, is scored and not learned from. OUT/model is a Hugging Face directory, that of the first seed;
-    the others stand in OUT/seed-N. The last epoch counts, and nothing is chosen on dev. Interrupted, the same command goes on.
+    the runs of the others stand in OUT/seed-N, without their models. The last epoch counts, and nothing is chosen on dev.
+    Interrupted, the same command goes on.
     """
 
     model: str  # HF directory or hub id of a BERT or DistilBERT

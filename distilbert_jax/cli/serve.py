@@ -16,9 +16,9 @@ class ServeCommand:
     Until SIGTERM or Ctrl-C; what was accepted is answered before the process ends.
     """
 
-    model: tuple[
-        str, ...
-    ]  # HF directories or hub ids, each as DIR or NAME=DIR; the first answers where no name is given
+    # HF directories or hub ids, each as DIR or NAME=DIR; the first answers where a route names none. Without a name it is the
+    # directory's, of RUN/model its parent's.
+    model: tuple[str, ...]
     host: str = "127.0.0.1"  # 0.0.0.0: reachable from other machines
     port: int = 8000  # 0: any that is free
     token: str = ""  # that clients must send as `Authorization: Bearer TOKEN`; also $DISTILBERT_JAX_TOKEN, which `ps` does not show

@@ -98,6 +98,8 @@ def export(path_or_id: str, out: str, *, format: Format = "onnx", head: Head = "
         raise InputError(f"--head {named}: no such head; {nearest(named, HEADS)}", field="--head")
     if int8 and format != "onnx":
         raise InputError("--int8 is of ONNX: leave it out, or --format onnx", field="--int8", hint="--format onnx")
+    if Path(out).is_dir() and any(Path(out).iterdir()):  # an export of another model may lie there
+        raise InputError(f"--out {out}: is there and not empty; name a new directory", path=out, field="--out")
     model = HEADS[named].from_pretrained(path_or_id, activations="float32", new_head=False)
     tokenizer = BertTokenizer.from_pretrained(path_or_id)
     write = {"onnx": _write_onnx, "stablehlo": _write_stablehlo}[format]

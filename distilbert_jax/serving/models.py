@@ -10,6 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from distilbert_jax import models
+from distilbert_jax.base.files import read_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError, nearest
@@ -129,9 +130,7 @@ def load_models(
             hint = f"--model OTHER-NAME={source}"
             raise InputError(f"--model {source}: there is a model {name!r}; {hint}", field="--model", hint=hint)
         options = {"dtype": dtype, "activations": activations, "batch_size": batch_size}
-        tasks: list[Task] = [
-            kind(pipeline(source, **options)) for head, pipeline, kind in _HEADS if head.is_whole(source)
-        ]
+        tasks: list[Task] = [kind(pipeline(source, **options)) for _, pipeline, kind in _heads(source)]
         tasks.append(FeatureExtractionTask(_features(source, tasks, options), pooling))
         config = read_config(locate(source))
         by_name = {task.name: task for task in tasks}
@@ -139,6 +138,16 @@ def load_models(
     if not served:
         raise InputError("--model: none is named; expected DIR or NAME=DIR", field="--model")
     return served
+
+
+def _heads(source: str) -> Sequence[tuple[Any, Any, Any]]:
+    """The head of a directory, in a list, or an empty one: what config.json names; where it names none, the first that is whole. A
+    classifier of texts has the tensors of one of tokens, too."""
+    directory = locate(source)
+    named = read_json(directory / "config.json", dict).get("architectures") or ()
+    whole = [entry for entry in _HEADS if entry[0].is_whole(source)]
+    model_type = read_config(directory).model_type
+    return [entry for entry in whole if entry[0].of_family(model_type).__name__ in named][:1] or whole[:1]
 
 
 def _features(source: str, tasks: Sequence[Task], options: Mapping[str, Any]) -> FeatureExtraction:

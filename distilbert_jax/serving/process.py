@@ -6,6 +6,7 @@ import ipaddress
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
@@ -35,11 +36,16 @@ def listen(host: str, port: int) -> socket.socket:
         raise InputError(f"--host {host} --port {port}: {why}; {hint}", field="--port", hint=hint) from None
 
 
-def warm_up(models: Mapping[str, Served], say: Callable[[str], None]) -> None:
-    """Compile what requests of any length need, for the own task of each model; others compile when they are asked first."""
+def warm_up(models: Mapping[str, Served], say: Callable[[str], None], go_on: Callable[[], bool] = lambda: True) -> None:
+    """Compile what requests of any length need, for the own task of each model; others compile when they are asked first.
+
+    go_on: asked before each program, whether there is still somebody to be ready for.
+    """
     for model in models.values():
         begun, usual = time.perf_counter(), model.own.usual_options()
         for texts in model.own.warm_texts():
+            if not go_on():
+                return
             model.own.run(texts, [usual] * len(texts))
         say(f"{model.name}: {model.own.name} is ready after {time.perf_counter() - begun:.1f} s")
 
@@ -52,10 +58,16 @@ def serve(server: Server, listening: socket.socket, *, grace_s: float = 30.0, mo
         most_connections: beyond them a request is answered with 503.
     """
 
+    address = listening.getsockname()
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    where = f"http://{host}:{address[1]}/"
+
     @contextlib.asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        warming = asyncio.get_running_loop().run_in_executor(None, _warm, server)
+        leaving = threading.Event()
+        warming = asyncio.get_running_loop().run_in_executor(None, _warm, server, where, leaving)
         yield
+        leaving.set()
         await warming
         await asyncio.get_running_loop().run_in_executor(None, server.batcher.close)
 
@@ -70,9 +82,7 @@ def serve(server: Server, listening: socket.socket, *, grace_s: float = 30.0, mo
         limit_concurrency=most_connections,
         backlog=_BACKLOG,
     )
-    address = listening.getsockname()
-    host = f"[{address[0]}]" if ":" in address[0] else address[0]
-    print(f"http://{host}:{address[1]}/  {', '.join(server.models)}", flush=True)
+    print(f"{where}  {', '.join(server.models)}: being prepared", flush=True)
     if not ipaddress.ip_address(address[0]).is_loopback and not server.settings.token:
         print(f"anyone who reaches {host} is answered: --token keeps others out", file=sys.stderr)
     with _signals_end_here():
@@ -90,10 +100,13 @@ def _signals_end_here() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _warm(server: Server) -> None:
+def _warm(server: Server, where: str, leaving: threading.Event) -> None:
+    say = lambda line: print(line, file=sys.stderr, flush=True)
     try:
-        warm_up(server.models, lambda line: print(line, file=sys.stderr, flush=True))
-        server.ready = True
+        warm_up(server.models, say, lambda: not leaving.is_set())
     except BaseException as error:  # of a thread, which nobody waits for until the end
-        print(f"error: the models could not be prepared: {said(error)}", file=sys.stderr, flush=True)
+        say(f"error: the models could not be prepared: {said(error)}")
         raise
+    if not leaving.is_set():
+        server.ready = True
+        say(f"ready: {where}")

@@ -260,8 +260,8 @@ def _uneven(
     path: Path, begins: int, ends: int, number: int, names: Sequence[str], delimiter: str, quoting: Any
 ) -> InputError:
     where = f"line {begins}" if ends == begins else f"lines {begins} to {ends}"
-    hint = ""
-    if quoting != csv.QUOTE_NONE:
+    hint = f": {advice}" if len(names) == 1 and (advice := _misread(names)) else ""
+    if not hint and quoting != csv.QUOTE_NONE:
         hint = f'; a text that holds {delimiter!r} or a line end stands in quotes ("…")'
     return InputError(
         f"{path}, {where}: {counted(number, 'field')} under {counted(len(names), 'name')} of columns{hint}",

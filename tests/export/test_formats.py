@@ -92,6 +92,13 @@ def test_what_differs_is_not_kept(directory, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_directory_that_holds_something_is_left_as_it_is(directory, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    refused(lambda: formats.export(str(directory), str(tmp_path / "out")), field="--out")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "config.json"]
+
+
 def test_what_cannot_be_exported_is_told(directory, tmp_path):
     out = str(tmp_path / "out")
     refused(lambda: formats.export(str(directory), out, format="stablehlo", int8=True), field="--int8")

@@ -220,6 +220,11 @@ def test_columns_that_are_not_there_are_told_with_those_that_are(content, hint, 
     refused(lambda: open_table(tmp_path / "a.csv").require(["labels"], "--label"), "labels", field="labels", hint=hint)
 
 
+def test_a_row_that_is_cut_at_commas_under_another_delimiter_is_told_so(tmp_path):
+    (tmp_path / "a.csv").write_text("text;label\na, b, c;0\n")
+    refused(lambda: list(open_table(tmp_path / "a.csv").rows()), "--delimiter ';'", row=2)
+
+
 def test_a_layout_is_for_files_that_do_not_say(tmp_path):
     (tmp_path / "a.csv").write_text("a film;1\nanother;0\n")
     layout = Layout(delimiter=";", names=("text", "label"))

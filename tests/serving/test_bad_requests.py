@@ -31,6 +31,7 @@ WRONG = {
     "too long for /embed": ("/embed", {"inputs": "reda " * 60}, 413, "inputs"),
     "tokens for /embed": ("/embed", {"inputs": "reda", "pooling": "tokens"}, 422, "pooling"),
     "an unknown model": ("/models/bert", {"inputs": MASK}, 404, "model"),
+    "a task of another head": ("/models/labels/pipeline/token-classification", {"inputs": "reda"}, 404, "task"),
     "an unknown task": ("/models/lm/pipeline/translation", {"inputs": MASK}, 404, "task"),
     "a question without a context": ("/models/answers", {"inputs": {"question": "reda"}}, 422, "inputs"),
     "an empty context": ("/models/answers", {"inputs": {"question": "reda", "context": " "}}, 422, "context"),

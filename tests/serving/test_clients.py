@@ -3,12 +3,14 @@
 import concurrent.futures
 import signal
 import threading
+import time
 
 import numpy as np
 import openai
 import pytest
 from huggingface_hub import InferenceClient
 
+from distilbert_jax.cli import main
 from distilbert_jax.pipelines import (
     FeatureExtraction,
     FillMask,
@@ -16,6 +18,7 @@ from distilbert_jax.pipelines import (
     TextClassification,
     TokenClassification,
 )
+from tests.children import Child
 from tests.serving.conftest import LABELS, start
 
 TEXT = "reda redb [MASK] redd"
@@ -140,3 +143,16 @@ def test_what_was_accepted_is_answered_before_the_process_ends(models):
     endpoint.child.end()
     assert answers == [200] * 8
     assert status == 0
+
+
+def test_a_signal_while_models_are_prepared_ends_the_process(models):
+    child = Child(main.main, ["serve", "--model", str(models["lm"]), "--port", "0", "--batch-size", "64"])
+    while "being prepared" not in child.said()[0]:
+        assert child.poll() is None, child.said()[1]
+        time.sleep(0.02)
+    child.send_signal(signal.SIGTERM)
+    _, said = child.communicate(30)
+    status = child.returncode
+    child.end()
+    assert status == 0
+    assert "ready:" not in said
