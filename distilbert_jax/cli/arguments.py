@@ -42,7 +42,7 @@ def parse(kind: Callable[..., C], args: Sequence[str], *, prog: str, default: An
         if not exit.code:
             raise
         renamed.check_options(args, prog)
-        said, cause = _one_line(complaint.getvalue()), _cause(exit)
+        said, cause = _one_line(complaint.getvalue()).replace(f"Missing from {prog}:", "missing:"), _cause(exit)
         if cause and said.startswith("Error parsing"):  # the box breaks lines within numbers, too
             said = f"{said.partition(': ')[0]}: {cause}"
     except InputError as error:  # of a config that is a part of the command
