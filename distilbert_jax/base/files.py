@@ -11,7 +11,7 @@ import platform
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -308,6 +308,15 @@ def write_array(path: Path, array: np.ndarray) -> None:
         # Not np.save: on a full disk its OSError has no errno.
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
         file.write(array.data)
+
+
+def finite_values(value: Any) -> Any:
+    """A value of JSON with null in the place of numbers that are not finite, which JSON has not."""
+    if isinstance(value, Mapping):
+        return {name: finite_values(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_values(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,6 @@ import functools
 import io
 import itertools
 import json
-import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from distilbert_jax.base import config_io, runtime
+from distilbert_jax.base.files import finite_values
 from distilbert_jax.cli import renamed
 from distilbert_jax.config import FinetuneConfig, Schedule, Scheduled, scheduled
 from distilbert_jax.errors import InputError
@@ -165,15 +165,7 @@ def load_variants(name: str, kind: type[C]) -> dict[str, C]:
 def print_json(value: Any) -> None:
     """One JSON value on one line of standard output: valid whatever its encoding is, null where a number is not finite."""
     takes_all = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-    print(json.dumps(_finite(value), ensure_ascii=not takes_all, allow_nan=False))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    print(json.dumps(finite_values(value), ensure_ascii=not takes_all, allow_nan=False))
 
 
 @contextlib.contextmanager

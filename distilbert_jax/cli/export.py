@@ -6,7 +6,7 @@ import tyro
 
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.cli.arguments import print_json, running
-from distilbert_jax.export.kinds import Format, Head
+from distilbert_jax.export.names import Format, Head
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """Export of a directory: the model in another format beside its tokenizer and config, and the proof that it says the same."""
 
 import dataclasses
-import json
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +12,10 @@ import numpy as np
 from jax import export as jax_export
 
 from distilbert_jax.base.files import write_json
-from distilbert_jax.base.hub import locate, write_directory
+from distilbert_jax.base.hub import write_directory
 from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError, nearest
-from distilbert_jax.export.kinds import Format, Head
+from distilbert_jax.export.names import Format, Head
 from distilbert_jax.models import (
     EncoderModel,
     MaskedLM,
@@ -25,7 +24,7 @@ from distilbert_jax.models import (
     SequenceClassification,
     TokenClassification,
 )
-from distilbert_jax.models.hf_format import hf_config, read_config
+from distilbert_jax.models.hf_format import architectures, hf_config
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.text.tokenizer import BertTokenizer
@@ -64,13 +63,11 @@ def head_of(path_or_id: str) -> str:
     Raises:
         InputError: it is one that is not exported.
     """
-    directory = locate(path_or_id)
-    config = read_config(directory)
-    given = json.loads((directory / "config.json").read_text("utf-8")).get("architectures") or ()
-    for name, base in HEADS.items():
-        if any(architecture == base.of_family(config.model_type).__name__ for architecture in given):
-            return name
-    if given and not any(architecture.endswith("Model") for architecture in given):
+    given = architectures(path_or_id)
+    named = next((name for name, head in HEADS.items() if head.is_named(path_or_id)), None)
+    if named:
+        return named
+    if given and not given[0].endswith("Model"):
         raise InputError(
             f"{path_or_id}: its architecture {given[0]} is not exported; --head names one of {', '.join(HEADS)}",
             path=path_or_id,

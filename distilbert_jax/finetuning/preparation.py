@@ -12,7 +12,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
-from distilbert_jax.base.files import read_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import FinetuneConfig, ModelConfig
 from distilbert_jax.errors import InputError, few, warn_once
@@ -139,7 +138,7 @@ def load_model(config: FinetuneConfig, task: Task) -> ModelWithHead:
     others = labels is not None and given != labels
     order = _kept_order(kind.head, config.model, given, labels) if labels is not None and others else None
     # What has no names is known by the class that the directory was saved from: heads of several kinds share the names of tensors.
-    anew = (others and not order) if labels is not None else not _is_of(kind.head, config.model)
+    anew = (others and not order) if labels is not None else not kind.head.is_named(config.model)
     changes: dict[str, Any] = {} if labels is None else {"labels": labels}
     model = kind.head.from_pretrained(
         config.model,
@@ -173,12 +172,6 @@ def check_ids(data: Data, model: ModelWithHead, where: str) -> None:
     for examples in data.every():
         ids, types = (np.concatenate([row[place] for row in examples.rows]) for place in (0, 1))
         check_rows({"input_ids": ids, "token_type_ids": types}, model.config, where)
-
-
-def _is_of(head: type[ModelWithHead], model: str) -> bool:
-    """Whether a directory says that it holds a model with this head."""
-    named = read_json(locate(model) / "config.json", dict).get("architectures") or ()
-    return any(str(name).endswith(f"For{head.__name__}") for name in named)
 
 
 def _kept_order(

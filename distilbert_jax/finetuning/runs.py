@@ -1,4 +1,5 @@
-"""Fine-tuning runs of one task, with one seed or several. The last step is what is scored: no best epoch, no early stop."""
+"""Fine-tuning runs of one task, with one seed or several. The last step is what is scored, unless `select` asks for
+the epoch that is best on a part of train; dev chooses nothing."""
 
 import contextlib
 import dataclasses

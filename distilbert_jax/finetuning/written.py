@@ -4,12 +4,11 @@ import contextlib
 import csv
 import io
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distilbert_jax.base.files import atomic_file, check_writable
+from distilbert_jax.base.files import atomic_file, check_writable, finite_values
 from distilbert_jax.errors import InputError
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
@@ -83,16 +82,8 @@ def _as_text(value: Any) -> Any:
 @contextlib.contextmanager
 def _json_lines(file: BinaryIO, path: Path) -> Iterator[Write]:
     yield lambda row: file.write(
-        json.dumps(_finite(row), ensure_ascii=False, allow_nan=False, default=str).encode() + b"\n"
+        json.dumps(finite_values(row), ensure_ascii=False, allow_nan=False, default=str).encode() + b"\n"
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _finite(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextlib.contextmanager

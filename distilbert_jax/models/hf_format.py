@@ -44,6 +44,11 @@ _READ_BEFORE = (
 _BUFFERS = re.compile(r"(\.|^)(position_ids|token_type_ids)$")
 
 
+def architectures(path_or_id: str | Path) -> tuple[str, ...]:
+    """The reference's classes that a directory's config.json says it holds, such as BertForMaskedLM; none where it says nothing."""
+    return tuple(map(str, read_json(locate(path_or_id) / "config.json", dict).get("architectures") or ()))
+
+
 def read_config(path_or_id: str | Path, *, family: Family | None = None) -> ModelConfig:
     """`config.json` of a model as a `ModelConfig`; fields it leaves out have the reference's defaults.
 

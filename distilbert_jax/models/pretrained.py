@@ -25,6 +25,7 @@ from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.families import Family
 from distilbert_jax.models.compiled import compiled
 from distilbert_jax.models.hf_format import (
+    architectures,
     check_sizes,
     hf_config,
     hf_name,
@@ -67,6 +68,22 @@ def _check_options(kind: type, options: Collection[str], fields: Collection[str]
             raise InputError(f"{name}: no argument of {kind.__name__}.from_pretrained; {hint}", field=name, hint=hint)
 
 
+# Heads whose parameters have the same names in a file.
+_ALIKE = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice")
+
+
+def _check_head(wanted: str, named: Collection[str], where: str) -> None:
+    """Raise InputError where a file was written for another head whose parameters would load as those of this one."""
+    ours = next((end for end in _ALIKE if wanted.endswith(end)), None)
+    others = [name for name in named if name.endswith(_ALIKE)]
+    if ours and others and not any(name.endswith(ours) for name in others):
+        raise InputError(
+            f"{where}: holds a {others[0]}, by its config.json, and no {wanted}: the head would be taken for another",
+            path=where,
+            field="architectures",
+        )
+
+
 class PretrainedModel(nnx.Module):
     """A model of one family that reads and writes HF directories. Subclasses name the record of their family, and what they
     compute in `__call__`; called on its own, outside of `jax.jit`, that is compiled for few shapes (see `compiled`)."""
@@ -89,16 +106,24 @@ class PretrainedModel(nnx.Module):
         self.config = config
 
     @classmethod
+    def _of_family(cls, model_type: str) -> type[Self] | None:
+        family = families.find(model_type)
+        return next((kind for kind in (cls, *cls.__subclasses__()) if getattr(kind, "family", None) is family), None)
+
+    @classmethod
+    def has_family(cls, model_type: str) -> bool:
+        """Whether a registered family has a class with this head."""
+        return cls._of_family(model_type) is not None
+
+    @classmethod
     def of_family(cls, model_type: str) -> type[Self]:
         """This head's class of a family, such as "bert" or "distilbert".
 
         Raises:
             InputError: the family is not registered, or has no class with this head.
         """
-        family = families.find(model_type)
-        for candidate in (cls, *cls.__subclasses__()):
-            if getattr(candidate, "family", None) is family:
-                return candidate
+        if kind := cls._of_family(model_type):
+            return kind
         raise InputError(f"{cls.__name__} cannot hold a model of type {model_type!r}", field="model_type")
 
     @classmethod
@@ -151,6 +176,8 @@ class PretrainedModel(nnx.Module):
         for path in shapes:
             if path.startswith(anew):
                 tensors.pop(hf_name(names, path), None)
+        if not new_head:
+            _check_head(kind.__name__, architectures(directory), str(path_or_id))
         params = to_params(tensors, config, shapes, str(path_or_id), new_head=new_head)
         if len(params) < len(shapes):
             params = {path: params.get(path, value) for path, value in split(draw())[1].items()}
@@ -171,6 +198,12 @@ class PretrainedModel(nnx.Module):
         _, shapes = split(nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))))
         there, names = reference_names(headers, config), kind.family.names(tied=config.tie_word_embeddings)
         return all(hf_name(names, path) in there for path in shapes)
+
+    @classmethod
+    def is_named(cls, path_or_id: str | Path) -> bool:
+        """Whether config.json says that the directory holds this class; `is_whole` may be true of others, too."""
+        kind = cls._of_family(read_config(path_or_id).model_type)
+        return kind is not None and kind.__name__ in architectures(path_or_id)
 
     def num_parameters(self) -> int:
         """Number of parameters; the tied decoder is one table with the embedding and counts once."""

@@ -22,7 +22,7 @@ from distilbert_jax.serving import metrics, other_apis
 from distilbert_jax.serving.models import Served
 from distilbert_jax.serving.requests import RequestError, Style
 from distilbert_jax.serving.server import HEADERS, Server, Settings, answered
-from distilbert_jax.serving.tasks import Limits, Task
+from distilbert_jax.serving.tasks import Task
 
 _PAGE_HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; "
@@ -36,7 +36,7 @@ Handler = Callable[[Request, Server, dict[str, Any]], Awaitable[Response]]
 
 async def _infer(server: Server, model: Served, task: Task, body: dict[str, Any]) -> Response:
     """Hugging Face's form: `{"inputs", "parameters", "options"}` → the task's answer."""
-    asked = await anyio.to_thread.run_sync(task.asked, body, Limits(server.settings.max_texts))
+    asked = await anyio.to_thread.run_sync(task.asked, body, server.settings.max_texts)
     return await answered(task.answer(await server.results(model, task, asked), asked), asked)
 
 
@@ -52,10 +52,6 @@ async def _infer_of_model(request: Request, server: Server, body: dict[str, Any]
 async def _infer_task(request: Request, server: Server, body: dict[str, Any]) -> Response:
     model = server.model(request.path_params["name"])
     return await _infer(server, model, model.task(request.path_params["task"]), body)
-
-
-async def _infer_task_at_root(request: Request, server: Server, body: dict[str, Any]) -> Response:
-    return await _infer(server, server.first, server.first.task(request.path_params["task"]), body)
 
 
 async def _page(request: Request, server: Server, body: dict[str, Any]) -> Response:
@@ -108,7 +104,6 @@ def make_app(server: Server, *, lifespan: Any = None) -> Starlette:
         _route("/models/{name:path}/pipeline/{task}", _infer_task, "POST"),
         _route("/models/{name:path}", _infer_of_model, "POST"),
         _route("/models/{name:path}", _model, "GET"),
-        _route("/pipeline/{task}", _infer_task_at_root, "POST"),
         _route("/embed", other_apis.embed, "POST"),
         _route("/predict", other_apis.predict, "POST"),
         _route("/info", other_apis.info, "GET"),

@@ -10,7 +10,6 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from distilbert_jax import models
-from distilbert_jax.base.files import read_json
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError, nearest
@@ -143,11 +142,10 @@ def load_models(
 def _heads(source: str) -> Sequence[tuple[Any, Any, Any]]:
     """The head of a directory, in a list, or an empty one: what config.json names; where it names none, the first that is whole. A
     classifier of texts has the tensors of one of tokens, too."""
-    directory = locate(source)
-    named = read_json(directory / "config.json", dict).get("architectures") or ()
-    whole = [entry for entry in _HEADS if entry[0].is_whole(source)]
-    model_type = read_config(directory).model_type
-    return [entry for entry in whole if entry[0].of_family(model_type).__name__ in named][:1] or whole[:1]
+    model_type = read_config(locate(source)).model_type
+    known = [entry for entry in _HEADS if entry[0].has_family(model_type)]
+    named = [entry for entry in known if entry[0].is_named(source)]
+    return named or [entry for entry in known if entry[0].is_whole(source)][:1]
 
 
 def _features(source: str, tasks: Sequence[Task], options: Mapping[str, Any]) -> FeatureExtraction:

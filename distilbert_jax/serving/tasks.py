@@ -28,12 +28,6 @@ MOST_ANSWERS = 1000  # of a fill-mask
 MOST_TARGETS = 1000
 
 
-class Limits(NamedTuple):
-    """Texts that a request may have."""
-
-    texts: int = 32
-
-
 class Asked(NamedTuple):
     """A request that a task has understood: its texts, options, the tokens of each text, and how many texts are cut."""
 
@@ -55,8 +49,8 @@ class Task:
         self.pipeline = pipeline
         pipeline.quiet = True  # the answer says it
 
-    def asked(self, body: dict[str, Any], limits: Limits) -> Asked:
-        """A body `{"inputs", "parameters", "options"}`, understood.
+    def asked(self, body: dict[str, Any], most: int) -> Asked:
+        """A body `{"inputs", "parameters", "options"}` of at most so many texts, understood.
 
         Raises:
             RequestError: with the field that is at fault.
@@ -73,13 +67,13 @@ class Task:
         truncate = parameters.flag("truncate", True)
         options = self.options(parameters)
         parameters.end()
-        texts, alone = self.texts(body["inputs"], limits)
+        texts, alone = self.texts(body["inputs"], most)
         tokens, cut = self.measure(texts, options, truncate=truncate)
         return Asked(texts, options, tokens, alone, cut)
 
-    def texts(self, inputs: Any, limits: Limits) -> tuple[list[Any], bool]:
+    def texts(self, inputs: Any, most: int) -> tuple[list[Any], bool]:
         """What `inputs` holds, and whether it was one alone."""
-        return texts_of(inputs, "inputs", limits.texts, pairs=self.pairs)
+        return texts_of(inputs, "inputs", most, pairs=self.pairs)
 
     def options(self, parameters: Parameters) -> Any:
         """The parameters that this task takes, as a frozen value."""
@@ -294,8 +288,8 @@ class QuestionAnsweringTask(Task):
     name = "question-answering"
     pipeline: QuestionAnswering
 
-    def texts(self, inputs: Any, limits: Limits) -> tuple[list[Any], bool]:
-        return questions_of(inputs, "inputs", limits.texts)
+    def texts(self, inputs: Any, most: int) -> tuple[list[Any], bool]:
+        return questions_of(inputs, "inputs", most)
 
     def options(self, parameters: Parameters) -> AnswerOptions:
         longest, usual = self.pipeline.tokenizer.max_length, AnswerOptions()

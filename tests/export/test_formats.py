@@ -1,6 +1,7 @@
 """Exports compute what the models compute, on rows of odd lengths with padding, and say what they lack."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -8,9 +9,10 @@ import pytest
 from jax import export as jax_export
 
 from distilbert_jax.cli import main
-from distilbert_jax.export import formats
+from distilbert_jax.export import formats, graph
 from distilbert_jax.export.graph import ACTIVATIONS, onnx_model
-from distilbert_jax.models import MaskedLM, layers
+from distilbert_jax.export.names import Head
+from distilbert_jax.models import MaskedLM, MultipleChoice, layers
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.models.common import CLASSES, build, masked_lm
 from tests.runs import BERT, STUDENT, change, refused
@@ -34,6 +36,11 @@ def in_onnxruntime(model):
 def test_onnx_of_every_head_equals_the_model(name):
     model = small(name, labels=("a", "b")) if "Question" in name else small(name, labels=("a", "b", "c"))
     assert formats.difference(model, in_onnxruntime(model)) < formats.SCALE
+
+
+def test_heads_have_one_name_each():
+    assert {"", *formats.HEADS} == set(get_args(Head))
+    assert {*formats.HEADS.values()} == {*graph.HEADS, MultipleChoice}
 
 
 def test_onnx_of_an_untied_decoder_and_of_every_activation_equals_the_model():
@@ -85,8 +92,6 @@ def test_stablehlo_is_called_with_rows_of_any_size(directory, tmp_path, capsys):
 
 
 def test_what_differs_is_not_kept(directory, tmp_path, monkeypatch):
-    from distilbert_jax.export import graph
-
     monkeypatch.setitem(graph.ACTIVATIONS, "gelu", graph.ACTIVATIONS["relu"])
     refused(lambda: formats.export(str(directory), str(tmp_path / "out")), field="model.onnx")
     assert not (tmp_path / "out").exists()

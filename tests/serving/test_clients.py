@@ -133,8 +133,9 @@ def test_what_was_accepted_is_answered_before_the_process_ends(models):
     ]
     for thread in asking:
         thread.start()
-    while "distilbert_jax_texts_total" not in (said := endpoint.ask("/metrics").body) or " 8.0" not in said:
-        pass
+    accepted, until = 'distilbert_jax_texts_total{model="lm",task="fill-mask"} 8.0', time.monotonic() + 30
+    while accepted not in endpoint.ask("/metrics").body:
+        assert time.monotonic() < until
     endpoint.child.send_signal(signal.SIGTERM)
     for thread in asking:
         thread.join(30)
@@ -147,7 +148,9 @@ def test_what_was_accepted_is_answered_before_the_process_ends(models):
 
 def test_a_signal_while_models_are_prepared_ends_the_process(models):
     child = Child(main.main, ["serve", "--model", str(models["lm"]), "--port", "0", "--batch-size", "64"])
+    until = time.monotonic() + 60
     while "being prepared" not in child.said()[0]:
+        assert time.monotonic() < until
         assert child.poll() is None, child.said()[1]
         time.sleep(0.02)
     child.send_signal(signal.SIGTERM)
