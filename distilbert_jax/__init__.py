@@ -50,10 +50,8 @@ _NAMES = {
         "Interrupted",
         "Preempted",
     ),
-    "finetuning.own": (
-        "Roles",
-        "own_task",
-    ),
+    "finetuning.own": ("own_task",),
+    "finetuning.roles": ("Roles",),
     "finetuning.runs": (
         "finetune",
         "finetune_seeds",
@@ -163,8 +161,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.errors import InputError as InputError
     from distilbert_jax.errors import Interrupted as Interrupted
     from distilbert_jax.errors import Preempted as Preempted
-    from distilbert_jax.finetuning.own import Roles as Roles
     from distilbert_jax.finetuning.own import own_task as own_task
+    from distilbert_jax.finetuning.roles import Roles as Roles
     from distilbert_jax.finetuning.runs import finetune as finetune
     from distilbert_jax.finetuning.runs import finetune_seeds as finetune_seeds
     from distilbert_jax.finetuning.scoring import predict_rows as predict_rows

@@ -18,7 +18,8 @@ from distilbert_jax.config import Activations, DistillConfig, Dtype, FinetuneCon
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.inferred import LabelKind
-from distilbert_jax.finetuning.own import Roles, own_task, require_columns, usual_epochs
+from distilbert_jax.finetuning.own import own_task, require_columns, usual_epochs
+from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.written import check_out
 from distilbert_jax.text.columns import Layout
 

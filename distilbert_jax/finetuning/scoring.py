@@ -22,8 +22,11 @@ from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import Labels, Values, name_of, number_of
 from distilbert_jax.finetuning.kinds import Kind, kind_of
 from distilbert_jax.finetuning.labels import meaning
-from distilbert_jax.finetuning.own import DEV, OwnSplits, Reader, Roles, look, require_columns, right_choice, task_of
+from distilbert_jax.finetuning.own import look, require_columns, right_choice, task_of
+from distilbert_jax.finetuning.own_rows import Reader
+from distilbert_jax.finetuning.own_splits import DEV, OwnSplits
 from distilbert_jax.finetuning.predictor import predictor
+from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.finetuning.written import new_names, rows_to
 from distilbert_jax.models.params import split

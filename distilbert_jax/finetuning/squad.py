@@ -1,11 +1,11 @@
-"""SQuAD scores: exact match and F1 of a predicted answer, as in the official scripts of SQuAD 1.1 and 2 (Rajpurkar et al. 2016,
-2018)."""
+"""SQuAD 1.1 and 2 (Rajpurkar et al. 2016, 2018): whether answers stand where they say, and exact match and F1 of a predicted one,
+as in the official scripts."""
 
 import re
 import string
 from collections import Counter
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)  # of ASCII alone
@@ -45,3 +45,19 @@ def _beside(given: Sequence[str], right: Sequence[str], *, empty: bool) -> Answe
         precision, recall = same / len(given), same / len(right)
         return AnswerScore(exact, 2 * precision * recall / (precision + recall))
     return AnswerScore(exact, exact if empty else 0.0)
+
+
+def wrong_answers(context: str, answers: Any) -> str:
+    """What is wrong with the {text, answer_start} of a question; "" where nothing is. Without an answer both are empty."""
+    texts, starts = (
+        (answers.get(name) for name in ("text", "answer_start")) if isinstance(answers, dict) else (None, None)
+    )
+    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
+        return f"is {answers!r:.60}: expected text and answer_start, two lists as long as one another"
+    for text, start in zip(texts, starts, strict=True):
+        if not isinstance(text, str) or not text.strip() or type(start) is not int or start < 0:
+            return f"has {text!r:.60} at {start!r}: expected a text and where it begins, from 0; none, where there is no answer"
+        if context[start : start + len(text)] != text:
+            there = context[start : start + len(text)]
+            return f"{text!r:.60} does not stand at {start} of the context, where {there!r:.60} does"
+    return ""

@@ -57,8 +57,8 @@ def answer_spans(
         absent = min(absent, p_start[0] * p_end[0])
         # Words may make one answer of several, so more are taken than are asked for.
         number = 2 * top_k + 10 if align_to_words else top_k
-        found = _best(window, p_start[window.context], p_end[window.context], max_answer, number, np.multiply, 0.0)
-        for first, last, score in zip(*found, strict=True):
+        best = _best(window, p_start[window.context], p_end[window.context], max_answer, number, np.multiply, 0.0)
+        for first, last, score in zip(*best, strict=True):
             begin, stop = _characters(window, first, last, align_to_words)
             text = context[begin:stop]
             known = answers.get(text.lower()) or AnswerSpan(text, begin, stop, 0.0)
@@ -94,12 +94,12 @@ def squad_spans(
     for window, start, end in zip(windows, start_logits, end_logits, strict=True):
         start, end = (np.asarray(logits[: len(window.context)], np.float64) for logits in (start, end))
         absent = min(absent, start[0] + end[0])
-        found = _best(window, start[window.context], end[window.context], max_answer, n_best, np.add, -np.inf)
-        for first, last, score in zip(*found, strict=True):
+        best = _best(window, start[window.context], end[window.context], max_answer, n_best, np.add, -np.inf)
+        for first, last, score in zip(*best, strict=True):
             place = _characters(window, first, last, align_to_words=False)
             places[place] = max(places.get(place, -np.inf), float(score))
-    best = sorted(places.items(), key=lambda item: (-item[1], item[0]))[:n_best]
-    return [AnswerSpan(context[start:end], start, end, score) for (start, end), score in best], float(absent)
+    ranked = sorted(places.items(), key=lambda item: (-item[1], item[0]))[:n_best]
+    return [AnswerSpan(context[start:end], start, end, score) for (start, end), score in ranked], float(absent)
 
 
 def _probabilities(window: Window, logits: np.ndarray) -> np.ndarray:

@@ -15,8 +15,8 @@ from distilbert_jax.cli.main import main
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.finetuning import runs as module
 from distilbert_jax.finetuning.files import Table, open_table
-from distilbert_jax.finetuning.own import Roles
 from distilbert_jax.finetuning.results import read_result
+from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.scoring import predictions, score_rows
 from distilbert_jax.finetuning.spread import Spread
 from distilbert_jax.finetuning.tuning import Tuning

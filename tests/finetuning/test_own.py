@@ -7,7 +7,10 @@ import random
 import datasets
 import pytest
 
-from distilbert_jax.finetuning.own import SEVERAL, Roles, group_of, is_held_out, own_task
+from distilbert_jax.finetuning.own import own_task
+from distilbert_jax.finetuning.own_rows import SEVERAL, group_of
+from distilbert_jax.finetuning.own_splits import is_held_out
+from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.text.columns import Layout
 from tests import runs
@@ -244,7 +247,7 @@ def test_a_table_is_read_as_a_stream(tmp_path):
             yield row
 
     from distilbert_jax.finetuning.files import Table
-    from distilbert_jax.finetuning.own import Reader
+    from distilbert_jax.finetuning.own_rows import Reader
 
     table = Table("counting", ("review", "stars"), lambda columns: enumerate(rows(), 1), lambda columns: "")
     first = next(Reader(REVIEWS, labelled=False).rows(table))

@@ -123,6 +123,16 @@ def test_a_number_of_labels_that_are_not_there_is_refused(classify, top_k):
     )
 
 
+def test_a_function_makes_scores_of_logits(classify):
+    values = {name: classify("reda goes", None, name) for name in ("none", "sigmoid", "softmax")}
+    plain = {one["label"]: one["score"] for one in values["none"]}
+    for one in values["sigmoid"]:
+        assert one["score"] == pytest.approx(expit(plain[one["label"]]), rel=1e-6)
+    assert sum(one["score"] for one in values["softmax"]) == pytest.approx(1.0, rel=1e-6)
+    assert values["softmax"] == classify("reda goes", None)  # what the config says of three labels
+    refused(lambda: classify("reda", function_to_apply="tanh"), field="function_to_apply")
+
+
 def test_a_directory_without_a_classifier_is_refused(directory, capfd):
     message = refused(lambda: TextClassification(directory), by="models.hf_format.to_params", path=str(directory))
     assert message.endswith("are missing; train it first")

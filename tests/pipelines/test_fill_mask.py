@@ -138,3 +138,19 @@ def test_a_directory_without_a_masked_lm_head_is_refused(directory, tmp_path):
         tmp_path, load_tokenizer(directory)
     )
     refused(lambda: FillMask(tmp_path), by="models.hf_format.to_params", path=str(tmp_path))
+
+
+def test_a_model_at_hand_fills_as_one_that_is_loaded(fill, model, directory):
+    of_model = FillMask.of_model(model, fill.tokenizer, name="mine")
+    assert of_model("reda [MASK]") == fill("reda [MASK]")
+    assert "mine" in repr(of_model)
+    refused(lambda: FillMask.of_model(masked_lm(change(BERT, vocab_size=30)), fill.tokenizer), "30")
+
+
+def test_a_quiet_pipeline_says_nothing_of_what_it_cuts(directory, capfd):
+    fill = FillMask(directory)
+    text = "[MASK] " + "goes " * 60
+    for quiet in (False, True):
+        fill.quiet = quiet
+        fill(text, targets=["reda redb"])
+        assert (capfd.readouterr().err == "") == quiet

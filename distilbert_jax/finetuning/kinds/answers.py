@@ -15,7 +15,7 @@ from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.kinds.kind import Kind, check_texts, learned
 from distilbert_jax.finetuning.metrics import in_order
-from distilbert_jax.finetuning.squad import answer_score
+from distilbert_jax.finetuning.squad import answer_score, wrong_answers
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models import QuestionAnswering
 from distilbert_jax.pipelines.answers import squad_spans
@@ -103,7 +103,7 @@ class Answers(Kind):
         for row, (context, answers) in enumerate(
             zip(rows[task.columns[1]], rows[target] if labelled else (), strict=False)
         ):
-            if said := _wrong_answers(context, answers):
+            if said := wrong_answers(context, answers):
                 raise InputError(f"{where}: row {row}: {target} {said}", path=where, field=target, row=row)
 
     def groups(self, rows: Any, task: Task) -> Iterable[str]:
@@ -190,21 +190,6 @@ class Answers(Kind):
             "": {answer.id: answer.text for answer in predicted},
             **(lacking if targets is not None and targets.may_lack else {}),
         }
-
-
-def _wrong_answers(context: str, answers: Any) -> str:
-    texts, starts = (
-        (answers.get(name) for name in ("text", "answer_start")) if isinstance(answers, dict) else (None, None)
-    )
-    if not isinstance(texts, list) or not isinstance(starts, list) or len(texts) != len(starts):
-        return f"is {answers!r:.60}: expected text and answer_start, two lists as long as one another"
-    for text, start in zip(texts, starts, strict=True):
-        if not isinstance(text, str) or not text.strip() or type(start) is not int or start < 0:
-            return f"has {text!r:.60} at {start!r}: expected a text and where it begins, from 0; none, where there is no answer"
-        if context[start : start + len(text)] != text:
-            there = context[start : start + len(text)]
-            return f"{text!r:.60} does not stand at {start} of the context, where {there!r:.60} does"
-    return ""
 
 
 def _windows(tokenizer: BertTokenizer, questions: Questions) -> Iterator[tuple[list[Window], int, int]]:
