@@ -12,6 +12,7 @@ from distilbert_jax.base.config_io import to_json, write_config
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError
 from distilbert_jax.finetuning import identity
+from distilbert_jax.finetuning.model_card import write_run_card
 from distilbert_jax.finetuning.results import RunResult
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.finetuning.tuning import Tuning
@@ -83,9 +84,13 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             trained = tuning().train([configs[i] for i in group], [directories[i] for i in group])
             for i, result in zip(group, trained, strict=True):
                 places = {name: directories[i] / name for name in ("predictions", "model")}
+                write_run_card(configs[i], directories[i], {result.seed: result})
                 file = directories[i] / "results.json"
                 file.unlink(missing_ok=True)  # of the training before, which the new record is not of
                 run_directory.record_outputs(directories[i], places, {file.name: to_json(result).encode()})
                 write_config(result, file)
                 results[i] = result
+        by_seed = {result.seed: result for result in results.values()}
+        for config, directory in zip(configs, directories, strict=True):
+            write_run_card(config, directory, by_seed, anew=len(configs) > 1)
     return [results[i] for i in range(len(configs))]
