@@ -129,7 +129,9 @@ class FinetuneCommand:
             task.name,
             length=self.length,
             batch_size=self.batch_size,
-            epochs=self.epochs or usual_epochs(min(task.rows["train"], self.max_train_rows or 2**53), self.batch_size),
+            epochs=usual_epochs(min(task.rows["train"], self.max_train_rows or 2**53), self.batch_size)
+            if self.epochs is None
+            else self.epochs,
             max_train_rows=self.max_train_rows,
             class_weights=self.class_weights,
             freeze=self.freeze,
