@@ -77,7 +77,7 @@ class FinetuneCommand:
     (ID:SPLIT). What the labels are is told from the values, and said: --kind and --labels say otherwise. Without --dev a tenth of
     train, by the hash of the text, is scored and not learned from. OUT/model is a Hugging Face directory, that of the first seed;
     the runs of the others stand in OUT/seed-N, without their models. The last epoch counts, and nothing is chosen on dev.
-    Interrupted, the same command keeps the seeds that have ended, and begins the others anew.
+    Interrupted, the same command goes on: seeds that have ended are found, the others go on from their last checkpoint.
     """
 
     model: str  # HF directory or hub id of a BERT or DistilBERT
