@@ -14,11 +14,17 @@ _FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+CARD = "README.md"  # of a model's directory: what people read, and nothing that is loaded
 
 
 def model_files() -> list[str]:
     """Patterns of all that is read of a model. Weights in other formats stay where they are."""
     return [*_FILES, *(name for kind in families.tokenizers() for name in kind.files)]
+
+
+def is_hub_id(path_or_id: str) -> bool:
+    """Whether a name is looked for on the hub: it could stand there, and nothing here has it."""
+    return bool(_HUB_ID.fullmatch(path_or_id)) and not Path(path_or_id).exists()
 
 
 def locate(path_or_id: str | Path, revision: str | None = None) -> Path:

@@ -8,6 +8,7 @@ import numpy as np
 
 from distilbert_jax.base.files import read_array, write_array, write_json
 from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.kinds.sentences import majority
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.training.run_directory import check_output
 
@@ -63,6 +64,18 @@ def read_predictions(directory: Path, split: str, task: Task, *, diverged: bool 
     if logits is not None and len(logits) != len(labels):
         raise _damaged(_file(directory, split), f"{len(logits)} rows, of labels {len(labels)}")
     return Predictions(logits, labels)
+
+
+def majority_score(task: Task, directory: Path, split: str) -> float | None:
+    """The score of always giving the most frequent answer, of a run that has ended; None where there is none: of several
+    numbers, of tags and answers.
+
+    Raises:
+        InputError: as `read_predictions`.
+    """
+    if task.kind not in ("classification", "regression") or (task.kind == "regression" and len(task.outputs) > 1):
+        return None
+    return majority(task, read_predictions(directory, split, task, diverged=True).labels)["score"]
 
 
 def read_logits(directory: Path, name: str, task: Task) -> np.ndarray:

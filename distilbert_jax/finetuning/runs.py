@@ -12,6 +12,7 @@ from distilbert_jax.base.config_io import to_json, write_config
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError
 from distilbert_jax.finetuning import checkpoints, identity
+from distilbert_jax.finetuning.model_card import write_run_card
 from distilbert_jax.finetuning.results import RunResult
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.finetuning.tuning import Tuning
@@ -85,9 +86,14 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
             distributed.on_main_process(functools.partial(checkpoints.remove, directories[i]))
         for group in groups:
             there = [directories[i] for i in group]
-            trained = tuning().train([configs[i] for i in group], there)
-            distributed.on_main_process(functools.partial(_finish, there, trained))
+            given = [configs[i] for i in group]
+            trained = tuning().train(given, there)
+            distributed.on_main_process(functools.partial(_finish, given, there, trained))
             results |= zip(group, trained, strict=True)
+        by_seed = {result.seed: result for result in results.values()}
+        for given in zip(configs, directories, strict=True):
+            card = functools.partial(write_run_card, *given, by_seed, anew=len(configs) > 1)
+            distributed.on_main_process(card)
     return [results[i] for i in range(len(configs))]
 
 
@@ -118,9 +124,10 @@ def _groups(
     return list(groups.values())
 
 
-def _finish(directories: Sequence[Path], results: Sequence[RunResult]) -> None:
+def _finish(configs: Sequence[FinetuneConfig], directories: Sequence[Path], results: Sequence[RunResult]) -> None:
     """Write what runs came to, after which they have ended."""
-    for directory, result in zip(directories, results, strict=True):
+    for config, directory, result in zip(configs, directories, results, strict=True):
+        write_run_card(config, directory, {result.seed: result})
         places = {name: directory / name for name in ("predictions", "model")}
         file = directory / "results.json"
         run_directory.record_outputs(directory, places, {file.name: to_json(result).encode()})

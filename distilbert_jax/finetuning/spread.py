@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.finetuning.kinds.sentences import majority
-from distilbert_jax.finetuning.predictions import read_predictions
+from distilbert_jax.finetuning.predictions import majority_score, read_predictions
 from distilbert_jax.finetuning.results import RunResult
 from distilbert_jax.finetuning.runs import finetune_seeds
 from distilbert_jax.finetuning.tasks import Task, find_task
@@ -72,7 +71,7 @@ def spread_of(results: Sequence[RunResult], directories: Sequence[Path], epochs:
     """What runs of one task came to, in the order of their seeds, the first the one whose model is kept."""
     first, task = results[0], find_task(results[0].task)
     split, scores = next(iter(first.scores)), [result.score for result in results]
-    floor = _majority(task, directories[0], split)
+    floor = majority_score(task, directories[0], split)
     failed = {
         str(result.seed): why
         for result, directory in zip(results, directories, strict=True)
@@ -101,12 +100,6 @@ def spread_of(results: Sequence[RunResult], directories: Sequence[Path], epochs:
         train_seconds=statistics.median(result.train_seconds / result.together for result in results),
         saved="" if first.diverged else str(directories[0] / "model"),
     )
-
-
-def _majority(task: Task, directory: Path, split: str) -> float | None:
-    if task.kind not in ("classification", "regression") or (task.kind == "regression" and len(task.outputs) > 1):
-        return None  # of several numbers, of tags and answers
-    return majority(task, read_predictions(directory, split, task, diverged=True).labels)["score"]
 
 
 def _failure(task: Task, result: RunResult, directory: Path, split: str, floor: float | None) -> str:

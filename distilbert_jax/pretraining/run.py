@@ -11,10 +11,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tokenizers import Tokenizer
 
 from distilbert_jax.base.config_io import to_json
-from distilbert_jax.base.hub import write_directory
+from distilbert_jax.base.hub import CARD, write_directory
 from distilbert_jax.config import PretrainConfig
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.models.hf_format import fingerprint, has_weights
@@ -23,6 +22,7 @@ from distilbert_jax.models.params import count, digest, merge
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.evaluate import heldout
+from distilbert_jax.pretraining.model_card import write_run_card
 from distilbert_jax.pretraining.objective_table import check_objective, sources
 from distilbert_jax.pretraining.setup import Setup, head_of, set_up, weights_now
 from distilbert_jax.pretraining.together import StepTogether, parties, why_apart
@@ -79,11 +79,18 @@ def pretrain_together(configs: Sequence[PretrainConfig], *, profile: bool = Fals
             _enter(config, directory, stack)
             if run_directory.finished(directory):
                 distributed.on_main_process(functools.partial(check_finished, config, directory))
+                distributed.on_main_process(functools.partial(_add_card, config, directory))
                 _say(f"{directory}: finished before" + ("; there is no step left to trace" if profile else ""))
             else:
                 left.append(config)
         _train_all(left, profile=profile)
     return [directory / "model" for directory in directories]
+
+
+def _add_card(config: PretrainConfig, directory: Path) -> None:
+    """Write the card of a run that has ended where there is none: an earlier version wrote none, and one may be removed."""
+    if not (directory / "model" / CARD).exists():
+        write_run_card(config, directory, directory / "model")
 
 
 def _enter(config: PretrainConfig, directory: Path, stack: contextlib.ExitStack) -> None:
@@ -268,16 +275,18 @@ def _finish(run: _Begun, state: TrainState) -> None:
     setup, directory = run.setup, run.directory
     whole = distributed.whole(of_model(state.params), setup.mesh)
     trained = sharding.cut_vocabulary(whole, setup.config.model.vocab_size)
-    distributed.on_main_process(lambda: _save(merge(setup.graphdef, trained), setup.tokenizer, directory))
+    distributed.on_main_process(lambda: _save(merge(setup.graphdef, trained), setup))
     _say(f"{directory / 'model'}: written; weights {digest(trained)[:16]}")
     distributed.on_main_process(lambda: _warn_if_worse(directory))
 
 
-def _save(model: PretrainedModel, tokenizer: Tokenizer, directory: Path) -> None:
+def _save(model: PretrainedModel, setup: Setup) -> None:
     """Write a run's model. Its digests are there before it takes its name: what is there later is known to be it, or not."""
+    directory = Path(setup.config.run.directory)
 
     def write(partial: Path) -> None:
-        model.save_pretrained(partial, tokenizer)
+        model.save_pretrained(partial, setup.tokenizer)
+        write_run_card(setup.config, directory, partial, replaced=directory / "model")
         run_directory.record_outputs(directory, {"model": partial})
 
     write_directory(directory / "model", write)

@@ -14,7 +14,7 @@ from typing import Any
 
 from distilbert_jax.base.config_io import differences, read_config, to_json
 from distilbert_jax.base.files import atomic_file, check_writable, fingerprint_of, read_json, sha256_of, write_json
-from distilbert_jax.base.hub import model_files
+from distilbert_jax.base.hub import CARD, model_files
 from distilbert_jax.errors import InputError
 
 # Fields that do not change what is computed: they may differ when a run goes on. With a dot at the end: all below.
@@ -278,7 +278,8 @@ def identity(directory: Path) -> str:
 def record_outputs(
     directory: Path, places: Mapping[str, Path], last: Mapping[str, bytes] = MappingProxyType({})
 ) -> None:
-    """Record the digests of the run, of its log and of the files that it leaves, before the last of them takes its name.
+    """Record the digests of the run, of its log and of the files that it leaves, before the last of them takes its name. Not of the
+    model's card: nothing is computed from it, and it is there to be edited.
 
     Args:
         places: {folder of the run: where its files lie now}.
@@ -288,7 +289,7 @@ def record_outputs(
         f"{name}/{path.relative_to(place).as_posix()}": path
         for name, place in places.items()
         for path in sorted(place.rglob("*"))
-        if path.is_file()
+        if path.is_file() and path.name != CARD
     }
     if (log := directory / METRICS).is_file():
         files[METRICS] = log

@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from huggingface_hub import ModelCard
 
 from distilbert_jax.base import runtime
 from distilbert_jax.base.config_io import to_json, to_values
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
 from distilbert_jax.errors import DivergedError, InputError
+from distilbert_jax.finetuning import identity
 from distilbert_jax.finetuning import tuning as module
 from distilbert_jax.finetuning.batches import packed_shape
 from distilbert_jax.finetuning.kinds.sentences import Classification
@@ -25,6 +27,7 @@ from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, Sequen
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import cost, run_directory, step
+from distilbert_jax.training.model_card import number
 from tests import runs
 from tests.models.common import call
 from tests.runs import BERT, STUDENT, change, metrics, refused
@@ -304,6 +307,21 @@ def test_seeds_in_turn_share_one_compiled_step_and_give_what_each_gives_alone(fo
     assert found[1].scores == tuned[1].scores
     assert runs.weights(tmp_path / "0/model") == runs.weights(Path(tuned[0].run.directory) / "model")
     assert capsys.readouterr().err.count("newly initialised") == 1, "what is said of a directory is said once"
+    own, alone = (ModelCard.load(run / "model/README.md") for run in (tmp_path / "0", Path(tuned[0].run.directory)))
+    scores = [number(result.score) for result in found]
+    assert (
+        f"| {scores[1]} | {number(np.median([one.score for one in found]))} | {min(scores)} to {max(scores)} |"
+        in own.text
+    )
+    assert "Of one seed" in alone.text
+    assert own.data.eval_results == alone.data.eval_results
+    assert own.data.eval_results[0].metric_value == round(found[1].scores["validation"]["accuracy"] / 100, 4)
+    for digest in identity.inputs_of(configs[1]).values():
+        assert digest in own.text
+    assert str(tmp_path) not in own.text
+    (tmp_path / "0/model/README.md").write_text("mine")
+    finetune_seeds(configs)
+    assert (tmp_path / "0/model/README.md").read_text() == "mine"
 
 
 @pytest.mark.slow

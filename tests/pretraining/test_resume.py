@@ -22,10 +22,17 @@ def config(world, tmp_path):
     return runs.pretraining(world, tmp_path / "run")
 
 
+def card_of(run):
+    """The README.md of a run's model without the run's name, and the digest that depends on it."""
+    text = (run / "model/README.md").read_text(encoding="utf-8").rpartition("<!--")[0]
+    return text.replace(f"# `{run.name}`", "").replace(f"name: {run.name}", "")
+
+
 def assert_equal_runs(config, expected):
     """Bit-identical weights, every step exactly once with the same losses, TensorBoard without duplicates."""
     found, expected = Path(config.run.directory), Path(expected.run.directory)
     assert runs.weights(found / "model") == runs.weights(expected / "model")
+    assert card_of(found) == card_of(expected)
     logged = runs.entries(found)
     assert [entry["step"] for entry in logged if entry["kind"] == "train"] == list(range(1, runs.STEPS + 1))
     assert [entry["step"] for entry in logged if entry["kind"] == "eval"] == [15, 30]
