@@ -89,6 +89,7 @@ _NAMES = {
         "PreTraining",
         "SequenceClassification",
     ),
+    "models.push": ("push_to_hub",),
     "models.student": ("student_from_teacher",),
     "pipelines": (
         "FeatureExtraction",
@@ -192,6 +193,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.models import NextSentencePrediction as NextSentencePrediction
     from distilbert_jax.models import PreTraining as PreTraining
     from distilbert_jax.models import SequenceClassification as SequenceClassification
+    from distilbert_jax.models.push import push_to_hub as push_to_hub
     from distilbert_jax.models.student import student_from_teacher as student_from_teacher
     from distilbert_jax.pipelines import FeatureExtraction as FeatureExtraction
     from distilbert_jax.pipelines import FillMask as FillMask

@@ -1,9 +1,9 @@
-"""Hub ids and model directories (config.json, model.safetensors, tokenizer.json): found by path or id, written whole."""
+"""Hub ids and model directories (config.json, model.safetensors, tokenizer.json): found by path or id, written whole, uploaded."""
 
 import functools
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from distilbert_jax import families
@@ -105,6 +105,63 @@ def _download(name: str, revision: str | None) -> Path:
             f"`hf download {name} --local-dir DIR` makes a copy; name that directory instead",
             path=name,
         ) from None
+
+
+def upload(files: Mapping[str, Path], repo_id: str, *, private: bool, message: str) -> str:
+    """Make a model's repository on the hub where there is none, and commit files to its main branch; the URL of the commit.
+
+    The token is that of `HF_TOKEN` or `hf auth login`; it stands in no message.
+
+    Args:
+        files: by their names in the repository. What else is there stays.
+        private: of a repository that is made; one that is there stays as it is.
+
+    Raises:
+        InputError: `repo_id` is none, there is no token or it may not write there, or the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi, get_token
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage] - its HTTP client's, and its versions have several
+        OfflineModeIsEnabled,
+    )
+    from huggingface_hub.utils import validate_repo_id
+
+    refused = lambda what, **fields: InputError(f"{repo_id}: {what}", path=repo_id, **fields)
+    try:
+        validate_repo_id(repo_id)
+        if not _HUB_ID.fullmatch(repo_id):
+            raise HFValidationError
+    except HFValidationError:
+        raise refused("no name of a repository; expected USER/NAME", field="repo_id", hint="USER/NAME") from None
+    token = get_token()
+    if not token:
+        hint = "hf auth login, or HF_TOKEN=…"
+        raise refused(f"there is no token to write to the hub with: {hint}", field="token", hint=hint)
+    if not (token.isascii() and token.isprintable()) or " " in token:
+        raise refused("the token has characters that no token has; set HF_TOKEN anew", field="token")
+    api = HfApi(token=token)
+    try:
+        repo = api.create_repo(repo_id, private=private, exist_ok=True)
+        operations = [CommitOperationAdd(name, file) for name, file in files.items()]
+        return api.create_commit(repo.repo_id, operations, commit_message=message).commit_url
+    except (HTTPError, OfflineModeIsEnabled, RuntimeError, ValueError) as error:
+        # What stops the weights while they go up is inside another error.
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+        if isinstance(cause, OSError) and not isinstance(cause, HTTPError | OfflineModeIsEnabled):
+            raise cause from None  # of the disk
+        if isinstance(cause, HfHubHTTPError):
+            status = {401: "the hub does not know this token", 403: "this token may not write there"}
+            why, field = status.get(cause.response.status_code, "the hub refused"), "repo_id"
+            why += f": {cause.server_message or cause}"
+        elif isinstance(cause, OfflineModeIsEnabled):
+            why, field = "HF_HUB_OFFLINE is set, and nothing is uploaded", "HF_HUB_OFFLINE"
+        elif isinstance(cause, HTTPError):  # what the client says of a request may quote its headers
+            why, field = f"the hub cannot be reached at {api.endpoint} ({type(cause).__name__})", "HF_ENDPOINT"
+        else:  # among them the card's metadata, as the hub reads them
+            why, field = f"the hub refused: {cause}", CARD if CARD in str(cause) else "repo_id"
+        raise refused(" ".join(why.replace(token, "…").split()), field=field) from None
 
 
 def write_directory(directory: str | Path, write: Callable[[Path], None]) -> None:

@@ -48,6 +48,7 @@ COMMANDS = {
         "experiments", "what each part of a recipe is worth: variants of a config against the full one"
     ),
     "export": Command("export", "a model as ONNX or StableHLO, compared with this package's outputs"),
+    "push": Command("push", "a model's directory to the Hugging Face hub"),
     "serve": Command("serve", "an endpoint and a page: models behind HTTP, in the forms of clients that there are"),
     "demo": Command("demo", "everything once, on Python's own documentation, in minutes"),
     "configs": Command("configs", "the configs that come with the package"),

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast
@@ -36,6 +37,7 @@ from distilbert_jax.models.hf_format import (
     to_params,
 )
 from distilbert_jax.models.params import count, merge, split
+from distilbert_jax.models.push import Pushed, push_to_hub
 from distilbert_jax.text.tokenizer import BertTokenizer, save_tokenizer
 
 
@@ -246,3 +248,17 @@ class PretrainedModel(nnx.Module):
                 save_tokenizer(tokenizer, partial, model_max_length=self.config.max_length)
 
         write_directory(directory, write)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        tokenizer: BertTokenizer | Tokenizer | None = None,
+        *,
+        private: bool = False,
+        message: str = "",
+        dtype: DTypeLike = jnp.float32,
+    ) -> Pushed:
+        """`save_pretrained` to the Hugging Face hub, see `push.push_to_hub`. A run's own directory is pushed with its card."""
+        with tempfile.TemporaryDirectory() as temporary:
+            self.save_pretrained(Path(temporary) / "model", tokenizer, dtype=dtype)
+            return push_to_hub(Path(temporary) / "model", repo_id, private=private, message=message)
