@@ -11,7 +11,7 @@ import platform
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -209,18 +209,25 @@ def _problem(value: Any, finite: bool, surrogates: bool) -> str:
     return ""
 
 
-def check_writable(path: str | os.PathLike, option: str, *, directory: bool = False) -> Path:
+def check_writable(
+    path: str | os.PathLike, option: str, *, directory: bool = False, inputs: Iterable[str | os.PathLike] = ()
+) -> Path:
     """A path that can be written to, asked before the work whose result goes there. Nothing is made.
 
     Args:
         option: that names it, for the error.
         directory: a directory is meant, which may be there or not, as may those above it; else a file in one that is there.
+        inputs: what is read, and must not be written over, under whatever name.
 
     Raises:
-        InputError: something else is there, it lies under a file, or the place may not be written to.
+        InputError: it is one of `inputs`, something else is there, it lies under a file, or the place may not be written to.
     """
     path = Path(path)
     wrong = lambda what: InputError(f"{option} {path}: {what}", path=path, field=option)
+    for given in inputs:
+        with contextlib.suppress(OSError):
+            if path.exists() and Path(given).samefile(path):
+                raise wrong("is the file that is read; choose another name")
     expected = "a directory" if directory else "a file"
     above = path.absolute()
     try:

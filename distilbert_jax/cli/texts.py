@@ -83,7 +83,7 @@ class FeaturesCommand(TextCommand):
                 hint="--pooling",
             )
         if self.out:
-            check_writable(self.out, "--out")
+            check_writable(self.out, "--out", inputs=filter(None, (self.file,)))
             if Path(self.out).suffix != ".npy":  # else a slip of the hand may overwrite a text
                 raise InputError(f"--out {self.out}: expected the name of an .npy file", field="--out", hint=".npy")
         vectors = self.results(FeatureExtraction, self.pooling, self.layer)

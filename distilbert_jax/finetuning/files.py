@@ -5,6 +5,7 @@ library, and tables of Python. They are read as streams: memory does not grow wi
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -315,6 +316,7 @@ def _object(source: Any, what: str) -> Table:
     if table := _of_library(source, name):
         return table
     if isinstance(source, Mapping):
+        _check_columns(source, name, what)
         sizes = {column: len(values) for column, values in source.items()}
         if len(set(sizes.values())) > 1:
             said = ", ".join(f"{column} {size}" for column, size in sizes.items())
@@ -329,10 +331,26 @@ def _object(source: Any, what: str) -> Table:
                 field=what,
                 row=bad,
             )
-        return _in_memory(name, list(source[0]) if source else [], lambda: [source], len(source))
+        return _in_memory(name, list(dict.fromkeys(itertools.chain(*source))), lambda: [source], len(source))
     raise InputError(
         f"{name}: expected a file, a datasets.Dataset, a DataFrame, a list of dicts or a dict of columns", field=what
     )
+
+
+def _check_columns(columns: Mapping[Any, Any], name: str, what: str) -> None:
+    """Raise InputError unless each of these columns is values in an order, and those of pandas go by one index."""
+    index = None
+    for column, values in columns.items():
+        wrong = lambda said, column=column: InputError(f"{name}: column {column!r} {said}", path=name, field=what)
+        ordered = hasattr(values, "__len__") and hasattr(values, "__getitem__")
+        if not ordered or isinstance(values, str | bytes | bytearray | Mapping):
+            raise wrong(f"is a {type(values).__name__}; expected a list of values, one a row")
+        if (own := getattr(values, "index", None)) is not None and hasattr(own, "equals"):  # a Series of pandas
+            index = own if index is None else index
+            if not own.equals(index):
+                raise wrong(
+                    "has another index than the columns before it; make a DataFrame of them, which puts rows together"
+                )
 
 
 def _of_library(source: Any, name: str) -> Table | None:
@@ -405,7 +423,9 @@ def _content_digest(read: Callable[[Sequence[str]], Rows], columns: Sequence[str
 
 
 def check_texts(table: Table, number: int, row: Mapping[str, Any], columns: Sequence[str]) -> None:
-    """Raise InputError unless these columns of a row hold texts."""
+    """Raise InputError unless these columns of a row are there and hold texts."""
     for column in columns:
+        if column not in row:
+            raise absent_column(table.name, [column], tuple(row), row=number)
         if what := no_text(row[column]):
             raise InputError(f"{table.name}, row {number}: {column} {what}", path=table.name, field=column, row=number)

@@ -1,11 +1,15 @@
 """Labels of a table inferred: whether they are classes, several at once, or amounts, and what the classes are called."""
 
 import ast
+import contextlib
 import dataclasses
 import functools
+import io
 import json
 import math
 import re
+import tokenize
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -16,22 +20,52 @@ from distilbert_jax.finetuning.files import Table
 
 LabelKind = Literal["classification", "multi_label", "regression"]
 
-_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+# A zero before other digits is of a code, such as 010, which is no number and keeps its zero.
+_NUMBER = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_WITH_COMMA = re.compile(r"[+-]?[\d.]*\d,\d[\d.,]*", re.ASCII)
 _MISSING = {"", "nan", "na", "n/a", "null", "none"}  # in a column of numbers
 FEW_NUMBERS = 20  # so many whole numbers are classes, such as stars; more are amounts, such as years
 _DISTINCT = 20_000  # values that are told apart while a column is read
 
 
-def cell(value: Any) -> Any:
-    """A list or an object that a file of text holds as JSON, or as Python shows it; anything else as it is."""
+def cell(value: Any, wrong: Callable[[str], InputError]) -> Any:
+    """A list or an object that a file of text holds as JSON, or as Python shows it; anything else as it is.
+
+    Args:
+        wrong: makes the error of what is said of the value.
+
+    Raises:
+        InputError: it is as NumPy shows an array, without commas: Python would join the texts, and an array may be shown in part.
+    """
     if not isinstance(value, str) or value.strip()[:1] not in ("[", "{"):
         return value
-    for read in (json.loads, ast.literal_eval):
-        try:
-            return read(value)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        pass
+    if _is_numpys(value):
+        raise wrong(
+            f"is {shortened(value)}, as NumPy shows an array: write lists as JSON has them, with commas, or the table as .jsonl"
+        )
+    with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+        return ast.literal_eval(value.strip())
     return value
+
+
+def _is_numpys(text: str) -> bool:
+    """Whether a text is values in brackets with nothing but blanks or an ellipsis between two of them."""
+    blanks = (tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    beside, before = False, False
+    try:
+        for kind, word, *_ in tokenize.generate_tokens(io.StringIO(text.strip()).readline):
+            is_value = kind in (tokenize.STRING, tokenize.NUMBER)
+            if kind == tokenize.NAME or (kind == tokenize.OP and word not in "[],...-+"):
+                return False
+            beside = beside or (before and (is_value or word == "..."))
+            before = is_value if kind not in blanks and word not in ("-", "+") else before
+    except (tokenize.TokenError, SyntaxError):
+        return False
+    return beside
 
 
 def number_of(value: Any) -> float | None:
@@ -52,7 +86,7 @@ class Values:
     """What a column of labels holds, as far as it tells what they are.
 
     Attributes:
-        counts: {value: rows}, text without blanks at its ends; of lists their elements.
+        counts: {value: rows}, text as `_stripped` has it, true and false by name; of lists their elements.
         rows: {value: the first row that has it}.
         lists: whether the values are lists.
     """
@@ -69,7 +103,7 @@ class Values:
         Raises:
             InputError: there is none, or it is neither text, number, true or false, nor a list of them.
         """
-        value = cell(given)
+        value = cell(given, functools.partial(self.wrong, number))
         if self.total and isinstance(value, list) != self.lists:
             raise self.wrong(number, f"is {shortened(repr(given))}: some rows have lists, others have not")
         self.total, self.lists = self.total + 1, isinstance(value, list)
@@ -87,7 +121,8 @@ class Values:
                 raise self.wrong(number, f"is {value}: remove the row, or give it a label")
             if not isinstance(value, str | int | float):
                 raise self.wrong(number, f"is {shortened(repr(value))}; expected a text or a number")
-            return value.strip() if isinstance(value, str) else value
+            # True and 1 are one key of a dict.
+            return name_of(value) if isinstance(value, bool) else _stripped(value)
 
         return checked
 
@@ -209,7 +244,14 @@ def infer(
             field=one.column,
             hint="--kind multi_label",
         )
-    labels = _classes(one, names, classes)
+    if kind is None and not names and not classes and one.counts and all(map(_has_comma, one.counts)):
+        value, row = next(iter(one.rows.items()))
+        raise one.wrong(
+            row,
+            f"is {value!r}, a number with a comma: write it with a point, and no other sign, or say --kind classification",
+            "--kind classification",
+        )
+    labels = _classes(one, tuple(map(_stripped, names)), classes)
     if kind is None and len(labels.names) > max(100, one.total // 2) and not names and not classes:
         raise InputError(
             f"{one.table.name}: {one.column} has {len(labels.names):,} different values in {one.total:,} rows, such as "
@@ -251,7 +293,11 @@ def _classes(values: Values, given: Sequence[str], told: Sequence[str]) -> Label
     whole = all((number := number_of(value)) is not None and number == number // 1 for value in values.counts)
     if values.all_numbers and not given:
         values.numbers()  # tells a missing one
-    plain = lambda value: name_of(number_of(value) if whole else _stripped(value))
+
+    def plain(value: Any) -> str:
+        number = number_of(value) if whole else None
+        return name_of(_stripped(value) if number is None else number)
+
     if told:
         if given and set(given) != set(told):
             raise InputError(
@@ -287,7 +333,12 @@ def _classes(values: Values, given: Sequence[str], told: Sequence[str]) -> Label
 
 
 def _stripped(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
+    """A text without blanks at its ends, in the form of Unicode (NFC) in which what looks the same is the same."""
+    return unicodedata.normalize("NFC", value.strip()) if isinstance(value, str) else value
+
+
+def _has_comma(value: Any) -> bool:
+    return isinstance(value, str) and _WITH_COMMA.fullmatch(value) is not None
 
 
 def _by_id(names: Sequence[str]) -> Callable[[Any], str]:
@@ -306,7 +357,8 @@ _TRUTH = {"0": 0, "1": 1, "false": 0, "true": 1}
 
 def truth_of(value: Any) -> int | None:
     """1 or 0 of a column that says whether a row has a class; None: it says something else."""
-    return _TRUTH.get(name_of(value).strip().lower())
+    number = number_of(value)
+    return _TRUTH.get(name_of(value if number is None else number).strip().lower())
 
 
 def _several(columns: Sequence[Values], kind: LabelKind | None) -> Labels:

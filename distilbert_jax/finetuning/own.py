@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import math
 import re
 import sys
@@ -13,12 +14,14 @@ from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError, few, shortened
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import LabelKind, Labels, Values, infer, number_of, truth_of
+from distilbert_jax.finetuning.labels import meaning
 from distilbert_jax.finetuning.own_rows import SEVERAL, Reader, answers_of, group_of, tags_of
 from distilbert_jax.finetuning.own_splits import DEV, TRAIN, OwnSplits, is_held_out
 from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.tasks import Task, TaskKind, remember, usual_metrics
 from distilbert_jax.text.columns import USUAL, Layout
 
+_COMPARED = 200  # classes whose names are compared with one another
 _FEWEST_STEPS, _MOST_EPOCHS = 600, 20  # of small data, where three epochs are too few steps to learn anything
 
 
@@ -130,7 +133,18 @@ def _labels_of(seen: Seen, roles: Roles, kind: LabelKind | None, names: Sequence
 
 def right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
     """Which column is right: its name, its letter, or its place from 0, or from 1 where the values say so."""
-    numbers, last = {number_of(value) for value in values.counts}, len(choices)
+    named = lambda value: str(value).strip() in choices
+    numbers = {number for value in values.counts if not named(value) and (number := number_of(value)) is not None}
+    last = len(choices)
+    if numbers and not numbers & {0, last} and numbers <= {*range(last)}:
+        value = min((value for value in values.counts if number_of(value) in numbers), key=lambda one: values.rows[one])
+        hint = f"{choices[0]}, {choices[1]}, …"
+        raise values.wrong(
+            values.rows[value],
+            f"is {value!r}: no row has 0 and none {last}, so places may count from 0 or from 1; write the names of the columns "
+            f"({hint}) or their letters",
+            hint,
+        )
     first = 1 if last in numbers and 0 not in numbers else 0
     places: dict[float, str] = {float(place): name for place, name in enumerate(choices, first)}
     letters = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", choices, strict=False))
@@ -152,7 +166,7 @@ def right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
             values.rows[wrong],
             f"is {wrong!r}; expected the place, the letter or the name of one of {few(choices, ', ')}",
         )
-    return Labels("classification", choices, f"places count from {first}" if numbers != {None} else "by name", called)
+    return Labels("classification", choices, f"places count from {first}" if numbers else "by name", called)
 
 
 def _check_known(dev: Seen, labels: Labels | None) -> None:
@@ -201,7 +215,7 @@ def task_of(source: OwnSplits, labels: Labels | None, rows: Mapping[str, int]) -
 def usual_epochs(rows: int, batch_size: int) -> int:
     """Epochs where nobody asks for a number: 3, and of small data more, up to 20, so that there are some hundred steps (Mosbach et
     al. 2021, arXiv 2006.04884)."""
-    return min(_MOST_EPOCHS, max(3, math.ceil(_FEWEST_STEPS / math.ceil(rows / batch_size))))
+    return min(_MOST_EPOCHS, max(3, math.ceil(_FEWEST_STEPS / max(1, math.ceil(rows / max(1, batch_size))))))
 
 
 def _say(task: Task, roles: Roles, seen: Seen, dev: Seen | None, labels: Labels | None) -> None:
@@ -223,6 +237,12 @@ def _say(task: Task, roles: Roles, seen: Seen, dev: Seen | None, labels: Labels 
             f"{table.name}: no --dev: {seen.held_rows:,} of its rows, a tenth by the hash of the text, are held out for the score",
             file=sys.stderr,
         )
+    for one, other in itertools.combinations(every, 2) if len(every) <= _COMPARED else ():
+        if meaning(one) == meaning(other):
+            print(
+                f"{table.name}: the classes {one!r} and {other!r} are learned apart, and differ in case, blanks or hyphens alone",
+                file=sys.stderr,
+            )
     learned = {name: rows - (0 if dev else of_dev[name]) for name, rows in every.items()}
     if lacking := [name for name, rows in learned.items() if not rows and of_dev[name]]:
         print(f"{table.name}: no row to learn from of {few(lacking, ', ')}, which dev has", file=sys.stderr)

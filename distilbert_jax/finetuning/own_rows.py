@@ -1,6 +1,8 @@
 """Rows of a table as a task has them: texts checked, labels as ids or numbers, answers where they stand."""
 
 import dataclasses
+import functools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
@@ -9,6 +11,7 @@ from distilbert_jax.finetuning.files import Table, check_texts
 from distilbert_jax.finetuning.inferred import Labels, Values, cell, number_of, truth_of
 from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.squad import wrong_answers
+from distilbert_jax.text.columns import absent_column
 
 SEVERAL = "labels"  # the column that a task has for several labels, or several amounts, of a row: a number each
 
@@ -74,14 +77,15 @@ class Reader:
                     raise wrong(name).wrong(number, f"is {row[name]!r}; expected {expected}")
             return {SEVERAL: [float(value) for value in given if value is not None]}
         name = roles.one_label
-        value = cell(row[name])
+        value = cell(row[name], functools.partial(wrong(name).wrong, number))
         if labels.kind == "regression":
             amount = number_of(value)
             if amount is None or amount != amount:
                 raise wrong(name).wrong(number, f"is {row[name]!r}; expected a number")
             return {name: float(amount)}
         if labels.kind == "multi_label":
-            ids = {labels.id_of(wrong(name), number, one) for one in value}
+            given = value if isinstance(value, list) else [value]  # of a model of several a row may name one
+            ids = {labels.id_of(wrong(name), number, one) for one in given}
             return {SEVERAL: [float(place in ids) for place in range(len(labels.names))]}
         return {name: labels.id_of(wrong(name), number, value)}
 
@@ -92,17 +96,17 @@ def words_of(table: Table, number: int, column: str, row: Mapping[str, Any], *, 
     Raises:
         InputError: there are none, or one of them is blank or no text.
     """
-    value = cell(row[column])
+    if column not in row:
+        raise absent_column(table.name, [column], tuple(row), row=number)
+    value = cell(row[column], functools.partial(Values(table, column).wrong, number))
     given = value.split() if isinstance(value, str) else value
     kinds = str | int if numbers else str
     if not isinstance(given, list) or not given:
         what = "has no words" if given == [] else f"is {value!r:.60}"
         raise Values(table, column).wrong(number, f"{what}; expected a list of words, or text with blanks between them")
-    bad = next(
-        (word for word in given if not isinstance(word, kinds) or not str(word).strip() or "\0" in str(word)), None
-    )
-    if bad is not None:
-        raise Values(table, column).wrong(number, f"has the word {bad!r:.40}; expected text that is not blank")
+    for word in given:
+        if not isinstance(word, kinds) or not str(word).strip() or "\0" in str(word):
+            raise Values(table, column).wrong(number, f"has the word {word!r:.40}; expected text that is not blank")
     return given
 
 
@@ -125,9 +129,13 @@ def answers_of(table: Table, number: int, row: Mapping[str, Any], roles: Roles) 
         InputError: they are not laid out so, or one does not stand at its offset in the context.
     """
     column, context = roles.answers, row[roles.context]
-    value, wrong = cell(row[column]), Values(table, column).wrong
-    if isinstance(value, str):  # of a table with one answer a row, which says not where it stands
-        text, places = value.strip(), context.count(value.strip())
+    given, wrong = row[column], Values(table, column).wrong
+    value = cell(given, functools.partial(wrong, number))
+    if isinstance(given, str) and not _is_laid_out(
+        value
+    ):  # of a table with one answer a row, which says not where it stands
+        text = given.strip()
+        places = len(re.findall(f"(?={re.escape(text)})", context))
         if not text or places != 1:
             what = "is blank" if not text else f"{value!r:.60} stands {places} times in {roles.context}"
             raise wrong(number, f"{what}; expected {{text, answer_start}}, or a text that stands there once")
@@ -136,8 +144,15 @@ def answers_of(table: Table, number: int, row: Mapping[str, Any], roles: Roles) 
         value = {name: [one.get(name) for one in value] for name in ("text", "answer_start")}
     if said := wrong_answers(context, value):
         raise wrong(number, said)
-    given = cast(Mapping[str, list[Any]], value)
-    return {name: given[name] for name in ("text", "answer_start")}
+    laid_out = cast(Mapping[str, list[Any]], value)
+    return {name: laid_out[name] for name in ("text", "answer_start")}
+
+
+def _is_laid_out(value: Any) -> bool:
+    """Whether what a text holds is answers; a text of brackets may be one itself, such as [1]."""
+    return (isinstance(value, dict) and bool(value)) or (
+        isinstance(value, list) and all(isinstance(one, dict) for one in value)
+    )
 
 
 def group_of(roles: Roles, row: Mapping[str, Any]) -> str:

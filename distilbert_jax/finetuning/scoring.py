@@ -21,7 +21,7 @@ from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import Labels, Values, name_of, number_of
 from distilbert_jax.finetuning.kinds import Kind, kind_of
-from distilbert_jax.finetuning.labels import meaning
+from distilbert_jax.finetuning.labels import by_meaning
 from distilbert_jax.finetuning.own import look, require_columns, right_choice, task_of
 from distilbert_jax.finetuning.own_rows import Reader
 from distilbert_jax.finetuning.own_splits import DEV, OwnSplits
@@ -84,6 +84,8 @@ def score_rows(
         InputError: a row is wrong, a label that the model does not have, or a head that it does not have.
     """
     roles.require_targets()
+    if length is not None and length < 1:
+        raise InputError(f"length = {length}: expected 1 or more tokens", field="length")
     table = open_table(data, layout=layout)
     require_columns(table, roles)
     seen = look(table, roles)
@@ -125,36 +127,49 @@ def _of_model(
     if roles.choices:
         return roles, right_choice(columns[0], roles.choices)
     names, problem = config.labels, config.problem_type
-    ours = {meaning(name): name for name in names}
     if roles.label and (problem == "regression" or (len(names) == 1 and problem is None)):
         return roles, _amounts(columns, names, model)
+    values, same = columns[0], by_meaning(names)
+    several = len(columns) > 1 or (values.lists and not roles.tags)
+    if several and problem != "multi_label_classification":
+        hint = '"problem_type": "multi_label_classification" in its config.json'
+        raise InputError(
+            f"{model}: gives one label to a text, and --label {' '.join(roles.label)} has several; if they are what it learned, "
+            f"write {hint}",
+            path=model,
+            field="--label",
+            hint=hint,
+        )
     if len(columns) > 1:
-        of = {meaning(one.column): one.column for one in columns}
-        if of.keys() != ours.keys():
+        of = {same(one.column): one.column for one in columns}
+        if of.keys() != set(names):
             raise InputError(
                 f"{model}: its labels are {few(names, ', ')}, and --label names {', '.join(roles.label)}",
                 path=model,
                 field="--label",
             )
-        return dataclasses.replace(roles, label=tuple(of[one] for one in ours)), Labels("multi_label", names, "")
-    values = columns[0]
-    several = problem == "multi_label_classification" or (values.lists and not roles.tags)
+        return dataclasses.replace(roles, label=tuple(of[one] for one in names)), Labels("multi_label", names, "")
     told = table.classes.get(values.column, ())
-    is_id = lambda value: number_of(value) in range(len(names)) and meaning(name_of(value)) not in ours
+
+    def named(value: Any) -> str:
+        """By its name, which of a whole number may be written as 1, "1.0" or "LABEL_1"."""
+        if told and isinstance(value, int) and 0 <= value < len(told):
+            return same(told[value])
+        number, name = number_of(value), same(name_of(value).strip())
+        return name if name in names or number is None else same(name_of(number))
+
+    is_id = lambda value: number_of(value) in range(len(names)) and named(value) not in names
     by_id = not told and all(map(is_id, values.counts))
 
     def called(value: Any) -> str:
         number = number_of(value)
-        if told and isinstance(value, int) and 0 <= value < len(told):
-            return ours.get(meaning(told[value]), told[value])
-        if by_id and number is not None and number in range(len(names)):
-            return names[int(number)]
-        return ours.get(meaning(name_of(value)), name_of(value))
+        return names[int(number)] if by_id and number in range(len(names)) and number is not None else named(value)
 
     for value, row in sorted(values.rows.items(), key=lambda one: one[1]):
         if (name := called(value)) not in names:
             raise values.wrong(row, f"is {name!r}, which {model} does not know; {nearest(name, names)}")
-    return roles, Labels("multi_label" if several else "classification", names, "", called)
+    multi = problem == "multi_label_classification" and not roles.tags
+    return roles, Labels("multi_label" if multi else "classification", names, "", called)
 
 
 def _amounts(columns: Sequence[Values], names: Sequence[str], model: str) -> Labels:
@@ -190,6 +205,8 @@ def predictions(
     Raises:
         InputError: a row is wrong, or the model does not have the head.
     """
+    if batch_size is not None and batch_size < 1:
+        raise InputError(f"batch_size = {batch_size}: expected 1 or more", field="batch_size")
     require_columns(table, roles, labelled=False)
     reader = Reader(roles, labelled=False)
     # Columns that are not read may lack a value, as in JSON lines.

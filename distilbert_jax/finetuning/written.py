@@ -1,9 +1,8 @@
 """Files of predicted rows, CSV, JSON lines or parquet: written row by row, and whole or not at all."""
 
 import contextlib
-import csv
-import io
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,13 +29,7 @@ def check_out(path: str | Path, option: str, inputs: Sequence[str | Path] = ()) 
             field=option,
             hint=SUFFIXES[0],
         )
-    for given in inputs:
-        with contextlib.suppress(OSError):
-            if path.exists() and Path(given).samefile(path):
-                raise InputError(
-                    f"{option} {path}: is the file that is read; choose another name", path=path, field=option
-                )
-    return check_writable(path, option)
+    return check_writable(path, option, inputs=inputs)
 
 
 def new_names(there: Sequence[str], wanted: Sequence[str]) -> list[str]:
@@ -61,22 +54,32 @@ def rows_to(path: Path) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _csv(file: BinaryIO, path: Path) -> Iterator[Write]:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-    writer = csv.writer(text, lineterminator="\n")
     names: list[str] = []
+
+    def line(values: Sequence[Any]) -> None:
+        fields = [_quoted(_as_text(value)) for value in values]
+        file.write(
+            (",".join(fields if fields != [""] else ['""']) + "\n").encode()
+        )  # a line of nothing would be no row
 
     def write(row: Mapping[str, Any]) -> None:
         if not names:
             names.extend(row)
-            writer.writerow(names)
-        writer.writerow([_as_text(row.get(name)) for name in names])
+            line(names)
+        line([row.get(name) for name in names])
 
     yield write
-    text.detach()  # the file is not this one's to close
 
 
-def _as_text(value: Any) -> Any:
-    return json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else value
+def _as_text(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    return "" if value is None else str(value)
+
+
+def _quoted(text: str) -> str:
+    """A field as RFC 4180 has it. Python's writer leaves a carriage return bare, which its reader takes for the end of a row."""
+    return f'"{text.replace(chr(34), chr(34) * 2)}"' if any(sign in text for sign in ',"\r\n') else text
 
 
 @contextlib.contextmanager
@@ -88,34 +91,47 @@ def _json_lines(file: BinaryIO, path: Path) -> Iterator[Write]:
 
 @contextlib.contextmanager
 def _parquet(file: BinaryIO, path: Path) -> Iterator[Write]:
+    """Groups of rows lie in a temporary file, each with the types that its own values have, until the types of all are known."""
     import pyarrow as pa
     from pyarrow import parquet
 
     rows: list[Mapping[str, Any]] = []
-    writers: list[Any] = []
+    schemas: list[Any] = []
+    several = lambda error: InputError(
+        f"{path}: a column has values of several kinds, which parquet has not ({error}); write .jsonl",
+        path=path,
+        hint=".jsonl",
+    )
 
-    def flush() -> None:
-        try:
-            schema = writers[0].schema if writers else None
-            table = pa.Table.from_pylist(rows, schema=schema) if schema else pa.Table.from_pylist(rows)
-        except (pa.ArrowException, OverflowError) as error:
-            raise InputError(
-                f"{path}: a column has values of several kinds, which parquet has not ({error}); write .jsonl",
-                path=path,
-                hint=".jsonl",
-            ) from None
-        if not writers:
-            writers.append(parquet.ParquetWriter(file, table.schema))
-        writers[0].write_table(table)
-        rows.clear()
+    with tempfile.TemporaryFile() as scratch:
 
-    def write(row: Mapping[str, Any]) -> None:
-        rows.append(row)
-        if len(rows) == _AT_ONCE:
+        def flush() -> None:
+            try:
+                table = pa.Table.from_pylist(rows)
+            except (pa.ArrowException, OverflowError) as error:
+                raise several(error) from None
+            schemas.append(table.schema)
+            with pa.ipc.new_stream(scratch, table.schema) as stream:
+                stream.write_table(table)
+            rows.clear()
+
+        def write(row: Mapping[str, Any]) -> None:
+            rows.append(row)
+            if len(rows) == _AT_ONCE:
+                flush()
+
+        yield write
+        if rows:
             flush()
-
-    yield write
-    if rows:
-        flush()
-    if writers:
-        writers[0].close()
+        if not schemas:
+            return
+        scratch.seek(0)
+        try:
+            schema = pa.unify_schemas(schemas, promote_options="permissive")
+            with parquet.ParquetWriter(file, schema) as writer:
+                for own in schemas:
+                    with pa.ipc.open_stream(scratch) as stream:
+                        table = stream.read_all()
+                    writer.write_table(table if own == schema else pa.Table.from_pylist(table.to_pylist(), schema))
+        except (pa.ArrowException, OverflowError) as error:
+            raise several(error) from None

@@ -5,6 +5,7 @@ import contextlib
 import csv
 import difflib
 import io
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from distilbert_jax.base.files import check_file, open_file, parse_json, read_by
 from distilbert_jax.errors import InputError, counted, few, shortened, warn_once
 
 _LARGEST_JSON = 256 << 20
+_SAY_EACH = (".jsonl", ".ndjson", ".json")  # files of which each row says its columns
 _LONGEST_FIELD = 16 << 20  # letters
 Rows = Iterator[tuple[int, dict[str, Any]]]  # the line or row, as errors count them, and the values of its columns
 
@@ -125,16 +127,17 @@ def _is_value(name: str) -> bool:
 
 
 def column_names(path: Path, layout: Layout = USUAL) -> tuple[str, ...]:
-    """The columns of a file, of a .jsonl or .json those of its first row; none of an empty file.
+    """The columns of a file, of a .jsonl or .json those of all of its rows; none of an empty file.
 
     Raises:
         InputError: it is not what its name says.
     """
     if path.suffix.lower() == ".parquet":
         return tuple(_parquet_names(path))
-    for _, row in READERS[path.suffix.lower()](path, (), layout):
-        return tuple(row)
-    return ()
+    rows = READERS[path.suffix.lower()](path, (), layout)
+    if path.suffix.lower() in _SAY_EACH:
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(row for _, row in rows)))
+    return tuple(next(rows, (0, {}))[1])
 
 
 @contextlib.contextmanager
@@ -336,7 +339,7 @@ def squad_rows(path: Path, content: Mapping[str, Any]) -> Rows:
                     given = of(asked, "answers", list, where)
                     texts = [of(one, "text", str, where) for one in given]
                     starts = [of(one, "answer_start", int, where) for one in given]
-                    none = asked.get("is_impossible") is True
+                    none = "is_impossible" in asked and of(asked, "is_impossible", bool, where)
                     row["answers"] = {"text": [] if none else texts, "answer_start": [] if none else starts}
                 yield number, row
 

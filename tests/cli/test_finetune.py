@@ -100,6 +100,8 @@ def test_other_rows_are_another_run(folder, done, tmp_path):
         (["--text", "reviw"], "reviw"),
         (["--delimiter", ";;"], "--delimiter"),
         (["--seeds", "0"], "--seeds"),
+        (["--epochs", "0"], "epochs"),
+        (["--batch-size", "0"], "batch_size"),
         (["--kind", "regression"], "verdict"),
         (["--dev", "none.csv"], "--dev"),
         (["--tokens", "review"], "--tokens"),

@@ -93,7 +93,11 @@ def test_features_are_shown_or_written(world, tmp_path, capsys):
     assert capsys.readouterr().out == f"{tmp_path}/x.npy: 2 × 32 float32\n"
     text = tmp_path / "texts.txt"
     text.write_text("reda goes\n")
-    given = ["features", "--model", world.teacher, "--file", str(text), "--out", str(text)]
+    (tmp_path / "link.npy").symlink_to(text)
+    for out in (text, tmp_path / "link.npy"):
+        given = ["features", "--model", world.teacher, "--file", str(text), "--out", str(out)]
+        refused(lambda given=given: evaluate.main(given), by="base.files.check_writable", field="--out")
+    given = ["features", "--model", world.teacher, "reda", "--out", str(tmp_path / "new.txt")]
     refused(lambda: evaluate.main(given), by="cli.texts.FeaturesCommand.run", field="--out")
     assert text.read_text() == "reda goes\n"
     evaluate.main([*command, "--json"])

@@ -66,6 +66,17 @@ def test_a_table_of_python_gives_the_rows_of_a_file(make):
     refused(lambda: table.require(["star"], "--label"), "stars", field="star", hint="--label stars")
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", ""])
+def test_columns_of_later_rows_are_there_too(name, tmp_path):
+    rows = [{"text": "a"}, {"text": "b", "id": 3}]
+    if name:
+        said = json.dumps(rows) if name == "a.json" else "\n".join(map(json.dumps, rows))
+        (tmp_path / name).write_text(said)
+    table = open_table(tmp_path / name if name else rows)
+    assert table.columns == ("text", "id")
+    assert [row for _, row in table.read(table.columns)] == rows
+
+
 def test_missing_values_of_pandas_are_none():
     rows = [row for _, row in open_table(pandas.DataFrame({"a": pandas.array([1, None], "Int64")})).rows()]
     assert rows == [{"a": 1}, {"a": None}]
@@ -77,6 +88,12 @@ def test_missing_values_of_pandas_are_none():
         datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}),
         {"a": [1], "b": [1, 2]},
         ["a text"],
+        {"a": "xy", "b": [1, 2]},
+        {"a": {"r1": "x", "r2": "y"}, "b": {"r1": 1, "r2": 2}},
+        {"a": {"x", "y"}, "b": [1, 2]},
+        {"a": iter("xy"), "b": [1, 2]},
+        {"a": "x", "b": 1},
+        {"a": pandas.Series(["x", "y"]), "b": pandas.Series([1, 2], index=[1, 0])},
         3,
         pandas.DataFrame([[1]]),
     ],

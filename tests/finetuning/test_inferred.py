@@ -3,7 +3,7 @@
 import pytest
 
 from distilbert_jax.finetuning.files import open_table
-from distilbert_jax.finetuning.inferred import Values, infer
+from distilbert_jax.finetuning.inferred import Values, cell, infer
 from tests.runs import refused
 
 
@@ -30,6 +30,10 @@ def values_of(*columns):
         ([*range(77)] * 2, "classification", tuple(map(str, range(77)))),
         ([["x"], [], ["y", "x"]], "multi_label", ("x", "y")),
         (['["x"]', "[]", "['y', 'x']"], "multi_label", ("x", "y")),
+        (["010", "10", "1"], "classification", ("010", "1", "10")),
+        (["\u0661", "1"], "classification", ("1", "\u0661")),
+        (["caf\u00e9", "cafe\u0301", "x"], "classification", ("caf\u00e9", "x")),
+        ([True, 1, "1", 0, False], "classification", ("0", "1", "false", "true")),
     ],
 )
 def test_what_one_column_of_labels_is(values, kind, names):
@@ -43,6 +47,7 @@ def test_several_columns_are_classes_of_a_row_or_amounts():
     assert infer(values_of(["0", "1"], [0, 1]), kind="regression").kind == "regression"
     assert infer(values_of(*amounts)).names == ("label0", "label1")
     assert infer(values_of(*amounts)).kind == "regression"
+    assert infer(values_of(["0.0", "1.0"], ["1.0", "0.0"])).kind == "multi_label"
     refused(lambda: infer(values_of(*amounts), kind="multi_label"), field="label0", row=1)
 
 
@@ -103,3 +108,22 @@ def test_a_class_that_train_lacks_is_named_with_the_nearest():
     (dev,) = values_of(["positive"])
     assert labels.id_of(dev, 1, " positive ") == 1
     refused(lambda: labels.id_of(dev, 7, "positve"), "positive", row=7, hint="--labels negative positive positve")
+
+
+@pytest.mark.parametrize("text", ["['a' 'b']", "['a'\n 'b']", "['a' ... 'z']", "[3 0 7]", "[0.5 -1.]"])
+def test_an_array_as_numpy_shows_it_is_no_list(text):
+    refused(lambda: values_of(["['a']", text]), path="train", field="label", row=2)
+
+
+def test_a_text_in_brackets_is_a_text():
+    wrong = lambda said: AssertionError(said)
+    for text in ("[see 3 4]", "[1] a [2]", "[", "[a' 'b]", "{x y}"):
+        assert cell(text, wrong) == text
+    assert [cell(text, wrong) for text in ("['a', ' ']", '["a" , "b"]', "[1, -2]")] == [["a", " "], ["a", "b"], [1, -2]]
+
+
+def test_numbers_with_commas_are_not_taken_for_classes():
+    for values in (["1,5", "2,5", "1,5"], ["1,500", "2,000"]):
+        refused(lambda values=values: infer(values_of(values)), field="label", row=1, hint="--kind classification")
+    assert infer(values_of(["1,5", "2,5"]), kind="classification").names == ("1,5", "2,5")
+    assert infer(values_of(["1,5", "x"])).names == ("1,5", "x")

@@ -14,6 +14,7 @@ MNLI = ("entailment", "neutral", "contradiction")
         (("NEGATIVE", "POSITIVE"), ("negative", "positive"), (0, 1)),
         (("Not-Entailment", "ENTAILMENT"), ("entailment", "not_entailment"), (1, 0)),
         (("LABEL_1", "LABEL_0"), ("0", "1"), (1, 0)),
+        (("a", "A"), ("A", "a"), (1, 0)),
         (("LABEL_0",), ("score",), (0,)),  # a regression has nothing to tell apart
     ],
 )
@@ -27,7 +28,7 @@ def test_labels_are_matched_by_their_names(given, wanted, order):
         (("LABEL_0", "LABEL_1"), ("negative", "positive")),  # which is which nobody can tell
         (("negative", "positive"), ("entailment", "not_entailment")),
         (("negative", "negative"), ("negative", "positive")),
-        (("a", "A"), ("a", "A")),
+        (("a", "A"), ("a", "_a")),
         (MNLI, ("entailment", "not_entailment")),
         (("score",), ("negative", "positive")),
     ],

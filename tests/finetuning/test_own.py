@@ -96,6 +96,11 @@ def test_dev_is_read_by_the_names_that_train_has(tmp_path, capsys):
     assert "ugly" in capsys.readouterr().err.splitlines()[-1]
 
 
+def test_classes_that_differ_in_case_alone_are_said(capsys):
+    own_task([*reviews(60), *reviews(40, 1, ("bad", "Good"))], roles=REVIEWS)
+    assert "'good' and" in capsys.readouterr().err.replace("'Good' and 'good'", "'good' and")
+
+
 def test_amounts_pairs_and_several_labels():
     rows = [{**row, "pair": "b", "price": i + 0.5, "funny": i % 2, "sad": i % 3 == 0, "tags": ["x", "y"][: i % 3]} for i, row in
             enumerate(reviews())]  # fmt: skip
@@ -158,6 +163,13 @@ def test_answers_stand_at_their_offset():
     ):
         rows[5] = {**row, "answers": wrong}
         refused(lambda: own_task(rows, roles=roles), field="answers", row=6)
+    rows[5] = {**row, "context": "baaab [1]", "answers": "aa"}  # which stands at 1 and at 2
+    refused(lambda: own_task(rows, roles=roles), field="answers", row=6)
+    rows[5] = {**row, "context": "see [1]", "answers": "[1]"}
+    assert own_task(rows, rows, roles=roles).source.load("train")["answers"][5] == {
+        "text": ["[1]"],
+        "answer_start": [4],
+    }
     rows[5] = {**row, "context": " "}
     refused(lambda: own_task(rows, roles=roles), field="context", row=6)
 
@@ -171,6 +183,8 @@ def test_the_right_choice_is_a_place_a_letter_or_a_name(values, expected):
     task = own_task(rows, rows, roles=Roles(text="q", choices=("a1", "a2"), label=("right",)))
     assert (task.kind, task.columns) == ("choices", ("q", "a1", "a2"))
     assert task.source.load("train")["right"][:2] == expected
+    three = [{**row, "a3": "none", "right": 1 + i % 2} for i, row in enumerate(rows)]  # from 0, or from 1?
+    refused(lambda: own_task(three, roles=Roles(choices=("a1", "a2", "a3"), label=("right",))), field="right", row=1)
     rows[3]["right"] = "C"
     refused(lambda: own_task(rows, roles=Roles(text="q", choices=("a1", "a2"), label=("right",))), field="right", row=4)
 

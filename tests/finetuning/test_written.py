@@ -6,6 +6,7 @@ import math
 import pandas
 import pytest
 
+from distilbert_jax.finetuning import written as module
 from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.written import check_out, new_names, rows_to
 from tests.runs import refused
@@ -73,6 +74,27 @@ def test_values_of_several_kinds_are_no_column_of_parquet(tmp_path):
 
     refused(written, path="a.parquet", hint=".jsonl")
     assert not list(tmp_path.iterdir())
+
+
+def test_every_group_of_a_parquet_file_has_the_columns_of_all(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_AT_ONCE", 2)
+    rows = [{"n": 1, "late": None, "of": {"a": 1}}] * 3 + [{"n": 1.5, "late": "x", "of": {"a": 1, "b": 2}}]
+    with rows_to(tmp_path / "a.parquet") as write:
+        for row in rows:
+            write(row)
+    read = [row for _, row in open_table(tmp_path / "a.parquet").rows()]
+    assert read == [{**row, "of": {"a": 1, "b": row["of"].get("b")}} for row in rows]
+
+
+def test_a_bare_carriage_return_ends_no_row(tmp_path):
+    rows = [{"text": "a\rb", "id": ""}, {"text": " c ", "id": "x\r\ny"}]
+    with rows_to(tmp_path / "a.csv") as write:
+        for row in rows:
+            write(row)
+    assert [row for _, row in open_table(tmp_path / "a.csv").rows()] == rows
+    with rows_to(tmp_path / "b.csv") as write:
+        write({"text": ""})
+    assert [row for _, row in open_table(tmp_path / "b.csv").rows()] == [{"text": ""}]
 
 
 def test_pandas_reads_what_is_written(tmp_path):

@@ -1,0 +1,60 @@
+"""Labels of rows beside those of a model that is fine-tuned already."""
+
+import pytest
+
+from distilbert_jax.finetuning.files import open_table
+from distilbert_jax.finetuning.inferred import Values
+from distilbert_jax.finetuning.roles import Roles
+from distilbert_jax.finetuning.scoring import _of_model, score_rows
+from tests.runs import BERT, change, refused
+
+SEVERAL = "multi_label_classification"
+
+
+def ids_of(labels, *columns, problem=None, names=("label",)):
+    """The ids of values, as a model of these labels has them."""
+    table = open_table(dict(zip(names, columns, strict=True)))
+    values = [Values(table, name) for name in names]
+    for number, row in table.rows():
+        for one in values:
+            one.add(number, row[one.column])
+    config = change(BERT, labels=labels, problem_type=problem)
+    roles, result = _of_model(config, values, Roles(text="text", label=names), table, "model")
+    if len(names) > 1:
+        return roles.label
+    return [result.id_of(values[0], 1, value) for value in columns[0]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "ids"),
+    [
+        (("US", "us", "Us"), ["us", "US", "Us"], [1, 0, 2]),
+        (("bad film", "good"), ["Bad_Film", "GOOD"], [0, 1]),
+        (("1", "2", "3"), ["1.0", "2.0"], [0, 1]),
+        (("1", "2", "3"), ["1", 2, 3.0], [0, 1, 2]),
+        (("LABEL_0", "LABEL_1"), ["1.0", "0"], [1, 0]),
+        (("bad", "good"), ["1.0", 0], [1, 0]),
+        (("false", "true"), [True, "False"], [1, 0]),
+    ],
+)
+def test_a_label_is_meant_by_its_name_first(labels, values, ids):
+    assert ids_of(labels, values) == ids
+
+
+def test_a_label_that_may_be_one_of_two_is_refused():
+    refused(lambda: ids_of(("US", "us"), ["US", "uS"]), field="label", row=2)
+
+
+def test_a_model_of_several_labels_may_be_asked_for_one():
+    assert ids_of(("a", "b"), ["b", "a"], problem=SEVERAL) == [1, 0]
+    assert ids_of(("x", "X"), [0, 1], [1, 0], problem=SEVERAL, names=("X", "x")) == ("x", "X")
+
+
+def test_a_model_of_one_label_is_not_scored_on_several():
+    refused(lambda: ids_of(("a", "b"), [["a"], ["a", "b"]]), path="model", field="--label")
+    refused(lambda: ids_of(("a", "b"), [0, 1], [1, 0], names=("a", "b")), path="model", field="--label")
+
+
+def test_a_length_of_nothing_is_refused():
+    rows = [{"text": "a", "label": "x"}]
+    refused(lambda: score_rows("model", rows, roles=Roles(text="text", label=("label",)), length=0), field="length")
