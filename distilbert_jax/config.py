@@ -609,7 +609,7 @@ class RunConfig:
     activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is, else float32
     log_every: int = 50  # steps between lines on the terminal; metrics.jsonl has every step
     eval_every: int = 500  # steps; 0: only at the end
-    save_every: int = 500  # steps
+    save_every: int = 500  # steps from one checkpoint to the next; 0: none but the last, of fine-tuning none at all
     keep: int = 2  # checkpoints kept
     deterministic: bool = False  # on a GPU: same bits at every run, at some cost (XLA's flag)
     callbacks: tuple[str, ...] = ()  # names of those that the config file registers
@@ -617,8 +617,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         require_choices(self)
-        require_positive(self, "log_every", "save_every", "keep")
+        require_positive(self, "log_every", "keep")
         require(self.eval_every >= 0, self, "eval_every", "expected 0 or a number of steps")
+        require(self.save_every >= 0, self, "save_every", "expected 0 (none) or a number of steps")
         what = f"run.dtype is {self.dtype}: activations are not narrower than matmuls"
         require(self.activations != "bfloat16" or self.dtype == "bfloat16", self, "activations", what)
         require(0 <= self.seed < 2**32, self, "seed", "expected 0 ≤ seed < 2³²")
@@ -758,7 +759,8 @@ class FinetuneConfig:
         )
     )
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    run: RunConfig = field(default_factory=lambda: RunConfig(directory=""))  # empty: runs/glue/<model>/<task>-<seed>
+    # directory empty: runs/glue/<model>/<task>-<seed>
+    run: RunConfig = field(default_factory=lambda: RunConfig(directory="", save_every=1000))
     class_weights: Literal["none", "balanced"] = (
         "none"  # balanced: a class counts as much as another, however few its rows
     )

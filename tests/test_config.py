@@ -275,7 +275,7 @@ REFUSED = [
     (RunConfig, "activations", ("float16", "bfloat16")),  # matmuls are float32
     (RunConfig, "log_every", POSITIVE),
     (RunConfig, "eval_every", (-1,)),
-    (RunConfig, "save_every", POSITIVE),
+    (RunConfig, "save_every", (-1,)),
     (RunConfig, "keep", POSITIVE),
     (PretrainConfig, "steps", (-1, 2**31, 100_000_000_000)),
     (FinetuneConfig, "length", (7,)),

@@ -5,6 +5,7 @@ import functools
 import io
 import itertools
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from distilbert_jax.base import config_io, runtime
+from distilbert_jax.base import config_io, runtime, signals
 from distilbert_jax.base.files import finite_values
 from distilbert_jax.cli import renamed
 from distilbert_jax.config import FinetuneConfig, Schedule, Scheduled, scheduled
@@ -148,6 +149,24 @@ def running(kind: Callable[..., Runs]) -> Main:
         command.run()
 
     return main
+
+
+@contextlib.contextmanager
+def training_together() -> Iterator[bool]:
+    """Join the other processes of this run; the value: whether there are any. In the `with` block the first of them alone speaks,
+    but what ends another is told by that, too."""
+    with signals.leaving_at_ctrl_c():
+        from distilbert_jax.training import distributed  # brings JAX
+    together = distributed.join_processes()
+    if distributed.is_main_process():
+        yield together
+        return
+    with (
+        Path(os.devnull).open("w") as nowhere,
+        contextlib.redirect_stdout(nowhere),
+        contextlib.redirect_stderr(nowhere),
+    ):
+        yield together
 
 
 def load_config(name: str, *kinds: type) -> Any:

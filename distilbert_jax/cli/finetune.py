@@ -13,8 +13,16 @@ import tyro
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import to_values, write_config
 from distilbert_jax.base.files import check_writable
-from distilbert_jax.cli.arguments import print_json, running
-from distilbert_jax.config import Activations, DistillConfig, Dtype, FinetuneConfig, OptimizerConfig, RunConfig
+from distilbert_jax.cli.arguments import print_json, running, training_together
+from distilbert_jax.config import (
+    Activations,
+    DistillConfig,
+    Dtype,
+    FinetuneConfig,
+    MeshConfig,
+    OptimizerConfig,
+    RunConfig,
+)
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.inferred import LabelKind
@@ -77,7 +85,7 @@ class FinetuneCommand:
     (ID:SPLIT). What the labels are is told from the values, and said: --kind and --labels say otherwise. Without --dev a tenth of
     train, by the hash of the text, is scored and not learned from. OUT/model is a Hugging Face directory, that of the first seed;
     the runs of the others stand in OUT/seed-N, without their models. The last epoch counts, and nothing is chosen on dev.
-    Interrupted, the same command keeps the seeds that have ended, and begins the others anew.
+    Interrupted, the same command goes on: seeds that have ended are found, the others go on from their last checkpoint.
     """
 
     model: str  # HF directory or hub id of a BERT or DistilBERT
@@ -102,6 +110,9 @@ class FinetuneCommand:
     teacher: str = ""  # HF directory of a model fine-tuned on the same labels, to distil from as well
     max_train_rows: int | None = None  # the first so many rows only
     vmap_seeds: bool = False  # train the seeds side by side in one program: for accelerators
+    accumulate: int = 1  # micro-batches a step: the same, in less memory
+    save_every: int = 1000  # steps from one checkpoint to the next, while a run trains; 0: none
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     dtype: Dtype = "float32"  # of the matmuls
     activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
     json: bool = False  # one JSON object
@@ -112,11 +123,23 @@ class FinetuneCommand:
         if not self.model:
             raise InputError("--model is empty; expected a directory or a hub id", field="--model")
         out = check_writable(self.out or Path("runs/own") / _place(self.train), "--out", directory=True)
-        run = RunConfig(str(out), self.seed, self.dtype, self.activations)
+        run = RunConfig(str(out), self.seed, self.dtype, self.activations, save_every=self.save_every)
         optimizer = OptimizerConfig(
-            self.learning_rate, warmup=0.1, beta2=0.999, eps=1e-8, weight_decay=0.01, clip_norm=1.0
+            self.learning_rate,
+            warmup=0.1,
+            beta2=0.999,
+            eps=1e-8,
+            weight_decay=0.01,
+            clip_norm=1.0,
+            accumulate=self.accumulate,
         )
-        task = own_task(
+        with training_together() as together:
+            self._train(out, run, optimizer, together=together)
+
+    def _train(self, out: Path, run: RunConfig, optimizer: OptimizerConfig, *, together: bool) -> None:
+        from distilbert_jax.training import distributed
+
+        read = lambda: own_task(
             self.train,
             self.dev or None,
             roles=self.rows.roles,
@@ -124,6 +147,7 @@ class FinetuneCommand:
             labels=self.labels,
             layout=self.rows.layout,
         )
+        task = distributed.on_all_processes(read)
         config = FinetuneConfig(
             self.model,
             task.name,
@@ -139,14 +163,15 @@ class FinetuneCommand:
             select=self.select,
             distill=DistillConfig(self.teacher),
             optimizer=optimizer,
+            mesh=self.mesh,
             run=run,
         )
         with signals.leaving_at_ctrl_c():
             from distilbert_jax.finetuning.spread import finetune_spread, told
 
-        with signals.leaving_when_asked(), runtime.compiling_once(), _called_out():
+        with signals.leaving_when_asked(together=together), runtime.compiling_once(), _called_out():
             spread = finetune_spread(config, range(self.seed, self.seed + self.seeds), together=self.vmap_seeds)
-        write_config(spread, out / "spread.json")
+        distributed.on_main_process(lambda: write_config(spread, out / "spread.json"))
         if self.json:
             print_json(to_values(spread))
         else:

@@ -3,19 +3,23 @@
 import dataclasses
 import operator
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.tables import show
-from distilbert_jax.cli.arguments import check_effect, load_config, parse, print_json
+from distilbert_jax.cli.arguments import check_effect, load_config, parse, print_json, training_together
 from distilbert_jax.config import FinetuneConfig, SweepConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.glue.references import GLUE
+
+if TYPE_CHECKING:
+    from distilbert_jax.glue.results import SweepRun
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,8 @@ class GlueCommand:
     json: bool = False  # the whole table as one JSON object in the place of the terminal's
 
     def run(self) -> None:
-        from distilbert_jax.finetuning.runs import sweep_directory
-        from distilbert_jax.finetuning.tasks import TASKS
-        from distilbert_jax.glue import submission, table
+        from distilbert_jax.glue import submission
         from distilbert_jax.glue.summary import check_dev, model_of, read_runs
-        from distilbert_jax.glue.sweep import run_sweep
-        from distilbert_jax.probes.speed import relative_speed
 
         given = self.run_with
         _check_other(given)
@@ -75,10 +75,25 @@ class GlueCommand:
             )
         check_dev([run for run in teacher if run.result.task in self.tasks], given)
         config = dataclasses.replace(given, predict_test=given.predict_test or bool(self.submit))
-        with signals.leaving_when_asked(), runtime.compiling_once():
+        with training_together() as together:
+            self._compare(config, teacher, teacher_model, together=together)
+
+    def _compare(
+        self, config: FinetuneConfig, teacher: Sequence["SweepRun"], teacher_model: str, *, together: bool
+    ) -> None:
+        from distilbert_jax.finetuning.runs import sweep_directory
+        from distilbert_jax.finetuning.tasks import TASKS
+        from distilbert_jax.glue import submission, table
+        from distilbert_jax.glue.sweep import run_sweep
+        from distilbert_jax.probes.speed import relative_speed
+        from distilbert_jax.training import distributed
+
+        with signals.leaving_when_asked(together=together), runtime.compiling_once():
             results = run_sweep(
                 config, self.tasks, self.seeds, sweep=self.sweep, together=self.vmap_seeds, from_mnli=self.from_mnli
             )
+        if not distributed.is_main_process():
+            return
         cost = relative_speed(config.model, teacher_model) if teacher else None
         result = table.table_of(config.model, results, teacher, cost)
         out = Path(config.run.directory or sweep_directory(config))

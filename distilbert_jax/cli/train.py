@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from distilbert_jax.base import runtime, signals
-from distilbert_jax.cli.arguments import check_effect, load_config, parse
+from distilbert_jax.cli.arguments import check_effect, load_config, parse, training_together
 from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.configs import shipped
 from distilbert_jax.errors import InputError
@@ -60,16 +60,12 @@ def train(args: list[str], prog: str) -> None:
     runtime.keep_freed_memory()
     if command.config.run.deterministic:
         runtime.deterministic_gpu()
-    # Imported here and below: --help and a mistake in the config need not wait for JAX.
-    with signals.leaving_at_ctrl_c():
-        from distilbert_jax.training import distributed
-    together = distributed.join_processes()
-    if isinstance(command, PretrainCommand):
-        _pretrain(command, together)
-    elif together:
-        raise InputError("fine-tuning runs in one process: start it on one host, or its seeds on several")
-    else:
-        _finetune(command.config)
+    # What brings JAX is imported within: --help and a mistake in the config need not wait for it.
+    with training_together() as together:
+        if isinstance(command, PretrainCommand):
+            _pretrain(command, together)
+        else:
+            _finetune(command.config, together)
 
 
 def _pretrain(command: PretrainCommand, together: bool) -> None:
@@ -83,13 +79,13 @@ def _pretrain(command: PretrainCommand, together: bool) -> None:
             pretrain(command.config, profile=command.profile)
 
 
-def _finetune(config: FinetuneConfig) -> None:
+def _finetune(config: FinetuneConfig, together: bool) -> None:
     with signals.leaving_at_ctrl_c():
         from distilbert_jax.finetuning.runs import directory_of, finetune
         from distilbert_jax.glue.results import SweepRun
         from distilbert_jax.glue.summary import summary
 
-    with signals.leaving_when_asked():
+    with signals.leaving_when_asked(together=together):
         result = finetune(config)
     for split, values in result.scores.items():
         print(f"{result.task} {split}: " + "  ".join(f"{name} {value:.2f}" for name, value in values.items()))

@@ -1,6 +1,7 @@
 """Identity of a fine-tuning run: what it began with, whether it has ended, and what an earlier version left."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from distilbert_jax.base.files import read_json
@@ -18,6 +19,7 @@ from distilbert_jax.models.layers import dropout_bits
 from distilbert_jax.training import run_directory
 from distilbert_jax.training.terms import check_terms
 
+_BESIDE = "seeds side by side"  # in inputs.json
 BATCHES = "random"  # of what is trained now; scores of other batches are of another way of training
 
 
@@ -169,6 +171,16 @@ def check_batches(directory: Path, *, ended: bool = False) -> None:
             path=directory,
             field="batches",
         )
+
+
+def record_beside(directory: Path, seeds: Sequence[int]) -> None:
+    """Record which seeds a run trains side by side with, its own among them."""
+    run_directory.record_input(directory, _BESIDE, " ".join(map(str, seeds)))
+
+
+def began_beside(directory: Path) -> tuple[int, ...]:
+    """`record_beside` of a run that has begun; of another one nothing."""
+    return tuple(map(int, run_directory.recorded_inputs(directory).get(_BESIDE, "").split()))
 
 
 def _unpredicted(config: FinetuneConfig, directory: Path, result: RunResult) -> bool:

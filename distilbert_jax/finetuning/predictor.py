@@ -32,7 +32,7 @@ def predictor(
         for packing in packings(examples.lengths, shape):
             packed = examples.packed(packing, shape, pad_id)
             batch = {name: packed[name] for name in (*TOKENS, *kind.reads)}
-            given = np.asarray(forward(params, jax.device_put(batch, where)))
+            given = np.asarray(forward(params, sharding.put(batch, where)))
             for index, value in zip(packing.indices, kind.of_examples(packing, given, examples), strict=True):
                 outputs[index] = value
         return outputs

@@ -5,7 +5,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -233,4 +232,4 @@ def load_teacher(
         )
     graphdef, params = split(teacher)
     params = sharding.pad_vocabulary(params if order is None else _in_order(params, order, kind.own))
-    return Teacher(graphdef, jax.device_put(params, sharding.shardings(params, mesh)), teacher.config)
+    return Teacher(graphdef, sharding.put(params, sharding.shardings(params, mesh)), teacher.config)

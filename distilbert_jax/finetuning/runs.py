@@ -5,18 +5,18 @@ import contextlib
 import dataclasses
 import functools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distilbert_jax.base.config_io import to_json, write_config
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError
-from distilbert_jax.finetuning import identity
+from distilbert_jax.finetuning import checkpoints, identity
 from distilbert_jax.finetuning.model_card import write_run_card
 from distilbert_jax.finetuning.results import RunResult
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.finetuning.tuning import Tuning
-from distilbert_jax.training import run_directory
+from distilbert_jax.training import distributed, run_directory
 from distilbert_jax.training.callbacks import check_callbacks
 
 
@@ -47,8 +47,8 @@ def finetune(config: FinetuneConfig) -> RunResult:
 def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False) -> list[RunResult]:
     """Fine-tune one task with one setting from several seeds. What they share is prepared and compiled once.
 
-    A run that has ended is found, not repeated; one that was interrupted begins anew and gives the same bits. A run that diverges
-    scores 0 and says so.
+    A run that has ended is found, not repeated; one that was interrupted goes on from its last checkpoint and gives the same bits.
+    A run that diverges scores 0 and says so. Several processes train as one, and all get the results.
 
     Args:
         configs: they differ in run.seed, run.directory and model (a start of its own for each seed) alone.
@@ -60,37 +60,77 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
 
     Raises:
         InputError: also when model, data or teacher are not those that a run began with.
+        Interrupted, Preempted: after Ctrl-C, after SIGTERM; the same call goes on.
     """
     configs = [dataclasses.replace(config, epochs=config.epochs or find_task(config.task).epochs) for config in configs]
-    check_callbacks(configs[0].run)
+    check_callbacks(configs[0].run, several=distributed.several())
     directories = [directory_of(config) for config in configs]
     results: dict[int, RunResult] = {}
-    tuning = functools.cache(lambda: Tuning(configs[0]))
-    inputs = list(map(identity.inputs_of, configs))  # before a directory is made
+    tuning = functools.cache(lambda: distributed.on_all_processes(lambda: Tuning(configs[0])))
+    inputs = distributed.on_all_processes(lambda: list(map(identity.inputs_of, configs)))  # before a directory is made
+    distributed.check_same("the config", "".join(map(to_json, configs)))
+    distributed.check_same("what is read", repr(inputs))
     with contextlib.ExitStack() as stack:
-        for config, directory, given in zip(configs, directories, inputs, strict=True):
-            # First the lock: what is refused must not write its config into another process' run.
-            stack.enter_context(run_directory.alone(directory))
-            identity.enter(config, directory, given)
+        for given in zip(configs, directories, inputs, strict=True):
+            distributed.on_main_process(functools.partial(_enter, *given, stack))
         for i in range(len(configs)):
-            if ended := identity.ended(configs[i], directories[i]):
-                print(f"{directories[i]}: finished before", file=sys.stderr)
+            if ended := distributed.on_all_processes(functools.partial(identity.ended, configs[i], directories[i])):
                 results[i] = ended
         left = [i for i in range(len(configs)) if i not in results]
         for config, directory in zip(configs, directories, strict=True) if left else ():
             identity.check_batches(directory, ended=True)
             run_directory.check_dropout(directory, identity.bits_of_dropout(config))
-        for group in [left] if together and left else [[i] for i in left]:
-            trained = tuning().train([configs[i] for i in group], [directories[i] for i in group])
-            for i, result in zip(group, trained, strict=True):
-                places = {name: directories[i] / name for name in ("predictions", "model")}
-                write_run_card(configs[i], directories[i], {result.seed: result})
-                file = directories[i] / "results.json"
-                file.unlink(missing_ok=True)  # of the training before, which the new record is not of
-                run_directory.record_outputs(directories[i], places, {file.name: to_json(result).encode()})
-                write_config(result, file)
-                results[i] = result
+        groups = _groups(configs, directories, results, together=together)
+        for i in sorted(results.keys() - {i for group in groups for i in group}):
+            print(f"{directories[i]}: finished before", file=sys.stderr)
+            distributed.on_main_process(functools.partial(checkpoints.remove, directories[i]))
+        for group in groups:
+            there = [directories[i] for i in group]
+            given = [configs[i] for i in group]
+            trained = tuning().train(given, there)
+            distributed.on_main_process(functools.partial(_finish, given, there, trained))
+            results |= zip(group, trained, strict=True)
         by_seed = {result.seed: result for result in results.values()}
-        for config, directory in zip(configs, directories, strict=True):
-            write_run_card(config, directory, by_seed, anew=len(configs) > 1)
+        for given in zip(configs, directories, strict=True):
+            card = functools.partial(write_run_card, *given, by_seed, anew=len(configs) > 1)
+            distributed.on_main_process(card)
     return [results[i] for i in range(len(configs))]
+
+
+def _enter(config: FinetuneConfig, directory: Path, inputs: dict[str, str], stack: contextlib.ExitStack) -> None:
+    # First the lock: what is refused must not write its config into another process' run.
+    stack.enter_context(run_directory.alone(directory))
+    identity.enter(config, directory, inputs)
+
+
+def _groups(
+    configs: Sequence[FinetuneConfig], directories: Sequence[Path], results: Mapping[int, RunResult], *, together: bool
+) -> list[list[int]]:
+    """The runs that train, in groups that do so side by side, by their places. Of a group that was interrupted all do, as many as
+    began: sums of another number of seeds may have other last bits.
+
+    Args:
+        results: of those that have ended.
+    """
+    left = [i for i in range(len(configs)) if i not in results]
+    if not together:
+        return [[i] for i in left]
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i in left:
+        groups.setdefault(identity.began_beside(directories[i]), []).append(i)
+    for seeds, group in groups.items():
+        ended = [i for i, result in results.items() if result.seed in seeds and result.together == len(seeds)]
+        group[:] = sorted([*group, *ended])
+    return list(groups.values())
+
+
+def _finish(configs: Sequence[FinetuneConfig], directories: Sequence[Path], results: Sequence[RunResult]) -> None:
+    """Write what runs came to, after which they have ended."""
+    for config, directory, result in zip(configs, directories, results, strict=True):
+        write_run_card(config, directory, {result.seed: result})
+        places = {name: directory / name for name in ("predictions", "model")}
+        file = directory / "results.json"
+        run_directory.record_outputs(directory, places, {file.name: to_json(result).encode()})
+        write_config(result, file)
+    for directory in directories:  # not before: of a group that is interrupted here all go on
+        checkpoints.remove(directory)

@@ -1,11 +1,11 @@
 """Training of one task and setting, ready for any seed: the step is compiled once, and what comes out is scored and kept."""
 
-import contextlib
 import dataclasses
 import functools
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.finetuning import datasets, objective, preparation
 from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
+from distilbert_jax.finetuning.checkpoints import Run, goes_on
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.identity import BATCHES
 from distilbert_jax.finetuning.kinds import kind_of
@@ -29,13 +30,11 @@ from distilbert_jax.finetuning.results import RunResult
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer, special_ids
-from distilbert_jax.training import cost, sharding
-from distilbert_jax.training.callbacks import callbacks_of
-from distilbert_jax.training.logging import RunLog
-from distilbert_jax.training.loop import fit
+from distilbert_jax.training import cost, distributed, sharding
+from distilbert_jax.training.loop import Evaluate, fit
 from distilbert_jax.training.optimizer import adamw, layer_shares, schedule
 from distilbert_jax.training.projections import draw_projections, of_model
-from distilbert_jax.training.step import init_state, make_train_step, stack_states
+from distilbert_jax.training.step import TrainState, init_state, make_train_step, stack_states
 
 
 class Stage(NamedTuple):
@@ -120,119 +119,123 @@ class Tuning:
         return preparation.load_teacher(name, self.config, self.task, self.tokenizer, self.data, self.mesh)
 
     def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[RunResult]:
-        """Train these runs, side by side when there is more than one, and score them: the results of `finetune_seeds`."""
+        """Train these runs, side by side when there is more than one, from where they were interrupted, and score them: the results
+        of `finetune_seeds`."""
         teacher = self._load_teacher(self._teacher_of(configs))
-        self._announce(configs, directories)
-        every, begun, why = self.config.run.log_every, time.perf_counter(), {}
-        with contextlib.ExitStack() as stack:
-            logs = [
-                stack.enter_context(contextlib.closing(RunLog(path, 0, every, callbacks_of(self.config.run, path, 0))))
-                for path in directories
-            ]
+        started, why = time.perf_counter(), {}
+        with goes_on(configs, directories, self.steps, why) as runs:
+            self._announce(runs)
             try:
-                trained = self._fit(configs, teacher, logs, why)
+                trained = self._fit(runs, teacher, why)
             except DivergedError:  # each of them has its reason in `why`
-                trained = [None] * len(configs)
-            seconds = time.perf_counter() - begun
+                trained = [None] * len(runs)
+            seconds = round(time.perf_counter() - started + max(run.seconds for run in runs), 2)
             return [
-                self._result(*run, why.get(place, ""), seconds=round(seconds, 2), together=len(configs))
-                for place, run in enumerate(zip(configs, directories, trained, logs, strict=True))
+                self._result(*run, why.get(place, ""), seconds=seconds, together=len(runs))
+                for place, run in enumerate(zip(runs, trained, strict=True))
             ]
 
-    def _announce(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> None:
+    def _announce(self, runs: Sequence[Run]) -> None:
         added = f" and {self.added} copies of them" if self.config.augment.copies else ""
         train = self.data.train
-        for config, directory in zip(configs, directories, strict=True):
+        for run in runs:
             print(
-                f"{directory}: {self.task.name}, seed {config.run.seed}: {train.count} rows{added}, {self.steps} steps of "
-                f"{config.batch_size}; {train.cut / train.count:.1%} of the rows cut at {config.length} tokens; "
-                f"{self.padding:.0%} of the places padding",
+                f"{run.directory}: {self.task.name}, seed {run.config.run.seed}: {train.count} rows{added}, {self.steps} steps of "
+                f"{self.config.batch_size}; {train.cut / train.count:.1%} of the rows cut at {self.config.length} tokens; "
+                f"{self.padding:.0%} of the places padding" + (f"; goes on from step {run.begun}" if run.begun else ""),
                 file=sys.stderr,
             )
         for name, examples in self.data.scored.items():
             if said := self.kind.remark(examples):
                 print(f"{self.task.name}, {name}: {said}", file=sys.stderr)
 
-    def _fit(
-        self,
-        configs: Sequence[FinetuneConfig],
-        teacher: Teacher,
-        logs: Sequence[RunLog],
-        diverged: dict[int, str],
-    ) -> list[Params | None]:
+    def _fit(self, runs: Sequence[Run], teacher: Teacher, diverged: dict[int, str]) -> list[Params | None]:
         """The parameters of each run after its last step, None of one that diverged; why is put into `diverged`."""
-        params = [self._initial_params(one, teacher) for one in configs]
+        params, begun = [self._initial_params(one.config, teacher) for one in runs], runs[0].begun
         for stage in self.stages:
-            selects = self.config.select and stage is self.stages[-1]
-            params = self._fit_stage(stage, params, configs, teacher, logs, diverged, selects=selects)
+            if stage.stop < begun:  # it is over: parameters of the names and shapes that it ended with do
+                params = [of_model(one) for one in params]
+            else:
+                params = self._fit_stage(stage, params, runs, teacher, diverged)
+        if self.config.select:
+            placed = lambda one: sharding.put(one.params, sharding.shardings(one.params, self.mesh))
+            params = [run.best and placed(run.best) for run in runs]
         return [None if place in diverged else one for place, one in enumerate(params)]
 
     def _fit_stage(
-        self,
-        stage: Stage,
-        params: Sequence[Params],
-        configs: Sequence[FinetuneConfig],
-        teacher: Teacher,
-        logs: Sequence[RunLog],
-        diverged: dict[int, str],
-        *,
-        selects: bool = False,
+        self, stage: Stage, params: Sequence[Params], runs: Sequence[Run], teacher: Teacher, diverged: dict[int, str]
     ) -> list[Params]:
-        """The parameters of each run at a stage's end.
+        """The parameters of each run at a stage's end, without projections.
 
         Args:
-            params: of each run as the stage begins.
-            selects: take those at the end of the epoch that is best on the selection split, the first of equal ones.
+            params: of each run as the stage begins; of one that goes on from within it only their names and shapes count.
         """
-        config, several, steps = self.config, len(configs) > 1, stage.stop - stage.start
+        config, several, steps = self.config, len(runs) > 1, stage.stop - stage.start
         optimizer, rate = self._optimizer(params[0], steps), schedule(config.optimizer, steps)
-        pairs = zip(configs, params, strict=True)
-        states = [init_state(begun, optimizer, one.run.seed, self.mesh) for one, begun in pairs]
-        if stage.start:
-            states = [dataclasses.replace(one, step=jnp.asarray(stage.start, jnp.int32)) for one in states]
+        pairs = zip(runs, params, strict=True)
+        states = [init_state(begun, optimizer, one.config.run.seed, self.mesh) for one, begun in pairs]
+        if runs[0].begun > stage.start:
+            states = [one.restored(state) for one, state in zip(runs, states, strict=True)]
+        elif stage.start:
+            states = [dataclasses.replace(one, step=one.step + stage.start) for one in states]
         state = stack_states(states, self.mesh) if several else states[0]
-        key = len(configs), teacher.graphdef, stage
+        selects = config.select and stage is self.stages[-1]
+        state = fit(
+            state,
+            self._step_of(stage, len(runs), teacher, optimizer, state),
+            teacher.params,
+            functools.partial(self._placed, [self._batches(one.config) for one in runs]),
+            dataclasses.replace(config.run, eval_every=self.per_epoch),
+            self.steps,
+            lambda step: rate(step - stage.start),
+            title=f"{self.task.name}-{','.join(str(one.config.run.seed) for one in runs)}",
+            names=[f"{self.task.name}-{one.config.run.seed}" for one in runs],
+            unit="examples",
+            logs=[one.log for one in runs if one.log],
+            checkpoints=runs if config.run.save_every else (),
+            evaluate=[self._epoch_ends(one, stage) for one in runs] if selects else (),
+            diverged=diverged,
+            until=stage.stop,
+        )
+        trained = of_model(state.params)
+        of_run = lambda place: jax.tree.map(lambda leaves: leaves[place], trained)
+        return [*map(of_run, range(len(runs)))] if several else [trained]
+
+    def _step_of(
+        self, stage: Stage, seeds: int, teacher: Teacher, optimizer: GradientTransformation, state: TrainState
+    ) -> Callable[..., Any]:
+        """The train step of a stage, which is compiled once."""
+        key = seeds, teacher.graphdef, stage
         if key not in self._steps:
             learned = objective.supervised(
                 self.kind,
                 self.graphdef,
                 teacher.graphdef,
-                config.distill,
-                dtype=jnp.dtype(config.run.dtype),
+                self.config.distill,
+                dtype=jnp.dtype(self.config.run.dtype),
                 stage=stage.learned,
-                steps=steps,
+                steps=stage.stop - stage.start,
             )
+            accumulate = self.config.optimizer.accumulate
             self._steps[key] = make_train_step(
-                learned, optimizer, state, teacher.params, self.mesh, config.optimizer.accumulate, stacked=several
+                learned, optimizer, state, teacher.params, self.mesh, accumulate, stacked=seeds > 1
             )
-        best: list[tuple[float, Any]] = []
-        ends = range(stage.start + self.per_epoch, stage.stop + 1, self.per_epoch) if selects else (stage.stop,)
-        for epoch, end in enumerate(ends, 1):
-            state = fit(
-                state,
-                self._steps[key],
-                teacher.params,
-                functools.partial(self._placed, [self._batches(one) for one in configs]),
-                config.run,
-                self.steps,
-                lambda step: rate(step - stage.start),
-                title=f"{self.task.name}-{','.join(str(one.run.seed) for one in configs)}",
-                unit="examples",
-                logs=logs,
-                diverged=diverged,
-                until=end,
+        return self._steps[key]
+
+    def _epoch_ends(self, run: Run, stage: Stage) -> Evaluate:
+        """What scores the selection split at the end of each epoch, from where a run goes on, and keeps the best one."""
+        epochs = itertools.count(1 + max(run.begun - stage.start, 0) // self.per_epoch)
+
+        def evaluate(params: Params) -> dict[str, float]:
+            own = of_model(params)
+            score = self._selected(own)
+            # Copies: the next step takes the memory of these.
+            run.keep(
+                score, lambda: {name: np.array(value) for name, value in distributed.whole(own, self.mesh).items()}
             )
-            trained = of_model(state.params)
-            of_run = lambda place, trained=trained: jax.tree.map(lambda leaves: leaves[place], trained)
-            params = [*map(of_run, range(len(configs)))] if several else [trained]
-            if not selects:
-                break
-            # Copies: the next epoch takes the memory of these.
-            scored = [(self._selected(one), {name: np.array(value) for name, value in one.items()}) for one in params]
-            best = [max(pair, key=lambda one: one[0]) for pair in zip(best, scored, strict=True)] if best else scored
-            for log, (value, _) in zip(logs, scored, strict=True):
-                log.write("eval", end, {"selection/score": value, "selection/epoch": epoch})
-        return [jax.device_put(one, sharding.shardings(one, self.mesh)) for _, one in best] if selects else list(params)
+            return {"selection/score": score, "selection/epoch": next(epochs)}
+
+        return evaluate
 
     def _selected(self, params: Params) -> float:
         """The score on the selection split."""
@@ -260,35 +263,28 @@ class Tuning:
         for k in range(start, stop):
             rows = [self.train_rows.packed(one.batch(k), self.placed_shape, self.pad_id) for one in batches]
             whole = rows[0] if len(rows) == 1 else {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-            yield jax.device_put(whole, where)
+            yield sharding.put(whole, where)
 
-    def _result(
-        self,
-        config: FinetuneConfig,
-        directory: Path,
-        params: Params | None,
-        log: RunLog,
-        why: str,
-        *,
-        seconds: float,
-        together: int,
-    ) -> RunResult:
+    def _result(self, run: Run, params: Params | None, why: str, *, seconds: float, together: int) -> RunResult:
         """Evaluate a trained run and keep what it predicts. params: None of a run that diverged, and `why` it did."""
+        config, directory = run.config, run.directory
         if params and not all(bool(jnp.isfinite(value).all()) for value in params.values()):
             params, why = None, "the weights are not finite; try a lower learning rate"
         if why:
             print(f"{directory}: diverged, its score counts as 0: {why}", file=sys.stderr)
         if params:
-            scores = self._evaluate(params, directory, log)
+            scores = self._evaluate(params, run)
             if config.save_model:
-                trained = sharding.cut_vocabulary(params, self.model_config.vocab_size)
-                merge(self.graphdef, trained).save_pretrained(directory / "model", self.tokenizer)
+                trained = sharding.cut_vocabulary(distributed.whole(params, self.mesh), self.model_config.vocab_size)
+                distributed.on_main_process(
+                    lambda: merge(self.graphdef, trained).save_pretrained(directory / "model", self.tokenizer)
+                )
         else:
             scores = {
                 name: dict.fromkeys((*self.task.metrics, *self.task.beside, "score"), 0.0) for name in self.data.scored
             }
             for name, examples in self.data.scored.items():
-                write_predictions(directory, name, self.kind.files(None, examples.targets))
+                self._write(directory, name, self.kind.files(None, examples.targets))
         tests = datasets.test_splits(self.task, config.data) if config.predict_test else ()
         return RunResult(
             task=self.task.name,
@@ -310,17 +306,20 @@ class Tuning:
             together=together,
         )
 
-    def _evaluate(self, params: Params, directory: Path, log: RunLog) -> dict[str, dict[str, float]]:
+    def _evaluate(self, params: Params, run: Run) -> dict[str, dict[str, float]]:
         """Scores of every split that has labels; what is predicted of all is kept."""
         scores = {}
         for name, examples in self.data.scored.items():
             predicted = self._predicted(params, examples)
-            write_predictions(directory, name, self.kind.files(predicted, examples.targets))
+            self._write(run.directory, name, self.kind.files(predicted, examples.targets))
             scores[name] = self.kind.score(self.task, predicted, examples.targets)
-            log.write("eval", self.steps, {f"{name}/{metric}": value for metric, value in scores[name].items()})
+            run.write(self.steps, {f"{name}/{metric}": value for metric, value in scores[name].items()})
         for name, examples in self.data.unlabelled.items():
-            write_predictions(directory, name, self.kind.files(self._predicted(params, examples), None))
+            self._write(run.directory, name, self.kind.files(self._predicted(params, examples), None))
         return scores
+
+    def _write(self, directory: Path, name: str, files: Mapping[str, Any]) -> None:
+        distributed.on_main_process(lambda: write_predictions(directory, name, files))
 
     def _predicted(self, params: Params, examples: Examples) -> Any:
         return self.kind.decoded(self.predict(params, examples), examples)

@@ -1,6 +1,7 @@
 """GLUE sweep: tasks × seeds, and the learning-rate sweep before it. What has ended is found: an interrupted sweep goes on."""
 
 import dataclasses
+import functools
 import itertools
 import statistics
 import sys
@@ -14,6 +15,7 @@ from distilbert_jax.finetuning.datasets import check_file, has_split, test_split
 from distilbert_jax.finetuning.runs import finetune_seeds, sweep_directory
 from distilbert_jax.finetuning.tasks import Task, find_task
 from distilbert_jax.glue.results import Choice, Setting, SweepRun, TriedSetting
+from distilbert_jax.training import distributed
 
 FROM_MNLI = (
     "rte",
@@ -87,11 +89,15 @@ def run_sweep(
         ]
         results = finetune_seeds(configs, together=together)
         if choice:  # not before: where the runs are refused, what is there was chosen otherwise
-            (chosen := base / "choice" / task.name).mkdir(parents=True, exist_ok=True)
-            write_config(choice, chosen / "choice.json")
+            distributed.on_main_process(functools.partial(_record, choice, base / "choice" / task.name))
         for one, result in zip(configs, results, strict=True):
             runs.append(SweepRun(result, Path(one.run.directory), choice))
     return runs
+
+
+def _record(choice: Choice, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_config(choice, directory / "choice.json")
 
 
 def _check_start(runs: Sequence[SweepRun]) -> None:

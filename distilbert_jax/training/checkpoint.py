@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from distilbert_jax.training.step import TrainState
 DIGESTS = "sha256.json"
 RUN = "run.sha256"  # the digest of the run that a checkpoint belongs to
 LOG = "metrics.sha256"  # that of the run's log up to the checkpoint's step
+NOTE = "note.json"  # what a run has to know beside its state to go on
 ITEM = "default"  # orbax' name for the one item in a checkpoint
 SPARE = 2 << 20  # bytes that a checkpoint's many files may take beyond its arrays
 
@@ -56,6 +57,11 @@ def whole_steps(directory: Path) -> list[int]:
     """The steps, ascending, of a run's checkpoints whose files are as they were written; none where there is no such directory."""
     steps = sorted(int(path.name) for path in directory.glob("*") if path.name.isdecimal())
     return [step for step in steps if _problem(directory, step) is None]
+
+
+def common_step(directories: Sequence[Path]) -> int:
+    """The last step of which all these runs have a whole checkpoint; 0: there is none."""
+    return max(set.intersection(*({0, *whole_steps(one)} for one in directories)))
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
@@ -97,7 +103,9 @@ class Checkpoints:
     """
 
     def __init__(self, directory: Path, keep: int, *, run: str = ""):
-        self.directory, self._run, self._log = directory.absolute(), run, ""
+        self.directory, self._run = directory.absolute(), run
+        self._log = self._note = ""  # of what is being saved
+        self._damaged: list[int] = []
         # What orbax logs of an error, in each of its threads, it raises too: the user is told once.
         logging.getLogger("absl").addFilter(_not_of_orbax)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -113,19 +121,23 @@ class Checkpoints:
         """Runs in the saving thread when all data is written, before the rename."""
         if jax.process_index() == 0:
             for partial in self.directory.glob(f"*.orbax-checkpoint-tmp*/{ITEM}"):
-                for name, digest in ((RUN, self._run), (LOG, self._log)):
-                    if digest:
-                        (partial / name).write_text(digest)
+                for name, said in ((RUN, self._run), (LOG, self._log), (NOTE, self._note)):
+                    if said:
+                        (partial / name).write_text(said)
                 (partial / DIGESTS).write_text(json.dumps(_digests(partial)))
 
     def _said(self, step: int, name: str) -> str:
-        """A digest that a checkpoint carries; "" where it has none."""
+        """A digest or note that a checkpoint carries; "" where it has none."""
         file = self.directory / str(step) / ITEM / name
         return file.read_text() if file.is_file() else ""
 
     def log_digest(self, step: int) -> str:
         """The digest that the run's log had at this step (`RunLog.digest`); "" where no checkpoint says."""
         return self._said(step, LOG)
+
+    def note(self, step: int) -> str:
+        """What `save` was given as the note of this step; "" where there was none."""
+        return self._said(step, NOTE)
 
     def _check_run(self, step: int) -> None:
         """Raise InputError unless a checkpoint belongs to this run: of the same shapes it would be taken for its own."""
@@ -136,7 +148,7 @@ class Checkpoints:
                 path=self.directory / str(step),
             )
 
-    def _check_shapes(self, step: int, abstract: TrainState) -> None:
+    def _check_shapes(self, step: int, abstract: Any) -> None:
         """Raise InputError unless a checkpoint holds the arrays of `abstract`. orbax would find it out halfway through."""
         with ocp.StandardCheckpointer() as reader:
             stored = _shapes(reader.metadata(self.directory / str(step) / ITEM).item_metadata.tree)
@@ -149,18 +161,16 @@ class Checkpoints:
                 path=self.directory / str(step),
             )
 
-    def restore(self, abstract: TrainState, last: int | None = None) -> TrainState | None:
-        """The newest state whose files are as they were written, placed as `abstract` says; None where no checkpoint is.
-
-        A damaged one is named on stderr and the one before it is used; it is removed then, since its step will be saved again.
+    def newest(self, last: int | None = None) -> int | None:
+        """The newest step whose files are as they were written; None where no checkpoint is. Damaged ones are named on stderr.
 
         Args:
             last: later ones are removed; 0: all are, and the run begins anew.
 
         Raises:
-            InputError: there are checkpoints, and all are damaged; or the newest is of another run or another model.
+            InputError: there are checkpoints, and all are damaged; or the newest is of another run.
         """
-        damaged: list[int] = []
+        self._damaged = []
         if last is not None:
             for step in [step for step in self._manager.all_steps() if step > last]:
                 self._manager.delete(step)
@@ -168,30 +178,45 @@ class Checkpoints:
             problem = _problem(self.directory, step)
             if problem is None:
                 self._check_run(step)
-                self._check_shapes(step, abstract)
-                state: Any = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-                for later in damaged:
-                    self._manager.delete(later)
-                return state
+                return step
             print(f"{self.directory / str(step)}: skipped: {problem}", file=sys.stderr)
-            damaged.append(step)
-        if damaged:
+            self._damaged.append(step)
+        if self._damaged:
             raise InputError(
                 f"{self.directory}: every checkpoint is damaged; remove the run's directory to begin anew",
                 path=self.directory,
             )
         return None
 
-    def save(self, step: int, state: Any, log: str = "") -> None:
+    def read(self, step: int, abstract: Any) -> Any:
+        """The state of the step that `newest` gave, placed as `abstract` says. Damaged ones after it are removed then, since their
+        steps will be saved again.
+
+        Raises:
+            InputError: it is of another model.
+        """
+        self._check_shapes(step, abstract)
+        state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        for later in self._damaged:
+            self._manager.delete(later)
+        return state
+
+    def restore(self, abstract: TrainState, last: int | None = None) -> TrainState | None:
+        """`read` of the `newest` state; None where no checkpoint is."""
+        step = self.newest(last)
+        return None if step is None else self.read(step, abstract)
+
+    def save(self, step: int, state: Any, log: str = "", note: str = "") -> None:
         """Begin to save; returns when the state is copied to the host, waits for an earlier save that still runs.
 
         Args:
             log: the digest of the run's log up to this step.
+            note: what else the run has to know to go on, JSON.
         """
         if step in self._manager.all_steps():
             return
         self.wait()
-        self._log = log  # read by the saving thread, which has ended with the save before
+        self._log, self._note = log, note  # read by the saving thread, which has ended with the save before
         # Asked beforehand: on a disk that runs full while it writes, tensorstore's threads print tracebacks of their own.
         if shutil.disk_usage(self.directory).free < 1.05 * sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + SPARE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.directory))

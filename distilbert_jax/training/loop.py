@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import numpy as np
@@ -19,7 +19,6 @@ from distilbert_jax.config import RunConfig
 from distilbert_jax.errors import DivergedError, Interrupted, Preempted
 from distilbert_jax.models.params import Params
 from distilbert_jax.training import cost, distributed
-from distilbert_jax.training.checkpoint import Checkpoints
 from distilbert_jax.training.logging import RunLog, StepProgress
 from distilbert_jax.training.step import TrainState
 
@@ -28,6 +27,13 @@ Evaluate = Callable[[Params], dict[str, float]]
 # One model; several of one architecture, with an axis of seeds before every other; several side by side, None of one that has left.
 States = TrainState | tuple[TrainState | None, ...]
 Rates = Callable[[int], Any]  # the learning rate of a step, from 0, or that of each model
+
+
+class Saves(Protocol):
+    """What the state of a model is saved with: `Checkpoints`, or what adds to the state what else has to be there."""
+
+    def save(self, step: int, state: Any, log: str = "") -> None: ...
+    def wait(self) -> None: ...
 
 
 StopAsked = Callable[[int], type[Interrupted] | None]  # after a step: the error to stop with, if a signal asks for it
@@ -110,7 +116,7 @@ def fit(
     flops: float | None = None,
     profile: Path | None = None,
     logs: Sequence[RunLog] = (),
-    checkpoints: Sequence[Checkpoints] = (),
+    checkpoints: Sequence[Saves] = (),
     evaluate: Sequence[Evaluate] = (),
     diverged: dict[int, str] | None = None,
     origins: Sequence[Mapping[str, str]] = (),
@@ -132,7 +138,7 @@ def fit(
         profile: a directory for a trace of five steps after the first five.
         logs: one of each model, up to the step in which it diverges. Left out, as `checkpoints` and `evaluate`, for runs that need
             none.
-        checkpoints, evaluate: one of each model; of stacked seeds none.
+        checkpoints, evaluate: one of each model; of stacked seeds those that have diverged are saved, too.
         diverged: takes {place: why} of those of several models that diverge, by the measure of one alone: a loss or gradient of
             theirs was once not finite, whatever came after.
         origins: of each model {part of the loss: the user's file and function that it comes from}, named where it is not finite at
@@ -201,11 +207,12 @@ def fit(
     def save(progress: StepProgress, step: int) -> None:
         nonlocal since
         settle(progress)
-        sound = [place for place in range(len(checkpoints)) if place not in failed]
+        left = failed if isinstance(state, tuple) else ()
+        there = [place for place in range(len(checkpoints)) if place not in left]
         if len(checkpoints) > 1:  # none is ahead of another by more than the one that is being written
-            for place in sound:
+            for place in there:
                 checkpoints[place].wait()
-        for place in sound:
+        for place in there:
             checkpoints[place].save(step, state_of(place), logs[place].digest if logs else "")
         since = time.perf_counter()
 
@@ -235,8 +242,12 @@ def fit(
                     name = names[place] if names else title
                     progress.say(f"{name} held out at {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
                 since = time.perf_counter()
-            if last or step % run.save_every == 0:
+            if last or (run.save_every and step % run.save_every == 0):
                 save(progress, step)
+            if step == until:
+                settle(
+                    progress
+                )  # now, so that who asks while this step is waited for is heard: afterwards nobody listens
             if (stop := stop_asked(step)) and not last:
                 save(progress, step)
                 for one in checkpoints:

@@ -265,6 +265,11 @@ def recorded_inputs(directory: Path) -> dict[str, str]:
     return _recorded(directory / INPUTS)
 
 
+def record_input(directory: Path, name: str, value: str) -> None:
+    """Add something to inputs.json that is no part of the run's identity."""
+    write_json(directory / INPUTS, _recorded(directory / INPUTS) | {name: value})
+
+
 def identity(directory: Path) -> str:
     """The digest of the run in a directory, of its config and inputs; "" of a run of an earlier version."""
     return _recorded(directory / INPUTS).get(_RUN, "")

@@ -209,3 +209,16 @@ def place(batch: Mapping[str, np.ndarray], batch_size: int, mesh: Mesh) -> dict[
         name: jax.make_array_from_process_local_data(sharding, rows, global_shape=(batch_size, *rows.shape[1:]))
         for name, rows in batch.items()
     }
+
+
+def put(values: Any, where: Any) -> Any:
+    """Arrays that every process has whole, on the mesh. where: their shardings, or one of all."""
+    if jax.process_count() == 1:
+        return jax.device_put(values, where)
+    each = jax.tree.map(lambda _: where, values) if isinstance(where, NamedSharding) else where
+
+    def one(value: Any, sharding: NamedSharding) -> jax.Array:
+        value = np.asarray(value)
+        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
+
+    return jax.tree.map(one, values, each)

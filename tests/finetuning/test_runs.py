@@ -2,7 +2,6 @@ import dataclasses
 import json
 import os
 import random
-import signal
 from pathlib import Path
 
 import jax
@@ -15,7 +14,7 @@ from huggingface_hub import ModelCard
 from distilbert_jax.base import runtime
 from distilbert_jax.base.config_io import to_json, to_values
 from distilbert_jax.config import FinetuneConfig, MeshConfig, OptimizerConfig, RunConfig
-from distilbert_jax.errors import DivergedError, InputError, Interrupted
+from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.finetuning import identity
 from distilbert_jax.finetuning import tuning as module
 from distilbert_jax.finetuning.batches import packed_shape
@@ -28,7 +27,6 @@ from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, Sequen
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import cost, run_directory, step
-from distilbert_jax.training.logging import RunLog
 from distilbert_jax.training.model_card import number
 from tests import runs
 from tests.models.common import call
@@ -192,26 +190,6 @@ def test_a_finished_run_with_a_flipped_bit_says_so(tuned, name):
             refused(lambda: read_predictions(Path(tuned[0].run.directory), "validation", task), path=str(file))
     finally:
         file.write_bytes(kept)
-
-
-def test_an_interrupted_run_begins_anew_and_gives_the_same_bits(folder, tuned, tmp_path, monkeypatch):
-    write = RunLog.write
-
-    def stop(self, kind, step, values, **more):
-        write(self, kind, step, values, **more)
-        if step == 11:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(RunLog, "write", stop)
-    config = tuning(folder, tmp_path / "run")
-    with pytest.raises(Interrupted) as left:
-        tune(config)
-    assert (left.value.step, left.value.kept) == (12, False)
-    assert not (tmp_path / "run/results.json").exists()
-    monkeypatch.undo()
-    assert tune(config).scores == tuned[1].scores
-    assert runs.weights(tmp_path / "run/model") == runs.weights(Path(tuned[0].run.directory) / "model")
-    assert runs.entries(tmp_path / "run") == runs.entries(Path(tuned[0].run.directory))
 
 
 class StoppedError(Exception):

@@ -195,7 +195,7 @@ def test_when_all_are_damaged_nothing_is_removed_and_nothing_begins(copy, capsys
     for step in "12":
         flip_a_bit(copy / step / "default/_METADATA")
     for _ in range(2):
-        refused(lambda: restore(copy), by="training.checkpoint.Checkpoints.restore", path=str(copy))
+        refused(lambda: restore(copy), by="training.checkpoint.Checkpoints.newest", path=str(copy))
         assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == ["skipped", "skipped"]
 
 
