@@ -1,6 +1,6 @@
 """Exports beside this package: what int8 costs on the dev rows of tasks, and how fast each is on rows of one shape.
 
-    python benchmarks/exported.py --models runs/glue/mrpc-0/model runs/glue/rte-0/model --tasks mrpc rte --data GLUE --out runs/exported
+    python benchmarks/exported.py --models runs/glue/mrpc-0/model --tasks mrpc --data GLUE --out runs/exported
 
 Each fine-tuned directory is exported with int8 beside float32 (extra `[export]`). All sides get the same dev rows, in batches of 32
 of like length, padded: this package in float32, ONNX Runtime in float32, and in int8 (dynamic: weights once, activations as they
