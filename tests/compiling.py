@@ -16,13 +16,22 @@ from typing import Any
 DEVICES = "--xla_force_host_platform_device_count=8"
 
 
-def quick_flags() -> str:
-    """Flags of quick compilation that this version of XLA knows: one that it does not know ends the process."""
+def quick_options() -> dict[str, Any]:
+    """What one `jax.jit` is given as `compiler_options` to compile quickly, of what this version of XLA knows."""
     if os.environ.get("DISTILBERT_JAX_OPTIMIZE"):
-        return ""
-    flags = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true --xla_cpu_parallel_codegen_split_count=1"
+        return {}
+    options = {
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+        "xla_cpu_parallel_codegen_split_count": 1,
+    }
     known = metadata.version("jaxlib").startswith("0.10.")
-    return f"{flags} --xla_cpu_use_fusion_emitters=false" if known else flags
+    return options | {"xla_cpu_use_fusion_emitters": False} if known else options
+
+
+def quick_flags() -> str:
+    """The same for all programs of a process: one that XLA does not know ends it."""
+    return " ".join(f"--{name}={str(value).lower()}" for name, value in quick_options().items())
 
 
 def few_devices() -> None:

@@ -12,6 +12,8 @@ from tests import compiling, shapes  # noqa: F401 - shapes: before the package i
 # pool is smaller than the number of devices that wait for one another.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {compiling.DEVICES}"
 os.environ["NPROC"] = "16"
+# Where an operation of a program comes from is nobody's question here, and to write it down is a tenth of tracing and lowering.
+os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")
 # What one test has compiled, the next need not: a train step takes ten times as long to compile as to run a test with.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # child processes and xdist's workers inherit it
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="distilbert-jax-tests-")

@@ -82,17 +82,21 @@ def serve(server: Server, listening: socket.socket, *, grace_s: float = 30.0, mo
         limit_concurrency=most_connections,
         backlog=_BACKLOG,
     )
-    print(f"{where}  {', '.join(server.models)}: being prepared", flush=True)
-    if not ipaddress.ip_address(address[0]).is_loopback and not server.settings.token:
-        print(f"anyone who reaches {host} is answered: --token keeps others out", file=sys.stderr)
-    with _signals_end_here():
-        uvicorn.Server(config).run(sockets=[listening])
+    answering = uvicorn.Server(config)
+    with _signals_end(answering):
+        print(f"{where}  {', '.join(server.models)}: being prepared", flush=True)
+        if not ipaddress.ip_address(address[0]).is_loopback and not server.settings.token:
+            print(f"anyone who reaches {host} is answered: --token keeps others out", file=sys.stderr)
+        answering.run(sockets=[listening])
 
 
 @contextlib.contextmanager
-def _signals_end_here() -> Iterator[None]:
-    """uvicorn answers what it has accepted, then sends itself the signal again: here that is to be the end, with status 0."""
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+def _signals_end(answering: uvicorn.Server) -> Iterator[None]:
+    """uvicorn listens to signals once its loop runs, answers what it has accepted and sends itself the signal again.
+
+    Here it is told of those that come before, and the one that it sends is the end, with status 0.
+    """
+    before = {number: signal.signal(number, answering.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:

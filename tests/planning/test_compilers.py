@@ -1,7 +1,8 @@
 """What a TPU's own compiler makes of the step: bytes that cross the network and the memory, temporaries, share of the peak.
 
-One layer of student and teacher, with the widths and the vocabulary of the base models. `make plan-test`; skipped where libtpu is
-missing. Figures are of jax 0.10.2 with libtpu 0.0.42; a ceiling stands a little above, a floor a little below what they were.
+One layer of student and teacher. One chip's memory and speed are those of the base models' widths and vocabulary; what several
+exchange is counted on narrow ones, in models, which take the compiler a fourth of the time. `make plan-test`; skipped where libtpu
+is missing. Figures are of jax 0.10.2 with libtpu 0.0.42; a ceiling stands a little above, a floor a little below what they were.
 """
 
 import importlib.util
@@ -9,8 +10,9 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -27,30 +29,38 @@ pytestmark = [
     pytest.mark.plan,
     pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed; make plan-test"),
 ]
-MB, GB = 10**6, 10**9
+GB = 10**9
 LONG = pytest.param("chip, long", marks=pytest.mark.slow)
-TABLE = 30592 * 768 * 4  # bytes of a vocabulary, padded
-LAYER = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
-PARAMETERS = TABLE + 4 * (512 * 768 + 2 * 768 + LAYER + 768 * 768 + 768 + 2 * 768 + 30592)  # of the student, in bytes
+WIDTH, VOCABULARY = 256, 6144  # narrow; of sizes that no activation has
+NARROW = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 4 * WIDTH,
+    "num_attention_heads": WIDTH // 64,
+    "vocab_size": VOCABULARY,
+}
+LAYER = 4 * (WIDTH * WIDTH + WIDTH) + 8 * WIDTH * WIDTH + 4 * WIDTH + WIDTH + 4 * WIDTH
+HEAD = WIDTH * WIDTH + WIDTH + 2 * WIDTH + VOCABULARY
+PARAMETERS = 4 * (VOCABULARY * WIDTH + 512 * WIDTH + 2 * WIDTH + LAYER + HEAD)  # of a narrow student, in bytes
 
 
 @dataclass(frozen=True)
 class Case:
-    """A machine, rows of a step over all its chips, and the mesh."""
+    """A machine, rows of a step over all its chips, the mesh, and what differs from the base models."""
 
     target: str
     rows: int
     length: int
     mesh: tuple[int, int, int]
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
 
 CASES = {
     "chip": Case("v5e:1x1", 64, 128, (1, 1, 1)),
     "chip, long": Case("v5e:1x1", 16, 512, (1, 1, 1)),
-    "data": Case("v5e:2x2", 256, 128, (4, 1, 1)),
-    "fsdp": Case("v5e:2x2", 256, 128, (1, 4, 1)),
-    "data × fsdp": Case("v5e:2x2", 256, 128, (2, 2, 1)),
-    "tensor": Case("v5e:2x2", 128, 128, (2, 1, 2)),
+    "data": Case("v5e:2x2", 64, 128, (4, 1, 1), NARROW),
+    "fsdp": Case("v5e:2x2", 64, 128, (1, 4, 1), NARROW),
+    "data × fsdp": Case("v5e:2x2", 64, 128, (2, 2, 1), NARROW),
+    "tensor": Case("v5e:2x2", 64, 128, (2, 1, 2), NARROW),
 }
 
 
@@ -58,26 +68,25 @@ def planned(case: Case) -> tuple[Plan, Compiled]:
     base = load_config("distilbert_base", PretrainConfig)
     config = replace(
         base,
-        model=ModelConfig.distilbert_base(num_hidden_layers=1),
+        model=ModelConfig.distilbert_base(num_hidden_layers=1, **case.sizes),
         data=replace(base.data, length=case.length, batch_size=case.rows),
         mesh=MeshConfig(*case.mesh),
     )
-    run = Pretraining(config=config, teacher=ModelConfig.bert_base(num_hidden_layers=1))
+    run = Pretraining(config=config, teacher=ModelConfig.bert_base(num_hidden_layers=1, **case.sizes))
     compiled = compile_step(Job.of(case.target, run))
     work = Work(mesh="", batch_size=case.rows, length=case.length, accumulate=1, steps=1, model_flops=run.flops())
     return plan_of(compiled, parse_target(case.target), work), compiled
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def plans(request):
-    """The plans of the cases that are asked for, two compilers at a time."""
+    """The plans of the cases that are asked for, two compilers at a time, from the first test on."""
     params = (getattr(item, "callspec", None) for item in request.session.items)
     asked = {one.params["case"] for one in params if one and "case" in one.params}
-    flags = os.environ.pop("XLA_FLAGS", None)  # those of the tests are for a CPU
-    with ThreadPoolExecutor(2) as pool:
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        for name in ("XLA_FLAGS", "NPROC"):  # those of the tests are for a CPU
+            patch.delenv(name, raising=False)
         yield {name: pool.submit(planned, case) for name, case in CASES.items() if name in asked}
-    if flags is not None:
-        os.environ["XLA_FLAGS"] = flags
 
 
 @pytest.fixture
@@ -95,74 +104,7 @@ def sent(plan: Plan, *kinds: str) -> float:
     return sum(one.bytes for one in plan.collectives if one.kind in kinds or not kinds)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["data"])
-def test_data_parallel_chips_reduce_every_gradient_once_and_exchange_nothing_else(plan):
-    assert sent(plan) == sent(plan, "all-reduce", "reduce-scatter")
-    assert sent(plan) < 1.01 * PARAMETERS  # the tied table's two gradients are added before
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", ["fsdp"])
-def test_fully_sharded_chips_gather_two_models_and_scatter_the_gradients(plan):
-    assert sent(plan, "all-gather") < 2 * 1.01 * PARAMETERS
-    assert sent(plan) < 410 * MB
-
-
-@pytest.mark.parametrize("case", ["data × fsdp"])
-def test_on_two_axes_models_are_gathered_once_and_gradients_reduced_once(plan):
-    assert sent(plan) == sent(plan, "all-gather", "all-reduce", "reduce-scatter")
-    assert sent(plan, "all-gather") < 1.01 * 2 * PARAMETERS  # student and teacher
-    assert (
-        sent(plan, "all-reduce", "reduce-scatter") < 1.01 * 1.5 * PARAMETERS
-    )  # along fsdp all, along data the half that stays
-
-
-@pytest.mark.parametrize("case", ["data × fsdp"])
-def test_no_activation_is_gathered_over_the_batch(case, compiled):
-    hidden = CASES[case].rows * CASES[case].length * 768
-    of_activations = {
-        width * hidden / devices for width in (2, 4) for devices in (1, 2)
-    }  # of all rows, of half of them
-    gathered = {one.sent / one.count for one in compiled.operations if one.collective == "all-gather"}
-    assert gathered
-    assert not gathered & of_activations
-
-
-@pytest.mark.parametrize("case", ["tensor"])
-def test_tensor_parallel_chips_exchange_no_more_than_sums(plan):
-    assert sent(plan) == sent(plan, "all-reduce", "reduce-scatter")
-    assert sent(plan) < 290 * MB
-
-
-@pytest.mark.parametrize(
-    ("case", "temporaries", "traffic", "share"),
-    [
-        ("chip", 2.0 * GB, 9.6 * GB, 0.34),
-        pytest.param("chip, long", 2.1 * GB, 10.5 * GB, 0.32, marks=pytest.mark.slow),
-    ],
-)
-def test_one_chip_stays_below_the_ceilings_of_memory_and_above_the_floor_of_speed(plan, temporaries, traffic, share):
-    assert plan.temporary_bytes < temporaries
-    assert plan.hbm_bytes < traffic
-    assert plan.share_of_peak > share
-
-
-@pytest.mark.parametrize("case", ["chip", LONG])
-def test_dropout_takes_next_to_nothing(plan):
-    assert sum(part.share for part in plan.parts if part.name == "dropout") < 0.02
-
-
-@pytest.mark.xfail(strict=True, reason="vocabulary and losses take three times as long as their matmuls")
-@pytest.mark.parametrize("case", ["chip"])
-def test_a_step_that_is_mostly_vocabulary_reaches_half_of_the_peak(plan):
-    assert plan.share_of_peak > 0.5
-
-
-@pytest.mark.parametrize("case", ["chip", LONG])
-def test_the_operations_of_a_step_belong_to_its_parts(plan):
-    assert sum(part.share for part in plan.parts if part.name == "other") < 0.05
-
+# These come first: the compilers are at work meanwhile.
 
 _KL = """
 import jax, jax.numpy as jnp
@@ -226,3 +168,73 @@ def test_no_other_command_sees_an_installed_compiler(command, world, tmp_path):
     with ThreadPoolExecutor(2) as pool:  # a process takes one core
         seen, unseen = pool.map(said, (set(), where))
     assert seen == unseen
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["data"])
+def test_data_parallel_chips_reduce_every_gradient_once_and_exchange_nothing_else(plan):
+    assert sent(plan) == sent(plan, "all-reduce", "reduce-scatter")
+    assert sent(plan) < 1.01 * PARAMETERS  # the tied table's two gradients are added before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["fsdp"])
+def test_fully_sharded_chips_gather_two_models_and_scatter_the_gradients(plan):
+    assert sent(plan, "all-gather") < 2 * 1.01 * PARAMETERS
+    assert sent(plan) < 3.15 * PARAMETERS
+
+
+@pytest.mark.parametrize("case", ["data × fsdp"])
+def test_on_two_axes_models_are_gathered_once_and_gradients_reduced_once(plan):
+    assert sent(plan) == sent(plan, "all-gather", "all-reduce", "reduce-scatter")
+    assert sent(plan, "all-gather") < 1.01 * 2 * PARAMETERS  # student and teacher
+    assert (
+        sent(plan, "all-reduce", "reduce-scatter") < 1.01 * 1.5 * PARAMETERS
+    )  # along fsdp all, along data the half that stays
+
+
+@pytest.mark.parametrize("case", ["data × fsdp"])
+def test_no_activation_is_gathered_over_the_batch(case, compiled):
+    hidden = CASES[case].rows * CASES[case].length * WIDTH
+    of_activations = {
+        width * hidden / devices for width in (2, 4) for devices in (1, 2)
+    }  # of all rows, of half of them
+    gathered = {one.sent / one.count for one in compiled.operations if one.collective == "all-gather"}
+    assert gathered
+    assert not gathered & of_activations
+
+
+@pytest.mark.parametrize("case", ["tensor"])
+def test_tensor_parallel_chips_exchange_no_more_than_sums(plan):
+    assert sent(plan) == sent(plan, "all-reduce", "reduce-scatter")
+    # In bytes of the rows' states, [64 / 2, 128, width] in bfloat16: two for each layer of three passes, and what the losses take.
+    assert sent(plan) < 45e6
+
+
+@pytest.mark.parametrize(
+    ("case", "temporaries", "traffic", "share"),
+    [
+        ("chip", 2.0 * GB, 9.6 * GB, 0.34),
+        pytest.param("chip, long", 2.1 * GB, 10.5 * GB, 0.32, marks=pytest.mark.slow),
+    ],
+)
+def test_one_chip_stays_below_the_ceilings_of_memory_and_above_the_floor_of_speed(plan, temporaries, traffic, share):
+    assert plan.temporary_bytes < temporaries
+    assert plan.hbm_bytes < traffic
+    assert plan.share_of_peak > share
+
+
+@pytest.mark.parametrize("case", ["chip", LONG])
+def test_dropout_takes_next_to_nothing(plan):
+    assert sum(part.share for part in plan.parts if part.name == "dropout") < 0.02
+
+
+@pytest.mark.xfail(strict=True, reason="vocabulary and losses take three times as long as their matmuls")
+@pytest.mark.parametrize("case", ["chip"])
+def test_a_step_that_is_mostly_vocabulary_reaches_half_of_the_peak(plan):
+    assert plan.share_of_peak > 0.5
+
+
+@pytest.mark.parametrize("case", ["chip", LONG])
+def test_the_operations_of_a_step_belong_to_its_parts(plan):
+    assert sum(part.share for part in plan.parts if part.name == "other") < 0.05

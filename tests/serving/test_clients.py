@@ -1,6 +1,7 @@
 """The clients that people have, unchanged, against a server process."""
 
 import concurrent.futures
+import os
 import signal
 import threading
 import time
@@ -8,6 +9,7 @@ import time
 import numpy as np
 import openai
 import pytest
+import uvicorn
 from huggingface_hub import InferenceClient
 
 from distilbert_jax.cli import main
@@ -144,6 +146,28 @@ def test_what_was_accepted_is_answered_before_the_process_ends(models):
     endpoint.child.end()
     assert answers == [200] * 8
     assert status == 0
+
+
+def serve_signalled_before_the_loop_runs(model):
+    """In a child: SIGTERM comes when the server's line is printed and uvicorn has not begun to listen to signals."""
+    run = uvicorn.Server.run
+
+    def signalled(self, **given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        run(self, **given)
+
+    uvicorn.Server.run = signalled
+    main.main(["serve", "--model", model, "--port", "0"])
+
+
+def test_a_signal_before_the_loop_runs_is_not_lost(models):
+    child = Child(serve_signalled_before_the_loop_runs, str(models["lm"]))
+    try:
+        _, said = child.communicate(60)
+        assert child.returncode == 0
+        assert "ready:" not in said
+    finally:
+        child.end()
 
 
 def test_a_signal_while_models_are_prepared_ends_the_process(models):

@@ -159,7 +159,7 @@ def in_pieces(*shape):
 
 QUICK = [(8, 1, 1, 2), (2, 2, 2, 2), (1, 1, 1, 1)]
 # Each axis alone, the tensor axis in a pair, both row axes in a pair, and all three; with micro-batches and without.
-SLOW = [(1, 1, 1, 4), (8, 1, 1, 1), (1, 8, 1, 1), (1, 1, 4, 2), (4, 2, 1, 2), (1, 2, 4, 1), in_pieces(2, 4, 1, 1)]
+SLOW = [(1, 1, 1, 4), (1, 8, 1, 1), (1, 1, 4, 2), (1, 2, 4, 1), in_pieces(2, 4, 1, 1)]
 SHAPES = [*QUICK, in_pieces(2, 2, 2, 2), *(pytest.param(shape, marks=pytest.mark.slow) for shape in SLOW)]
 
 

@@ -72,6 +72,7 @@ def run(folder):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_answers_are_learned_and_a_student_learns_them_of_its_teacher(run):
     _, result, distilled = run
     assert (result.train_rows, result.dev_rows) == (150, {"validation": 40}), "questions, of more windows"

@@ -38,6 +38,7 @@ def endings(rows, seed):
     return table
 
 
+@pytest.mark.slow
 def test_choices_are_learned_and_a_student_learns_them_of_its_teacher(folder):
     patch = known(TOY)
     splits = {"train": endings(120, 0), "validation": endings(30, 1)}

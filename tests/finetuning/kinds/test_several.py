@@ -58,6 +58,7 @@ def texts(rows, seed):
     return table
 
 
+@pytest.mark.slow
 def test_sets_of_labels_are_learned_and_a_student_learns_them_of_its_teacher(folder):
     patch = known(TOY)
     directory, result, distilled = trained(folder, TOY, {"train": texts(120, 0), "validation": texts(30, 1)}, epochs=15)

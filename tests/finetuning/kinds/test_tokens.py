@@ -51,6 +51,7 @@ def run(folder):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_entities_are_learned_and_a_student_learns_them_of_its_teacher(run):
     _, result, distilled = run
     assert list(result.scores["validation"]) == ["f1", "precision", "recall", "accuracy", "score"]
