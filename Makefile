@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · test · venv · parity · plan-test · page-test · lint · types · docs · bench · kills · fuzz · ablations · miniature     PYTHON=python3.12 make test: another interpreter
+#   make demo · test · venv · parity · plan-test · page-test · lint · types · docs · bench · kills · fuzz · ablations · miniature · notebook     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -14,7 +14,7 @@ ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
 
-.PHONY: help venv demo test quick parity plan-test page-test lint types docs docs-links format bench bench-corpus kills fuzz ablations miniature clean
+.PHONY: help venv demo test quick parity plan-test page-test lint types docs docs-links format bench bench-corpus kills fuzz ablations miniature notebook clean
 .DELETE_ON_ERROR:
 
 help:
@@ -127,6 +127,11 @@ venv: $(VENV)/.core
 # Each step finds what it finished before and goes on from there.
 demo: $(VENV)/.core
 	distilbert-jax demo --out $(DEMO)
+
+# What its cells give is kept in the notebook, for readers and for the site.
+notebook: $(VENV)/.test
+	test -d $(DEMO)/student/model || $(MAKE) demo
+	$(ENTER) python notebooks/execute.py
 
 # The paper's Table 4 at demo size: five configs, three seeds each: fifteen runs of some three minutes on two cores.
 ablations: $(VENV)/.core

@@ -12,7 +12,7 @@ import opcode
 import sys
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.2.0"  # the only place; packaging reads it from here
+__version__ = "0.3.0"  # the only place; packaging reads it from here
 
 _NAMES = {
     "base.config_io": ("load_config",),

@@ -174,6 +174,7 @@ def test_the_citation_is_of_this_version_and_licence():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert citation["version"] == distilbert_jax.__version__
+    assert f"\n## {distilbert_jax.__version__}\n" in DOCUMENTS["CHANGELOG.md"], "the release workflow asks for it, too"
     assert citation["license"] == settings["project"]["license"]
     assert [author["family-names"] for author in citation["references"][0]["authors"]] == [
         "Sanh",

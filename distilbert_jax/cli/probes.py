@@ -29,14 +29,15 @@ class BiasCommand:
         if self.out:
             check_results_place(self.out, "--out")
         pairs = read_pairs(self.prompts) if self.prompts else [CARD_PAIR]
-        results = bias.bias_probe(FillMask(self.model), pairs, top_k=self.top_k, words=self.words)
+        fill = FillMask(self.model)
+        results = bias.bias_probe(fill, pairs, top_k=self.top_k, words=self.words)
         for result in results:
             if self.json:
                 print_json(to_values(result))
             else:
                 show(bias.table(result))
         if self.out:
-            bias.write(results, self.model, self.out)
+            bias.write(results, self.model, self.out, parameters=fill.model.num_parameters())
 
 
 @dataclass(frozen=True)

@@ -243,16 +243,18 @@ def table(result: PairResult) -> Group:
 
 
 COLOURS = ("#0072B2", "#D55E00")  # blue and vermilion of Okabe and Ito's palette, which colour-blind readers tell apart
+TOY = 10_000_000  # parameters: below it a model has read too little for what it says of people to be a finding
 _MOST_PANELS, _MOST_BARS = 12, 40  # beyond, a chart is too large to look at, and soon to draw
 
 
-def chart(results: Sequence[PairResult], model: str) -> "Figure":
+def chart(results: Sequence[PairResult], model: str, *, parameters: int | None = None) -> "Figure":
     """Bars of the log-odds, a panel a pair, sorted: the first side's words to the right, the second's to the left.
 
     A panel has the 40 words farthest from 0, a chart the first 12 pairs; it says so where there are more.
 
     Args:
         model: what the title names.
+        parameters: of the model, where they are known: the title says of one with few that it is a toy.
 
     Raises:
         InputError: no pair has a word to draw.
@@ -265,12 +267,16 @@ def chart(results: Sequence[PairResult], model: str) -> "Figure":
         raise InputError("no pair has a word of interest: there is nothing to draw")
     panels = drawn[:_MOST_PANELS]
     heights = [1.2 + 0.22 * min(len(result.log_odds), _MOST_BARS) for result in panels]
-    figure = Figure(figsize=(8, 0.5 + sum(heights)), layout="constrained")
+    toy = parameters is not None and parameters < TOY
+    figure = Figure(figsize=(8, (0.75 if toy else 0.5) + sum(heights)), layout="constrained")
     FigureCanvasAgg(figure)
     title = "Log-odds of words at the mask"
     if len(drawn) > len(panels):
         title += f" (first {len(panels)} of {len(drawn)} pairs)"
-    figure.suptitle(f"{title}\n{model if len(model) <= 80 else '…' + model[-79:]}", fontsize=11, parse_math=False)
+    title += f"\n{model if len(model) <= 80 else '…' + model[-79:]}"
+    if toy:
+        title += f"\na toy model of {parameters:,} parameters: no finding about people"
+    figure.suptitle(title, fontsize=11, parse_math=False)
     grid = figure.subplots(len(panels), height_ratios=heights, squeeze=False)
     for axes, result in zip(grid[:, 0], panels, strict=True):
         _panel(axes, result)
@@ -305,7 +311,7 @@ def _cut(text: str, longest: int) -> str:
     return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
-def write(results: Sequence[PairResult], model: str, out: str | Path) -> None:
+def write(results: Sequence[PairResult], model: str, out: str | Path, *, parameters: int | None = None) -> None:
     """`<out>/results.json` ({`model`, `pairs`}) and `<out>/log_odds.png`, the `chart`.
 
     Characters that the chart's font lacks become boxes, which one line on stderr says.
@@ -315,7 +321,7 @@ def write(results: Sequence[PairResult], model: str, out: str | Path) -> None:
     path = Path(out) / "log_odds.png"
     with warnings.catch_warnings(record=True) as caught, atomic_file(path) as file:
         warnings.simplefilter("always")
-        chart(results, model).savefig(file, format="png", dpi=130)
+        chart(results, model, parameters=parameters).savefig(file, format="png", dpi=130)
     lacking = ""
     for warning in caught:
         if glyph := re.match(r"Glyph (\d+)", str(warning.message)):

@@ -7,6 +7,8 @@ import sysconfig
 
 import pytest
 
+import distilbert_jax
+from distilbert_jax.cli.main import COMMANDS
 from tests.runs import ROOT
 
 
@@ -52,3 +54,15 @@ def test_no_other_package_comes_with_the_wheel(environment):
     assert {top for top in tops if not top.endswith(".dist-info")} == {"distilbert_jax", ".."}, (
         "the script stands in bin/"
     )
+
+
+@pytest.mark.slow
+def test_the_page_of_the_endpoint_the_types_and_every_command_travel_in_the_wheel(environment):
+    (package,) = environment.glob("lib/python*/site-packages/distilbert_jax")
+    for name in ("py.typed", "serving/page.html"):
+        assert (package / name).read_bytes() == (ROOT / "distilbert_jax" / name).read_bytes()
+    asked = ask(environment, "--version")
+    assert (asked.returncode, asked.stdout) == (0, f"distilbert-jax {distilbert_jax.__version__}\n")
+    helped = ask(environment, "--help")
+    assert (helped.returncode, helped.stderr) == (0, "")
+    assert set(COMMANDS) <= {line.split()[0] for line in helped.stdout.splitlines()}

@@ -246,6 +246,8 @@ def test_bars_are_sorted_labelled_and_coloured_by_side():
 
 def test_what_a_chart_leaves_out_it_says():
     many = result({f"w{i}": float(i - 10) for i in range(55)}, pair="many")
+    titles = [bias.chart([many], "m", parameters=count).get_suptitle() for count in (None, 950_144, 66_985_530)]
+    assert ["950,144" in title for title in titles] == [False, True, False]
     figure = bias.chart([many] * 13, "x" * 200)
     assert len(figure.axes) == 12
     assert "first 12 of 13 pairs" in figure.get_suptitle()
