@@ -133,7 +133,8 @@ def run_job(name: str, world: Path) -> None:
     if name == "pretrain":
         main(["train", str(world / "pretrain.py")])
     elif name == "glue":
-        sizes = "--length 16 --batch-size 16 --epochs 1 --seeds 0 1 --tasks sst2 --run.directory run --save-model"
+        sizes = "--length 16 --batch-size 16 --epochs 2 --seeds 0 1 --tasks sst2 --run.directory run --save-model"
+        sizes += " --run.save-every 3"  # in the middle of a run of eight steps
         main(["glue", "--model", f"{world}/teacher", "--data", f"{world}/data", *sizes.split()])
     elif name == "experiment":
         text = ["--text", f"{world}/corpus.txt", "--heldout-text", f"{world}/heldout.txt", "--data", f"{world}/data"]
@@ -327,10 +328,9 @@ def outcome(folder: Path) -> dict[str, str]:
         if path.suffix in (".json", ".jsonl") and b'"tokenizer"' not in content[:20]:
             lines = content.splitlines() if path.suffix == ".jsonl" else [content]
             values = [without_measured(json.loads(line)) for line in lines]
-            if name.endswith(
-                "outputs.json"
-            ):  # the log's digest is that of seconds, too; the log itself is compared above
-                values[0].pop("metrics.jsonl", None)
+            if name.endswith("outputs.json"):  # digests of what has seconds in it, too; both are compared above
+                for measured in ("metrics.jsonl", "results.json"):
+                    values[0].pop(measured, None)
             content = json.dumps(values, sort_keys=True).encode()
         found[name] = hashlib.sha256(content).hexdigest()
     return {name.replace(str(folder), ""): digest for name, digest in found.items()}

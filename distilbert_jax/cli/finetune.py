@@ -23,7 +23,7 @@ from distilbert_jax.config import (
     OptimizerConfig,
     RunConfig,
 )
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import DivergedError, InputError
 from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.inferred import LabelKind
 from distilbert_jax.finetuning.own import own_task, require_columns, usual_epochs
@@ -167,7 +167,7 @@ class FinetuneCommand:
             run=run,
         )
         with signals.leaving_at_ctrl_c():
-            from distilbert_jax.finetuning.spread import finetune_spread, told
+            from distilbert_jax.finetuning.spread import DIVERGED, finetune_spread, told
 
         with signals.leaving_when_asked(together=together), runtime.compiling_once(), _called_out():
             spread = finetune_spread(config, range(self.seed, self.seed + self.seeds), together=self.vmap_seeds)
@@ -176,6 +176,8 @@ class FinetuneCommand:
             print_json(to_values(spread))
         else:
             print("\n".join(told(spread)))
+        if all(spread.failed.get(seed, "").startswith(DIVERGED) for seed in spread.scores):
+            raise DivergedError(f"{out}: each seed diverged; try a lower --learning-rate", path=out)
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,10 @@ class PredictCommand:
     out: str  # .csv, .jsonl or .parquet
     rows: Annotated[RowOptions, tyro.conf.arg(name="")] = field(default_factory=RowOptions)
     batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
+    length: int | None = (
+        None  # tokens that are read of a row; default: all that the model takes; of questions a window's, 384
+    )
+    no_answer: bool = False  # of questions: that there is none is an answer, too, an empty one; for models of SQuAD 2
     dtype: Dtype = "float32"  # of the matmuls
     activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
 
@@ -256,6 +262,8 @@ class PredictCommand:
             roles=roles,
             layout=layout,
             batch_size=self.batch_size,
+            length=self.length,
+            no_answer=self.no_answer,
             dtype=jnp.dtype(self.dtype),
             activations=self.activations,
         )

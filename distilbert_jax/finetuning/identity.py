@@ -25,7 +25,8 @@ BATCHES = "random"  # of what is trained now; scores of other batches are of ano
 
 def bits_of_dropout(config: FinetuneConfig) -> str:
     model = read_config(locate(config.model))
-    return dropout_bits(model.hidden_dropout, model.attention_dropout, model.classifier_dropout)
+    of_head = model.qa_dropout if find_task(config.task).kind == "answers" else model.classifier_dropout
+    return dropout_bits(model.hidden_dropout, model.attention_dropout, of_head)
 
 
 def enter(config: FinetuneConfig, directory: Path, given: dict[str, str]) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,7 @@ _HEADS = {
     "answers": models.QuestionAnswering,
     "choices": models.MultipleChoice,
 }
+P = TypeVar("P", TextClassification, TokenClassification)
 _ROWS, _MULTIPLE = 8, 8  # of a batch, and of what the length of its rows is one
 _WINDOW = 64  # rows that are encoded and packed at once
 
@@ -83,9 +84,8 @@ def score_rows(
     Raises:
         InputError: a row is wrong, a label that the model does not have, or a head that it does not have.
     """
+    check_length(length)
     roles.require_targets()
-    if length is not None and length < 1:
-        raise InputError(f"length = {length}: expected 1 or more tokens", field="length")
     table = open_table(data, layout=layout)
     require_columns(table, roles)
     seen = look(table, roles)
@@ -111,6 +111,12 @@ def score_rows(
         labels=() if labels is None else labels.names,
         cut_share=examples.cut / seen.rows,
     )
+
+
+def check_length(length: int | None) -> None:
+    """Raise InputError for a length of rows in tokens that nothing can be read in."""
+    if length is not None and length < 8:
+        raise InputError(f"length = {length}: expected at least 8 tokens", field="length")
 
 
 def _of_model(
@@ -181,6 +187,31 @@ def _amounts(columns: Sequence[Values], names: Sequence[str], model: str) -> Lab
     return Labels("regression", tuple(one.column for one in columns) if len(names) > 1 else (), "")
 
 
+@dataclasses.dataclass(frozen=True)
+class _Asking:
+    """How a model is asked; the fields are arguments of `predictions`."""
+
+    dtype: Any
+    activations: Activations
+    batch_size: int | None
+    length: int | None
+    no_answer: bool
+
+    @property
+    def loading(self) -> dict[str, Any]:
+        return {"dtype": self.dtype, "activations": self.activations}
+
+    def tokens(self, longest: int) -> int:
+        """That are read of a row, of a model that has so many positions."""
+        return min(self.length or longest, longest)
+
+    def pipeline(self, kind: type[P], model: str) -> P:
+        """One of texts, which reads so many tokens of each."""
+        pipeline = kind(model, batch_size=self.batch_size, **self.loading)
+        pipeline.tokenizer.max_length = self.tokens(pipeline.tokenizer.max_length)
+        return pipeline
+
+
 Said = Iterator[tuple[dict[str, Any], dict[str, Any]]]  # a row, and what a model says of it
 Asked = Iterator[tuple[dict[str, Any], dict[str, Any]]]  # a row, and what of it is read
 
@@ -193,6 +224,8 @@ def predictions(
     dtype: Any = jnp.float32,
     activations: Activations = "auto",
     batch_size: int | None = None,
+    length: int | None = None,
+    no_answer: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """Every row of a table with what a fine-tuned model says of it, as a stream: some batches are held, not the table.
 
@@ -202,16 +235,21 @@ def predictions(
     questions: `predicted`, the answer, `score`, `start` and `end` in the context. Of choices: `predicted`, the column of the best,
     `score` and `scores`. The names have a number where the table has such columns.
 
+    Args:
+        length: tokens that are read of a row, of a question those of a window; None: as many as the model, or a window, takes.
+        no_answer: of questions: that there is none is an answer, too, `""`.
+
     Raises:
-        InputError: a row is wrong, or the model does not have the head.
+        InputError: a row is wrong, a number is out of range, or the model does not have the head.
     """
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size = {batch_size}: expected 1 or more", field="batch_size")
+    check_length(length)
     require_columns(table, roles, labelled=False)
     reader = Reader(roles, labelled=False)
     # Columns that are not read may lack a value, as in JSON lines.
     asked = ((row, reader.inputs(table, number, row)) for number, row in table.read(table.columns))
-    said = _SAYS[roles.form](model, asked, roles, {"dtype": dtype, "activations": activations}, batch_size)
+    said = _SAYS[roles.form](model, asked, roles, _Asking(dtype, activations, batch_size, length, no_answer))
     for row, values in said:
         names = dict(zip(values, new_names(table.columns, tuple(values)), strict=True))
         yield {
@@ -220,11 +258,11 @@ def predictions(
         }
 
 
-def _of_texts(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
+def _of_texts(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     if not models.SequenceClassification.is_whole(model) and models.TokenClassification.is_whole(model):
-        yield from _of_entities(model, asked, roles, loading, batch_size)
+        yield from _of_entities(model, asked, roles, how)
         return
-    pipeline = TextClassification(model, batch_size=batch_size, **loading)
+    pipeline = how.pipeline(TextClassification, model)
     rows, read = itertools.tee(asked)
     texts = ((text[roles.text], text[roles.text_pair]) if roles.text_pair else text[roles.text] for _, text in read)
     problem = pipeline.model.config.problem_type
@@ -239,11 +277,12 @@ def _of_texts(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], b
             yield row, {"predicted": best, "score": score, "scores": scores}
 
 
-def _of_words(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
-    head = models.TokenClassification.from_pretrained(model, new_head=False, **loading)
+def _of_words(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
+    head = models.TokenClassification.from_pretrained(model, new_head=False, **how.loading)
     labels = head.config.labels
     task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
-    for row, logits in _by_chunks(head, task, model, asked, batch_size or _ROWS, head.config.max_length):
+    length = how.tokens(head.config.max_length)
+    for row, logits in _by_chunks(head, task, model, asked, how.batch_size or _ROWS, length, length):
         p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
         best = p.argmax(-1)
         tags = [None if lacks else labels[at] for at, lacks in zip(best, unread, strict=True)]
@@ -251,13 +290,14 @@ def _of_words(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], b
         yield row, {"predicted": tags, "scores": scores}
 
 
-def _of_choices(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
-    head = models.MultipleChoice.from_pretrained(model, new_head=False, **loading)
+def _of_choices(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
+    head = models.MultipleChoice.from_pretrained(model, new_head=False, **how.loading)
     names = roles.choices
     task = Task("choices", "choices", roles.inputs, names, (), kind="choices", target=("no label",))
-    whole = head.config.max_length * len(names)  # all choices of an example lie in one row
-    rows = batch_size or max(1, _ROWS // len(names))
-    for row, logits in _by_chunks(head, task, model, asked, rows, whole):
+    length = how.tokens(head.config.max_length)
+    whole = length * len(names)  # all choices of an example lie in one row
+    rows = how.batch_size or max(1, _ROWS // len(names))
+    for row, logits in _by_chunks(head, task, model, asked, rows, length, whole):
         p = softmax(logits[: len(names)])
         best = int(p.argmax())
         scores = dict(zip(names, map(float, p), strict=True))
@@ -265,32 +305,36 @@ def _of_choices(model: str, asked: Asked, roles: Roles, loading: dict[str, Any],
 
 
 def _by_chunks(
-    head: Any, task: Task, model: str, asked: Asked, batch_size: int, longest: int
+    head: Any, task: Task, model: str, asked: Asked, batch_size: int, length: int, longest: int
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """Rows and what a head gives for each, as a kind encodes them. longest: tokens of an example."""
+    """Rows and what a head gives for each, as a kind encodes them. length: tokens that are read of a text; longest: of a row."""
     import datasets
 
     tokenizer, kind = load_tokenizer(model), kind_of(task)
     check_fit(tokenizer, head.config.vocab_size, model)
-    shape = PackedShape(batch_size, longest // _MULTIPLE * _MULTIPLE, longest // 3)
+    shape = PackedShape(batch_size, -(-longest // _MULTIPLE) * _MULTIPLE, longest // 3)
     outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
-    length = min(head.config.max_length, shape.length)
     while chunk := list(itertools.islice(asked, _WINDOW)):
         rows = datasets.Dataset.from_list([read for _, read in chunk])
         outputs = outputs_of(kind.encode(rows, task, tokenizer, length))
         yield from ((row, output) for (row, _), output in zip(chunk, outputs, strict=True))
 
 
-def _of_questions(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
-    pipeline = QuestionAnswering(model, batch_size=batch_size, **loading)
+def _of_questions(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
+    pipeline = QuestionAnswering(model, batch_size=how.batch_size, **how.loading)
     rows, questions, contexts = itertools.tee(asked, 3)
-    answers = pipeline((read[roles.question] for _, read in questions), (read[roles.context] for _, read in contexts))
+    answers = pipeline(
+        (read[roles.question] for _, read in questions),
+        (read[roles.context] for _, read in contexts),
+        max_seq_len=how.length and how.tokens(pipeline.model.config.max_length),
+        handle_impossible_answer=how.no_answer,
+    )
     for (row, _), answer in zip(rows, answers, strict=True):
         yield row, {"predicted": answer["answer"], **{name: answer[name] for name in ("score", "start", "end")}}
 
 
-def _of_entities(model: str, asked: Asked, roles: Roles, loading: dict[str, Any], batch_size: int | None) -> Said:
-    pipeline = TokenClassification(model, batch_size=batch_size, **loading)
+def _of_entities(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
+    pipeline = how.pipeline(TokenClassification, model)
     rows, read = itertools.tee(asked)
     spans = pipeline((text[roles.text] for _, text in read), aggregation_strategy="first")
     for (row, _), of_text in zip(rows, spans, strict=True):

@@ -14,6 +14,7 @@ from distilbert_jax.finetuning.runs import finetune_seeds
 from distilbert_jax.finetuning.tasks import Task, find_task
 
 _EPSILON = 1e-9
+DIVERGED = "diverged: "  # how `Spread.failed` begins of such a seed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ def spread_of(results: Sequence[RunResult], directories: Sequence[Path], epochs:
 def _failure(task: Task, result: RunResult, directory: Path, split: str, floor: float | None) -> str:
     """Why a run counts as failed, or ""."""
     if result.diverged:
-        return f"diverged: {result.diverged}"
+        return f"{DIVERGED}{result.diverged}"
     if floor is None:
         return "" if result.score > _EPSILON else "nothing is right"
     logits = read_predictions(directory, split, task).logits

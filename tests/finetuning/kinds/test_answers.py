@@ -9,11 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.finetuning import identity
 from distilbert_jax.finetuning.datasets import check
 from distilbert_jax.finetuning.kinds import KINDS
 from distilbert_jax.finetuning.squad import answer_score
 from distilbert_jax.finetuning.tasks import Task, register_task
 from distilbert_jax.models import QuestionAnswering
+from distilbert_jax.models.layers import DROPOUT_BITS
 from distilbert_jax.text.tokenizer import load_tokenizer, stack
 from tests.finetuning.kinds.common import assert_packed_is_padded, divergence, known, trained
 from tests.finetuning.test_objective import build_head
@@ -50,6 +53,16 @@ def questions(rows, seed, longest=45, lacking=0.2):
         table["context"].append(context)
         table["answers"].append({"text": [] if lacks else [entity], "answer_start": [] if lacks else [start]})
     return table
+
+
+def test_dropout_before_the_head_is_on_record_where_it_is_drawn(tmp_path):
+    build_head(QuestionAnswering, STUDENT, 0, ("0", "1")).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"qa_dropout": 0.1}))
+    patch = known(TOY)
+    bits = [identity.bits_of_dropout(FinetuneConfig(str(tmp_path), task)) for task in (TOY.name, "sst2")]
+    patch.undo()
+    assert bits == [DROPOUT_BITS, ""]
 
 
 @pytest.fixture(scope="module")
