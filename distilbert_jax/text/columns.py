@@ -339,7 +339,7 @@ def squad_rows(path: Path, content: Mapping[str, Any]) -> Rows:
                     given = of(asked, "answers", list, where)
                     texts = [of(one, "text", str, where) for one in given]
                     starts = [of(one, "answer_start", int, where) for one in given]
-                    none = "is_impossible" in asked and of(asked, "is_impossible", bool, where)
+                    none = asked.get("is_impossible") is not None and of(asked, "is_impossible", bool, where)
                     row["answers"] = {"text": [] if none else texts, "answer_start": [] if none else starts}
                 yield number, row
 

@@ -153,6 +153,11 @@ def test_squads_questions_are_rows_of_the_hubs_columns(tmp_path):
         {"id": "q2", "question": "why?", "is_impossible": True, "answers": [], "plausible_answers": []},
     ]
     content = {"version": "v2.0", "data": [{"title": "T", "paragraphs": [{"context": "Bo ran.", "qas": asked}]}]}
+    for wrong in ("true", 1):
+        asked[1]["is_impossible"] = wrong
+        (tmp_path / "dev.json").write_text(json.dumps(content))
+        refused(lambda: open_table(tmp_path / "dev.json"), path="dev.json", field="is_impossible")
+    asked[1]["is_impossible"] = True
     (tmp_path / "dev.json").write_text(json.dumps(content))
     rows = [row for _, row in open_table(tmp_path / "dev.json").rows()]
     assert rows == [

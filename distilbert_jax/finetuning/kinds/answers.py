@@ -100,6 +100,13 @@ class Answers(Kind):
         for name in task.columns:
             if (blank := next((row for row, text in enumerate(rows[name]) if not text.strip()), None)) is not None:
                 raise InputError(f"{where}: row {blank}: {name} is empty", path=where, field=name, row=blank)
+        seen: set[str] = set()
+        for row, one in enumerate(map(str, rows["id"] if "id" in rows.column_names else ())):
+            if one in seen:
+                raise InputError(
+                    f"{where}: row {row}: id is {one!r} once more; answers go by it", path=where, field="id", row=row
+                )
+            seen.add(one)
         for row, (context, answers) in enumerate(
             zip(rows[task.columns[1]], rows[target] if labelled else (), strict=False)
         ):

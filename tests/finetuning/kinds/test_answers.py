@@ -195,6 +195,7 @@ def answers_of(text, start):
         ({"answers": [answers_of("b", 2), answers_of("", 0)]}, "answers", 1),
         ({"answers": [answers_of("b", 2), {"text": ["a"], "answer_start": []}]}, "answers", 1),
         ({"answers": ["b", "a"]}, "answers", 0),
+        ({"id": ["7", "7"]}, "id", 1),
     ],
 )
 def test_empty_contexts_and_answers_that_are_not_at_their_offset_are_refused(changes, field, row):
