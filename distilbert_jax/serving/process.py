@@ -95,8 +95,19 @@ def serve(server: Server, listening: socket.socket, *, grace_s: float = 30.0, mo
 class _Leaving(uvicorn.Server):
     """A server that a second Ctrl-C ends at once; uvicorn would break off what is under way, with a traceback."""
 
+    answers = False  # its loop runs, and a signal is none that uvicorn sends itself
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            self.answers = True
+            try:
+                yield
+            finally:
+                self.answers = False
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit and sig == signal.SIGINT:
+        if self.answers and self.should_exit and sig == signal.SIGINT:
             os.write(2, b"error: interrupted again: what was accepted is not answered\n")
             os._exit(Interrupted.status)
         super().handle_exit(sig, frame)
