@@ -217,6 +217,9 @@ def _limits(config: FinetuneConfig, task: Task, results: Mapping[int, RunResult]
     own, split = results[config.run.seed], next(iter(results[config.run.seed].scores))
     rows = own.dev_rows[split]
     said = [f"The score is of {rows:,} rows: one of them is worth about {number(100 / rows)} points."]
+    recorded = run_directory.recorded_inputs(directory)
+    if recorded.get("data (train)", "") == recorded.get(f"data ({split})"):
+        said.append("These are the rows that it was trained on: the score says nothing of others.")
     if len(results) > 1:
         said.append("This is one of the seeds, not the best of them by choice.")
     else:

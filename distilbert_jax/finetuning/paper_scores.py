@@ -12,7 +12,7 @@ from distilbert_jax.base import tables
 from distilbert_jax.base.config_io import write_config
 from distilbert_jax.base.files import atomic_file
 from distilbert_jax.config import DistillConfig, FinetuneConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, counted
 from distilbert_jax.finetuning.own import own_task
 from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.spread import Spread, finetune_spread
@@ -177,7 +177,7 @@ def title(results: Sequence[PaperScores]) -> str:
     """What the table shows: medians over how many seeds, of how many rows."""
     spreads = results[0].scores
     of = ", ".join(
-        f"{name}: {one.train_rows:,} rows of train, {one.scored_rows:,} scored, {one.epochs} epochs"
+        f"{name}: {one.train_rows:,} rows of train, {one.scored_rows:,} scored, {counted(one.epochs, 'epoch')}"
         for name, one in spreads.items()
     )
     number = len(next(iter(spreads.values())).scores)
