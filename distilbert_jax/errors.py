@@ -8,6 +8,7 @@ import io
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Self
@@ -141,6 +142,9 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         if isinstance(error, Preempted):  # SIGTERM that comes again must not change the status of what is finished
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        )  # a second Ctrl-C ends what libraries do at exit, without a traceback
         _leave(
             f"interrupted: {error}" if str(error) else "interrupted; the same command goes on from what is finished",
             getattr(error, "status", Interrupted.status),
@@ -163,6 +167,13 @@ def one_line_errors() -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ == "JaxRuntimeError" and "RESOURCE_EXHAUSTED" in str(error):
             _leave(f"{shortened(said(error), 200)}: {_LESS}", 1)
+        if any(
+            frame.name == "backends" and "xla_bridge" in frame.filename
+            for frame in traceback.extract_tb(error.__traceback__)
+        ):
+            asked = os.environ.get("JAX_PLATFORMS", "")
+            why = f" ({shortened(str(error), 200)})" if str(error) else ""
+            _leave(f"JAX has no device here{f' that JAX_PLATFORMS={asked} asks for' if asked else ''}{why}", 1)
         if type(error).__name__ == "PanicException":  # of a library in Rust; its class can be named in no other way
             _leave(f"a library has given up: {shortened(said(error), 200)}", 1)
         raise

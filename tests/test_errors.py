@@ -36,6 +36,11 @@ def run(body: str, stdout=subprocess.PIPE) -> subprocess.CompletedProcess:
             75,
             "error: interrupted: stopped",
         ),
+        (
+            "import atexit, signal; atexit.register(os.kill, os.getpid(), signal.SIGINT); raise KeyboardInterrupt('at 3')",
+            -2,
+            "error: interrupted: at 3",
+        ),
         ("open('no such file')", 1, "error: No such file or directory (no such file)"),
         (
             "raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'runs/x')",
@@ -56,6 +61,13 @@ def test_an_error_of_the_user_is_one_line_and_a_status(body, status, line):
     done = run(body)
     assert done.returncode == status
     assert done.stderr.splitlines() == ([line] if line else [])
+
+
+def test_a_device_that_is_not_there_is_told_in_one_line():
+    done = run("os.environ['JAX_PLATFORMS'] = 'abacus'; import jax; jax.devices()")
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert line.startswith("error: JAX has no device here that JAX_PLATFORMS=abacus asks for")
 
 
 def test_a_defect_keeps_its_traceback():

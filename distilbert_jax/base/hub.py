@@ -1,9 +1,12 @@
 """Hub ids and model directories (config.json, model.safetensors, tokenizer.json): found by path or id, written whole, uploaded."""
 
+import contextlib
+import fcntl
 import functools
+import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from distilbert_jax import families
@@ -164,25 +167,64 @@ def upload(files: Mapping[str, Path], repo_id: str, *, private: bool, message: s
         raise refused(" ".join(why.replace(token, "…").split()), field=field) from None
 
 
-def write_directory(directory: str | Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a directory that appears whole or not at all; in one that is there, file by file is replaced."""
+def write_directory(directory: str | Path, write: Callable[[Path], None], *, new: bool = False) -> None:
+    """Let `write` fill a directory that appears whole or not at all; in one that is there, file by file is replaced.
+
+    Args:
+        new: refuse a directory in which something is, also if another process has put it there meanwhile.
+
+    Raises:
+        InputError: there is a file, something is in it, or another process is writing it.
+    """
     directory = Path(directory).absolute()  # "." has no name of its own
     if directory.exists() and not directory.is_dir():
         raise InputError(f"{directory}: is a file; name a directory to write to", path=directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = directory.with_name(f".{directory.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    with _of_one_process(partial, directory):
+        try:
+            if new and directory.exists() and any(directory.iterdir()):
+                raise InputError(f"{directory}: is there and not empty; name a new directory", path=directory)
+            for left in partial.iterdir():  # by a process that was killed
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+            write(partial)
+            if directory.exists():
+                for file in partial.iterdir():
+                    file.replace(directory / file.name)
+                partial.rmdir()
+            else:
+                partial.replace(directory)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextlib.contextmanager
+def _of_one_process(partial: Path, directory: Path) -> Iterator[None]:
+    """Make `partial` this process' own, in which `directory` is written; errors of the file system name the latter.
+
+    The lock is on the directory itself, and goes where it is moved to.
+    """
+    busy = InputError(f"{directory}: another process is writing it", path=directory)
+    held = -1
     try:
-        partial.mkdir()
-        write(partial)
-    except BaseException as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) and str(error.filename).startswith(str(partial)):
+        partial.mkdir(exist_ok=True)
+        held = os.open(partial, os.O_RDONLY)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise busy from None
+        except OSError:  # a file system without locks
+            pass
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held), partial.stat()):
+                yield
+                return
+        raise busy  # which has ended since the directory was opened
+    except OSError as error:
+        if str(error.filename).startswith(str(partial)):
             error.filename = str(directory) + str(error.filename).removeprefix(str(partial))
         raise
-    if directory.exists():
-        for file in partial.iterdir():
-            file.replace(directory / file.name)
-        partial.rmdir()
-    else:
-        partial.replace(directory)
+    finally:
+        if held >= 0:
+            os.close(held)

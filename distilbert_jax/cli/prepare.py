@@ -142,7 +142,7 @@ def student(
         fold_token_type=fold_token_type,
         copy_transform=copy_transform,
     )
-    made.save_pretrained(out, load_tokenizer(teacher))
+    made.save_pretrained(out, load_tokenizer(teacher), new=True)
     print(f"{out}: layers {', '.join(map(str, chosen))} of {teacher}", file=sys.stderr)
 
 

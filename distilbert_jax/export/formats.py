@@ -107,7 +107,7 @@ def export(path_or_id: str, out: str, *, format: Format = "onnx", head: Head = "
         write_json(directory / "config.json", hf_config(model.config, type(model).__name__))
         tokenizer.save_pretrained(directory)
 
-    write_directory(Path(out), write_all)
+    write_directory(Path(out), write_all, new=True)
     told = {name: value for name, value in made.items() if not np.isnan(value)}
     return Export(out, named, tuple(made), told)
 

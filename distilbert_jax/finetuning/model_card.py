@@ -181,7 +181,9 @@ def _evaluation(config: FinetuneConfig, task: Task, results: Mapping[int, RunRes
     own, several, lines = results[config.run.seed], len(results) > 1, []
     for split, values in own.scores.items():
         for name, value in values.items():
-            of_all = [one.scores[split][name] for one in results.values() if split in one.scores]
+            # A run that diverged has 0, which of a score is the worst, and of an error the best.
+            counted_in = [one for one in results.values() if not (one.diverged and name in ERRORS)]
+            of_all = [one.scores[split][name] for one in counted_in if split in one.scores]
             spread = (number(statistics.median(of_all)), f"{number(min(of_all))} to {number(max(of_all))}")
             called = f"score, the mean of {' and '.join(task.metrics)}" if name == "score" else name
             if name != "score" or len(task.metrics) > 1:
@@ -215,6 +217,9 @@ def _limits(config: FinetuneConfig, task: Task, results: Mapping[int, RunResult]
     own, split = results[config.run.seed], next(iter(results[config.run.seed].scores))
     rows = own.dev_rows[split]
     said = [f"The score is of {rows:,} rows: one of them is worth about {number(100 / rows)} points."]
+    recorded = run_directory.recorded_inputs(directory)
+    if recorded.get("data (train)", "") == recorded.get(f"data ({split})"):
+        said.append("These are the rows that it was trained on: the score says nothing of others.")
     if len(results) > 1:
         said.append("This is one of the seeds, not the best of them by choice.")
     else:

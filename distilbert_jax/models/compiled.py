@@ -16,6 +16,7 @@ import numpy as np
 from flax import nnx
 from jax.core import Tracer
 
+from distilbert_jax.errors import InputError
 from distilbert_jax.models.ranges import check_input, check_rows
 
 SHORTEST = 16  # tokens; a length is padded to this times a power of 2
@@ -69,7 +70,8 @@ def _rows_of(model: Any, arguments: tuple[Any, ...], inputs: Mapping[str, Any]) 
     """The arguments as arrays of one shape, int32 [B, T] (a multiple choice: [B, choices, T]); None: they are not such rows.
 
     Raises:
-        InputError: an id without a row, which a compiled program cannot see.
+        InputError: an id without a row, or a mask of other values than 0 and 1, which a compiled program cannot see; the shapes do
+            not fit.
     """
     if len(arguments) > 2 or jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]  # JAX adds its options at import
         return None
@@ -86,8 +88,16 @@ def _rows_of(model: Any, arguments: tuple[Any, ...], inputs: Mapping[str, Any]) 
     shape: tuple[int, ...] = rows["input_ids"].shape
     for name, array in rows.items():
         kinds = "iufb" if name == "attention_mask" else "iu"
-        if array.dtype.kind not in kinds or array.shape not in (shape, (1, *shape[1:])):
+        if array.dtype.kind not in kinds:
             return None
+        if array.shape not in (shape, (1, *shape[1:])) or not shape[-1]:
+            raise InputError(
+                f"{name}: an array {list(array.shape)} was given beside input_ids {list(shape)}; expected rows of one length, "
+                "of a token at least",
+                field=name,
+            )
+        if name == "attention_mask" and not np.isin(array, (0, 1)).all():
+            raise InputError("attention_mask: has other values than 0 and 1, padding and a token", field=name)
     if not rows["input_ids"].size or shape[-1] > model.config.max_length or len(shape) > 3:
         return None
     check_rows(rows, model.config)

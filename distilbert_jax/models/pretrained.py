@@ -217,12 +217,14 @@ class PretrainedModel(nnx.Module):
         tokenizer: BertTokenizer | Tokenizer | None = None,
         *,
         dtype: DTypeLike = jnp.float32,
+        new: bool = False,
     ) -> None:
         """Write config.json, model.safetensors (the reference's names, the tied decoder once) and, when a tokenizer is given,
         its files. An older model in the directory is replaced file by file.
 
         Args:
             dtype: of the file. A model that was read from a bfloat16 file gives that file's bits back with `jnp.bfloat16`.
+            new: refuse a directory in which something is.
         """
         dtype, tied, tensors = float_dtype(dtype), self.config.tie_word_embeddings, {}
         for path, value in split(self)[1].items():
@@ -247,7 +249,7 @@ class PretrainedModel(nnx.Module):
             if tokenizer is not None:
                 save_tokenizer(tokenizer, partial, model_max_length=self.config.max_length)
 
-        write_directory(directory, write)
+        write_directory(directory, write, new=new)
 
     def push_to_hub(
         self,

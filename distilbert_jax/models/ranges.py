@@ -35,7 +35,7 @@ def check_input(name: str, value: object) -> None:
     """Check that an input of a model is rows of numbers, which a text, say, is not.
 
     Args:
-        name: `input_ids`, `attention_mask` (whole numbers or shares), `token_type_ids` …
+        name: `input_ids`, `attention_mask` (which may be truths, or floats), `token_type_ids` …
 
     Raises:
         InputError: it is not: names the argument.
@@ -44,8 +44,11 @@ def check_input(name: str, value: object) -> None:
         array = value if isinstance(value, jax.Array) else np.asarray(value)
     except (TypeError, ValueError):  # rows of different lengths
         array = np.asarray(None)
-    kind = jnp.number if name == "attention_mask" else jnp.integer
-    if not jnp.issubdtype(array.dtype, kind) and array.dtype != bool:
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{name}: a masked array was given; what it masks goes into attention_mask", field=name)
+    is_mask = name == "attention_mask"
+    kind = jnp.number if is_mask else jnp.integer
+    if not jnp.issubdtype(array.dtype, kind) and not (is_mask and array.dtype == bool):
         given = f"{array.dtype} array" if array.dtype.kind in "fc" else type(value).__name__
         raise InputError(
             f"{name}: a {given} was given, expected whole numbers [B, T], rows of one length; of texts a tokenizer makes them: "

@@ -17,7 +17,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from distilbert_jax.base.files import parse_json
-from distilbert_jax.errors import InputError, said
+from distilbert_jax.errors import InputError, said, shortened
 from distilbert_jax.serving import metrics, other_apis
 from distilbert_jax.serving.models import Served
 from distilbert_jax.serving.requests import RequestError, Style
@@ -136,6 +136,9 @@ def _route(path: str, handler: Handler, method: str, *, style: Style = "plain", 
         try:
             if not open_to_all:
                 _check_token(request, server.settings.token)
+            if method == "POST" and request.url.query:  # which nothing would read
+                asked = shortened(f"?{request.url.query}", 60)
+                raise RequestError(422, f"{asked}: parameters stand in the body, as JSON", field="query")
             body = await _body(request, server.settings) if method == "POST" else {}
             response = await _unless_left(request, handler(request, server, body))
         except RequestError as error:

@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 import ipaddress
+import os
 import signal
 import socket
 import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any
 
 import uvicorn
 
-from distilbert_jax.errors import InputError, said
+from distilbert_jax.errors import InputError, Interrupted, said
 from distilbert_jax.serving.app import make_app
 from distilbert_jax.serving.models import Served
 from distilbert_jax.serving.server import Server
@@ -82,12 +84,33 @@ def serve(server: Server, listening: socket.socket, *, grace_s: float = 30.0, mo
         limit_concurrency=most_connections,
         backlog=_BACKLOG,
     )
-    answering = uvicorn.Server(config)
+    answering = _Leaving(config)
     with _signals_end(answering):
         print(f"{where}  {', '.join(server.models)}: being prepared", flush=True)
         if not ipaddress.ip_address(address[0]).is_loopback and not server.settings.token:
             print(f"anyone who reaches {host} is answered: --token keeps others out", file=sys.stderr)
         answering.run(sockets=[listening])
+
+
+class _Leaving(uvicorn.Server):
+    """A server that a second Ctrl-C ends at once; uvicorn would break off what is under way, with a traceback."""
+
+    answers = False  # its loop runs, and a signal is none that uvicorn sends itself
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        with super().capture_signals():
+            self.answers = True
+            try:
+                yield
+            finally:
+                self.answers = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.answers and self.should_exit and sig == signal.SIGINT:
+            os.write(2, b"error: interrupted again: what was accepted is not answered\n")
+            os._exit(Interrupted.status)
+        super().handle_exit(sig, frame)
 
 
 @contextlib.contextmanager

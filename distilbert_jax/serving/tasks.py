@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, shortened
 from distilbert_jax.models.compiled import SHORTEST, padded_length
 from distilbert_jax.pipelines import (
     FeatureExtraction,
@@ -63,6 +63,10 @@ class Task:
         if beside and not self.at_root:
             Parameters(beside, "").end()
         given = body.get("parameters")
+        if twice := next((name for name in beside if isinstance(given, dict) and name in given), None):
+            raise RequestError(
+                422, f"{shortened(twice)}: stands in parameters and beside them; give it once", field=twice
+            )
         parameters = Parameters({**(given or {}), **beside} if isinstance(given, dict | None) else given)
         truncate = parameters.flag("truncate", True)
         options = self.options(parameters)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tests.models.common import build
 from tests.runs import refused
 
 NAME = "someone/tiny-bert"
+ROOT = Path(__file__).parents[2]
 
 
 def find_and_print(name, revision=None):
@@ -127,6 +129,37 @@ def test_a_file_is_no_model(tmp_path):
 
 def test_the_home_of_nobody_is_no_directory():
     refused(lambda: locate("~nobody-of-this-name/model"), by="base.hub.locate", path="~nobody-of-this-name/model")
+
+
+def test_a_directory_is_written_by_one_process(tmp_path):
+    other = (
+        "import sys; from pathlib import Path; from distilbert_jax.base.hub import write_directory\n"
+        "write_directory(sys.argv[1], lambda place: (place / 'theirs').touch())"
+    )
+    outcomes = []
+
+    def write(place):
+        (place / "ours").touch()
+        command = [sys.executable, "-c", other, str(tmp_path / "model")]
+        outcomes.append(subprocess.run(command, capture_output=True, text=True, cwd=ROOT))
+
+    (tmp_path / ".model.partial").mkdir()
+    (tmp_path / ".model.partial/left").touch()  # by a process that was killed
+    write_directory(tmp_path / "model", write)
+    assert outcomes[0].returncode == 1
+    assert "InputError" in outcomes[0].stderr
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["ours"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_new_directory_is_none_in_which_something_is(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full/of").mkdir(parents=True)
+    write = lambda place: (place / "a").touch()
+    write_directory(tmp_path / "empty", write, new=True)
+    refused(lambda: write_directory(tmp_path / "full", write, new=True), path=str(tmp_path / "full"))
+    write_directory(tmp_path / "full", write)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "a", "empty", "full", "of"]
 
 
 def test_a_directory_that_cannot_be_written_is_named_and_not_a_temporary_one(tmp_path):

@@ -320,6 +320,7 @@ def test_answers_are_learned_and_predicted_with_their_place(folder, tmp_path):
     main([*options[:3], "--train", file, "--dev", file, *roles, *options[9:], "--epochs", "2", "--seeds", "1"])
     spread = read_config(Spread, tmp_path / "out/spread.json")
     assert list(spread.metrics) == ["f1", "exact_match"]
+    assert "rows that it was trained on" in (tmp_path / "out/model/README.md").read_text(encoding="utf-8")
     for row in predictions(str(tmp_path / "out/model"), open_table(rows), roles=Roles(question="q", context="c")):
         assert row["predicted"] == row["c"][row["start"] : row["end"]] != ""
         assert row["score"] > 0

@@ -81,6 +81,7 @@ def left(directory):
     result = json.loads((directory / "results.json").read_text())
     files = {path.name: path.read_bytes() for path in (directory / "predictions").iterdir()}
     model = runs.weights(directory / "model") if (directory / "model").is_dir() else {}
+    files |= {path.name: path.read_bytes() for path in directory.glob("model/README.md")}
     return {**result, "train_seconds": 0}, files, model, runs.entries(directory)
 
 

@@ -105,16 +105,32 @@ def test_any_arguments_give_what_they_give_plainly(given, bert, calls):
     assert calls == [(16, 32)]
 
 
-def test_one_row_may_be_a_list_and_a_float_mask_counts_what_is_above_zero(distilbert, calls):
+def test_one_row_may_be_a_list_and_a_mask_of_floats(distilbert, calls):
     ids = ids_of(1, 5)
     expected = call(distilbert, ids, np.array([[1, 1, 1, 0, 0]]))
     for given in (
         (ids[0].tolist(), [1, 1, 1, 0, 0]),
-        (jnp.asarray(ids), jnp.asarray([[0.5, 1.0, 1.0, 0.0, 0.0]])),
-        (ids.astype(np.int64), np.array([1, 1, 1, 0, -1])),
+        (jnp.asarray(ids), jnp.asarray([[1.0, 1.0, 1.0, 0.0, 0.0]])),
+        (ids.astype(np.int64), np.array([1, 1, 1, 0, 0])),
     ):
         assert_equal(distilbert(*given), expected)
     assert calls == [(1, 16)] * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"attention_mask": [[0.5, 1.0, 1.0]]}, "attention_mask"),  # in the reference next to nothing, here a token
+        ({"attention_mask": [[1, 1, -1]]}, "attention_mask"),
+        ({"attention_mask": [[1, 1]]}, "attention_mask"),
+        ({"token_type_ids": [[[0, 0, 0]]]}, "token_type_ids"),
+        ({"input_ids": [[True, False, True]]}, "input_ids"),
+        ({"input_ids": np.ma.masked_array([[1, 2, 3]], [[0, 0, 1]])}, "input_ids"),
+        ({"input_ids": np.zeros((2, 0), np.int32)}, "input_ids"),
+    ],
+)
+def test_arrays_that_would_be_taken_for_something_else_are_refused(given, field, distilbert):
+    refused(lambda: distilbert(**{"input_ids": ids_of(1, 3), **given}), field=field)
 
 
 def test_ten_texts_of_different_lengths_compile_three_programs(no_cache, tiny_bert, programs):

@@ -183,3 +183,21 @@ def test_a_signal_while_models_are_prepared_ends_the_process(models):
     child.end()
     assert status == 0
     assert "ready:" not in said
+
+
+@pytest.mark.parametrize(("times", "status"), [(1, 0), (2, 130)])
+def test_a_second_ctrl_c_ends_the_process_at_once(models, times, status):
+    child = Child(main.main, ["serve", "--model", str(models["lm"]), "--port", "0"])
+    until = time.monotonic() + 60
+    while "is ready" not in child.said()[1]:
+        assert time.monotonic() < until
+        assert child.poll() is None, child.said()[1]
+        time.sleep(0.02)
+    for _ in range(times):
+        child.send_signal(signal.SIGINT)
+        time.sleep(0.001)  # two at once are one
+    _, said = child.communicate(30)
+    returned = child.returncode
+    child.end()
+    assert returned == status
+    assert "Traceback" not in said

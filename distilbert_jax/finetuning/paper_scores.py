@@ -1,0 +1,191 @@
+"""Scores as in Table 2 of Sanh et al. 2019 (arXiv 1910.01108): IMDb's reviews and SQuAD's questions, without and with a second
+distillation step, from a teacher that was fine-tuned on these questions."""
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
+
+from distilbert_jax.base import tables
+from distilbert_jax.base.config_io import write_config
+from distilbert_jax.base.files import atomic_file
+from distilbert_jax.config import DistillConfig, FinetuneConfig
+from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.own import own_task
+from distilbert_jax.finetuning.roles import Roles
+from distilbert_jax.finetuning.spread import Spread, finetune_spread
+from distilbert_jax.finetuning.tasks import Task
+from distilbert_jax.models.hf_format import read_config
+from distilbert_jax.training import distributed
+
+PaperTask = Literal["imdb", "squad"]
+Column = Literal["imdb", "squad", "squad_distilled"]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where the rows are, what their columns hold, and how long they are trained. Lengths, rates and epochs of SQuAD are the usual
+    ones (BERT's and its successors'); the paper names none of IMDb's, and reviews are cut at what a model has positions for."""
+
+    hub: str
+    train: str
+    dev: str  # IMDb has no other than test
+    roles: Roles
+    length: int
+    batch_size: int
+    learning_rate: float
+    epochs: int
+
+
+SOURCES: Mapping[PaperTask, _Source] = MappingProxyType(
+    {
+        "imdb": _Source("stanfordnlp/imdb", "train", "test", Roles(text="text", label=("label",)), 512, 32, 2e-5, 3),
+        "squad": _Source(
+            "rajpurkar/squad",
+            "train",
+            "validation",
+            Roles(question="question", context="context", answers="answers"),
+            384,
+            12,
+            3e-5,
+            2,
+        ),
+    }
+)
+# As published: name, IMDb's accuracy, exact match and F1 of SQuAD.
+PUBLISHED = (
+    ("BERT-base (paper)", 93.46, 81.2, 88.5),
+    ("DistilBERT (paper)", 92.82, 77.7, 85.8),
+    ("DistilBERT, second step (paper)", None, 79.1, 86.9),
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PaperScores:
+    """What a model came to, over its seeds."""
+
+    model: str
+    scores: Mapping[Column, Spread]
+
+
+def paper_scores(
+    models: Sequence[str],
+    config: FinetuneConfig,
+    *,
+    out: Path,
+    data: str = "",
+    tasks: Sequence[PaperTask] = ("imdb", "squad"),
+    teacher: str = "",
+    seeds: Sequence[int] = (0,),
+) -> list[PaperScores]:
+    """Fine-tune each model on each task with each seed. Whatever ended before is found in `out`; all data are read before.
+
+    Args:
+        models: HF directories or hub ids.
+        config: what is the same in all runs: precision, mesh, micro-batches, `max_train_rows`, and `epochs`, None: the task's own.
+            A model with fewer positions than a task's length reads as many tokens as it has.
+        out: directory of the runs, `<model>/<column>`; `<model>/scores.json` and paper.md are written there.
+        data: folder with imdb/{train,test}.parquet and squad/{train,validation}.parquet; "": from the hub.
+        teacher: HF directory of a model fine-tuned on SQuAD, for the second step; "": none.
+
+    Raises:
+        InputError: no model or task; a model twice; a teacher without SQuAD; what `own_task` and `finetune_spread` refuse.
+    """
+    if not models or not tasks or not seeds:
+        given = "--tasks" if not tasks else "--seeds" if not seeds else "--model"
+        raise InputError(f"{given}: expected one or more", field=given)
+    places = [_place(model) for model in models]
+    if twice := next((models[i] for i, place in enumerate(places) if place in places[:i]), None):
+        raise InputError(f"--model {twice}: given twice, or two models of one name", field="--model")
+    if teacher and "squad" not in tasks:
+        raise InputError(
+            "--teacher: the second step is SQuAD's; add squad to --tasks, or leave it out", field="--teacher"
+        )
+    positions = {model: read_config(model).max_length for model in (*models, *((teacher,) if teacher else ()))}
+    known = distributed.on_all_processes(lambda: _tasks(tasks, data))
+
+    def spread(model: str, name: PaperTask, place: Path, teacher: str = "") -> Spread:
+        source = SOURCES[name]
+        own = dataclasses.replace(
+            config,
+            model=model,
+            task=known[name].name,
+            length=min(source.length, *(positions[one] for one in (model, teacher) if one)),
+            batch_size=source.batch_size,
+            epochs=config.epochs or source.epochs,
+            distill=DistillConfig(teacher),  # α 0.5, T 2, as in the original's script
+            optimizer=dataclasses.replace(config.optimizer, learning_rate=source.learning_rate),
+            run=dataclasses.replace(config.run, directory=str(place)),
+        )
+        return finetune_spread(own, seeds)
+
+    results = []
+    for model, place in zip(models, places, strict=True):
+        scores: dict[Column, Spread] = {}
+        if teacher:  # first: what is wrong with it is told before hours of something else
+            scores["squad_distilled"] = spread(model, "squad", out / place / "squad_distilled", teacher)
+        for name in known:
+            scores[name] = spread(model, name, out / place / name)
+        results.append(PaperScores(model=model, scores=scores))
+    distributed.on_main_process(lambda: _write(results, out))
+    return results
+
+
+def _tasks(names: Sequence[PaperTask], data: str) -> dict[PaperTask, Task]:
+    tasks: dict[PaperTask, Task] = {}
+    for name in names:
+        source = SOURCES[name]
+        train, dev = (
+            str(Path(data, name, f"{split}.parquet")) if data else f"{source.hub}:{split}"
+            for split in (source.train, source.dev)
+        )
+        tasks[name] = own_task(train, dev, roles=source.roles)
+    return tasks
+
+
+def _place(model: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model"
+
+
+def lines(results: Sequence[PaperScores]) -> list[tuple[str, ...]]:
+    """The table: a line for each model, one more for the second step, then the paper's."""
+    number = lambda value, digits: "–" if value is None else f"{value:.{digits}f}"
+
+    def metric(scores: Mapping[Column, Spread], column: Column, name: str) -> float | None:
+        return scores[column].metrics[name] if column in scores else None
+
+    rows: list[tuple[str, ...]] = [("model", "IMDb accuracy", "SQuAD exact match", "SQuAD F1")]
+    for one in results:
+        of = lambda column, name, scores=one.scores: metric(scores, column, name)
+        rows.append(
+            (
+                one.model,
+                number(of("imdb", "accuracy"), 2),
+                number(of("squad", "exact_match"), 1),
+                number(of("squad", "f1"), 1),
+            )
+        )
+        if "squad_distilled" in one.scores:
+            second = [number(of("squad_distilled", name), 1) for name in ("exact_match", "f1")]
+            rows.append((f"{one.model}, second step", "–", *second))
+    return rows + [(name, number(imdb, 2), number(em, 1), number(f1, 1)) for name, imdb, em, f1 in PUBLISHED]
+
+
+def title(results: Sequence[PaperScores]) -> str:
+    """What the table shows: medians over how many seeds, of how many rows."""
+    spreads = results[0].scores
+    of = ", ".join(
+        f"{name}: {one.train_rows:,} rows of train, {one.scored_rows:,} scored, {one.epochs} epochs"
+        for name, one in spreads.items()
+    )
+    number = len(next(iter(spreads.values())).scores)
+    return f"medians of {number} seeds ({of})" if number > 1 else f"one seed ({of})"
+
+
+def _write(results: Sequence[PaperScores], out: Path) -> None:
+    for one in results:
+        write_config(one, out / _place(one.model) / "scores.json")
+    with atomic_file(out / "paper.md") as file:
+        file.write(f"{title(results)}\n\n{tables.markdown(lines(results))}".encode())

@@ -1,0 +1,69 @@
+"""Table 2 of the paper: a toy on reviews and questions, with a second step."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distilbert_jax.base.config_io import from_json
+from distilbert_jax.cli import main as cli
+from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.finetuning.paper_scores import PUBLISHED, PaperScores, paper_scores
+from tests.finetuning.kinds.test_answers import questions
+from tests.runs import refused, write_split
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Folder of IMDb's and SQuAD's files, at toy size."""
+    path = tmp_path_factory.mktemp("paper")
+    reviews = lambda rows: {
+        "text": [f"red{'ab'[i % 2]} goes" for i in range(rows)],
+        "label": [i % 2 for i in range(rows)],
+    }
+    for split, rows in (("train", 24), ("test", 8)):
+        write_split(path, "imdb", split, reviews(rows))
+    for split, rows in (("train", 12), ("validation", 6)):
+        write_split(path, "squad", split, questions(rows, rows))
+    return path
+
+
+@pytest.mark.slow
+def test_a_model_is_fine_tuned_on_both_tasks_and_beside_a_teacher_and_stands_beside_the_papers_rows(
+    world, data, tmp_path, capfd
+):
+    given = ["paper", "--table", "2", "--model", world.teacher, "--data", str(data), "--epochs", "1"]
+    given += ["--out", str(tmp_path / "runs")]
+    cli.main([*given, "--tasks", "squad"])
+    teacher = next((tmp_path / "runs").glob("*/squad/model"))
+    cli.main([*given, "--teacher", str(teacher)])
+    scores = from_json(PaperScores, next((tmp_path / "runs").glob("*/scores.json")).read_text()).scores
+    assert {name: (one.train_rows, one.scored_rows, one.epochs) for name, one in scores.items()} == {
+        "squad_distilled": (12, 6, 1),
+        "imdb": (24, 8, 1),
+        "squad": (12, 6, 1),
+    }
+    config = json.loads((teacher.parents[1] / "squad_distilled/config.json").read_text())
+    assert (config["distill"]["teacher"], config["distill"]["alpha"], config["distill"]["temperature"]) == (
+        str(teacher),
+        0.5,
+        2.0,
+    )
+    assert config["optimizer"]["learning_rate"] == 3e-5
+    table = (tmp_path / "runs/paper.md").read_text()
+    assert f"{world.teacher}, second step" in table
+    assert f"| {scores['imdb'].metrics['accuracy']:.2f} | {scores['squad'].metrics['exact_match']:.1f} |" in table
+    assert all(name in table and f"{f1:.1f}" in table for name, _, _, f1 in PUBLISHED)
+    assert "(paper)" in capfd.readouterr().out
+
+
+def test_what_is_not_there_or_has_no_effect_is_refused_before_any_data_are_read(world, data, tmp_path):
+    run = lambda models, **options: paper_scores(models, FinetuneConfig(), out=tmp_path, **options)
+    refused(lambda: run([]), field="--model")
+    refused(lambda: run([world.teacher, world.teacher]), field="--model")
+    refused(lambda: run([world.teacher], tasks=["imdb"], teacher=world.teacher), field="--teacher")
+    refused(lambda: run([str(tmp_path / "none")]), path="none")
+    refused(lambda: run([world.teacher], data=str(tmp_path)), path="train.parquet")
+    for given, field in (("--table 2 --length 32", "--length"), ("--seeds 1", "--seeds"), ("--out elsewhere", "--out")):
+        refused(lambda given=given: cli.main(["paper", "--model", world.teacher, *given.split()]), field=field)
+    assert not list(Path(tmp_path).iterdir())
