@@ -64,7 +64,7 @@ class Tuning:
                 field="task",
             )
         self.mesh = sharding.make_mesh(config.mesh)
-        sharding.check_batch(config.batch_size, config.optimizer.accumulate, self.mesh)
+        sharding.check_batch(config.batch_size, config.optimizer.accumulate, self.mesh, "batch_size")
         self.tokenizer = load_tokenizer(config.model)
         self.pad_id = special_ids(self.tokenizer).pad
         splits = preparation.read_splits(config, self.task)

@@ -90,7 +90,7 @@ def _pretraining(run: Pretraining, mesh: Mesh) -> Step:
 def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
     config, dtype = run.config, run.config.run.dtype
     activations = _on_target(config.run.activations, dtype, mesh)
-    sharding.check_batch(config.batch_size, config.optimizer.accumulate, mesh)
+    sharding.check_batch(config.batch_size, config.optimizer.accumulate, mesh, "batch_size")
     sharding.check_heads(run.model.num_attention_heads, mesh)
     kind = kind_of(find_task(config.task))
     graphdef, params = _abstract(kind.head, run.model, dtype, activations)

@@ -180,14 +180,18 @@ def check_heads(num_heads: int, mesh: Mesh) -> None:
         )
 
 
-def check_batch(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-    """Raise InputError unless every micro-batch has the same number of rows on every device of the row axes."""
+def check_batch(batch_size: int, accumulate: int, mesh: Mesh, field: str = "data.batch_size") -> None:
+    """Raise InputError unless every micro-batch has the same number of rows on every device of the row axes.
+
+    Args:
+        field: the config's name of the batch size.
+    """
     devices = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size % (accumulate * devices):
         raise InputError(
-            f"data.batch_size = {batch_size} is not divisible by optimizer.accumulate × data × fsdp devices = "
+            f"{field} = {batch_size} is not divisible by optimizer.accumulate × data × fsdp devices = "
             f"{accumulate} × {devices}",
-            field="data.batch_size",
+            field=field,
         )
 
 

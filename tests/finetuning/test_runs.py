@@ -245,7 +245,7 @@ def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, c
         ({"model": "nowhere"}, {"path": "nowhere"}),
         ({"data": "nowhere"}, {"by": "finetuning.datasets._file", "path": "nowhere"}),
         ({"length": 64}, {"by": "finetuning.preparation.check_sizes", "field": "length"}),
-        ({"batch_size": 13}, {"by": "training.sharding.check_batch", "field": "data.batch_size"}),
+        ({"batch_size": 13}, {"by": "training.sharding.check_batch", "field": "batch_size"}),
         ({"mesh": MeshConfig(data=3)}, {"by": "training.sharding.make_mesh", "field": "mesh"}),
         ({"model": "few"}, {"by": "text.tokenizer.check_fit", "path": "few"}),
     ],
