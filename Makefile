@@ -25,6 +25,8 @@ $(VENV)/.python: pyproject.toml setup.py constraints.txt
 	@test -n "$(BASE)" || { echo "error: $(PYTHON): no such interpreter; name one with PYTHON=…" >&2; exit 1; }
 	@"$(BASE)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $$("$(BASE)" --version) is too old; name Python 3.11 or later with PYTHON=…" >&2; exit 1; }
+	@test -e $@ || test ! -e $(VENV)/pyvenv.cfg || \
+	  { echo "error: $(VENV): is there, and make has not made it; remove it, or name another with VENV=…" >&2; exit 1; }
 	@echo "making $(VENV) with $$("$(BASE)" --version) and installing the packages …"
 	@$(ENTER) "$(BASE)" -m venv --clear $(VENV)
 	@touch $@

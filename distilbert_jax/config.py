@@ -172,9 +172,8 @@ class ModelConfig:
     hidden_act: Activation = "gelu"  # "gelu" is the exact one, with erf
     layer_norm_eps: float = 1e-12
     initializer_range: float = 0.02
-    hidden_dropout: float = (
-        0.1  # after the embeddings and the feed-forward; not in DistilBERT: also after the attention output
-    )
+    # after the embeddings and the feed-forward; not in DistilBERT: also after the attention output
+    hidden_dropout: float = 0.1
     attention_dropout: float = 0.1  # on attention probabilities
     classifier_dropout: float = 0.1
     qa_dropout: float = 0.0  # before the question-answering head; BERT has none there
@@ -743,9 +742,8 @@ class FinetuneConfig:
     task: str = "sst2"  # of GLUE, or one that the config file registers
     data: str = ""  # folder with <task>/{train,validation}.parquet; empty: GLUE from the hub
     length: int = 128  # tokens; what is longer is cut, and the share is printed
-    batch_size: int = (
-        32  # examples of a step, drawn at random and packed side by side; what does not fit is in the next one
-    )
+    # examples of a step, drawn at random and packed side by side; what does not fit is in the next one
+    batch_size: int = 32
     epochs: int | None = None  # None: the task's own, 3; MRPC and WNLI 5, RTE 10
     max_train_rows: int | None = None  # take the first so many rows only
     selection_split: bool = False  # leave a tenth of train out (by hash of the text) and score that instead of dev
@@ -761,14 +759,12 @@ class FinetuneConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)
     # directory empty: runs/glue/<model>/<task>-<seed>
     run: RunConfig = field(default_factory=lambda: RunConfig(directory="", save_every=1000))
-    class_weights: Literal["none", "balanced"] = (
-        "none"  # balanced: a class counts as much as another, however few its rows
-    )
+    # balanced: a class counts as much as another, however few its rows
+    class_weights: Literal["none", "balanced"] = "none"
     freeze: Literal["nothing", "encoder"] = "nothing"  # encoder: the head alone is trained, a linear probe
     layer_decay: float = 1.0  # learning rate of a layer, times that of the one above it; 1: the same
-    select: bool = (
-        False  # keep the epoch that is best on a tenth of train (by hash of the text), in the place of the last
-    )
+    # keep the epoch that is best on a tenth of train (by hash of the text), in the place of the last
+    select: bool = False
 
     def __post_init__(self) -> None:
         require_choices(self)

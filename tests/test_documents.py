@@ -125,6 +125,7 @@ def directories(tmp_path_factory):
     """Small models whose words are the documents', by what the documents call them."""
     tokenizer = train_wordpiece((line for text in DOCUMENTS.values() for line in text.splitlines()), 400)
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    sizes["max_position_embeddings"] = 64  # as the demo's
     config = ModelConfig.distilbert_base(vocab_size=tokenizer.get_vocab_size(), **sizes)
     paths = {name: tmp_path_factory.mktemp("documents") / "model" for name in MODELS}
     for name, path in paths.items():

@@ -42,7 +42,7 @@ class RowOptions:
     label: tuple[str, ...] = ()
     tokens: str = ""  # column of words (of a file of a token a line, such as CoNLL's: tokens)
     tags: str = ""  # column of their tags (there: tags)
-    question: str = ""
+    question: str = ""  # column of what is asked of the context
     context: str = ""  # column of the text that holds the answers
     answers: str = ""  # column of {text, answer_start}, as in SQuAD
     choices: tuple[str, ...] = ()  # columns of which --label names the right one, after --text where it is given
@@ -96,14 +96,14 @@ class FinetuneCommand:
     kind: LabelKind | None = None  # what the labels are, where it is not to be told
     labels: tuple[str, ...] = ()  # names of the classes in their order, where it is not to be told
     seeds: int = 1  # so many runs, from --seed on, for the spread
-    seed: int = 0
+    seed: int = 0  # of the head, the order of the rows and dropout
     epochs: int | None = None  # default: 3, and of few rows up to 20
     learning_rate: float = 5e-5  # at its highest
     batch_size: int = 32
-    length: int = 128  # tokens; what is longer is cut, and the share is told
-    class_weights: Literal["none", "balanced"] = (
-        "none"  # balanced: a class counts as much as another, however few its rows
-    )
+    # tokens; what is longer is cut, and the share is told; default: 128, or as many as the model has positions for
+    length: int | None = None
+    # balanced: a class counts as much as another, however few its rows
+    class_weights: Literal["none", "balanced"] = "none"
     freeze: Literal["nothing", "encoder"] = "nothing"  # encoder: the head alone is trained, a linear probe
     layer_decay: float = 1.0  # learning rate of a layer, times that of the one above it, such as 0.9; 1: the same
     select: bool = False  # keep the epoch that is best on another tenth of train, in the place of the last
@@ -137,6 +137,7 @@ class FinetuneCommand:
             self._train(out, run, optimizer, together=together)
 
     def _train(self, out: Path, run: RunConfig, optimizer: OptimizerConfig, *, together: bool) -> None:
+        from distilbert_jax.models.hf_format import read_config as read_model_config
         from distilbert_jax.training import distributed
 
         read = lambda: own_task(
@@ -151,7 +152,7 @@ class FinetuneCommand:
         config = FinetuneConfig(
             self.model,
             task.name,
-            length=self.length,
+            length=self.length or min(FinetuneConfig.length, read_model_config(self.model).max_length),
             batch_size=self.batch_size,
             epochs=usual_epochs(min(task.rows["train"], self.max_train_rows or 2**53), self.batch_size)
             if self.epochs is None
@@ -239,9 +240,8 @@ class PredictCommand:
     out: str  # .csv, .jsonl or .parquet
     rows: Annotated[RowOptions, tyro.conf.arg(name="")] = field(default_factory=RowOptions)
     batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
-    length: int | None = (
-        None  # tokens that are read of a row; default: all that the model takes; of questions a window's, 384
-    )
+    # tokens that are read of a row; default: all that the model takes; of questions a window's, 384
+    length: int | None = None
     no_answer: bool = False  # of questions: that there is none is an answer, too, an empty one; for models of SQuAD 2
     dtype: Dtype = "float32"  # of the matmuls
     activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is

@@ -41,7 +41,7 @@ COMMANDS = {
     "bias": Command("probes", "the words of two sides of a prompt, side by side"),
     "card": Command("probes", "the model card's three prompts, checked against the published scores"),
     "speed": Command("probes", "latency and tokens a second of the encoder"),
-    "paper": Command("paper", "the paper's Table 3: a pass over STS-B at batch 1, models side by side"),
+    "paper": Command("paper", "the paper's Tables 2 and 3: IMDb and SQuAD, and a pass over STS-B at batch 1"),
     "report": Command("experiments", "one table, one results.json and the curves of several runs"),
     "experiment": Command("experiments", "models pre-trained, fine-tuned and compared in pairs, from one config"),
     "ablation": Command(

@@ -28,12 +28,10 @@ class PaperCommand:
 
     model: tuple[str, ...]  # HF directories or hub ids; of table 3 the others are compared with the first
     table: Literal[2, 3] = 3  # of the paper
-    data: str = (
-        ""  # folder with imdb/ and squad/ (table 2) or stsb/ (table 3) and their .parquet files; empty: from the hub
-    )
-    length: int | None = (
-        None  # table 3: tokens that every pair is padded or cut to; default: its own, padded to 16, 32, 64 …
-    )
+    # folder with imdb/ and squad/ (table 2) or stsb/ (table 3) and their .parquet files; empty: from the hub
+    data: str = ""
+    # table 3: tokens that every pair is padded or cut to; default: its own, padded to 16, 32, 64 …
+    length: int | None = None
     teacher: str = ""  # table 2: HF directory of a model fine-tuned on SQuAD; empty: without the second step
     tasks: tuple[Literal["imdb", "squad"], ...] = ("imdb", "squad")  # table 2
     seeds: tuple[int, ...] = (0,)  # table 2

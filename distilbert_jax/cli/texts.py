@@ -159,9 +159,8 @@ class AnswerCommand:
     top_k: int = 1  # answers of each question, best first
     handle_impossible_answer: bool = False  # that there is no answer is one, too
     max_answer_len: int = 15  # tokens at most
-    max_seq_len: int | None = (
-        None  # tokens of a window of a long context; default: 384, or the model's positions if fewer
-    )
+    # tokens of a window of a long context; default: 384, or the model's positions if fewer
+    max_seq_len: int | None = None
     doc_stride: int | None = None  # tokens that windows have in common; default: 128, or half of a window
     max_question_len: int = 64  # tokens at most
     batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator

@@ -134,6 +134,11 @@ def paper_scores(
 
 
 def _tasks(names: Sequence[PaperTask], data: str) -> dict[PaperTask, Task]:
+    for file in (
+        Path(data, name, f"{split}.parquet") for name in names for split in (SOURCES[name].train, SOURCES[name].dev)
+    ):
+        if data and not file.is_file():
+            raise InputError(f"--data {data}: {file} is not there", path=file, field="--data")
     tasks: dict[PaperTask, Task] = {}
     for name in names:
         source = SOURCES[name]

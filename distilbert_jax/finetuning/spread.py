@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.finetuning.own_splits import OwnSplits
 from distilbert_jax.finetuning.predictions import majority_score, read_predictions
 from distilbert_jax.finetuning.results import RunResult
 from distilbert_jax.finetuning.runs import finetune_seeds
@@ -117,13 +118,20 @@ def _failure(task: Task, result: RunResult, directory: Path, split: str, floor: 
     return "" if result.score > floor + _EPSILON else "no better than the most frequent answer"
 
 
+def _holds_out(spread: Spread) -> bool:
+    """Whether what is scored was held out of the rows that were given to learn from."""
+    source = find_task(spread.task).source
+    return isinstance(source, OwnSplits) and source.dev is None
+
+
 def told(spread: Spread) -> list[str]:
     """What a spread says, in lines."""
     seeds, single = len(spread.scores), len(spread.scores) == 1
     metrics = ", ".join(f"{name} {value:.1f}" for name, value in spread.metrics.items())
-    of = f"median of {seeds} seeds, {spread.min:.1f} to {spread.max:.1f}, on {spread.scored_rows:,} rows"
+    rows = f"{spread.scored_rows:,} {'held-out ' if _holds_out(spread) else ''}rows"
+    of = f"median of {seeds} seeds, {spread.min:.1f} to {spread.max:.1f}, on {rows}"
     if single:
-        of = f"one seed, on {spread.scored_rows:,} rows; --seeds 5 tells by how much that swings"
+        of = f"one seed, on {rows}; --seeds 5 tells by how much that swings"
     lines = [f"{spread.title}: score {spread.median:.1f} ({metrics}; {of})"]
     if spread.majority is not None:
         lines.append(f"always the most frequent answer: {spread.majority:.1f}")

@@ -137,15 +137,18 @@ class FillMask(Pipeline):
 
     def _tokens(self, targets: Sequence[str], quiet: bool) -> np.ndarray:
         """The ids of single tokens, each once; a line on stderr for those that are none, unless `quiet`."""
-        first = {target: self._pieces(target)[0] for target in targets}
-        others = [
-            f"{target!r} by {self.tokenizer.id_to_token(token)!r}"
-            for target, token in first.items()
-            if self.tokenizer.token_to_id(target) is None
-        ]
+        others = [f"{target!r} by {piece!r}" for target, piece in self.replaced(targets).items()]
         if others and not quiet:
             print(f"targets that are no token are replaced by their first piece: {', '.join(others)}", file=sys.stderr)
-        return np.unique(list(first.values()))
+        return np.unique([self._pieces(target)[0] for target in targets])
+
+    def replaced(self, targets: Sequence[str]) -> dict[str, str]:
+        """{target: its first piece}, of those that are no token of the vocabulary."""
+        return {
+            target: self.tokenizer.id_to_token(self._pieces(target)[0])
+            for target in targets
+            if self.tokenizer.token_to_id(target) is None
+        }
 
     def _words(self, targets: Sequence[str]) -> list[tuple[int, ...]]:
         """The pieces of words, each word once."""

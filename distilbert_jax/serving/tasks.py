@@ -97,7 +97,8 @@ class Task:
             longest = self.pipeline.tokenizer.max_length
             raise RequestError(
                 413,
-                f"inputs: {cut} of {len(texts)} texts have more than {longest} tokens; shorten them, or ask for truncate",
+                f"inputs: {cut} of {len(texts)} texts have more than {longest} tokens; shorten them (/embed and /predict cut them "
+                'where "truncate" is true)',
                 field="inputs",
             )
         return [len(row.ids) for row in rows], cut
@@ -171,6 +172,14 @@ class FillMaskTask(Task):
             self.pipeline.check_targets(options.targets, joint=options.joint, whole_words=options.whole_words)
         except InputError as error:
             raise RequestError(422, f"parameters.targets: {error}", field="parameters.targets") from None
+        if options.targets and not (
+            options.joint or options.whole_words
+        ):  # the pipeline says it on stderr, which no client sees
+            for target, piece in self.pipeline.replaced(options.targets).items():
+                said = (
+                    f'{target!r} is no token; its first piece is {piece!r}. Ask for that, or give "whole_words": true'
+                )
+                raise RequestError(422, f"parameters.targets: {said}", field="parameters.targets")
         return options
 
     def measure(
@@ -180,7 +189,9 @@ class FillMaskTask(Task):
         try:
             self.pipeline.masks(texts)
         except InputError as error:
-            raise of_input(error) from None
+            refusal = of_input(error)
+            said = f"{refusal}; what is no fill-mask is asked of /models/NAME/pipeline/TASK"
+            raise RequestError(refusal.status, said, field=refusal.field) from None
         return tokens, cut
 
     def together(self, options: FillMaskOptions) -> Hashable:

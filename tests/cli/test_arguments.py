@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from distilbert_jax.cli.prepare import COMMANDS
 from distilbert_jax.cli.train import PretrainCommand
 from distilbert_jax.config import AugmentConfig, ExperimentConfig, FinetuneConfig, LossConfig, PretrainConfig
 from distilbert_jax.errors import InputError
-from tests.runs import change, refused
+from tests.runs import ROOT, change, refused
 
 
 def command(out: str, processes: int | None = None) -> None:
@@ -192,3 +193,10 @@ def test_json_is_valid_whatever_the_output_takes_and_the_numbers_are(encoding, m
     sys.stdout.flush()
     found = json.loads(raw.getvalue().decode(encoding), parse_constant=lambda name: pytest.fail(name))
     assert found == {"text": "中 × 🙂 \udcff", "scores": [0.5, None], "worst": [None]}
+
+
+def test_the_comment_of_an_option_stands_where_help_reads_it():
+    """A formatter moves a default and its comment into brackets where the line gets too long: then `--help` has no text."""
+    for file in (ROOT / "distilbert_jax/config.py", *(ROOT / "distilbert_jax/cli").glob("*.py")):
+        moved = re.search(r"^    (\w+): [^\n=]+ = \(\n[^\n]+  # ", file.read_text(encoding="utf-8"), re.MULTILINE)
+        assert moved is None, f"{file}: {moved[1]}"

@@ -58,7 +58,7 @@ def command(folder, out, *more):
     return [
         "finetune", "--model", str(folder / "start"), "--train", str(folder / "train.csv"), "--text", "review",
         "--label", "verdict", "--out", str(out), "--seeds", "2", "--epochs", "4", "--learning-rate", "5e-3",
-        "--batch-size", "16", "--length", "16", *more,
+        "--batch-size", "16", *more,  # 32 tokens, all that the model has positions for
     ]  # fmt: skip
 
 

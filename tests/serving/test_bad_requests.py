@@ -21,6 +21,12 @@ WRONG = {
     "a number that is none": ("/", {"inputs": MASK, "parameters": {"top_k": True}}, 422, "parameters.top_k"),
     "no target": ("/", {"inputs": MASK, "parameters": {"targets": []}}, 422, "parameters.targets"),
     "an empty target": ("/", {"inputs": MASK, "parameters": {"targets": [""]}}, 422, "parameters.targets"),
+    "a target that is no token": (
+        "/",
+        {"inputs": MASK, "parameters": {"targets": ["redaredb"]}},
+        422,
+        "parameters.targets",
+    ),
     "a query": ("/?top_k=1", {"inputs": MASK}, 422, "query"),
     "a model in the query": ("/models/labels?model=lm", {"inputs": "reda"}, 422, "query"),
     "a parameter twice": (
