@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · test · venv · parity · plan-test · page-test · lint · types · docs · bench · kills · fuzz · ablations · miniature · notebook     PYTHON=python3.12 make test: another interpreter
+#   make demo · test · wheel · venv · parity · plan-test · page-test · lint · types · docs · bench · kills · fuzz · ablations · miniature · notebook     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -62,6 +62,16 @@ $(VENV)/.bench: $(VENV)/.parity
 	@$(PIP) -e '.[test,parity,bench]'
 	@$(PIP) --no-deps keras-hub
 	@touch $@
+
+# An environment with nothing but the wheel that is made of the sdist, as a release has them. `make demo VENV=.venv-wheel` runs its demo.
+.PHONY: wheel
+wheel: $(VENV)/.python
+	rm -rf dist $(VENV)-wheel
+	$(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile build
+	$(ENTER) $(VENV)/bin/python -m build --outdir dist . > /dev/null
+	$(ENTER) "$(BASE)" -m venv $(VENV)-wheel
+	$(ENTER) $(VENV)-wheel/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt dist/*.whl
+	@touch $(VENV)-wheel/.python $(VENV)-wheel/.core
 
 test: $(VENV)/.test
 	$(ENTER) python -m pytest -m "not parity and not plan" $(PYTEST_ARGS)
@@ -148,4 +158,4 @@ miniature: $(VENV)/.parity
 	distilbert-jax experiment miniature:$(TIER) $(MINIATURE_ARGS)
 
 clean:
-	rm -rf .venv* runs/demo build docs/_build *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv* runs/demo build dist docs/_build *.egg-info .pytest_cache .ruff_cache
