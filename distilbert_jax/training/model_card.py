@@ -133,7 +133,7 @@ def plain(text: object) -> str:
 def place_name(path_or_id: str) -> str:
     """What a model, a corpus or a file is called in a card: its hub id, or the last part of its path (of RUN/model the run's),
     since a path says something of one machine only."""
-    if is_hub_id(path_or_id):
+    if is_hub_id(path_or_id.partition(":")[0]):  # of a data set the split is behind the colon
         return path_or_id
     parts = [part for part in Path(path_or_id).parts if part not in ("/", ".", "..", "~", "model")]
     return parts[-1] if parts else "model"

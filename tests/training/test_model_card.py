@@ -59,6 +59,7 @@ def test_what_is_left_of_a_path_is_a_name():
     assert place_name("/home/somebody/runs/student/model") == "student"
     assert place_name("../data/train.csv") == "train.csv"
     assert place_name("google/bert_uncased_L-2_H-128_A-2") == "google/bert_uncased_L-2_H-128_A-2"
+    assert place_name("nyu-mll/glue:cola:train") == "nyu-mll/glue:cola:train"
 
 
 def test_a_card_is_written_again_until_somebody_edits_it(model, capsys):
