@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import functools
+import hashlib
 import os
 import re
 import shutil
@@ -18,6 +19,7 @@ _FILES = (
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 CARD = "README.md"  # of a model's directory: what people read, and nothing that is loaded
+_CARD_DIGEST = re.compile(r"<!-- .* SHA-256 of what stands above: ([0-9a-f]{64}) -->\n\Z")
 
 
 def model_files() -> list[str]:
@@ -25,9 +27,27 @@ def model_files() -> list[str]:
     return [*_FILES, *(name for kind in families.tokenizers() for name in kind.files)]
 
 
+def is_edited(card: Path) -> bool:
+    """Whether a README.md is there that is not as a run has written it: the last line has the digest of what stands above."""
+    if not card.exists():
+        return False
+    text = card.read_bytes().decode("utf-8", "replace")
+    last = _CARD_DIGEST.search(text)
+    return last is None or hashlib.sha256(text[: last.start()].encode()).hexdigest() != last[1]
+
+
 def is_hub_id(path_or_id: str) -> bool:
     """Whether a name is looked for on the hub: it could stand there, and nothing here has it."""
     return bool(_HUB_ID.fullmatch(path_or_id)) and not Path(path_or_id).exists()
+
+
+def is_from_hub(path_or_id: str) -> bool:
+    """Whether a model that was loaded by this name came from the hub: a path that is gone may look like an id; no cache has it."""
+    if not is_hub_id(path_or_id):
+        return False
+    from huggingface_hub import try_to_load_from_cache  # brings an HTTP client
+
+    return isinstance(try_to_load_from_cache(path_or_id, "config.json"), str)
 
 
 def locate(path_or_id: str | Path, revision: str | None = None) -> Path:

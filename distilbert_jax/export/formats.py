@@ -127,19 +127,20 @@ def rows(config: ModelConfig, choices: int = 0) -> list[dict[str, np.ndarray]]:
 
 
 def difference(model: PretrainedModel, run: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]]) -> float:
-    """How far another runtime's outputs are from the model's, in units of the largest of that output, where there is a token.
+    """How far another runtime's outputs are from the model's, in units of the largest of that output, where there is a token; NaN
+    where one of them is no number.
 
     run: rows by name → outputs by name.
     """
-    worst = 0.0
+    apart = []
     for given in rows(model.config, choices=2 if isinstance(model, MultipleChoice) else 0):
         ours = cast(Any, model)(**{name: value.astype(np.int32) for name, value in given.items()})
         for name, theirs in run(given).items():
             expected, mask = np.asarray(getattr(ours, name)), given["attention_mask"]
             at = mask > 0 if expected.shape[: mask.ndim] == mask.shape else ...
             scale = max(float(np.abs(expected).max()), 1e-30)
-            worst = max(worst, float(np.abs(theirs - expected)[at].max()) / scale)
-    return worst
+            apart.append(float(np.abs(theirs - expected)[at].max()) / scale)
+    return float(np.max(apart))  # which keeps a NaN
 
 
 def _write_onnx(model: PretrainedModel, directory: Path, int8: bool) -> dict[str, float]:

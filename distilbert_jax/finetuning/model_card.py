@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from distilbert_jax.base.hub import CARD, is_hub_id
+from distilbert_jax.base.hub import CARD, is_from_hub
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import counted, few
 from distilbert_jax.finetuning.datasets import HUB
@@ -88,7 +88,7 @@ def card_of(config: FinetuneConfig, directory: Path, results: Mapping[int, RunRe
             for name, value in values.items()
             if name != "score"
         ],
-        base_models=[config.model] if is_hub_id(config.model) else [],
+        base_models=[config.model] if is_from_hub(config.model) else [],
         datasets=[HUB] if from_hub else [],
         language="en" if from_hub else None,
         tags=["distillation"] if config.distill.teacher else [],
@@ -120,7 +120,8 @@ def _scored_on(config: FinetuneConfig, task: Task, split: str) -> str:
 
 def _data(config: FinetuneConfig, task: Task, result: RunResult, directory: Path) -> Iterator[str]:
     columns = lambda names: few([plain(name) for name in names], ", ", _LABELS)
-    yield f"Read: {columns(task.columns)}. Learned: {columns(task.target)}."
+    learned = task.source.reader.roles.targets if isinstance(task.source, OwnSplits) else task.target
+    yield f"Read: {columns(task.columns)}. Learned: {columns(learned)}."
     recorded = {
         name.removeprefix("data (").removesuffix(")"): digest
         for name, digest in run_directory.recorded_inputs(directory).items()
@@ -156,9 +157,10 @@ def _training(config: FinetuneConfig, result: RunResult, directory: Path) -> Ite
             f"{number(distill.alpha)} · teacher",
             *weighted_terms(distill),
         ]
-        after = f"; layers alone in the first {counted(distill.layer_epochs, 'epoch')}" if distill.layer_epochs else ""
+        after = f"; layers alone in {counted(distill.layer_epochs, 'epoch')} before" if distill.layer_epochs else ""
         yield f"Loss: {' + '.join(terms)}, temperature {number(distill.temperature)}{after}."
-    epochs = f"{config.epochs} epochs" + (f", {result.steps:,} steps" if result.steps else "")
+    before = f"{distill.layer_epochs} and " if distill.teacher and distill.layer_epochs else ""
+    epochs = f"{before}{config.epochs} epochs" + (f", {result.steps:,} steps" if result.steps else "")
     frozen = {"trained": "the head alone"} if config.freeze == "encoder" else {}
     decay = {"of the layer below": f"{config.layer_decay} of a layer's rate"} if config.layer_decay < 1.0 else {}
     weights = {"weights of the classes": config.class_weights} if config.class_weights != "none" else {}

@@ -18,6 +18,7 @@ from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.finetuning.tuning import Tuning
 from distilbert_jax.training import distributed, run_directory
 from distilbert_jax.training.callbacks import check_callbacks
+from distilbert_jax.training.jax_options import check_jax_options
 
 
 def directory_of(config: FinetuneConfig) -> Path:
@@ -63,6 +64,7 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
         Interrupted, Preempted: after Ctrl-C, after SIGTERM; the same call goes on.
     """
     configs = [dataclasses.replace(config, epochs=config.epochs or find_task(config.task).epochs) for config in configs]
+    check_jax_options()
     check_callbacks(configs[0].run, several=distributed.several())
     directories = [directory_of(config) for config in configs]
     results: dict[int, RunResult] = {}

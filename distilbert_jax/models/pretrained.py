@@ -20,9 +20,9 @@ from safetensors.flax import save_file
 from tokenizers import Tokenizer
 
 from distilbert_jax import families
-from distilbert_jax.base.hub import locate, write_directory
+from distilbert_jax.base.hub import CARD, is_edited, locate, write_directory
 from distilbert_jax.config import Activations, ModelConfig
-from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.errors import InputError, nearest, warn_once
 from distilbert_jax.families import Family
 from distilbert_jax.models.compiled import compiled
 from distilbert_jax.models.hf_format import (
@@ -220,7 +220,7 @@ class PretrainedModel(nnx.Module):
         new: bool = False,
     ) -> None:
         """Write config.json, model.safetensors (the reference's names, the tied decoder once) and, when a tokenizer is given,
-        its files. An older model in the directory is replaced file by file.
+        its files. An older model in the directory is replaced file by file, and the README.md that a run has written of it goes.
 
         Args:
             dtype: of the file. A model that was read from a bfloat16 file gives that file's bits back with `jnp.bfloat16`.
@@ -250,6 +250,11 @@ class PretrainedModel(nnx.Module):
                 save_tokenizer(tokenizer, partial, model_max_length=self.config.max_length)
 
         write_directory(directory, write, new=new)
+        card = Path(directory) / CARD
+        if is_edited(card):
+            warn_once(f"{card}: stays as it is, though the model beside it is another one now")
+        else:
+            card.unlink(missing_ok=True)
 
     def push_to_hub(
         self,

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from distilbert_jax.base.hub import is_hub_id
+from distilbert_jax.base.hub import is_from_hub
 from distilbert_jax.config import InitConfig, PretrainConfig, ends
 from distilbert_jax.errors import counted
 from distilbert_jax.pretraining.corpus import Corpus
@@ -66,7 +66,7 @@ def card_of(config: PretrainConfig, run: Path) -> Card:
             for name in ("mlm_loss", "perplexity", "mlm_accuracy")
             if name in figures
         ],
-        base_models=[name for name in sources if is_hub_id(name)],
+        base_models=[name for name in sources if is_from_hub(name)],
         tags=["distillation"] if config.teacher else [],
     )
 

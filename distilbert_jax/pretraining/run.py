@@ -29,6 +29,7 @@ from distilbert_jax.pretraining.together import StepTogether, parties, why_apart
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import callbacks, cost, distributed, run_directory, sharding
 from distilbert_jax.training.checkpoint import Checkpoints
+from distilbert_jax.training.jax_options import check_jax_options
 from distilbert_jax.training.logging import RunLog, read_metrics
 from distilbert_jax.training.loop import Evaluate, fit
 from distilbert_jax.training.optimizer import schedule
@@ -64,6 +65,7 @@ def pretrain_together(configs: Sequence[PretrainConfig], *, profile: bool = Fals
                 f"{configs[0].run.directory} and {other.run.directory} cannot train side by side: {why}",
                 field=why.partition(": ")[0],
             )
+    check_jax_options()
     for config in configs:
         if not config.run.directory:
             raise InputError(

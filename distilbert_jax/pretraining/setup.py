@@ -162,8 +162,15 @@ def _teacher_of(
     directory, activations, size = config.teacher, config.run.activations, config.model.vocab_size
     if config.objective != "distillation" or MaskedLM.is_whole(directory):
         return load_teacher(directory, tokenizer, "teacher", dtype, activations=activations, vocab_size=size)
-    asked = terms.weighted_terms(config.loss)
-    if (one := terms.needs_head(asked)) is not None:
+    _refuse_without_head(config)
+    bare = EncoderModel.from_pretrained(directory, dtype=dtype, activations=activations, add_pooling_layer=False)
+    return _with_vocabulary(bare, directory, tokenizer, "teacher", size)
+
+
+def _refuse_without_head(config: PretrainConfig) -> None:
+    """Raise InputError where a term needs the masked-LM head that the teacher lacks."""
+    directory = config.teacher
+    if (one := terms.needs_head(terms.weighted_terms(config.loss))) is not None:
         option = f"--{one.field.replace('_', '-')} 0"
         raise InputError(
             f"teacher = {directory}: has no masked-LM head, which {one.field} needs: set {option}, or name a teacher that has one",
@@ -171,8 +178,6 @@ def _teacher_of(
             field="teacher",
             hint=option,
         )
-    bare = EncoderModel.from_pretrained(directory, dtype=dtype, activations=activations, add_pooling_layer=False)
-    return _with_vocabulary(bare, directory, tokenizer, "teacher", size)
 
 
 def head_of(config: PretrainConfig) -> type[MaskedLM | PreTraining]:
@@ -279,6 +284,8 @@ def set_up(config: PretrainConfig, beside: Setup | None = None) -> Setup:
             )
         model = initial_model(config, tokenizer, counts, dtype)
         teacher_model = _teacher_of(config, tokenizer, dtype) if config.teacher and not teacher else None
+        if teacher and config.objective == "distillation" and not MaskedLM.is_whole(config.teacher):
+            _refuse_without_head(config)
         if given_teacher := teacher or teacher_model:
             _check_pair(config, given_teacher.config)
         heldout = {"data.heldout": Corpus.open(data.heldout).fingerprint} if data.heldout else {}

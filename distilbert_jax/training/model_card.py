@@ -15,12 +15,11 @@ from typing import Any
 
 import distilbert_jax
 from distilbert_jax.base.files import atomic_file, sha256_of
-from distilbert_jax.base.hub import CARD, is_hub_id
+from distilbert_jax.base.hub import CARD, is_edited, is_from_hub
 from distilbert_jax.config import Schedule, Scheduled, ends
 from distilbert_jax.errors import counted, shortened, warn_once
 from distilbert_jax.models.hf_format import architectures, read_config, read_headers
 
-_DIGEST = re.compile(r"<!-- .* SHA-256 of what stands above: ([0-9a-f]{64}) -->\n\Z")
 _PLAIN = re.compile(r"[\w][\w ./:+=,%()-]*")  # of which neither Markdown nor HTML makes anything, between backquotes
 
 
@@ -133,7 +132,7 @@ def plain(text: object) -> str:
 def place_name(path_or_id: str) -> str:
     """What a model, a corpus or a file is called in a card: its hub id, or the last part of its path (of RUN/model the run's),
     since a path says something of one machine only."""
-    if is_hub_id(path_or_id.partition(":")[0]):  # of a data set the split is behind the colon
+    if is_from_hub(path_or_id):
         return path_or_id
     parts = [part for part in Path(path_or_id).parts if part not in ("/", ".", "..", "~", "model")]
     return parts[-1] if parts else "model"
@@ -244,15 +243,6 @@ def _loading(head: _Head) -> list[str]:
         f"With [distilbert_jax](https://pypi.org/project/distilbert_jax/):\n\n```python\n{head.here}```",
         f"With transformers (PyTorch):\n\n```python\n{head.transformers}```",
     ]
-
-
-def is_edited(file: Path) -> bool:
-    """Whether a README.md is there that is not as `write_card` has written it."""
-    if not file.exists():
-        return False
-    text = file.read_bytes().decode("utf-8", "replace")
-    last = _DIGEST.search(text)
-    return last is None or hashlib.sha256(text[: last.start()].encode()).hexdigest() != last[1]
 
 
 def write_card(card: Card, model: Path, *, replaced: Path | None = None) -> None:

@@ -97,6 +97,14 @@ def test_what_differs_is_not_kept(directory, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_outputs_that_are_no_numbers_differ():
+    model = small("BertForMaskedLM")
+    none = lambda given: {"logits": np.full((*given["input_ids"].shape, 50), np.nan, np.float32)}
+    value = formats.difference(model, none)
+    assert np.isnan(value)
+    refused(lambda: formats._checked(value, "model.onnx"), field="model.onnx")
+
+
 def test_a_directory_that_holds_something_is_left_as_it_is(directory, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text("{}")

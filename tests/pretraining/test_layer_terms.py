@@ -294,6 +294,12 @@ def test_projections_are_drawn_from_the_seed_and_belong_to_what_a_run_begins_wit
     assert setup.fingerprints["initial weights"] != plain.fingerprints["initial weights"]
 
 
+def test_beside_one_that_needs_no_head_a_term_that_does_is_refused_before_any_step(world, bare, tmp_path):
+    relations = set_up(layers_run(world, tmp_path, bare, data__heldout=""))
+    triple = runs.distilling(world, tmp_path, teacher=bare, init__source="", data__heldout="")
+    assert "loss.kl" in runs.refused(lambda: set_up(triple, beside=relations), path=bare, field="teacher")
+
+
 def test_reads_add_up():
     both = Reads(hidden_states=(1,), attentions=(0,)) | Reads(embeddings=True, hidden_states=(0, 1))
     assert both == Reads(embeddings=True, hidden_states=(0, 1), attentions=(0,))

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from distilbert_jax.base.hub import is_edited
 from distilbert_jax.errors import warn_once
-from distilbert_jax.training.model_card import Card, Score, card_text, is_edited, place_name, plain, table, write_card
+from distilbert_jax.models import MaskedLM
+from distilbert_jax.training.model_card import Card, Score, card_text, place_name, plain, table, write_card
 
 HOSTILE = "x\n---\nlicense: mit\ntags: [a]\n---\n# Big <script>alert(1)</script> | `code` ![](y) \x00\u2028 **b**"
 
@@ -55,11 +57,24 @@ def test_names_and_labels_are_neither_metadata_nor_marks_nor_tags(model):
     assert len(text.split("\n---\n")) == 2
 
 
-def test_what_is_left_of_a_path_is_a_name():
+def test_what_is_left_of_a_path_is_a_name(monkeypatch):
     assert place_name("/home/somebody/runs/student/model") == "student"
     assert place_name("../data/train.csv") == "train.csv"
+    assert place_name("runs/teacher") == "teacher", "gone, it looks like an id; no cache has it"
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda name, file: f"cache/{name}/{file}")
     assert place_name("google/bert_uncased_L-2_H-128_A-2") == "google/bert_uncased_L-2_H-128_A-2"
-    assert place_name("nyu-mll/glue:cola:train") == "nyu-mll/glue:cola:train"
+
+
+def test_a_model_that_takes_the_place_of_another_has_not_its_card(model, capsys):
+    warn_once.cache_clear()
+    write_card(card(), model)
+    MaskedLM.from_pretrained(model).save_pretrained(model)
+    assert not (model / "README.md").exists()
+    (model / "README.md").write_text("# My own\n")
+    capsys.readouterr()
+    MaskedLM.from_pretrained(model).save_pretrained(model)
+    assert (model / "README.md").read_text() == "# My own\n"
+    assert str(model / "README.md") in capsys.readouterr().err
 
 
 def test_a_card_is_written_again_until_somebody_edits_it(model, capsys):
