@@ -231,7 +231,8 @@ class PredictCommand:
 
     distilbert-jax predict --model runs/own/train/model --data new.csv --text review --out predicted.csv
 
-    Columns are added: predicted, score and scores (of every label; in a .csv as JSON). Rows are read and written as they come, so
+    Columns are added: predicted, score and scores (of every label; in a .csv as JSON). A question is answered as `score` scores
+    it. Rows are read and written as they come, so
     that memory does not grow with the file, which takes its name when it is whole.
     """
 
@@ -240,7 +241,7 @@ class PredictCommand:
     out: str  # .csv, .jsonl or .parquet
     rows: Annotated[RowOptions, tyro.conf.arg(name="")] = field(default_factory=RowOptions)
     batch_size: int | None = None  # default: 8 on a CPU, 64 on an accelerator
-    # tokens that are read of a row; default: all that the model takes; of questions a window's, 384
+    # tokens that are read of a row, of a question those of a window; default: all that the model has positions for
     length: int | None = None
     no_answer: bool = False  # of questions: that there is none is an answer, too, an empty one; for models of SQuAD 2
     dtype: Dtype = "float32"  # of the matmuls

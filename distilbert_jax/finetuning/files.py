@@ -273,7 +273,8 @@ def _saved(folder: Path, split: str | None, option: str) -> Table:
         loaded = datasets.load_from_disk(str(folder))
     except Exception as error:  # of many kinds
         raise InputError(f"{option} {folder}: damaged ({error})", path=folder, field=option) from None
-    return _dataset(_split_of(loaded, str(folder), split, option), str(folder))
+    data, name = _split_of(loaded, str(folder), split, option)
+    return _dataset(data, name)
 
 
 def _on_hub(name: str, split: str | None, option: str) -> Table:
@@ -293,19 +294,21 @@ def _on_hub(name: str, split: str | None, option: str) -> Table:
             path=name,
             field=option,
         ) from None
-    return _dataset(_split_of(loaded, name, wanted, option), name)
+    data, called = _split_of(loaded, name, wanted, option)
+    return _dataset(data, name if parts else called)
 
 
-def _split_of(loaded: Any, name: str, split: str | None, option: str) -> Any:
+def _split_of(loaded: Any, name: str, split: str | None, option: str) -> tuple[Any, str]:
+    """A split of what was loaded, and the name that tells it from the others."""
     if not isinstance(loaded, Mapping):
-        return loaded
+        return loaded, name
     if split is None and len(loaded) == 1:
-        return next(iter(loaded.values()))
+        split = next(iter(loaded))
     if split not in loaded:
         known = ", ".join(f"{name.partition(':')[0]}:{one}" for one in loaded)
         said = "has several splits" if split is None else f"has no split {split!r}"
         raise InputError(f"{option} {name}: {said}; name one: {known}", path=name, field=option, hint=known)
-    return loaded[split]
+    return loaded[split], f"{name}:{split}"
 
 
 def _object(source: Any, what: str) -> Table:
@@ -418,7 +421,7 @@ def _dataset(data: Any, name: str) -> Table:
 def _content_digest(read: Callable[[Sequence[str]], Rows], columns: Sequence[str]) -> str:
     total = hashlib.sha256(json.dumps(list(columns)).encode())
     for _, row in read(columns):
-        total.update(json.dumps([row.get(column) for column in columns], default=str).encode())
+        total.update(json.dumps([row.get(column) for column in columns], default=str, skipkeys=True).encode())
     return total.hexdigest()
 
 

@@ -16,7 +16,7 @@ from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import LabelKind, Labels, Values, infer, number_of, truth_of
 from distilbert_jax.finetuning.labels import meaning
 from distilbert_jax.finetuning.own_rows import SEVERAL, Reader, answers_of, group_of, tags_of
-from distilbert_jax.finetuning.own_splits import DEV, TRAIN, OwnSplits, is_held_out
+from distilbert_jax.finetuning.own_splits import DEV, TRAIN, OwnSplits, Pinned, is_held_out
 from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.tasks import Task, TaskKind, remember, usual_metrics
 from distilbert_jax.text.columns import USUAL, Layout
@@ -54,6 +54,8 @@ def own_task(
     scored = None if dev is None else open_table(dev, layout=layout, what="dev", split="validation", option="--dev")
     for table in (given, *((scored,) if scored else ())):
         require_columns(table, roles)
+    columns = Reader(roles).columns
+    pinned, pinned_dev = Pinned.of(given, columns), scored and Pinned.of(scored, columns)
     seen, held = look(given, roles, apart=scored is None), None
     learned = _labels_of(seen, roles, kind, labels, given)
     if scored is not None:
@@ -66,7 +68,7 @@ def own_task(
             field="--dev",
             hint="--dev",
         )
-    source = OwnSplits(Reader(roles, learned), given, scored)
+    source = OwnSplits(Reader(roles, learned), pinned, pinned_dev)
     rows = {TRAIN: seen.rows - seen.held_rows, DEV: held.rows if held else seen.held_rows}
     task = task_of(source, learned, rows)
     _say(task, roles, seen, held, learned)

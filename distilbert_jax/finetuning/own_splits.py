@@ -1,14 +1,15 @@
 """Splits of a task that come from tables: what is held out, and rows in files of the temporary directory."""
 
-import functools
+import dataclasses
 import hashlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distilbert_jax.base.progress import progress
+from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.files import Table
 from distilbert_jax.finetuning.own_rows import SEVERAL, Reader, group_of
 
@@ -22,6 +23,35 @@ def is_held_out(text: str) -> bool:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[8:16]) % 10 == 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Pinned:
+    """A table and what it held before its rows were first read. Files are replaced and objects changed while a run is set up; what
+    is said of a task has to be true of the rows that it learns from.
+
+    Attributes:
+        columns: that are read.
+        digest: SHA-256 of their content then.
+    """
+
+    table: Table
+    columns: tuple[str, ...]
+    digest: str
+
+    @classmethod
+    def of(cls, table: Table, columns: Sequence[str]) -> "Pinned":
+        """As the table is now."""
+        return cls(table, tuple(columns), table.digest(columns))
+
+    def check(self) -> None:
+        """Raise InputError unless the table still holds the same."""
+        if self.table.digest(self.columns) != self.digest:
+            name = self.table.name
+            raise InputError(
+                f"{name}: was changed or replaced after its rows had been looked at; start again to read those that it has now",
+                path=name,
+            )
+
+
 class OwnSplits:
     """The splits of a task that come from tables. They are converted once, when the first of them is asked for, into files of the
     temporary directory that are read as they are used and end with the process: neither has to fit into memory.
@@ -32,20 +62,18 @@ class OwnSplits:
         dev: rows to score.
     """
 
-    def __init__(self, reader: Reader, train: Table, dev: Table | None):
-        self.reader, self.train, self.dev = reader, train, dev
+    def __init__(self, reader: Reader, train: Pinned, dev: Pinned | None):
+        self.reader, self.train, self.dev = reader, train.table, dev.table if dev else None
+        self._train, self._dev = train, dev
         self._loaded: dict[str, Any] = {}
 
     def fingerprint(self, split: str) -> str:
         """SHA-256 of what a split comes from, and of which part it is."""
-        table = self.train if split == TRAIN or self.dev is None else self.dev
-        part = "" if self.dev else f" {split} by hash"
-        return hashlib.sha256(f"{self.digests[table.name]}{part}".encode()).hexdigest()
+        part = "" if self._dev else f" {split} by hash"
+        return hashlib.sha256(f"{self._of(split).digest}{part}".encode()).hexdigest()
 
-    @functools.cached_property
-    def digests(self) -> dict[str, str]:
-        tables = [self.train, *([self.dev] if self.dev else [])]
-        return {table.name: table.digest(self.reader.columns) for table in tables}
+    def _of(self, split: str) -> Pinned:
+        return self._train if split == TRAIN or self._dev is None else self._dev
 
     def load(self, split: str) -> Any:
         """A split as a `datasets.Dataset`, see `Reader.rows`.
@@ -54,10 +82,10 @@ class OwnSplits:
             InputError: a row is wrong, or the source is not what it was.
         """
         if split not in self._loaded:
-            if self.dev is None:
-                self._loaded |= self._written(self.train, apart=True)
-            else:
-                self._loaded[split] = self._written(self.train if split == TRAIN else self.dev)[TRAIN]
+            source = self._of(split)
+            written = self._written(source.table, apart=self._dev is None)
+            source.check()  # not before: what was read meanwhile is what counts
+            self._loaded |= written if self._dev is None else {split: written[TRAIN]}
         return self._loaded[split]
 
     def _written(self, table: Table, *, apart: bool = False) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,18 +21,19 @@ from distilbert_jax.finetuning.datasets import load_split
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import Labels, Values, name_of, number_of
-from distilbert_jax.finetuning.kinds import Kind, kind_of
+from distilbert_jax.finetuning.kinds import KINDS, Kind, kind_of
+from distilbert_jax.finetuning.kinds.answers import unanswered
 from distilbert_jax.finetuning.labels import by_meaning
 from distilbert_jax.finetuning.own import look, require_columns, right_choice, task_of
 from distilbert_jax.finetuning.own_rows import Reader
-from distilbert_jax.finetuning.own_splits import DEV, OwnSplits
+from distilbert_jax.finetuning.own_splits import DEV, OwnSplits, Pinned
 from distilbert_jax.finetuning.predictor import predictor
 from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.finetuning.written import new_names, rows_to
 from distilbert_jax.models.params import split
 from distilbert_jax.models.ranges import check_rows
-from distilbert_jax.pipelines import QuestionAnswering, TextClassification, TokenClassification
+from distilbert_jax.pipelines import TextClassification, TokenClassification
 from distilbert_jax.text.columns import USUAL, Layout
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
 from distilbert_jax.training import sharding
@@ -88,10 +90,11 @@ def score_rows(
     roles.require_targets()
     table = open_table(data, layout=layout)
     require_columns(table, roles)
+    pinned = Pinned.of(table, Reader(roles).columns)
     seen = look(table, roles)
     head = _HEADS[roles.form].from_pretrained(model, dtype=dtype, activations=activations, new_head=False)
     roles, labels = _of_model(head.config, seen.values, roles, table, model)
-    task = task_of(OwnSplits(Reader(roles, labels), table, table), labels, {DEV: seen.rows})
+    task = task_of(OwnSplits(Reader(roles, labels), pinned, pinned), labels, {DEV: seen.rows})
     kind, tokenizer = kind_of(task), load_tokenizer(model)
     check_fit(tokenizer, head.config.vocab_size, model)
     examples = kind.encode(
@@ -232,12 +235,13 @@ def predictions(
     Of texts: `predicted` (the best label; of several at once a list of those above 0.5; of an amount the number), `score` (of the
     best label) and `scores` ({label: score}); of texts that a model of words reads a list of spans, as `TokenClassification` gives
     them. Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what the model reads both are None. Of
-    questions: `predicted`, the answer, `score`, `start` and `end` in the context. Of choices: `predicted`, the column of the best,
-    `score` and `scores`. The names have a number where the table has such columns.
+    questions: `predicted`, the answer that `score_rows` scores, `score`, the sum of its two logits, `start` and `end` in the
+    context. Of choices: `predicted`, the column of the best, `score` and `scores`. The names have a number where the table has such
+    columns.
 
     Args:
-        length: tokens that are read of a row, of a question those of a window; None: as many as the model, or a window, takes.
-        no_answer: of questions: that there is none is an answer, too, `""`.
+        length: tokens that are read of a row, of a question those of a window; None: as many as the model takes.
+        no_answer: of questions: that there is none is an answer, too, `""`, as `score_rows` has it where some have none.
 
     Raises:
         InputError: a row is wrong, a number is out of range, or the model does not have the head.
@@ -321,16 +325,27 @@ def _by_chunks(
 
 
 def _of_questions(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
-    pipeline = QuestionAnswering(model, batch_size=how.batch_size, **how.loading)
-    rows, questions, contexts = itertools.tee(asked, 3)
-    answers = pipeline(
-        (read[roles.question] for _, read in questions),
-        (read[roles.context] for _, read in contexts),
-        max_seq_len=how.length and how.tokens(pipeline.model.config.max_length),
-        handle_impossible_answer=how.no_answer,
-    )
-    for (row, _), answer in zip(rows, answers, strict=True):
-        yield row, {"predicted": answer["answer"], **{name: answer[name] for name in ("score", "start", "end")}}
+    head = models.QuestionAnswering.from_pretrained(model, new_head=False, **how.loading)
+    kind, tokenizer = KINDS["answers"], load_tokenizer(model)
+    check_fit(tokenizer, head.config.vocab_size, model)
+    length = how.tokens(head.config.max_length)
+    shape = PackedShape(how.batch_size or _ROWS, -(-length // _MULTIPLE) * _MULTIPLE, length // 3)
+    outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
+    number = cut = 0
+    while chunk := list(itertools.islice(asked, _WINDOW)):
+        pairs = [(read[roles.question], read[roles.context]) for _, read in chunk]
+        examples = unanswered(pairs, tokenizer, length, first=number + 1, may_lack=how.no_answer)
+        for (row, _), answer in zip(chunk, kind.decoded(outputs_of(examples), examples), strict=True):
+            yield (
+                row,
+                {
+                    "predicted": answer.text,
+                    **{"score": answer.score, "start": answer.start, "end": answer.end},
+                },
+            )
+        number, cut = number + len(chunk), cut + examples.cut
+    if cut:
+        print(f"{cut:,} of {number:,} questions {'is' if cut == 1 else 'are'} too long and cut", file=sys.stderr)
 
 
 def _of_entities(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:

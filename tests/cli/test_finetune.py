@@ -4,7 +4,6 @@ import csv
 import json
 import random
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from distilbert_jax.cli.main import main
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError
 from distilbert_jax.finetuning import runs as module
-from distilbert_jax.finetuning import scoring
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.roles import Roles
@@ -288,20 +286,6 @@ def test_of_long_rows_so_many_tokens_are_read_as_are_asked_for(folder, done, tmp
     assert said(long, length=8)["scores"] == said(cut)["scores"] != said(long)["scores"]
     asked = ["predict", "--model", str(done / "model"), *COLUMNS, "--data", str(folder / "new.csv")]
     refused(lambda: main([*asked, "--out", str(tmp_path / "out.csv"), "--length", "7"]), field="length")
-
-
-def test_questions_are_predicted_as_they_are_asked(monkeypatch):
-    seen = {}
-    model = SimpleNamespace(config=SimpleNamespace(max_length=32))
-    answer = lambda question, context, **how: seen.update(how) or [{"answer": "", "score": 1.0, "start": 0, "end": 0}]
-    pipeline = lambda *_, **__: type(
-        "Pipeline", (), {"model": model, "__call__": lambda self, *a, **k: answer(*a, **k)}
-    )()
-    monkeypatch.setattr(scoring, "QuestionAnswering", pipeline)
-    roles = Roles(question="q", context="c")
-    (row,) = predictions("m", open_table([{"q": "a", "c": "b"}]), roles=roles, length=64, no_answer=True)
-    assert row["predicted"] == ""
-    assert seen == {"max_seq_len": 32, "handle_impossible_answer": True}
 
 
 def test_where_each_seed_diverges_the_command_fails_and_its_results_are_kept(folder, tmp_path):

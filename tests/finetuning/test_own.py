@@ -5,8 +5,10 @@ import json
 import random
 
 import datasets
+import pandas as pd
 import pytest
 
+from distilbert_jax.finetuning import own
 from distilbert_jax.finetuning.own import own_task
 from distilbert_jax.finetuning.own_rows import SEVERAL, group_of
 from distilbert_jax.finetuning.own_splits import is_held_out
@@ -73,6 +75,52 @@ def test_its_name_and_fingerprints_go_by_content_columns_and_labels(tmp_path):
     assert len(names) == 5
     splits = {task.source.fingerprint(split) for split in ("train", "validation")}
     assert len(splits) == 2
+
+
+@pytest.mark.parametrize("named", [("", ""), (":train", ":validation")])
+def test_splits_of_one_folder_are_known_by_a_content_each(tmp_path, named):
+    dev, tasks = reviews(20, 1), []
+    for folder, train in (("a", reviews(60)), ("b", reviews(60, 2)), ("c", reviews(60))):
+        splits = {"train": datasets.Dataset.from_list(train), "validation": datasets.Dataset.from_list(dev)}
+        datasets.DatasetDict(splits).save_to_disk(tmp_path / folder)
+        tasks.append(own_task(*(f"{tmp_path / folder}{name}" for name in named), roles=REVIEWS))
+    one, other, same = tasks
+    assert one.name == same.name != other.name
+    of_train, of_dev = ([task.source.fingerprint(split) for task in tasks] for split in ("train", "validation"))
+    assert of_train[0] == of_train[2] != of_train[1]
+    assert len(set(of_dev)) == 1
+    assert not set(of_train) & set(of_dev)
+    assert [table.name for table in (one.source.train, one.source.dev)] == [
+        f"{tmp_path}/a:train",
+        f"{tmp_path}/a:validation",
+    ]
+
+
+@pytest.mark.parametrize("dev", [None, reviews(20, 1)])
+@pytest.mark.parametrize("kind", ["file", "list", "DataFrame"])
+def test_rows_that_are_replaced_before_they_are_read_again_are_refused(tmp_path, kind, dev):
+    first, then = reviews(), reviews(labels=("good", "bad"))
+    if kind == "file":
+        train = written(tmp_path, first)
+        replace = lambda: written(tmp_path, then)
+    elif kind == "list":
+        train = list(first)
+        replace = lambda: train.__setitem__(slice(None), then)
+    else:
+        train = pd.DataFrame(first)
+        replace = lambda: train.__setitem__("stars", [row["stars"] for row in then])
+    task = own_task(train, dev, roles=REVIEWS)
+    replace()
+    refused(lambda: task.source.load("train"), by="finetuning.own_splits.Pinned.check", path=task.source.train.name)
+    assert own_task(train, dev, roles=REVIEWS).source.load("train")["stars"]
+
+
+def test_rows_that_are_replaced_while_they_are_looked_at_are_refused(tmp_path, monkeypatch):
+    train, look = written(tmp_path, reviews()), own.look
+    replacing = lambda *given, **how: (look(*given, **how), written(tmp_path, reviews(labels=("good", "bad"))))[0]
+    monkeypatch.setattr(own, "look", replacing)
+    task = own_task(train, roles=REVIEWS)
+    refused(lambda: task.source.load("validation"), path=train)
 
 
 def test_dev_is_read_by_the_names_that_train_has(tmp_path, capsys):

@@ -1,12 +1,18 @@
 """Labels of rows beside those of a model that is fine-tuned already."""
 
+import dataclasses
+
 import pytest
 
 from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.inferred import Values
 from distilbert_jax.finetuning.roles import Roles
-from distilbert_jax.finetuning.scoring import _of_model, score_rows
-from tests.runs import BERT, change, refused
+from distilbert_jax.finetuning.scoring import _of_model, predictions, score_rows
+from distilbert_jax.models import QuestionAnswering
+from distilbert_jax.text.tokenizer import load_tokenizer
+from tests.finetuning.kinds.test_answers import questions
+from tests.finetuning.test_objective import build_head
+from tests.runs import BERT, STUDENT, change, refused
 
 SEVERAL = "multi_label_classification"
 
@@ -58,3 +64,19 @@ def test_a_model_of_one_label_is_not_scored_on_several():
 def test_a_length_of_nothing_is_refused():
     rows = [{"text": "a", "label": "x"}]
     refused(lambda: score_rows("model", rows, roles=Roles(text="text", label=("label",)), length=0), field="length")
+
+
+def test_the_answers_that_are_predicted_are_those_that_are_scored(world, tmp_path):
+    model = str(tmp_path)
+    build_head(QuestionAnswering, STUDENT, 0, ("0", "1")).save_pretrained(model, load_tokenizer(world.tokenizer))
+    table = questions(9, 0, longest=60)
+    asked = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    roles = Roles(question="question", context="context")
+    for no_answer in (False, True):
+        said = list(predictions(model, open_table(asked), roles=roles, length=64, no_answer=no_answer))
+        assert any(not row["predicted"] for row in said) == no_answer
+        right = [{"text": [row["predicted"]], "answer_start": [row["start"]]} for row in said]
+        nothing = {"text": [], "answer_start": []}
+        rows = [row | {"answers": one if one["text"][0] else nothing} for row, one in zip(asked, right, strict=True)]
+        result = score_rows(model, rows, roles=dataclasses.replace(roles, answers="answers"))
+        assert result.metrics == {"f1": 100.0, "exact_match": 100.0}

@@ -29,17 +29,14 @@ _LOWEST = -1e30  # finite: a segment that nobody has a token of has no gradient
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """Questions as they were asked. answers: the texts that are right, none where there is no answer; ids: of each."""
+    """Questions as they were asked. answers: the texts that are right, none where there is no answer; ids: of each; may_lack:
+    whether some have no answer, as in SQuAD 2: then that there is none is an answer, too."""
 
     ids: Sequence[str]
     questions: Sequence[str]
     contexts: Sequence[str]
     answers: Sequence[Sequence[str]]
-
-    @property
-    def may_lack(self) -> bool:
-        """Whether some have no answer, as in SQuAD 2: then that there is none is an answer, too."""
-        return not all(self.answers)
+    may_lack: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,19 +125,18 @@ class Answers(Kind):
         answers = list(rows[target]) if target in rows.column_names else empty
         ids = list(map(str, rows["id"])) if "id" in rows.column_names else list(map(str, range(len(rows))))
         texts = [one["text"] for one in answers]
-        questions = Questions(ids, list(rows[asked]), list(rows[read]), texts)
-        reader, made, spans, cut = BertTokenizer(tokenizer, max_length=length), [], [], 0
-        for windows, of, more in _windows(reader, questions):
-            cut += more
-            made += [window.row for window in windows]
-            spans += [_tokens_of(window, answers[of + window.example]) for window in windows]
-        starts, ends = np.array(spans, np.int32).T
-        return AnswerExamples(made, starts, ends, questions, reader, cut=cut)
+        questions = Questions(ids, list(rows[asked]), list(rows[read]), texts, may_lack=not all(texts))
+        return _examples(questions, answers, BertTokenizer(tokenizer, max_length=length))
 
     def blank(self, config: ModelConfig, *, labelled: np.ndarray | None = None) -> AnswerExamples:
         place = np.zeros(1, np.int32)
         return AnswerExamples(
-            [Row(place, place)], place, place, Questions([""], [""], [""], [[""]]), cut=0, labelled=labelled
+            [Row(place, place)],
+            place,
+            place,
+            Questions([""], [""], [""], [[""]], may_lack=False),
+            cut=0,
+            labelled=labelled,
         )
 
     def outputs(self, model: Any, hidden: jax.Array, batch: Batch, rngs: jax.Array | None) -> jax.Array:
@@ -199,12 +195,50 @@ class Answers(Kind):
         }
 
 
-def _windows(tokenizer: BertTokenizer, questions: Questions) -> Iterator[tuple[list[Window], int, int]]:
-    """Windows of some questions, the number of the first of these, and how many were cut."""
+def unanswered(
+    rows: Sequence[tuple[str, str]], tokenizer: Tokenizer, length: int, *, first: int = 1, may_lack: bool = False
+) -> AnswerExamples:
+    """Questions with their contexts, which nobody has answered, as `Answers.encode` reads them; for `Answers.decoded`.
+
+    Args:
+        first: the number of the first, for what errors say.
+        may_lack: that there is no answer is one, too.
+
+    Raises:
+        InputError: as `context_windows`.
+    """
+    questions, contexts = map(list, zip(*rows, strict=True))
+    ids = [str(number) for number in range(first, first + len(rows))]
+    asked = Questions(ids, questions, contexts, [[]] * len(rows), may_lack)
+    nothing = [{"text": [], "answer_start": []}] * len(rows)
+    return _examples(asked, nothing, BertTokenizer(tokenizer, max_length=length), first)
+
+
+def _examples(
+    questions: Questions, answers: Sequence[Mapping[str, Any]], reader: BertTokenizer, number: int = 0
+) -> AnswerExamples:
+    """number: of the first question, for what errors say."""
+    made, spans, cut = [], [], 0
+    for windows, of, more in _windows(reader, questions, number):
+        cut += more
+        made += [window.row for window in windows]
+        spans += [_tokens_of(window, answers[of + window.example]) for window in windows]
+    starts, ends = np.array(spans, np.int32).T
+    return AnswerExamples(made, starts, ends, questions, reader, cut=cut)
+
+
+def _windows(
+    tokenizer: BertTokenizer, questions: Questions, number: int = 0
+) -> Iterator[tuple[list[Window], int, int]]:
+    """Windows of some questions, the place of the first of these, and how many were cut."""
     for first in range(0, len(questions.ids), _AT_ONCE):
         some = slice(first, first + _AT_ONCE)
         windows, cut = context_windows(
-            tokenizer, questions.questions[some], questions.contexts[some], length=tokenizer.max_length, first=first
+            tokenizer,
+            questions.questions[some],
+            questions.contexts[some],
+            length=tokenizer.max_length,
+            first=number + first,
         )
         yield windows, first, cut
 
