@@ -144,9 +144,10 @@ class FillMask(Pipeline):
 
     def replaced(self, targets: Sequence[str]) -> dict[str, str]:
         """{target: its first piece}, of those that are no token of the vocabulary."""
+        first = {target: self._pieces(target)[0] for target in targets}
         return {
-            target: self.tokenizer.id_to_token(self._pieces(target)[0])
-            for target in targets
+            target: self.tokenizer.id_to_token(piece)
+            for target, piece in first.items()
             if self.tokenizer.token_to_id(target) is None
         }
 
