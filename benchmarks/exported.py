@@ -117,7 +117,7 @@ def main() -> None:
     for directory, name in zip(given.models, given.tasks, strict=True):
         task = find_task(name)
         with tempfile.TemporaryDirectory() as folder:
-            files = Path(export(str(directory), f"{folder}/exported", int8=True).out, "onnx")
+            files = Path(export(str(directory), f"{folder}/exported", int8=True).directory, "onnx")
             sides = {
                 "this package, float32": in_jax(directory),
                 "this package, bfloat16": in_jax(directory, dtype=jnp.bfloat16),
