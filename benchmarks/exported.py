@@ -28,7 +28,7 @@ from distilbert_jax.finetuning.datasets import load_split
 from distilbert_jax.finetuning.metrics import scored
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import SequenceClassification
-from distilbert_jax.text.tokenizer import load_tokenizer
+from distilbert_jax.text.tokenizer import BertTokenizer, stack
 
 ROWS = 32  # of a batch of dev
 SHAPES = ((8, 128), (1, 32))
@@ -60,19 +60,15 @@ def in_jax(directory: Path, **loading: Any) -> Run:
 def batches_of(directory: Path, task: Any, data: str) -> tuple[list[dict[str, np.ndarray]], list[np.ndarray], Any]:
     """Padded batches of the dev rows, which rows they are, and the labels of all."""
     rows = load_split(task, "validation", data)
-    tokenizer = load_tokenizer(directory)
+    tokenizer = BertTokenizer.from_pretrained(directory)
     columns = [list(rows[name]) for name in task.columns]
-    encoded = [tokenizer(*texts, truncation=True, max_length=128) for texts in zip(*columns, strict=True)]
-    order = np.argsort([len(one["input_ids"]) for one in encoded], kind="stable")
-    batches, places = [], np.array_split(order, range(ROWS, len(order), ROWS))
-    for which in places:
-        length = max(len(encoded[i]["input_ids"]) for i in which)
-        pad = lambda name, which=which, length=length: np.stack(
-            [np.pad(np.asarray(encoded[i][name]), (0, length - len(encoded[i][name]))) for i in which]
-        ).astype(np.int32)
-        ids, mask = pad("input_ids"), pad("attention_mask")
-        types = pad("token_type_ids") if "token_type_ids" in encoded[0] else np.zeros_like(ids)
-        batches.append({"input_ids": ids, "attention_mask": mask, "token_type_ids": types})
+    encoded, _ = tokenizer.rows(columns[0] if len(columns) == 1 else list(zip(*columns, strict=True)), max_length=128)
+    order = np.argsort([len(one.ids) for one in encoded], kind="stable")
+    places = np.array_split(order, range(ROWS, len(order), ROWS))
+    batches = [
+        stack([encoded[i] for i in which], tokenizer.ids.pad, length=max(len(encoded[i].ids) for i in which))
+        for which in places
+    ]
     return batches, places, np.asarray(rows["label"])
 
 
