@@ -14,7 +14,7 @@ ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
 
-.PHONY: help venv demo test quick parity plan-test page-test lint types docs docs-links format bench bench-corpus kills fuzz ablations miniature notebook clean
+.PHONY: help venv demo test quick parity plan-test page-test lint types docs docs-links format bench bench-corpus kills fuzz ablations miniature notebook wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,11 +25,13 @@ $(VENV)/.python: pyproject.toml setup.py constraints.txt
 	@test -n "$(BASE)" || { echo "error: $(PYTHON): no such interpreter; name one with PYTHON=…" >&2; exit 1; }
 	@"$(BASE)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $$("$(BASE)" --version) is too old; name Python 3.11 or later with PYTHON=…" >&2; exit 1; }
-	@test -e $@ || test ! -e $(VENV)/pyvenv.cfg || \
+	@test -e $@ || test -e $(VENV).begun || test ! -e $(VENV)/pyvenv.cfg || \
 	  { echo "error: $(VENV): is there, and make has not made it; remove it, or name another with VENV=…" >&2; exit 1; }
 	@echo "making $(VENV) with $$("$(BASE)" --version) and installing the packages …"
+	@touch $(VENV).begun
 	@$(ENTER) "$(BASE)" -m venv --clear $(VENV)
 	@touch $@
+	@rm $(VENV).begun
 
 $(VENV)/.core: $(VENV)/.python
 	@$(PIP) -e .
@@ -64,7 +66,6 @@ $(VENV)/.bench: $(VENV)/.parity
 	@touch $@
 
 # An environment with nothing but the wheel that is made of the sdist, as a release has them. `make demo VENV=.venv-wheel` runs its demo.
-.PHONY: wheel
 wheel: $(VENV)/.python
 	rm -rf dist $(VENV)-wheel
 	$(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile build

@@ -142,9 +142,8 @@ def one_line_errors() -> Iterator[None]:
     except KeyboardInterrupt as error:
         if isinstance(error, Preempted):  # SIGTERM that comes again must not change the status of what is finished
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # a second Ctrl-C ends what libraries do at exit, without a traceback
+        # A second Ctrl-C ends what libraries do at exit, without a traceback.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         _leave(
             f"interrupted: {error}" if str(error) else "interrupted; the same command goes on from what is finished",
             getattr(error, "status", Interrupted.status),

@@ -209,6 +209,11 @@ def _problem(value: Any, finite: bool, surrogates: bool) -> str:
     return ""
 
 
+def as_name(text: str, otherwise: str) -> str:
+    """A text, such as a path or a hub id, as the name of a file or folder; `otherwise` where nothing of it can stand in one."""
+    return re.sub(r"[^\w.-]+", "-", text).strip("-.") or otherwise
+
+
 def check_writable(
     path: str | os.PathLike, option: str, *, directory: bool = False, inputs: Iterable[str | os.PathLike] = ()
 ) -> Path:

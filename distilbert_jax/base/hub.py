@@ -36,14 +36,9 @@ def is_edited(card: Path) -> bool:
     return last is None or hashlib.sha256(text[: last.start()].encode()).hexdigest() != last[1]
 
 
-def is_hub_id(path_or_id: str) -> bool:
-    """Whether a name is looked for on the hub: it could stand there, and nothing here has it."""
-    return bool(_HUB_ID.fullmatch(path_or_id)) and not Path(path_or_id).exists()
-
-
 def is_from_hub(path_or_id: str) -> bool:
     """Whether a model that was loaded by this name came from the hub: a path that is gone may look like an id; no cache has it."""
-    if not is_hub_id(path_or_id):
+    if not _HUB_ID.fullmatch(path_or_id) or Path(path_or_id).exists():
         return False
     from huggingface_hub import try_to_load_from_cache  # brings an HTTP client
 

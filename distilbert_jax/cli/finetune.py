@@ -1,7 +1,6 @@
 """Rows of one's own: `distilbert-jax finetune`, `score`, `predict`."""
 
 import contextlib
-import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import tyro
 
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import to_values, write_config
-from distilbert_jax.base.files import check_writable
+from distilbert_jax.base.files import as_name, check_writable
 from distilbert_jax.cli.arguments import print_json, running, training_together
 from distilbert_jax.config import (
     Activations,
@@ -122,7 +121,9 @@ class FinetuneCommand:
             raise InputError(f"--seeds {self.seeds}: expected 1 to 1,000 runs", field="--seeds")
         if not self.model:
             raise InputError("--model is empty; expected a directory or a hub id", field="--model")
-        out = check_writable(self.out or Path("runs/own") / _place(self.train), "--out", directory=True)
+        out = check_writable(
+            self.out or Path("runs/own") / as_name(Path(self.train).stem or self.train, "rows"), "--out", directory=True
+        )
         run = RunConfig(str(out), self.seed, self.dtype, self.activations, save_every=self.save_every)
         optimizer = OptimizerConfig(
             self.learning_rate,
@@ -152,7 +153,9 @@ class FinetuneCommand:
         config = FinetuneConfig(
             self.model,
             task.name,
-            length=self.length or min(FinetuneConfig.length, read_model_config(self.model).max_length),
+            length=min(FinetuneConfig.length, read_model_config(self.model).max_length)
+            if self.length is None
+            else self.length,
             batch_size=self.batch_size,
             epochs=usual_epochs(min(task.rows["train"], self.max_train_rows or 2**53), self.batch_size)
             if self.epochs is None
@@ -231,9 +234,8 @@ class PredictCommand:
 
     distilbert-jax predict --model runs/own/train/model --data new.csv --text review --out predicted.csv
 
-    Columns are added: predicted, score and scores (of every label; in a .csv as JSON). A question is answered as `score` scores
-    it. Rows are read and written as they come, so
-    that memory does not grow with the file, which takes its name when it is whole.
+    Columns are added: predicted, score and scores (of every label; in a .csv as JSON). A question is answered as `score` scores it.
+    Rows are read and written as they come, so that memory does not grow with the file, which takes its name when it is whole.
     """
 
     model: str  # HF directory or hub id
@@ -281,11 +283,6 @@ def _called_out() -> Iterator[None]:
             raise
         said = str(error).replace("--run.directory", "--out")
         raise InputError(said, path=error.path, field=error.field, row=error.row, hint=error.hint) from None
-
-
-def _place(source: str) -> str:
-    """A name for runs, of what they learn from."""
-    return re.sub(r"[^\w.-]+", "-", Path(source).stem or source).strip("-.") or "rows"
 
 
 COMMANDS = {

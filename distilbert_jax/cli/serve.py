@@ -25,7 +25,8 @@ class ServeCommand:
     pooling: Literal["mean", "cls"] = "mean"  # of /embed and /v1/embeddings
     batch_size: int | None = None  # rows that go through a model together; default: 8 on a CPU, 64 on an accelerator
     batch_tokens: int = 8192  # tokens of the texts that are taken from the queue at once
-    wait_ms: float = 2.0  # for more texts, while a batch has room
+    # for more texts, while a batch has room; where they keep coming, up to a tenth of the time that the last batch took
+    wait_ms: float = 2.0
     queue: int = 512  # texts that wait at most; beyond, clients are told to try again (429)
     max_texts: int = 32  # of a request
     max_body: int = 1 << 20  # bytes of a request

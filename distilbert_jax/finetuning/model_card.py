@@ -157,10 +157,9 @@ def _training(config: FinetuneConfig, result: RunResult, directory: Path) -> Ite
             f"{number(distill.alpha)} · teacher",
             *weighted_terms(distill),
         ]
-        after = f"; layers alone in {counted(distill.layer_epochs, 'epoch')} before" if distill.layer_epochs else ""
-        yield f"Loss: {' + '.join(terms)}, temperature {number(distill.temperature)}{after}."
-    before = f"{distill.layer_epochs} and " if distill.teacher and distill.layer_epochs else ""
-    epochs = f"{before}{config.epochs} epochs" + (f", {result.steps:,} steps" if result.steps else "")
+        yield f"Loss: {' + '.join(terms)}, temperature {number(distill.temperature)}."
+    before = f"{counted(distill.layer_epochs, 'epoch')} of layers and then " if distill.layer_epochs else ""
+    epochs = f"{before}{counted(config.epochs or 0, 'epoch')}" + (f", {result.steps:,} steps" if result.steps else "")
     frozen = {"trained": "the head alone"} if config.freeze == "encoder" else {}
     decay = {"of the layer below": f"{config.layer_decay} of a layer's rate"} if config.layer_decay < 1.0 else {}
     weights = {"weights of the classes": config.class_weights} if config.class_weights != "none" else {}

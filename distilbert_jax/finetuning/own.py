@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from distilbert_jax.base.files import as_name
 from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError, few, shortened
 from distilbert_jax.finetuning.files import Table, open_table
@@ -196,13 +197,13 @@ def task_of(source: OwnSplits, labels: Labels | None, rows: Mapping[str, int]) -
     kind = cast(TaskKind, labels.kind if labels and roles.form == "sentences" else roles.form)
     names = () if labels is None else labels.names
     target = roles.targets if len(roles.targets) == 1 and kind != "multi_label" else (SEVERAL,)
-    title = re.sub(r"[^\w.-]+", "-", Path(name).stem).strip("-.") if Path(name).suffix else "own"
+    title = as_name(Path(name).stem, "own") if Path(name).suffix else "own"
     said = repr((roles, kind, names, source.fingerprint(TRAIN), source.fingerprint(DEV)))
     metrics, beside = usual_metrics(kind, names)
     plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "own"
     return Task(
         f"{plain}-{hashlib.sha256(said.encode()).hexdigest()[:8]}",
-        title or "own",
+        title,
         roles.inputs,
         names,
         metrics,

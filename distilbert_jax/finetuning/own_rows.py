@@ -131,9 +131,8 @@ def answers_of(table: Table, number: int, row: Mapping[str, Any], roles: Roles) 
     column, context = roles.answers, row[roles.context]
     given, wrong = row[column], Values(table, column).wrong
     value = cell(given, functools.partial(wrong, number))
-    if isinstance(given, str) and not _is_laid_out(
-        value
-    ):  # of a table with one answer a row, which says not where it stands
+    # A text is of a table with one answer a row, which says not where it stands.
+    if isinstance(given, str) and not _is_laid_out(value):
         text = given.strip()
         places = len(re.findall(f"(?={re.escape(text)})", context))
         if not text or places != 1:

@@ -2,7 +2,6 @@
 distillation step, from a teacher that was fine-tuned on these questions."""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +9,7 @@ from typing import Literal
 
 from distilbert_jax.base import tables
 from distilbert_jax.base.config_io import write_config
-from distilbert_jax.base.files import atomic_file
+from distilbert_jax.base.files import as_name, atomic_file
 from distilbert_jax.config import DistillConfig, FinetuneConfig
 from distilbert_jax.errors import InputError, counted
 from distilbert_jax.finetuning.own import own_task
@@ -96,7 +95,7 @@ def paper_scores(
     if not models or not tasks or not seeds:
         given = "--tasks" if not tasks else "--seeds" if not seeds else "--model"
         raise InputError(f"{given}: expected one or more", field=given)
-    places = [_place(model) for model in models]
+    places = [as_name(model, "model") for model in models]
     if twice := next((models[i] for i, place in enumerate(places) if place in places[:i]), None):
         raise InputError(f"--model {twice}: given twice, or two models of one name", field="--model")
     if teacher and "squad" not in tasks:
@@ -150,10 +149,6 @@ def _tasks(names: Sequence[PaperTask], data: str) -> dict[PaperTask, Task]:
     return tasks
 
 
-def _place(model: str) -> str:
-    return re.sub(r"[^\w.-]+", "-", model).strip("-.") or "model"
-
-
 def lines(results: Sequence[PaperScores]) -> list[tuple[str, ...]]:
     """The table: a line for each model, one more for the second step, then the paper's."""
     number = lambda value, digits: "–" if value is None else f"{value:.{digits}f}"
@@ -191,6 +186,6 @@ def title(results: Sequence[PaperScores]) -> str:
 
 def _write(results: Sequence[PaperScores], out: Path) -> None:
     for one in results:
-        write_config(one, out / _place(one.model) / "scores.json")
+        write_config(one, out / as_name(one.model, "model") / "scores.json")
     with atomic_file(out / "paper.md") as file:
         file.write(f"{title(results)}\n\n{tables.markdown(lines(results))}".encode())

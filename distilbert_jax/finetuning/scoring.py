@@ -336,13 +336,8 @@ def _of_questions(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
         pairs = [(read[roles.question], read[roles.context]) for _, read in chunk]
         examples = unanswered(pairs, tokenizer, length, first=number + 1, may_lack=how.no_answer)
         for (row, _), answer in zip(chunk, kind.decoded(outputs_of(examples), examples), strict=True):
-            yield (
-                row,
-                {
-                    "predicted": answer.text,
-                    **{"score": answer.score, "start": answer.start, "end": answer.end},
-                },
-            )
+            where = {"start": answer.start, "end": answer.end}
+            yield row, {"predicted": answer.text, "score": answer.score, **where}
         number, cut = number + len(chunk), cut + examples.cut
     if cut:
         print(f"{cut:,} of {number:,} questions {'is' if cut == 1 else 'are'} too long and cut", file=sys.stderr)

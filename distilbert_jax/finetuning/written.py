@@ -58,9 +58,8 @@ def _csv(file: BinaryIO, path: Path) -> Iterator[Write]:
 
     def line(values: Sequence[Any]) -> None:
         fields = [_quoted(_as_text(value)) for value in values]
-        file.write(
-            (",".join(fields if fields != [""] else ['""']) + "\n").encode()
-        )  # a line of nothing would be no row
+        fields = fields if fields != [""] else ['""']  # a line of nothing would be no row
+        file.write((",".join(fields) + "\n").encode())
 
     def write(row: Mapping[str, Any]) -> None:
         if not names:

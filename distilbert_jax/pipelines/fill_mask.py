@@ -140,14 +140,17 @@ class FillMask(Pipeline):
         others = [f"{target!r} by {piece!r}" for target, piece in self.replaced(targets).items()]
         if others and not quiet:
             print(f"targets that are no token are replaced by their first piece: {', '.join(others)}", file=sys.stderr)
-        return np.unique([self._pieces(target)[0] for target in targets])
+        return np.unique(list(self._first_pieces(targets).values()))
+
+    def _first_pieces(self, targets: Sequence[str]) -> dict[str, int]:
+        return {target: self._pieces(target)[0] for target in targets}
 
     def replaced(self, targets: Sequence[str]) -> dict[str, str]:
         """{target: its first piece}, of those that are no token of the vocabulary."""
-        first = {target: self._pieces(target)[0] for target in targets}
+        first = self._first_pieces(targets).items()
         return {
             target: self.tokenizer.id_to_token(piece)
-            for target, piece in first.items()
+            for target, piece in first
             if self.tokenizer.token_to_id(target) is None
         }
 

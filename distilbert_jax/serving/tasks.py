@@ -172,14 +172,11 @@ class FillMaskTask(Task):
             self.pipeline.check_targets(options.targets, joint=options.joint, whole_words=options.whole_words)
         except InputError as error:
             raise RequestError(422, f"parameters.targets: {error}", field="parameters.targets") from None
-        if options.targets and not (
-            options.joint or options.whole_words
-        ):  # the pipeline says it on stderr, which no client sees
-            for target, piece in self.pipeline.replaced(options.targets).items():
-                said = (
-                    f'{target!r} is no token; its first piece is {piece!r}. Ask for that, or give "whole_words": true'
-                )
-                raise RequestError(422, f"parameters.targets: {said}", field="parameters.targets")
+        # The pipeline says it on stderr, which no client sees.
+        by_token = not (options.joint or options.whole_words)
+        for target, piece in self.pipeline.replaced(options.targets or ()).items() if by_token else ():
+            said = f'{target!r} is no token; its first piece is {piece!r}. Ask for that, or give "whole_words": true'
+            raise RequestError(422, f"parameters.targets: {said}", field="parameters.targets")
         return options
 
     def measure(

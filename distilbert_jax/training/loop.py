@@ -245,9 +245,7 @@ def fit(
             if last or (run.save_every and step % run.save_every == 0):
                 save(progress, step)
             if step == until:
-                settle(
-                    progress
-                )  # now, so that who asks while this step is waited for is heard: afterwards nobody listens
+                settle(progress)  # now: afterwards nobody listens to who asks to stop while this step is waited for
             if (stop := stop_asked(step)) and not last:
                 save(progress, step)
                 for one in checkpoints:

@@ -149,7 +149,7 @@ def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_ow
     rates = [entry["learning_rate"] for entry in logged]
     assert max(rates[:10]) == max(rates[10:]) == pytest.approx(1e-3), "each stage warms up and decays"
     assert sum(entry["examples"] for entry in first) == 2 * 40
-    assert "2 and 1 epochs, 15 steps" in (tmp_path / "run/model/README.md").read_text()
+    assert "2 epochs of layers and then 1 epoch, 15 steps" in (tmp_path / "run/model/README.md").read_text()
     beside = [change(config, run__seed=seed, run__directory=str(tmp_path / f"beside{seed}")) for seed in (0, 1)]
     finetune_seeds(beside, together=True)
     np.testing.assert_allclose(losses_of(beside[0])[:12], losses_of(config)[:12], rtol=1e-4)

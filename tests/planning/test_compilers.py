@@ -1,8 +1,8 @@
 """What a TPU's own compiler makes of the step: bytes that cross the network and the memory, temporaries, share of the peak.
 
 One layer of student and teacher. One chip's memory and speed are those of the base models' widths and vocabulary; what several
-exchange is counted on narrow ones, in models, which take the compiler a fourth of the time. `make plan-test`; skipped where libtpu
-is missing. Figures are of jax 0.10.2 with libtpu 0.0.42; a ceiling stands a little above, a floor a little below what they were.
+exchange is counted on narrow ones, in models, which take the compiler less time. `make plan-test`; skipped where libtpu is
+missing. Figures are of jax 0.10.2 with libtpu 0.0.42; a ceiling stands a little above, a floor a little below what they were.
 """
 
 import importlib.util

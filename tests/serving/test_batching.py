@@ -119,6 +119,24 @@ def test_a_closed_queue_answers_what_it_took(work):
     assert asyncio.run(close()) == (["aa", "bb"], 503)
 
 
+def test_while_texts_keep_coming_a_batch_waits_up_to_a_tenth_of_the_last_one(work):
+    batcher = Batcher(batch_tokens=100, wait_ms=1.0, most_waiting=100)
+    batcher._took = 100.0  # of a batch before: a pause is a second, and all may take ten
+
+    async def one_by_one():
+        tasks = []
+        for _ in range(5):
+            tasks.append(asyncio.create_task(batcher.submit(work, ["a"], None, [1])))
+            await asyncio.sleep(0.02)
+        tasks.append(asyncio.create_task(batcher.submit(work, ["a"] * 95, None, [1] * 95)))
+        return await asyncio.gather(*tasks)
+
+    work.go.set()
+    asyncio.run(one_by_one())
+    batcher.close()
+    assert [len(batch) for batch in work.batches] == [100]
+
+
 def test_a_batch_waits_for_more_while_it_has_room(work):
     batcher = Batcher(batch_tokens=3, wait_ms=10_000.0, most_waiting=6)
     work.go.set()
