@@ -92,6 +92,7 @@ def _sigkill(taught, directory, broken):
     finetune_seeds(side_by_side(taught, directory, broken), together=True)
 
 
+@pytest.mark.slow
 def test_interrupted_again_and_again_seeds_side_by_side_end_with_the_same_bits(
     taught, broken, tmp_path, monkeypatch, capsys
 ):
