@@ -85,6 +85,7 @@ class TaskSummary:
     train_seconds: float  # of a seed, median
     choice: Choice | None
     settings: str  # how it was fine-tuned, in words; empty where no config says
+    held_out: bool = False  # a tenth of train chose among the epochs or was scored: it is not among `train_rows`
 
 
 @dataclass(frozen=True)
