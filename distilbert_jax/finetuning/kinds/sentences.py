@@ -44,7 +44,8 @@ class SentenceExamples(Examples):
         return dataclasses.replace(self, rows=rows, labels=self.labels[np.asarray(indices)])
 
     def packed(self, packing: Packing, shape: PackedShape, pad_id: int) -> dict[str, np.ndarray]:
-        """Adds first, the column of an example's first token, int32 [R, S], and labels [R, S], or [R, S, outputs], int32 or float32."""
+        """Adds first, the column of an example's first token, int32 [R, S], and labels, int32 or float32 [R, S], or
+        [R, S, outputs]."""
         labels = self.labels[packing.indices]
         return super().packed(packing, shape, pad_id) | {
             "first": packing.examples(packing.column.astype(np.int32), shape),
@@ -210,7 +211,7 @@ class Regression(_Sentences):
     def check_learned(self, rows: Any, task: Task, where: str) -> None:
         """… numbers that float32 tells apart."""
         values = self.labels_of(rows, task)
-        names = task.target if values.ndim == 1 else task.outputs
+        names = task.outputs if values.ndim > len(task.target) else task.target
         for name, column in zip(names, values.reshape(len(values), -1).T, strict=True):
             _check_told_apart(column, name, where)
 
