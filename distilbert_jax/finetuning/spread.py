@@ -12,7 +12,7 @@ from distilbert_jax.finetuning.own_splits import OwnSplits
 from distilbert_jax.finetuning.predictions import majority_score, read_predictions
 from distilbert_jax.finetuning.results import RunResult
 from distilbert_jax.finetuning.runs import finetune_seeds
-from distilbert_jax.finetuning.tasks import Task, find_task
+from distilbert_jax.finetuning.tasks import ERRORS, Task, find_task
 
 _EPSILON = 1e-9
 DIVERGED = "diverged: "  # how `Spread.failed` begins of such a seed
@@ -32,7 +32,7 @@ class Spread:
     scores: Mapping[str, float]  # {seed: score}
     failed: Mapping[str, str]  # {seed: why}: it diverged, or learned nothing
     majority: float | None  # score of always giving the most frequent answer, where that is one
-    metrics: Mapping[str, float]  # {metric: median × 100}
+    metrics: Mapping[str, float]  # {metric: median × 100}, of errors the median of the seeds that did not diverge
     split: str  # that is scored
     train_rows: int
     scored_rows: int
@@ -40,6 +40,11 @@ class Spread:
     epochs: int
     train_seconds: float  # of a seed, median
     saved: str  # the model of the first seed, as a Hugging Face directory; empty: it diverged
+
+    @property
+    def is_diverged(self) -> bool:
+        """Whether every seed diverged, so that nothing was scored."""
+        return all(self.failed.get(seed, "").startswith(DIVERGED) for seed in self.scores)
 
 
 def directory_of_seed(run: Path, place: int, seed: int) -> Path:
@@ -79,8 +84,12 @@ def spread_of(results: Sequence[RunResult], directories: Sequence[Path], epochs:
         for result, directory in zip(results, directories, strict=True)
         if (why := _failure(task, result, directory, split, floor))
     }
+    # A run that diverged has 0, which of a score is the worst, and of an error the best.
+    counted_in = {
+        name: [one for one in results if not (one.diverged and name in ERRORS)] for name in first.scores[split]
+    }
     metrics = {
-        name: statistics.median(result.scores[split][name] for result in results) for name in first.scores[split]
+        name: statistics.median(one.scores[split][name] for one in runs) for name, runs in counted_in.items() if runs
     }
     return Spread(
         task=task.name,

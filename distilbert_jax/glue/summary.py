@@ -317,9 +317,10 @@ def _settings(run: SweepRun) -> str:
     return in_words(config, similar_lengths=result.batches == "similar lengths", added_rows=result.added_rows)
 
 
-def _held_out(run: SweepRun) -> bool:
+def _held_out(run: SweepRun) -> bool | None:
+    """True of a run that a tenth of train was held out of; None of others."""
     config = config_of(run.directory)
-    return config is not None and (config.select or config.selection_split)
+    return True if config and (config.select or config.selection_split) else None
 
 
 def settings(tasks: Mapping[str, TaskSummary]) -> list[str]:
