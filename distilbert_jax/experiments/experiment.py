@@ -134,7 +134,7 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
 
 
 def _check_weights(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
-    """Raise InputError for variants that are not copied yet and have no weights to copy: a model of the hub may have a pickle alone."""
+    """Raise InputError for variants that are not copied yet and have no weights to copy: some of the hub have a pickle alone."""
     absent = [variant.model for variant in variants if not has_weights(config.run_of(variant) / "model")]
     if lacking := [model for model in absent if not has_weights(locate(model))]:
         raise InputError(
