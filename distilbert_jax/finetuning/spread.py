@@ -10,9 +10,9 @@ import numpy as np
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.finetuning.own_splits import OwnSplits
 from distilbert_jax.finetuning.predictions import majority_score, read_predictions
-from distilbert_jax.finetuning.results import RunResult
+from distilbert_jax.finetuning.results import RunResult, median_metrics
 from distilbert_jax.finetuning.runs import finetune_seeds
-from distilbert_jax.finetuning.tasks import ERRORS, Task, find_task
+from distilbert_jax.finetuning.tasks import Task, find_task
 
 _EPSILON = 1e-9
 DIVERGED = "diverged: "  # how `Spread.failed` begins of such a seed
@@ -84,13 +84,6 @@ def spread_of(results: Sequence[RunResult], directories: Sequence[Path], epochs:
         for result, directory in zip(results, directories, strict=True)
         if (why := _failure(task, result, directory, split, floor))
     }
-    # A run that diverged has 0, which of a score is the worst, and of an error the best.
-    counted_in = {
-        name: [one for one in results if not (one.diverged and name in ERRORS)] for name in first.scores[split]
-    }
-    metrics = {
-        name: statistics.median(one.scores[split][name] for one in runs) for name, runs in counted_in.items() if runs
-    }
     return Spread(
         task=task.name,
         title=task.title,
@@ -102,7 +95,7 @@ def spread_of(results: Sequence[RunResult], directories: Sequence[Path], epochs:
         scores={str(result.seed): result.score for result in results},
         failed=failed,
         majority=floor,
-        metrics={name: value for name, value in metrics.items() if name != "score"},
+        metrics={name: value for name, value in median_metrics(results, split).items() if name != "score"},
         split=split,
         train_rows=first.train_rows,
         scored_rows=first.dev_rows[split],

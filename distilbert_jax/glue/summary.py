@@ -14,7 +14,7 @@ from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.kinds.sentences import majority
 from distilbert_jax.finetuning.predictions import Predictions, read_predictions
-from distilbert_jax.finetuning.results import read_result
+from distilbert_jax.finetuning.results import median_metrics, read_result
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE, REMARKS
 from distilbert_jax.glue.results import Choice, SweepRun, TaskSummary, by_task
@@ -65,10 +65,7 @@ def _summary_of(name: str, runs: Sequence[SweepRun]) -> TaskSummary:
         failed=sum(failed),
         diverged={str(result.seed): result.diverged for result in results if result.diverged},
         majority=floor,
-        metrics={
-            split: {metric: statistics.median(result.scores[split][metric] for result in results) for metric in values}
-            for split, values in first.scores.items()
-        },
+        metrics={split: median_metrics(results, split) for split in first.scores},
         train_rows=first.train_rows,
         dev_rows=first.dev_rows,
         cut_share=first.cut_share,
