@@ -57,10 +57,8 @@ def in_words(config: FinetuneConfig, *, similar_lengths: bool = False, added_row
         similar_lengths: its batches were of these, as an earlier version made them.
         added_rows: copies of rows; None: none.
     """
-    said = [
-        f"learning rate {config.optimizer.learning_rate:g}, {config.epochs} epochs, batch {config.batch_size}, length "
-        f"{config.length}, {config.run.dtype}"
-    ]
+    rate, epochs = config.optimizer.learning_rate, counted(config.epochs or 0, "epoch")
+    said = [f"learning rate {rate:g}, {epochs}, batch {config.batch_size}, length {config.length}, {config.run.dtype}"]
     if similar_lengths:
         said.append("batches of similar lengths (of an earlier version)")
     if Path(config.model).parent.name.startswith("mnli-"):
