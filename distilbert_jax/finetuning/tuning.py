@@ -35,6 +35,7 @@ from distilbert_jax.training.loop import Evaluate, fit
 from distilbert_jax.training.optimizer import adamw, layer_shares, schedule
 from distilbert_jax.training.projections import draw_projections, of_model
 from distilbert_jax.training.step import TrainState, init_state, make_train_step, stack_states
+from distilbert_jax.training.terms import all_reads
 
 
 class Stage(NamedTuple):
@@ -131,7 +132,7 @@ class Tuning:
                 trained = [None] * len(runs)
             seconds = round(time.perf_counter() - started + max(run.seconds for run in runs), 2)
             return [
-                self._result(*run, why.get(place, ""), seconds=seconds, together=len(runs))
+                self._result(*run, teacher, why.get(place, ""), seconds=seconds, together=len(runs))
                 for place, run in enumerate(zip(runs, trained, strict=True))
             ]
 
@@ -265,7 +266,20 @@ class Tuning:
             whole = rows[0] if len(rows) == 1 else {name: np.stack([row[name] for row in rows]) for name in rows[0]}
             yield sharding.put(whole, where)
 
-    def _result(self, run: Run, params: Params | None, why: str, *, seconds: float, together: int) -> RunResult:
+    def _flops(self, teacher: Teacher) -> float:
+        """FLOPs of a run's steps. Where layers alone are learned, nothing above them is computed."""
+        rows, length, total = self.placed_shape.rows, self.placed_shape.length, 0.0
+        for stage in self.stages:
+            reads = None
+            if stage.learned == "layers" and teacher.config:
+                reads = all_reads(objective.layer_terms(self.config.distill), self.model_config, teacher.config)
+            step = cost.tuning_flops(self.model_config, rows, length, teacher.config, reads)
+            total += (stage.stop - stage.start) * step
+        return total
+
+    def _result(
+        self, run: Run, params: Params | None, teacher: Teacher, why: str, *, seconds: float, together: int
+    ) -> RunResult:
         """Evaluate a trained run and keep what it predicts. params: None of a run that diverged, and `why` it did."""
         config, directory = run.config, run.directory
         if params and not all(bool(jnp.isfinite(value).all()) for value in params.values()):
@@ -299,7 +313,7 @@ class Tuning:
             cut_share=self.data.train.cut / self.data.train.count,
             padding_share=self.padding,
             batches=BATCHES,
-            flops=self.steps * cost.tuning_flops(self.model_config, self.placed_shape.rows, self.placed_shape.length),
+            flops=self._flops(teacher),
             tested={file: datasets.fingerprint_of_test(of, name, config.data) for of, name, file in tests},
             diverged=why,
             train_seconds=seconds,

@@ -136,10 +136,9 @@ class Finetuning:
 
     def flops(self) -> float:
         """Of a step of all seeds over all devices."""
-        from distilbert_jax.training.cost import forward_flops, tuning_flops
+        from distilbert_jax.training.cost import tuning_flops
 
-        taught = forward_flops(self.teacher, self.length, 0.0) * self.length * self.rows if self.teacher else 0.0
-        return self.seeds * (tuning_flops(self.model, self.rows, self.length) + taught)
+        return self.seeds * tuning_flops(self.model, self.rows, self.length, self.teacher)
 
 
 @dataclass(frozen=True, kw_only=True)

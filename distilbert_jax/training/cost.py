@@ -55,9 +55,24 @@ def read_flops(config: ModelConfig, length: int, reads: Reads) -> float:
     return flops
 
 
-def tuning_flops(model: ModelConfig, rows: int, length: int) -> float:
-    """FLOPs of a step of fine-tuning on `rows` rows of `length` tokens, padding included; a teacher's are not counted."""
-    return 3 * forward_flops(model, length, 0.0) * length * rows
+def tuning_flops(
+    model: ModelConfig,
+    rows: int,
+    length: int,
+    teacher: ModelConfig | None = None,
+    reads: tuple[Reads, Reads] | None = None,
+) -> float:
+    """FLOPs of a step of fine-tuning on `rows` rows of `length` tokens, padding included, and of its teacher's forward pass.
+
+    Args:
+        reads: of model and teacher, where no more than these layers is computed; None: both encoders whole.
+    """
+    whole = lambda config: forward_flops(config, length, 0.0)
+    if reads and teacher:
+        ours, theirs = read_flops(model, length, reads[0]), read_flops(teacher, length, reads[1])
+    else:
+        ours, theirs = whole(model), whole(teacher) if teacher else 0.0
+    return (3 * ours + theirs) * length * rows
 
 
 def utilisation(flops_per_second: float, dtype: str) -> float | None:

@@ -11,9 +11,11 @@ from flax import nnx
 from distilbert_jax import config as c
 from distilbert_jax.finetuning import objective
 from distilbert_jax.finetuning.runs import finetune, finetune_seeds
+from distilbert_jax.finetuning.tuning import Tuning
 from distilbert_jax.models import DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer
+from distilbert_jax.training.cost import forward_flops
 from distilbert_jax.training.projections import draw_projections
 from tests.finetuning.conftest import WIDER
 from tests.finetuning.test_objective import classifier, examples_of, kind_with, packed
@@ -156,6 +158,9 @@ def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_ow
     rates = [entry["learning_rate"] for entry in logged]
     assert max(rates[:10]) == max(rates[10:]) == pytest.approx(1e-3), "each stage warms up and decays"
     assert sum(entry["examples"] for entry in first) == 2 * 40
+    rows, length, _ = Tuning(config).placed_shape
+    passes = 3 * forward_flops(STUDENT, length, 0.0) + forward_flops(WIDER, length, 0.0)
+    assert result.flops == pytest.approx(15 * rows * length * passes)
     assert "2 epochs of layers and then 1 epoch, 15 steps" in (tmp_path / "0/model/README.md").read_text()
     beside = [of_seed(seed, f"beside{seed}") for seed in (0, 3)]
     finetune_seeds(beside, together=True)

@@ -92,7 +92,13 @@ def test_flops_by_hand():
 
 
 def test_flops_of_fine_tuning_count_the_places_of_its_rows():
-    assert cost.tuning_flops(runs.BERT, 5, 16) == 5 * 3 * 16 * cost.forward_flops(runs.BERT, 16, 0.0)
+    ours, teacher = cost.forward_flops(runs.BERT, 16, 0.0), runs.change(runs.BERT, num_hidden_layers=6)
+    theirs = 6 * ours / runs.BERT.num_hidden_layers
+    assert cost.tuning_flops(runs.BERT, 5, 16) == 5 * 3 * 16 * ours
+    assert cost.tuning_flops(runs.BERT, 5, 16, teacher) == 5 * 16 * (3 * ours + theirs)
+    layers = c.Reads(hidden_states=(0,)), c.Reads(hidden_states=(2,))
+    below = (3 / runs.BERT.num_hidden_layers * ours) + theirs / 2
+    assert cost.tuning_flops(runs.BERT, 5, 16, teacher, layers) == pytest.approx(5 * 16 * below)
 
 
 @pytest.mark.parametrize(
