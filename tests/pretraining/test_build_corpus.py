@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Tokenizer
 
 from distilbert_jax.base.config_io import from_json, to_values
 from distilbert_jax.base.files import write_json
+from distilbert_jax.cli.main import main
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining import build_corpus as corpus_module
 from distilbert_jax.pretraining.build_corpus import build_corpus, build_share
@@ -476,26 +477,21 @@ def test_what_is_not_a_finished_corpus_is_named(tokenizer, source, tmp_path):
     assert build_corpus([source], tokenizer, tmp_path / "out").manifest == from_json(CorpusManifest, json.dumps(good))
 
 
-def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, source, tmp_path):
+def test_the_command_reports_and_refuses_a_mistake(tokenizer, source, tmp_path, capsys):
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
-    arguments = ["--text", str(source), "--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "distilbert_jax", "corpus", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{len(DOCUMENTS)} documents" in run.stdout
-    out = str(tmp_path / "two")
-    waiting = f"in {out}; not complete yet: shards of host 0 are missing\n"
+    command = ["corpus", "--text", str(source), "--tokenizer", str(tmp_path / "tokenizer")]
+    out = ["--out", str(tmp_path / "out"), "--processes", "1"]
+    main([*command, *out])
+    assert f"{len(DOCUMENTS)} documents" in capsys.readouterr().out
+    two = str(tmp_path / "two")
+    waiting = f"in {two}; not complete yet: shards of host 0 are missing\n"
     for host, said in ((1, waiting), (0, f"{len(DOCUMENTS)} documents")):
-        part = [*command[:-1], out, "--hosts", "2", "--host", str(host)]
-        assert said in subprocess.run(part, capture_output=True, text=True, check=True).stdout
-    run = subprocess.run([*command, "--hosts", "2"], capture_output=True, text=True, check=False)
-    assert run.stderr == "error: --hosts 2: say with --host 0 … 1 which of them this is\n"
-    run = subprocess.run([*command, "--hosts", "0"], capture_output=True, text=True, check=False)
-    assert run.stderr == "error: --hosts 0: expected at least 1\n"
+        main([*command, "--out", two, "--processes", "1", "--hosts", "2", "--host", str(host)])
+        assert said in capsys.readouterr().out
+    for hosts in ("2", "0"):  # which of the two, or none
+        refused(lambda hosts=hosts: main([*command, *out, "--hosts", hosts]), hosts, field="--hosts")
     source.write_bytes(b"\xff")
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 2
-    assert len(run.stderr.splitlines()) == 1
-    assert "line 1: not UTF-8" in run.stderr
+    refused(lambda: main([*command, *out]), "line 1: not UTF-8", path=str(source))
 
 
 def test_nothing_of_the_data_floor_that_a_worker_needs_imports_jax():
