@@ -55,8 +55,8 @@ def test_what_lies_within_packed_examples_is_that_of_each_alone():
     """Of two terms, by the formulas on examples one by one, without a row that is packed."""
     examples = examples_of(24, 3)
     packing, batch = packed(examples)
-    student, teacher = classifier(change(STUDENT, num_hidden_layers=2), 3, 1), classifier(WIDER, 3, 2)
-    teacher.config = change(teacher.config, num_hidden_layers=3)
+    student = classifier(change(STUDENT, num_hidden_layers=2), 3, 1)
+    teacher = classifier(change(WIDER, num_hidden_layers=3), 3, 2)
     config = c.DistillConfig(
         teacher="x",
         alpha=1.0,
