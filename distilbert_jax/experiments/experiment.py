@@ -22,6 +22,7 @@ from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.experiments.report import report
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.glue.references import TEST_SCORES
 from distilbert_jax.glue.results import SweepRun
 from distilbert_jax.glue.summary import apart, check_dev, config_of
 from distilbert_jax.glue.sweep import available, run_sweep
@@ -46,6 +47,8 @@ def build_corpora(config: ExperimentConfig, text: Sequence[Path], heldout_text: 
         raise InputError(
             "--text, --heldout-text: no variant of this experiment is pre-trained; leave them out", field="--text"
         )
+    if not data:
+        return
     wanted = []
     for option, places, files in (
         ("--text", {one.corpus for one in data}, text),
@@ -101,6 +104,11 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
         available(config.glue, config.tasks)
     models = {str(config.run_of(variant) / "model"): variant for variant in config.variants}
     for variant in variants:
+        if variant.published not in ("", *TEST_SCORES):
+            hint = nearest(variant.published, TEST_SCORES)
+            raise InputError(
+                f"{variant.name}: published = {variant.published!r}: no such row; {hint}", field="published", hint=hint
+            )
         architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
         if "glue" in stages and config.glue.length > architecture.max_length:
             raise InputError(
@@ -265,6 +273,7 @@ def compare(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
         teacher=beside(config.teacher),
         against=beside(config.student),
         only={config.run_of(variant): asked_of(config, variant) for variant in config.variants},
+        known={config.run_of(variant): variant for variant in config.variants},
     )
 
 

@@ -40,8 +40,11 @@ class RunFigures:
     tuning_seconds: float | None
     tuning_flops: float | None
     tasks: Mapping[str, float]  # {task: median score}
+    seeds: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # {task: score of each seed}
     majority: Mapping[str, float]  # {task: score of the most frequent label}
     remarks: tuple[str, ...]  # on the tasks
+    # Whose scores on the test sets stand beside it, a row of `glue.references.TEST_SCORES`.
+    published: str | None = field(default=None, metadata=LEFT_OUT)
     score: float | None = None  # mean over the tasks that all runs have; None without any
     of_teacher: Comparison | None = None  # with the teacher
     against: ComparisonWith | None = None

@@ -11,10 +11,10 @@ from rich.console import Console
 from distilbert_jax.base import config_io
 from distilbert_jax.base.files import atomic_file, check_results_place
 from distilbert_jax.base.hub import locate
-from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig, Sequences
+from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig, Sequences, Variant
 from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.experiments.figures import ComparisonWith, RunFigures
-from distilbert_jax.experiments.views import curves, differences, markdown, mean_of, table
+from distilbert_jax.experiments.views import beside_test, curves, differences, markdown, mean_of, table
 from distilbert_jax.finetuning.results import RunResult, read_result
 from distilbert_jax.glue import bootstrap
 from distilbert_jax.glue.results import Comparison, SweepRun, by_task
@@ -48,6 +48,7 @@ def measure(
     length: int,
     sequences: Sequences = "line",
     max_rows: int | None = None,
+    known: Variant | None = None,
 ) -> RunFigures:
     """The figures of one run by itself.
 
@@ -57,6 +58,7 @@ def measure(
         teacher: a run; KL to it is 0 for the teacher itself.
         length: tokens in a row of held-out text.
         max_rows: of held-out text.
+        known: the variant of an experiment that the run is.
 
     Raises:
         InputError: the run has something damaged in it.
@@ -93,9 +95,15 @@ def measure(
         tuning_seconds=round(sum(one.train_seconds / one.together for one in every), 1) if every else None,
         tuning_flops=sum(one.flops for one in every) if every else None,
         tasks={name: row.median for name, row in tasks.items()},
+        seeds={name: tuple(row.scores.values()) for name, row in tasks.items()},
         majority={name: row.majority for name, row in tasks.items()},
-        remarks=(*choices(tasks), *remarks(tasks)) if tasks else (),
+        remarks=(*_remark(known), *choices(tasks), *remarks(tasks)) if tasks else _remark(known),
+        published=(known and known.published) or None,
     )
+
+
+def _remark(known: Variant | None) -> tuple[str, ...]:
+    return (known.remark,) if known and known.remark else ()
 
 
 def _training(run: Path) -> tuple[int | None, float | None, float | None]:
@@ -227,6 +235,7 @@ def report(
     length: int | None = None,
     max_rows: int | None = None,
     only: Mapping[Path, Collection[tuple[str, int]]] = MappingProxyType({}),
+    known: Mapping[Path, Variant] = MappingProxyType({}),
 ) -> dict[str, RunFigures]:
     """Measure the runs, print the table, write results.json ({run's name: its figures}), report.md and curves.png into `out`.
 
@@ -237,6 +246,7 @@ def report(
         length: tokens in a row, for held-out text and speed; None: that of the first run that says.
         max_rows: of held-out text.
         only: of a run, task and seed of the fine-tuning that counts; of one that is not named, all that is there.
+        known: of a run, the variant of an experiment that it is: what was published beside it, and what has to be said of it.
 
     Raises:
         InputError: a run's directory has no model yet, its model or log is not what it has written, `out` is a file; nothing is
@@ -283,7 +293,10 @@ def report(
     asked = {"heldout": heldout, "teacher": teacher, "length": length, "max_rows": max_rows}
     # Packed in another way a run of pairs and a run of lines are asked the same.
     sequences = kinds.pop() if len(kinds) == 1 else "line"
-    rows = {path.name: measure(path, tuned[path.resolve()], **asked, sequences=sequences) for path in paths}
+    rows = {
+        path.name: measure(path, tuned[path.resolve()], **asked, sequences=sequences, known=known.get(path))
+        for path in paths
+    }
     outside = tuned.keys() - set(map(Path.resolve, paths))
     counted = common_tasks([row.tasks for row in rows.values()] + [by_task(tuned[path]) for path in outside])
     # With itself no run is compared.
@@ -314,8 +327,11 @@ def report(
     console = Console(markup=False)  # a run's name may have brackets
     if not console.is_terminal:
         console.width = 160  # in a log nothing forces figures to be cut
-    console.print(table(rows))
-    if counted:
-        console.print(mean_of(counted), soft_wrap=True)
+    console.print(table(rows, counted))
+    for said in (*([mean_of(counted)] if counted else []), *beside_test(rows)):
+        console.print(said, soft_wrap=True)
+    for path in paths:
+        for said in _remark(known.get(path)):
+            console.print(f"{path.name}: {said}", soft_wrap=True)
     print(f"{out}/results.json, report.md and the plots written")
     return rows

@@ -13,14 +13,13 @@ from distilbert_jax.config import PretrainConfig
 from distilbert_jax.experiments.figures import RunFigures
 from distilbert_jax.experiments.variants import leaves
 from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.glue.references import TEST_REMARK, TEST_SCORES
 from distilbert_jax.glue.results import Interval
 from distilbert_jax.training import run_directory
 from distilbert_jax.training.cost import RelativeSpeed
 from distilbert_jax.training.logging import MEASURED, Entry, Kind, read_metrics
 
 T = TypeVar("T")
-
-_MEAN = "mean score"
 
 
 def _title(task: str) -> str:
@@ -35,13 +34,26 @@ def _ratio(one: RelativeSpeed) -> str:
     return f"{one.ratio:.2f} ({one.ratio_min:.2f} to {one.ratio_max:.2f})"
 
 
-def _lines(rows: Mapping[str, RunFigures]) -> list[list[str]]:
-    """A line a figure: its title, then its value in every run; what no run has is left out. The first line names the runs."""
-    runs, lines = list(rows.values()), [["", *rows]]
+def _lines(
+    rows: Mapping[str, RunFigures], counted: Sequence[str], *, spread: bool = False, majority: bool = False
+) -> list[list[str]]:
+    """A line a figure: its title, then its value in every run; what no run has is left out. The first line names the runs, and
+    behind them whose published test scores stand beside them.
 
-    def line(title: str, values: Sequence[T | None], say: Callable[[T], str]) -> None:
+    Args:
+        counted: tasks that the mean scores are over.
+        spread: the lowest and the highest seed in the cells of a task.
+        majority: the scores of the majority class in a last column.
+    """
+    others = {f"{name}, test": TEST_SCORES[name] for name in _published(rows)}
+    if majority and (floor := {name: score for row in rows.values() for name, score in row.majority.items()}):
+        others["majority"] = floor
+    runs, lines = list(rows.values()), [["", *rows, *others]]
+
+    def line(title: str, values: Sequence[T | None], say: Callable[[T], str], beside: Sequence[str] = ()) -> None:
         if any(values):
-            lines.append([title, *("–" if value is None else say(value) for value in values)])
+            cells = ("–" if value is None else say(value) for value in values)
+            lines.append([title, *cells, *(beside or ["–"] * len(others))])
 
     for title, name, form, scale in (
         ("layers", "layers", "{:d}", 1),
@@ -57,14 +69,15 @@ def _lines(rows: Mapping[str, RunFigures]) -> list[list[str]]:
         ("encoder, batch 32, tokens/s", "tokens_per_second", "{:,d}", 1),
         ("fine-tuning, seconds", "tuning_seconds", "{:,.0f}", 1),
         ("fine-tuning, TFLOP", "tuning_flops", "{:.4g}", 1e-12),
-        (_MEAN, "score", "{:.1f}", 1),
     ):
         line(title, [getattr(row, name) for row in runs], lambda value, form=form, by=scale: form.format(value * by))
+    line("mean score", [row.score for row in runs], "{:.1f}".format, [_mean(one, counted) for one in others.values()])
     for name in dict.fromkeys(name for row in runs for name in row.heldout_parts):
         title = f"{name.removeprefix('loss_')}, held out in the run"
         line(title, [row.heldout_parts.get(name) for row in runs], "{:.4g}".format)
     for task in dict.fromkeys(task for row in runs for task in row.tasks):
-        line(_title(task), [f"{row.tasks[task]:.1f}" if task in row.tasks else None for row in runs], str)
+        cells = [_score(row, task, spread=spread) if task in row.tasks else None for row in runs]
+        line(_title(task), cells, str, [f"{one[task]:.1f}" if task in one else "–" for one in others.values()])
     against = next((row.against.name for row in runs if row.against), "")
     line("% of the teacher's score", [row.of_teacher and row.of_teacher.share for row in runs], _interval)
     line(f"minus {against}", [row.against and row.against.difference for row in runs], lambda one: _interval(one, "+"))
@@ -73,9 +86,38 @@ def _lines(rows: Mapping[str, RunFigures]) -> list[list[str]]:
     return lines
 
 
-def table(rows: Mapping[str, RunFigures]) -> Table:
-    """The figures of several runs for the terminal: a column a run, which fits 80 characters for the demo's four."""
-    return tables.terminal(_lines(rows), "held-out masked LM, and dev scores × 100 (medians)")
+def _score(row: RunFigures, task: str, *, spread: bool) -> str:
+    seeds = row.seeds.get(task, ())
+    return f"{row.tasks[task]:.1f}" + (f" [{min(seeds):.1f}–{max(seeds):.1f}]" if spread and len(seeds) > 1 else "")
+
+
+def _mean(scores: Mapping[str, float], tasks: Sequence[str]) -> str:
+    """The mean over tasks; "–" where the score of one is missing."""
+    whole = tasks and all(name in scores for name in tasks)
+    return f"{statistics.fmean(scores[name] for name in tasks):.1f}" if whole else "–"
+
+
+def _published(rows: Mapping[str, RunFigures]) -> list[str]:
+    return list(dict.fromkeys(row.published for row in rows.values() if row.published))
+
+
+def beside_test(rows: Mapping[str, RunFigures]) -> list[str]:
+    """What a comparison with published test scores can say; nothing where there are none."""
+    return [TEST_REMARK] if _published(rows) else []
+
+
+def _narrow(lines: list[list[str]]) -> list[list[str]]:
+    """The lines; runs as rows where they are more than the figures."""
+    return [list(column) for column in zip(*lines, strict=True)] if len(lines[0]) > len(lines) else lines
+
+
+def table(rows: Mapping[str, RunFigures], counted: Sequence[str] = ()) -> Table:
+    """The figures of several runs for the terminal: a column a run, which fits 80 characters for the demo's four; of many a row.
+
+    Args:
+        counted: tasks that the mean scores are over.
+    """
+    return tables.terminal(_narrow(_lines(rows, counted)), "held-out masked LM, and dev scores × 100 (medians)")
 
 
 def mean_of(tasks: Sequence[str]) -> str:
@@ -94,13 +136,8 @@ def markdown(
         configs: of the runs, as far as they have some.
     """
     apart = settings(configs or {})
-    lines = _lines(rows)
-    if floor := {name: score for row in rows.values() for name, score in row.majority.items()}:
-        titles = {_title(name): score for name, score in floor.items()}
-        if counted:
-            titles[_MEAN] = statistics.fmean(floor[name] for name in counted)
-        for line in lines:
-            line.append(f"{titles[line[0]]:.1f}" if line[0] in titles else "–" if line[0] else "majority")
+    lines = _narrow(_lines(rows, counted, spread=True, majority=True))
+    several = any(len(scores) > 1 for row in rows.values() for scores in row.seeds.values())
     said: dict[str, list[str]] = {}
     for name, row in rows.items():
         for remark in row.remarks:
@@ -110,6 +147,8 @@ def markdown(
         tables.markdown(lines)
         + "\n"
         + (f"- {mean_of(counted)}\n" if counted else "")
+        + ("- In brackets: the lowest and the highest seed.\n" if several else "")
+        + "".join(f"- {one}\n" for one in beside_test(rows))
         + "".join(f"- {'' if names == tuned else ', '.join(names) + ': '}{remark}\n" for remark, names in said.items())
         + (f"\n## Settings that differ\n\n{tables.markdown(apart)}" if apart else "")
     )

@@ -30,6 +30,17 @@ PUBLISHED = {
     "distilbert-base-cased": ModelConfig.distilbert_base(vocab_size=28996),
     "distilbert-base-multilingual-cased": ModelConfig.distilbert_base(vocab_size=119547),
 }
+# Turc et al. 2019 (arXiv 1908.08962); too many to be listed where a name is unknown.
+SMALL_BERTS = {
+    f"google/bert_uncased_L-{layers}_H-{hidden}_A-{hidden // 64}": ModelConfig.bert_base(
+        num_hidden_layers=layers,
+        hidden_size=hidden,
+        num_attention_heads=hidden // 64,
+        intermediate_size=4 * hidden,
+    )
+    for layers in (2, 4, 6, 8, 10, 12)
+    for hidden in (128, 256, 512, 768)
+}
 
 
 @dataclass(frozen=True)
@@ -220,8 +231,8 @@ def architecture(name: str, named_by: str) -> ModelConfig:
         raise InputError(
             f"{named_by} is not set: name a directory, or one of {', '.join(PUBLISHED)}", field=named_by, hint=hint
         )
-    if not Path(name).is_dir() and name in PUBLISHED:
-        return PUBLISHED[name]
+    if not Path(name).is_dir() and (known := PUBLISHED.get(name) or SMALL_BERTS.get(name)):
+        return known
     from distilbert_jax.models.hf_format import read_config
 
     if (directory := Path(name).expanduser() if Path(name).is_dir() else _cached(name)) is None:

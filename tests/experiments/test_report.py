@@ -63,7 +63,7 @@ def test_a_report_is_a_table_a_file_and_a_plot(pair, world, tmp_path, capsys):
         assert set(row) == {
             "layers", "parameters", "steps", "train_seconds", "mlm_loss", "mlm_accuracy", "perplexity", "kl_to_teacher",
             "heldout_tokens", "tokens_per_second", "tasks", "score", "majority", "remarks", "train_flops", "tuning_seconds",
-            "tuning_flops", "of_teacher", "against", "speed", "heldout_parts",
+            "seeds", "tuning_flops", "of_teacher", "against", "speed", "heldout_parts",
         }  # fmt: skip
         assert (row["layers"], row["steps"]) == (1, 30)
         entries = [entry for entry in metrics(pair / name / "metrics.jsonl") if entry["kind"] == "train"]
