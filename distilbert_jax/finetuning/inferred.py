@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from distilbert_jax.config import MOST_LABELS
-from distilbert_jax.errors import InputError, counted, nearest, shortened
+from distilbert_jax.errors import InputError, counted, few, nearest, shortened
 from distilbert_jax.finetuning.files import Table
 
 LabelKind = Literal["classification", "multi_label", "regression"]
@@ -83,7 +83,11 @@ def number_of(value: Any) -> float | None:
 
 
 class Values:
-    """What a column of labels holds, as far as it tells what they are.
+    """What a column of labels holds, as far as it tells what they are. An id of a table that names its ids is its name.
+
+    Args:
+        named: whether it is; of columns that say each of one class whether a row has it, 0 and 1 are no ids.
+        sets: whether a list is the classes of a row, not the tags of its words.
 
     Attributes:
         counts: {value: rows}, text as `_stripped` has it, true and false by name; of lists their elements.
@@ -91,8 +95,9 @@ class Values:
         lists: whether the values are lists.
     """
 
-    def __init__(self, table: Table, column: str):
-        self.table, self.column, self.total = table, column, 0
+    def __init__(self, table: Table, column: str, *, named: bool = True, sets: bool = True):
+        self.table, self.column, self.total, self.sets = table, column, 0, sets
+        self._named = table.named if named else lambda column, value: value
         self.counts: Counter[Any] = Counter()
         self.rows: dict[Any, int] = {}
         self.lists = False
@@ -103,15 +108,26 @@ class Values:
         Raises:
             InputError: there is none, or it is neither text, number, true or false, nor a list of them.
         """
-        value = cell(given, functools.partial(self.wrong, number))
+        value = self.read(number, given)
         if self.total and isinstance(value, list) != self.lists:
             raise self.wrong(number, f"is {shortened(repr(given))}: some rows have lists, others have not")
+        if self.sets and isinstance(value, list) and _is_multi_hot(value):
+            raise self.wrong(
+                number,
+                f"is {shortened(repr(given))}, a 0 or 1 for each label: write the names of those that a row has, or a column of 0 "
+                "and 1 for each of them: --label A B C",
+                "--label",
+            )
         self.total, self.lists = self.total + 1, isinstance(value, list)
         for one in dict.fromkeys(map(self._one(number), value if self.lists else [value])):
             self.counts[one] += 1
             self.rows.setdefault(one, number)
         if len(self.counts) > _DISTINCT and not self.all_numbers:
             raise self.wrong(number, f"has more than {_DISTINCT:,} different values: is it the column of the labels?")
+
+    def read(self, number: int, given: Any) -> Any:
+        """The label of a row as it is meant: a list that is written as text, and an id by its name."""
+        return self._named(self.column, cell(given, functools.partial(self.wrong, number)))
 
     def _one(self, number: int) -> Callable[[Any], Any]:
         def checked(value: Any) -> Any:
@@ -195,6 +211,12 @@ class Labels:
         )
 
 
+def _is_multi_hot(value: Sequence[Any]) -> bool:
+    """Whether a list says of each label whether a row has it: of 0 and 1 that are no ids, or stand there twice."""
+    bits = bool(value) and all(isinstance(one, int | float) and one in (0, 1) for one in value)
+    return bits and (len(set(value)) < len(value) or any(type(one) is not int for one in value))
+
+
 def name_of(value: Any) -> str:
     """How a class is called whose label is this value: 1 of 1.0 too, `true` of True."""
     if isinstance(value, bool):
@@ -217,7 +239,7 @@ def infer(
         values: of each column, of all rows of train.
         kind: what the user says that they are; None: to be told.
         names: of the classes in their order, as the user gives them.
-        classes: names of the ids, which the table says itself.
+        classes: names of the ids, which the table says itself; `values` has the names.
 
     Raises:
         InputError: they cannot be that, or there is one class alone.
@@ -298,14 +320,17 @@ def _classes(values: Values, given: Sequence[str], told: Sequence[str]) -> Label
         number = number_of(value) if whole else None
         return name_of(_stripped(value) if number is None else number)
 
+    told = [_stripped(name) for name in told]
+    if len(set(told)) < len(told):
+        raise InputError(f"{values.table.name}: {values.column} names two classes alike: {', '.join(told)}")
     if told:
         if given and set(given) != set(told):
             raise InputError(
                 f"--labels {' '.join(given)}: {values.table.name} itself names them {', '.join(told)}", field="--labels"
             )
-        names, called, why = tuple(given or told), _by_id(told), "names that the data set has"
+        names, called, why = tuple(given or told), _or_by_id(told), "names that the data set has"
     elif given and whole and not {plain(value) for value in values.counts} <= set(given):
-        names, called, why = tuple(given), _by_id(given), "names as given, by their ids"
+        names, called, why = tuple(given), _or_by_id(given), "names as given, by their ids"
     elif given:
         names, called, why = tuple(given), plain, "names as given"
     elif whole:
@@ -329,6 +354,12 @@ def _classes(values: Values, given: Sequence[str], told: Sequence[str]) -> Label
             path=values.table.name,
             field=values.column,
         )
+    if kind == "multi_label" and values.sets and all(rows == values.total for rows in values.counts.values()):
+        raise InputError(
+            f"{values.table.name}: every row has each of the {values.column} {few(names, ', ')}: nothing is to be learned",
+            path=values.table.name,
+            field=values.column,
+        )
     return Labels(kind, names, why, called)
 
 
@@ -341,13 +372,17 @@ def _has_comma(value: Any) -> bool:
     return isinstance(value, str) and _WITH_COMMA.fullmatch(value) is not None
 
 
-def _by_id(names: Sequence[str]) -> Callable[[Any], str]:
-    """The name of a class by its id; a name, or what is no id, as it is."""
+def _or_by_id(names: Sequence[str]) -> Callable[[Any], str]:
+    """The name of a class by its name, or by its id where no class is called by a number; anything else as it is."""
+    own, ids = set(names), () if any(number_of(name) is not None for name in names) else names
 
     def called(value: Any) -> str:
         number = number_of(value)
-        known = number is not None and number == number // 1 and 0 <= number < len(names)
-        return names[int(number)] if known and number is not None else name_of(_stripped(value))
+        whole = number is not None and number == number // 1
+        name = name_of(_stripped(value) if number is None or not whole else number)
+        if name in own or number is None or not whole or not 0 <= number < len(ids):
+            return name
+        return ids[int(number)]
 
     return called
 

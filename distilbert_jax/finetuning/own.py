@@ -56,7 +56,7 @@ def own_task(
     for table in (given, *((scored,) if scored else ())):
         require_columns(table, roles)
     columns = Reader(roles).columns
-    pinned, pinned_dev = Pinned.of(given, columns), scored and Pinned.of(scored, columns)
+    pinned, pinned_dev = Pinned.of(given, columns(given)), scored and Pinned.of(scored, columns(scored))
     seen, held = look(given, roles, apart=scored is None), None
     learned = _labels_of(seen, roles, kind, labels, given)
     if scored is not None:
@@ -99,10 +99,10 @@ class Seen:
 def look(table: Table, roles: Roles, *, apart: bool = False) -> Seen:
     """Read all rows of a table: texts are checked, labels counted. apart: a tenth is held out."""
     columns = roles.label or ((roles.tags,) if roles.tags else ())
-    values = lambda: tuple(Values(table, column) for column in columns)
+    values = lambda: tuple(Values(table, column, named=len(columns) == 1, sets=not roles.tags) for column in columns)
     seen, reader = Seen(table, values(), held=values()), Reader(roles)
     with progress(f"reading {table.name}", table.size) as done:
-        for number, row in table.rows(reader.columns):
+        for number, row in table.rows(reader.columns(table)):
             reader.inputs(table, number, row)
             if roles.answers:
                 answers_of(table, number, row, roles)
@@ -199,6 +199,9 @@ def task_of(source: OwnSplits, labels: Labels | None, rows: Mapping[str, int]) -
     target = roles.targets if len(roles.targets) == 1 and kind != "multi_label" else (SEVERAL,)
     title = as_name(Path(name).stem, "own") if Path(name).suffix else "own"
     said = repr((roles, kind, names, source.fingerprint(TRAIN), source.fingerprint(DEV)))
+    told = [source.dev.classes.get(column, names) for column in roles.targets] if source.dev else []
+    if any(one != names for one in told):  # other names of the same ids
+        said += repr(told)
     metrics, beside = usual_metrics(kind, names)
     plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "own"
     return Task(

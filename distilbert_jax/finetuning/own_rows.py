@@ -13,6 +13,7 @@ from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.squad import wrong_answers
 from distilbert_jax.text.columns import absent_column
 
+ID = "id"  # of a question
 SEVERAL = "labels"  # the column that a task has for several labels, or several amounts, of a row: a number each
 
 
@@ -30,10 +31,10 @@ class Reader:
     labels: Labels | None = None
     labelled: bool = True
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What is read of a table."""
-        return (*self.roles.inputs, *(self.roles.targets if self.labelled else ()))
+    def columns(self, table: Table) -> tuple[str, ...]:
+        """What is read of a table: of questions also their `id`, by which answers are predicted, where there is one."""
+        ids = (ID,) if self.roles.answers and self.labelled and ID in table.columns else ()
+        return (*self.roles.inputs, *(self.roles.targets if self.labelled else ()), *ids)
 
     def rows(self, table: Table) -> Iterator[tuple[int, dict[str, Any]]]:
         """Every row of a table, converted, as a stream, and its number.
@@ -41,8 +42,10 @@ class Reader:
         Raises:
             InputError: a text, a label or an answer is missing or wrong; the row is named.
         """
-        for number, row in table.rows(self.columns):
-            yield number, self.inputs(table, number, row) | (self.targets(table, number, row) if self.labelled else {})
+        columns = self.columns(table)
+        for number, row in table.rows(columns):
+            targets = self.targets(table, number, row) if self.labelled else {}
+            yield number, self.inputs(table, number, row) | targets | ({ID: str(row[ID])} if ID in columns else {})
 
     def inputs(self, table: Table, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
         """What a model reads of a row."""
@@ -77,7 +80,7 @@ class Reader:
                     raise wrong(name).wrong(number, f"is {row[name]!r}; expected {expected}")
             return {SEVERAL: [float(value) for value in given if value is not None]}
         name = roles.one_label
-        value = cell(row[name], functools.partial(wrong(name).wrong, number))
+        value = wrong(name).read(number, row[name])
         if labels.kind == "regression":
             amount = number_of(value)
             if amount is None or amount != amount:
@@ -119,7 +122,7 @@ def tags_of(table: Table, number: int, row: Mapping[str, Any], roles: Roles) -> 
     words, tags = words_of(table, number, roles.tokens, row), words_of(table, number, roles.tags, row, numbers=True)
     if len(tags) != len(words):
         raise Values(table, roles.tags).wrong(number, f"has {len(tags)} tags for {len(words)} {roles.tokens}")
-    return tags
+    return table.named(roles.tags, tags)
 
 
 def answers_of(table: Table, number: int, row: Mapping[str, Any], roles: Roles) -> dict[str, list[Any]]:

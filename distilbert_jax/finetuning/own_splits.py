@@ -11,7 +11,7 @@ from typing import Any
 from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.files import Table
-from distilbert_jax.finetuning.own_rows import SEVERAL, Reader, group_of
+from distilbert_jax.finetuning.own_rows import ID, SEVERAL, Reader, group_of
 
 TRAIN, DEV = "train", "validation"
 _AT_ONCE = 1000  # rows of a record batch
@@ -89,7 +89,7 @@ class OwnSplits:
         return self._loaded[split]
 
     def _written(self, table: Table, *, apart: bool = False) -> dict[str, Any]:
-        files = {name: _ArrowFile(_schema(self.reader)) for name in ((TRAIN, DEV) if apart else (TRAIN,))}
+        files = {name: _ArrowFile(_schema(self.reader, table)) for name in ((TRAIN, DEV) if apart else (TRAIN,))}
         try:
             with progress(f"reading {table.name}", table.size) as done:
                 for read, (_, row) in enumerate(self.reader.rows(table), 1):
@@ -102,7 +102,7 @@ class OwnSplits:
                 file.path.unlink(missing_ok=True)
 
 
-def _schema(reader: Reader) -> Any:
+def _schema(reader: Reader, table: Table) -> Any:
     import pyarrow as pa
 
     roles, labels = reader.roles, reader.labels
@@ -111,6 +111,7 @@ def _schema(reader: Reader) -> Any:
         return pa.schema(inputs)
     if roles.answers:
         learned = {roles.answers: pa.struct({"text": pa.list_(pa.string()), "answer_start": pa.list_(pa.int64())})}
+        learned |= {ID: pa.string()} if ID in reader.columns(table) else {}
     elif roles.tags:
         learned = {roles.tags: pa.list_(pa.int64())}
     elif len(roles.label) > 1 or (labels and labels.kind == "multi_label"):

@@ -17,14 +17,15 @@ from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning.augment import augmented, load_proposer
 from distilbert_jax.finetuning.examples import Examples
-from distilbert_jax.finetuning.kinds import kind_of
+from distilbert_jax.finetuning.kinds import Kind, kind_of
 from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.tasks import Task
-from distilbert_jax.models.heads import ModelWithHead
+from distilbert_jax.models.heads import ModelWithHead, SequenceClassification
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.models.ranges import check_rows
 from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids
+from distilbert_jax.text.tokenizer_files import settings_of
 from distilbert_jax.training import sharding
 
 
@@ -162,6 +163,13 @@ def check_sizes(config: FinetuneConfig, model: ModelWithHead, tokenizer: Tokeniz
             f"--length {model.config.max_length} is the longest",
             field="length",
         )
+    limit = settings_of(tokenizer).max_length
+    if limit is not None and config.length > limit:
+        raise InputError(
+            f"length = {config.length} is beyond the {limit} tokens that the tokenizer of {config.model} takes (model_max_length): "
+            f"--length {limit} is the longest",
+            field="length",
+        )
     check_fit(tokenizer, model.config.vocab_size, config.model)
     check_ids(data, model, config.model)
 
@@ -204,6 +212,15 @@ class Teacher(NamedTuple):
 NO_TEACHER = Teacher(None, {}, None)
 
 
+def _problem(config: ModelConfig) -> str:
+    """What a classifier of texts gives; where its config does not say it, by the number of its labels, as in transformers."""
+    return config.problem_type or ("regression" if len(config.labels) == 1 else "single_label_classification")
+
+
+def _problem_of(kind: Kind) -> str:
+    return kind.problem_type or "single_label_classification"
+
+
 def load_teacher(
     name: str, config: FinetuneConfig, task: Task, tokenizer: Tokenizer, data: Data, mesh: Mesh
 ) -> Teacher:
@@ -221,6 +238,12 @@ def load_teacher(
         check_ids(data, teacher, where)
     except InputError as error:
         raise InputError(str(error), path=name, field="distill.teacher", hint=error.hint) from None
+    if kind.head is SequenceClassification and (theirs := _problem(teacher.config)) != (ours := _problem_of(kind)):
+        raise InputError(
+            f"{where}: is a {theirs.replace('_', ' ')}, the task a {ours.replace('_', ' ')} (problem_type in its config.json)",
+            path=name,
+            field="distill.teacher",
+        )
     if not same_ids(load_tokenizer(name), tokenizer):
         raise InputError(
             f"{where}: its tokenizer is not that of {config.model}; ids would differ", field="distill.teacher"

@@ -35,7 +35,7 @@ from distilbert_jax.models.params import split
 from distilbert_jax.models.ranges import check_rows
 from distilbert_jax.pipelines import TextClassification, TokenClassification
 from distilbert_jax.text.columns import USUAL, Layout
-from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, special_ids
+from distilbert_jax.text.tokenizer import BertTokenizer, check_fit, load_tokenizer, special_ids
 from distilbert_jax.training import sharding
 
 _HEADS = {
@@ -80,7 +80,7 @@ def score_rows(
         data: as `open_table` takes it.
         roles: of its columns.
         layout: of the file.
-        length: tokens that are read of a row; None: all that the model has positions for.
+        length: tokens that are read of a row; None: as many as the model takes, by its positions and its tokenizer's limit.
         dtype, activations: as in `from_pretrained`.
 
     Raises:
@@ -90,18 +90,18 @@ def score_rows(
     roles.require_targets()
     table = open_table(data, layout=layout)
     require_columns(table, roles)
-    pinned = Pinned.of(table, Reader(roles).columns)
+    pinned = Pinned.of(table, Reader(roles).columns(table))
     seen = look(table, roles)
     head = _HEADS[roles.form].from_pretrained(model, dtype=dtype, activations=activations, new_head=False)
     roles, labels = _of_model(head.config, seen.values, roles, table, model)
     task = task_of(OwnSplits(Reader(roles, labels), pinned, pinned), labels, {DEV: seen.rows})
-    kind, tokenizer = kind_of(task), load_tokenizer(model)
+    kind, reader = kind_of(task), BertTokenizer.from_pretrained(model)
+    tokenizer = reader.tokenizer
     check_fit(tokenizer, head.config.vocab_size, model)
-    examples = kind.encode(
-        load_split(task, DEV), task, tokenizer, min(length or head.config.max_length, head.config.max_length)
-    )
-    longest = -(-int(examples.lengths.max()) // _MULTIPLE) * _MULTIPLE
-    shape = PackedShape(_ROWS, longest, longest // int(examples.lengths.min()))
+    longest = _longest(reader, head.config)
+    examples = kind.encode(load_split(task, DEV), task, tokenizer, min(length or longest, longest))
+    widest = -(-int(examples.lengths.max()) // _MULTIPLE) * _MULTIPLE
+    shape = PackedShape(_ROWS, widest, widest // int(examples.lengths.min()))
     outputs = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)(examples)
     values = kind.score(task, kind.decoded(outputs, examples), examples.targets)
     return Score(
@@ -114,6 +114,11 @@ def score_rows(
         labels=() if labels is None else labels.names,
         cut_share=examples.cut / seen.rows,
     )
+
+
+def _longest(tokenizer: BertTokenizer, config: ModelConfig) -> int:
+    """Tokens of a row that a model takes: by its tokenizer's limit and its positions, as in the pipelines."""
+    return min(tokenizer.max_length, config.max_length)
 
 
 def check_length(length: int | None) -> None:
@@ -137,7 +142,7 @@ def _of_model(
         return roles, right_choice(columns[0], roles.choices)
     names, problem = config.labels, config.problem_type
     if roles.label and (problem == "regression" or (len(names) == 1 and problem is None)):
-        return roles, _amounts(columns, names, model)
+        return _amounts(columns, roles, names, model)
     values, same = columns[0], by_meaning(names)
     several = len(columns) > 1 or (values.lists and not roles.tags)
     if several and problem != "multi_label_classification":
@@ -150,25 +155,15 @@ def _of_model(
             hint=hint,
         )
     if len(columns) > 1:
-        of = {same(one.column): one.column for one in columns}
-        if of.keys() != set(names):
-            raise InputError(
-                f"{model}: its labels are {few(names, ', ')}, and --label names {', '.join(roles.label)}",
-                path=model,
-                field="--label",
-            )
-        return dataclasses.replace(roles, label=tuple(of[one] for one in names)), Labels("multi_label", names, "")
-    told = table.classes.get(values.column, ())
+        return _by_name(columns, roles, names, model), Labels("multi_label", names, "")
 
     def named(value: Any) -> str:
         """By its name, which of a whole number may be written as 1, "1.0" or "LABEL_1"."""
-        if told and isinstance(value, int) and 0 <= value < len(told):
-            return same(told[value])
         number, name = number_of(value), same(name_of(value).strip())
         return name if name in names or number is None else same(name_of(number))
 
     is_id = lambda value: number_of(value) in range(len(names)) and named(value) not in names
-    by_id = not told and all(map(is_id, values.counts))
+    by_id = values.column not in table.classes and all(map(is_id, values.counts))
 
     def called(value: Any) -> str:
         number = number_of(value)
@@ -181,13 +176,32 @@ def _of_model(
     return roles, Labels("multi_label" if multi else "classification", names, "", called)
 
 
-def _amounts(columns: Sequence[Values], names: Sequence[str], model: str) -> Labels:
+def _by_name(columns: Sequence[Values], roles: Roles, names: Sequence[str], model: str) -> Roles:
+    """The columns in the order that a model has them in.
+
+    Raises:
+        InputError: it has not just these.
+    """
+    same = by_meaning(names)
+    of = {same(one.column): one.column for one in columns}
+    if of.keys() != set(names):
+        said = f"{model}: its labels are {few(names, ', ')}, and --label names {', '.join(roles.label)}"
+        raise InputError(said, path=model, field="--label")
+    return dataclasses.replace(roles, label=tuple(of[one] for one in names))
+
+
+def _amounts(columns: Sequence[Values], roles: Roles, names: Sequence[str], model: str) -> tuple[Roles, Labels]:
+    """Of several amounts the columns by their names, or in their order where the model names none."""
     if len(columns) != len(names):
         said = f"{model}: gives {len(names)} amounts, and --label names {len(columns)} columns"
         raise InputError(said, path=model, field="--label")
     for one in columns:
         one.numbers()
-    return Labels("regression", tuple(one.column for one in columns) if len(names) > 1 else (), "")
+    if len(names) == 1:
+        return roles, Labels("regression", (), "")
+    if any(name != f"LABEL_{place}" for place, name in enumerate(names)):
+        roles = _by_name(columns, roles, names, model)
+    return roles, Labels("regression", roles.label, "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,13 +283,15 @@ def _of_texts(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     pipeline = how.pipeline(TextClassification, model)
     rows, read = itertools.tee(asked)
     texts = ((text[roles.text], text[roles.text_pair]) if roles.text_pair else text[roles.text] for _, text in read)
-    problem = pipeline.model.config.problem_type
-    for (row, _), answers in zip(rows, pipeline(texts, top_k=None), strict=True):
+    config = pipeline.model.config
+    is_amount = config.problem_type == "regression" or (config.problem_type is None and len(config.labels) == 1)
+    answers_of = pipeline(texts, top_k=None, function_to_apply="none" if is_amount else None)
+    for (row, _), answers in zip(rows, answers_of, strict=True):
         scores = {answer["label"]: answer["score"] for answer in answers}
         best, score = answers[0]["label"], answers[0]["score"]
-        if problem == "regression":
+        if is_amount:
             yield row, {"predicted": scores if len(scores) > 1 else score}
-        elif problem == "multi_label_classification":
+        elif config.problem_type == "multi_label_classification":
             yield row, {"predicted": [label for label, value in scores.items() if value > 0.5], "scores": scores}
         else:
             yield row, {"predicted": best, "score": score, "scores": scores}
@@ -285,7 +301,7 @@ def _of_words(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     head = models.TokenClassification.from_pretrained(model, new_head=False, **how.loading)
     labels = head.config.labels
     task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
-    length = how.tokens(head.config.max_length)
+    length = how.tokens(_longest(BertTokenizer.from_pretrained(model), head.config))
     for row, logits in _by_chunks(head, task, model, asked, how.batch_size or _ROWS, length, length):
         p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
         best = p.argmax(-1)
@@ -298,7 +314,7 @@ def _of_choices(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     head = models.MultipleChoice.from_pretrained(model, new_head=False, **how.loading)
     names = roles.choices
     task = Task("choices", "choices", roles.inputs, names, (), kind="choices", target=("no label",))
-    length = how.tokens(head.config.max_length)
+    length = how.tokens(_longest(BertTokenizer.from_pretrained(model), head.config))
     whole = length * len(names)  # all choices of an example lie in one row
     rows = how.batch_size or max(1, _ROWS // len(names))
     for row, logits in _by_chunks(head, task, model, asked, rows, length, whole):
@@ -326,9 +342,9 @@ def _by_chunks(
 
 def _of_questions(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     head = models.QuestionAnswering.from_pretrained(model, new_head=False, **how.loading)
-    kind, tokenizer = KINDS["answers"], load_tokenizer(model)
+    kind, reader = KINDS["answers"], BertTokenizer.from_pretrained(model)
+    tokenizer, length = reader.tokenizer, how.tokens(_longest(reader, head.config))
     check_fit(tokenizer, head.config.vocab_size, model)
-    length = how.tokens(head.config.max_length)
     shape = PackedShape(how.batch_size or _ROWS, -(-length // _MULTIPLE) * _MULTIPLE, length // 3)
     outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
     number = cut = 0

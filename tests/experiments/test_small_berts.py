@@ -4,6 +4,7 @@ import importlib.machinery
 import importlib.util
 import json
 import random
+import shutil
 import statistics
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def test_a_row_that_was_not_published_is_refused(toy):
     wrong = change(toy, variants=(change(variant, published="BERT-Tina"),))
     by, hint = "experiments.experiment.check", "BERT-Tiny"
     refused(lambda: run_experiment(wrong, ["report"]), by=by, field="published", hint=hint)
+
+
+def test_models_without_weights_that_can_be_read_are_told_before_any_work(toy, tmp_path):
+    for name in ("one", "two"):
+        shutil.copytree(toy.variants[0].model, tmp_path / name, ignore=shutil.ignore_patterns("*.safetensors"))
+    variants = tuple(Variant(name, (0,), model=str(tmp_path / name)) for name in ("one", "two"))
+    config = change(toy, directory=str(tmp_path / "out"), variants=variants, teacher="one", student="one")
+    lacking = [variant.model for variant in variants]
+    refused(lambda: run_experiment(config), *lacking, by="experiments.experiment._check_weights", path=lacking[0])
+    assert not (tmp_path / "out").exists()
 
 
 def test_there_are_24_models_of_the_shapes_that_their_names_say():

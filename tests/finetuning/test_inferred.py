@@ -127,3 +127,13 @@ def test_numbers_with_commas_are_not_taken_for_classes():
         refused(lambda values=values: infer(values_of(values)), field="label", row=1, hint="--kind classification")
     assert infer(values_of(["1,5", "2,5"]), kind="classification").names == ("1,5", "2,5")
     assert infer(values_of(["1,5", "x"])).names == ("1,5", "x")
+
+
+@pytest.mark.parametrize("value", [[1.0, 0.0], [True, False, True], [0, 0, 1], [1.0], "[0, 1, 1]"])
+def test_a_0_or_1_for_each_label_is_no_list_of_ids(value):
+    refused(lambda: values_of([value, value]), field="label", row=1, hint="--label")
+
+
+def test_labels_that_every_row_has_are_refused():
+    refused(lambda: infer(values_of([[0, 1], [1, 0]])), field="label")
+    assert infer(values_of([[0, 1], [1]])).names == ("0", "1")

@@ -299,6 +299,52 @@ def test_names_of_a_dataset_are_the_labels():
     assert group_of(REVIEWS, rows[0]) == rows[0]["review"]
 
 
+def named_rows(names, rows, column="stars"):
+    """A data set whose ids have these names."""
+    label = datasets.ClassLabel(names=names)
+    feature = datasets.Sequence(label) if isinstance(rows[0][column], list) else label
+    features = datasets.Dataset.from_list(rows).features | {column: feature}
+    ids = [row | {column: label.str2int(row[column])} for row in rows]
+    return datasets.Dataset.from_list(ids, features=datasets.Features(features))
+
+
+def test_ids_have_the_names_of_the_data_set_that_they_are_in():
+    rows, dev = reviews(), reviews(20, 1, labels=("good", "bad"))
+    given = [row["stars"] for row in dev]
+    said = lambda task, column="stars": [task.labels[one] for one in task.source.load("validation")[column]]
+    train = named_rows(["bad", "good"], rows)
+    same, turned = (
+        own_task(train, named_rows(names, dev), roles=REVIEWS) for names in (["bad", "good"], ["good", "bad"])
+    )
+    assert same.labels == turned.labels == ("bad", "good")
+    assert said(same) == said(turned) == given
+    assert same.name != turned.name
+    assert said(own_task(train, dev, roles=REVIEWS)) == given
+    by_id = [row | {"stars": str(["bad", "good"].index(row["stars"]))} for row in dev]
+    assert said(own_task(train, by_id, roles=REVIEWS)) == given
+    stars = [row | {"stars": str(1 + i % 5)} for i, row in enumerate(rows)]
+    written_out = own_task(named_rows(list("12345"), stars), stars[:20], roles=REVIEWS)
+    assert said(written_out) == [row["stars"] for row in stars[:20]]
+    stars[3]["stars"] = "0"  # no star: of classes that are called by numbers an id cannot be told
+    refused(lambda: own_task(named_rows(list("12345"), stars[4:]), stars[:20], roles=REVIEWS), field="stars", row=4)
+
+
+def test_ids_of_tags_have_the_names_of_the_data_set_that_they_are_in():
+    rows = [{"words": ["a", "b", "c"], "tags": ["O", "B-A", "B-Z"]}] * 20
+    names = ["O", "B-A", "B-Z"], ["O", "B-Z", "B-A"]
+    train, dev = (named_rows(one, rows, "tags") for one in names)
+    task = own_task(train, dev, roles=Roles(tokens="words", tags="tags"))
+    assert [task.labels[one] for one in task.source.load("validation")[0]["tags"]] == rows[0]["tags"]
+
+
+def test_answers_go_by_the_ids_of_their_questions():
+    roles = Roles(question="question", context="context", answers="answers")
+    rows = [{"question": "who?", "context": f"Al ran {i}.", "answers": "Al"} for i in range(40)]
+    task = own_task(rows, [row | {"id": f"q{i}"} for i, row in enumerate(rows[:9])], roles=roles)
+    assert task.source.load("validation")["id"] == [f"q{i}" for i in range(9)]
+    assert "id" not in task.source.load("train").column_names
+
+
 def test_a_table_is_read_as_a_stream(tmp_path):
     read = 0
 

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import random
+import shutil
 from pathlib import Path
 
 import jax
@@ -25,7 +26,7 @@ from distilbert_jax.finetuning.runs import directory_of, finetune, finetune_seed
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, SequenceClassification
 from distilbert_jax.models.params import merge, split
-from distilbert_jax.text.tokenizer import load_tokenizer
+from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.training import cost, run_directory, step
 from distilbert_jax.training.model_card import number
 from tests import runs
@@ -689,6 +690,13 @@ def test_a_teacher_of_fewer_positions_is_refused(folder, tuned, tmp_path):
     refused(lambda: tune(config), "16", "12", field="length")
 
 
+def test_more_tokens_than_a_tokenizer_takes_are_refused(folder, tmp_path):
+    model = tmp_path / "student"
+    shutil.copytree(folder / "student", model)
+    save_tokenizer(load_tokenizer(model), model, model_max_length=12)
+    refused(lambda: tune(tuning(folder, tmp_path / "run", model=str(model))), "16", "12", field="length")
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -699,6 +707,7 @@ def test_a_teacher_of_fewer_positions_is_refused(folder, tuned, tmp_path):
             {"by": "finetuning.preparation.load_teacher", "field": "distill.teacher"},
         ),
         ({"distill__teacher": "other"}, {"by": "finetuning.preparation.load_teacher", "field": "distill.teacher"}),
+        ({"distill__teacher": "several"}, {"by": "finetuning.preparation.load_teacher", "field": "distill.teacher"}),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused_in_one_line(folder, tuned, tmp_path, changes, told):
@@ -712,5 +721,10 @@ def test_a_teacher_that_does_not_fit_is_refused_in_one_line(folder, tuned, tmp_p
         other = load_tokenizer(runs.write_tokenizer(tmp_path / "tokenizer", ["other", *words_of]))
         SequenceClassification.from_pretrained(model).save_pretrained(tmp_path / "other", other)
         changes = {**changes, "distill__teacher": str(tmp_path / "other")}
+    elif changes["distill__teacher"] == "several":
+        several = SequenceClassification.from_pretrained(model)
+        several.config = dataclasses.replace(several.config, problem_type="multi_label_classification")
+        several.save_pretrained(tmp_path / "several", load_tokenizer(model))
+        changes = {**changes, "distill__teacher": str(tmp_path / "several")}
     refused(lambda: tune(tuning(folder, tmp_path / "run", **changes)), **told)
     assert not (tmp_path / "run/metrics.jsonl").exists()

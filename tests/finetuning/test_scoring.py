@@ -1,6 +1,7 @@
 """Labels of rows beside those of a model that is fine-tuned already."""
 
 import dataclasses
+import json
 
 import pytest
 
@@ -8,7 +9,7 @@ from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.inferred import Values
 from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.scoring import _of_model, predictions, score_rows
-from distilbert_jax.models import QuestionAnswering
+from distilbert_jax.models import QuestionAnswering, SequenceClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.finetuning.kinds.test_answers import questions
 from tests.finetuning.test_objective import build_head
@@ -54,6 +55,37 @@ def test_a_label_that_may_be_one_of_two_is_refused():
 def test_a_model_of_several_labels_may_be_asked_for_one():
     assert ids_of(("a", "b"), ["b", "a"], problem=SEVERAL) == [1, 0]
     assert ids_of(("x", "X"), [0, 1], [1, 0], problem=SEVERAL, names=("X", "x")) == ("x", "X")
+
+
+def test_several_amounts_go_by_their_names():
+    amounts = lambda labels, *names: ids_of(labels, [0.5, 1.5], [3.0, 4.0], problem="regression", names=names)
+    assert amounts(("a", "b"), "b", "a") == ("a", "b")
+    assert amounts(("LABEL_0", "LABEL_1"), "b", "a") == ("b", "a")
+    refused(lambda: amounts(("a", "b"), "a", "c"), path="model", field="--label")
+
+
+def test_as_many_tokens_are_scored_as_are_predicted(world, tmp_path):
+    labels, model = ("bad", "good"), str(tmp_path)
+    build_head(SequenceClassification, STUDENT, 0, labels).save_pretrained(model, load_tokenizer(world.tokenizer))
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(json.loads((tmp_path / "tokenizer_config.json").read_text()) | {"model_max_length": 8})
+    )
+    texts = [" ".join(["reda", "lorim", "teso"][i % 3 :] * (1 + i)) for i in range(9)]
+    rows = list(predictions(model, open_table([{"text": text} for text in texts]), roles=Roles(text="text")))
+    result = score_rows(model, rows, roles=Roles(text="text", label=("predicted",)))
+    assert (result.score, result.cut_share) == (100.0, pytest.approx(5 / 9))
+
+
+def test_one_label_of_no_said_kind_is_an_amount_scored_or_predicted(world, tmp_path):
+    model = str(tmp_path)
+    build_head(SequenceClassification, STUDENT, 0, ("price",)).save_pretrained(model, load_tokenizer(world.tokenizer))
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["problem_type"] = None
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    texts = [{"text": "reda " * (1 + i)} for i in range(5)]
+    rows = list(predictions(model, open_table(texts), roles=Roles(text="text")))
+    result = score_rows(model, rows, roles=Roles(text="text", label=("predicted",)))
+    assert result.metrics["rmse"] == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_model_of_one_label_is_not_scored_on_several():
