@@ -73,23 +73,21 @@ def quick_cache() -> None:
     read, compile_and_write = compiler._cache_read, compiler._compile_and_write_cache
     loaded: dict[tuple[Any, ...], Any] = {}  # by the cache, the key in it, and the devices
 
-    def place(key: str, backend: Any, devices: Any) -> tuple[Any, ...]:
-        return compilation_cache._get_cache(backend), key, devices
-
     def read_once(name: str, key: str, options: Any, backend: Any, devices: Any, *rest: Any) -> tuple[Any, int | None]:
-        if executable := loaded.get(place(key, backend, devices)):
+        place = compilation_cache._get_cache(backend), key, devices
+        if executable := loaded.get(place):
             return executable, 0
         executable, seconds = read(name, key, options, backend, devices, *rest)
         if executable is not None:
-            loaded[place(key, backend, devices)] = executable
+            loaded[place] = executable
         return executable, seconds
 
     def compile_once(
         backend: Any, module: Any, devices: Any, options: Any, callbacks: Sequence[Any], name: str, key: str
     ) -> Any:
         executable = compile_and_write(backend, module, devices, options, callbacks, name, key)
-        if not callbacks:
-            loaded[place(key, backend, devices)] = executable
+        if (cache := compilation_cache._get_cache(backend)) and not callbacks:
+            loaded[cache, key, devices] = executable
         return executable
 
     compiler._cache_read, compiler._compile_and_write_cache = read_once, compile_once
