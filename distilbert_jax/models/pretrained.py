@@ -92,8 +92,8 @@ def _check_head(wanted: str, named: Collection[str], where: str) -> None:
 @functools.lru_cache(maxsize=64)
 def _abstract(
     kind: type, config: ModelConfig, dtype: jnp.dtype, activations: DTypeLike | Activations
-) -> tuple[nnx.GraphDef, Mapping[str, jax.ShapeDtypeStruct]]:
-    """The graph of a model and the shapes of its parameters. Once: its whole constructor is traced."""
+) -> tuple[nnx.GraphDef, Mapping[str, jax.Array]]:
+    """The graph of a model, and its parameters without values. Once: its whole constructor is traced."""
     graphdef, shapes = split(
         nnx.eval_shape(lambda: kind(config, dtype=dtype, activations=activations, rngs=nnx.Rngs(0)))
     )
