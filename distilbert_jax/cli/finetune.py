@@ -176,7 +176,7 @@ class FinetuneCommand:
             run=run,
         )
         with signals.leaving_at_ctrl_c():
-            from distilbert_jax.finetuning.spread import DIVERGED, finetune_spread, told
+            from distilbert_jax.finetuning.spread import finetune_spread, told
 
         with signals.leaving_when_asked(together=together), runtime.compiling_once(), _called_out():
             spread = finetune_spread(config, range(self.seed, self.seed + self.seeds), together=self.vmap_seeds)
@@ -185,7 +185,7 @@ class FinetuneCommand:
             print_json(to_values(spread))
         else:
             print("\n".join(told(spread)))
-        if all(spread.failed.get(seed, "").startswith(DIVERGED) for seed in spread.scores):
+        if spread.is_diverged:
             raise DivergedError(f"{out}: each seed diverged; try a lower --learning-rate", path=out)
 
 

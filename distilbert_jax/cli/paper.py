@@ -10,7 +10,7 @@ from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.files import check_writable
 from distilbert_jax.cli.arguments import print_json, running, training_together
 from distilbert_jax.config import Activations, Dtype, FinetuneConfig, MeshConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import DivergedError, InputError, few
 
 _OF_TABLE_2 = ("teacher", "tasks", "seeds", "epochs", "max_train_rows", "accumulate", "mesh", "out")
 
@@ -68,7 +68,7 @@ class PaperCommand:
             run=dataclasses.replace(plain.run, dtype=self.dtype, activations=self.activations),
         )
         with signals.leaving_at_ctrl_c():
-            from distilbert_jax.finetuning.paper_scores import lines, paper_scores, title
+            from distilbert_jax.finetuning.paper_scores import lines, paper_scores, remarks, title
 
         with signals.leaving_when_asked(together=together), runtime.compiling_once():
             results = paper_scores(
@@ -85,6 +85,9 @@ class PaperCommand:
                 print_json(to_values(one))
         else:
             tables.show(tables.terminal(lines(results), title(results)))
+            print("\n".join(remarks(results)))
+        if diverged := [one.model for one in results if any(spread.is_diverged for spread in one.scores.values())]:
+            raise DivergedError(f"{out}: each seed diverged of {few(diverged, ', ')}", path=out)
 
     def _speed(self) -> None:
         from distilbert_jax.probes.paper_speed import lines, paper_passes, title

@@ -27,12 +27,13 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
     that have an `idx` come in its order, whatever theirs is in the file.
 
     Raises:
-        InputError: the file is missing, damaged or empty, a column is missing, a label is out of range, a test split has
-            not the rows that the GLUE server counts, or an `idx` that does not number them.
+        InputError: the file is missing, damaged or empty, a column is missing, a label is out of range, those of train cannot be
+            learned, a test split has not the rows that the GLUE server counts, or an `idx` that does not number them.
     """
     if task.source:
         rows = task.source.load(split)
         check(rows, task, task.title)
+        _check_learned(rows, task, split, task.title)
         return rows
     import datasets  # imports pandas and pyarrow: seconds that commands without GLUE need not spend
 
@@ -76,10 +77,16 @@ def load_split(task: Task, split: str, folder: str = "") -> Any:
         rows = rows.remove_columns([name for name in task.target if name in rows.column_names])
     _check_rows(len(rows), task, split, str(where))
     check(rows, task, str(where), labelled=split not in task.submission)
+    _check_learned(rows, task, split, str(where))
     if split == "train" or "idx" not in rows.column_names:
         return rows
     order = _order(rows["idx"], str(where), numbered=split in task.submission)
     return rows if order is None else rows.select(order)
+
+
+def _check_learned(rows: Any, task: Task, split: str, where: str) -> None:
+    if split == "train":
+        kind_of(task).check_learned(rows, task, where)
 
 
 def _order(given: Iterable[Any], where: str, *, numbered: bool) -> np.ndarray | None:

@@ -8,7 +8,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from distilbert_jax.text.columns import (
     column_names,
     has_columns,
     no_text,
+    parquet_batches,
+    parquet_schema,
 )
 
 CONLL = (".conll", ".iob", ".iob2", ".bio", ".txt")  # files of a token a line
@@ -31,6 +33,20 @@ _LAID_OUT = (".csv", ".tsv", ".tab", *CONLL)  # files that a `Layout` may say mo
 TOKENS, TAGS = "tokens", "tags"  # what the first and the last column of such a file are called
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _BATCH = 1000  # rows that are taken from a table of Python at once
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrowRows:
+    """The rows of a table in Arrow, which says of what types they are: what Python has for some of these holds less, such as a time
+    in whole microseconds.
+
+    Attributes:
+        schema: the `pyarrow.Schema` of all columns.
+        batches: of rows, `pyarrow.RecordBatch`es or `pyarrow.Table`s, each time from the first on.
+    """
+
+    schema: Any
+    batches: Callable[[], Iterable[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +60,7 @@ class Table:
         digest: SHA-256 of the content of these columns (of a file: of all of it, and of how it is laid out).
         classes: {column: names of its ids}, where the source says them (`ClassLabel`).
         size: rows, where they are known without reading all.
+        arrow: the same rows in Arrow, of a source that has its types from there; None: Python's values are all there is.
     """
 
     name: str
@@ -52,6 +69,7 @@ class Table:
     digest: Callable[[Sequence[str]], str]
     classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     size: int | None = None
+    arrow: Callable[[], ArrowRows] | None = None
 
     def named(self, column: str, value: Any) -> Any:
         """A value of a column, an id by the name of its class where this source names its ids; of a list each element."""
@@ -153,19 +171,34 @@ def _digest(path: Path, layout: Layout) -> Callable[[Sequence[str]], str]:
 
 def _file(path: Path, layout: Layout) -> Table:
     read = READERS[path.suffix.lower()]
-    size, classes = None, {}
+    size, classes, arrow = None, {}, None
     if path.suffix.lower() == ".parquet":
         from pyarrow import parquet
 
         names = column_names(path)
         size, classes = parquet.read_metadata(path).num_rows, _classes_of_schema(parquet.read_schema(path).metadata)
+        arrow = _of_parquet(path)
     else:
         names = column_names(path, layout)
         if not names and layout.names:
             names = layout.names
     if not names:
         raise InputError(f"{path}: is empty; expected rows under the names of columns", path=path)
-    return Table(str(path), names, lambda columns: read(path, columns, layout), _digest(path, layout), classes, size)
+    return Table(
+        str(path), names, lambda columns: read(path, columns, layout), _digest(path, layout), classes, size, arrow
+    )
+
+
+def _of_parquet(path: Path) -> Callable[[], ArrowRows]:
+    state = lambda: (path.stat().st_mtime_ns, path.stat().st_size, path.stat().st_ino)
+    opened = state()
+
+    def batches() -> Iterator[Any]:
+        if state() != opened:
+            raise InputError(f"{path}: has been changed since it was read: give the command again", path=path)
+        yield from parquet_batches(path)
+
+    return lambda: ArrowRows(parquet_schema(path), batches)
 
 
 _COLA = ("source", "label", "mark", "sentence")
@@ -371,14 +404,20 @@ def _of_library(source: Any, name: str) -> Table | None:
         return _dataset(source, name)
     if isinstance(names, list) and hasattr(source, "to_batches"):
         batches = lambda: (batch.to_pylist() for batch in source.to_batches(max_chunksize=_BATCH))
-        return _in_memory(name, names, batches, source.num_rows)
+        return dataclasses.replace(_in_memory(name, names, batches, source.num_rows), arrow=lambda: _of_arrow(source))
     if hasattr(source, "iter_rows") and hasattr(source, "columns"):  # polars
-        return _in_memory(name, source.columns, lambda: [source.iter_rows(named=True)], len(source))
+        table = _in_memory(name, source.columns, lambda: [source.iter_rows(named=True)], len(source))
+        return dataclasses.replace(table, arrow=lambda: _of_arrow(source.to_arrow()))
     if hasattr(source, "to_dict") and hasattr(source, "iloc") and hasattr(source, "columns"):  # pandas
         names = list(source.columns)
         cut = lambda: (source.iloc[i : i + _BATCH].to_dict("records") for i in range(0, len(source), _BATCH))
         return _in_memory(name, names, cut, len(source))
     return None
+
+
+def _of_arrow(source: Any) -> ArrowRows:
+    """Of a `pyarrow.Table`."""
+    return ArrowRows(source.schema, lambda: source.to_batches(max_chunksize=_BATCH))
 
 
 def _in_memory(name: str, names: Sequence[Any], batches: Callable[[], Iterable[Iterable[Any]]], size: int) -> Table:
@@ -423,7 +462,15 @@ def _dataset(data: Any, name: str) -> Table:
                 number += 1
                 yield number, row
 
-    return Table(name, tuple(data.column_names), read, functools.partial(_content_digest, read), classes, data.num_rows)
+    return Table(
+        name,
+        tuple(data.column_names),
+        read,
+        functools.partial(_content_digest, read),
+        classes,
+        data.num_rows,
+        lambda: ArrowRows(data.features.arrow_schema, lambda: data.with_format("arrow").iter(_BATCH)),
+    )
 
 
 def _content_digest(read: Callable[[Sequence[str]], Rows], columns: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 import statistics
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
@@ -23,11 +23,19 @@ def _quietly(kind: Any, first: np.ndarray, second: np.ndarray) -> float:
     return 0.0 if np.isnan(value) else value
 
 
+def _f1(predictions: np.ndarray, labels: np.ndarray, average: Literal["micro", "macro"]) -> float:
+    """F1 over classes; [n, labels] of several labels over these, of each that it holds."""
+    # scikit-learn takes one column for two classes, has and has not.
+    of = "binary" if labels.ndim > 1 and labels.shape[1] == 1 else average
+    predictions, labels = (np.ravel(values) if of == "binary" else values for values in (predictions, labels))
+    # Its default, "warn", hides that it takes numbers.
+    return float(f1_score(labels, predictions, average=of, zero_division=0.0))  # pyright: ignore[reportArgumentType]
+
+
 METRICS = {
     "accuracy": lambda predictions, labels: float(accuracy_score(labels, predictions)),
-    "f1_micro": lambda predictions, labels: float(f1_score(labels, predictions, average="micro", zero_division=0.0)),  # pyright: ignore[reportArgumentType]
-    "f1_macro": lambda predictions, labels: float(f1_score(labels, predictions, average="macro", zero_division=0.0)),  # pyright: ignore[reportArgumentType]
-    # scikit-learn's default, "warn", hides that it takes numbers.
+    "f1_micro": lambda predictions, labels: _f1(predictions, labels, "micro"),
+    "f1_macro": lambda predictions, labels: _f1(predictions, labels, "macro"),
     "f1": lambda predictions, labels: float(f1_score(labels, predictions, zero_division=0.0)),  # pyright: ignore[reportArgumentType]
     "matthews": lambda predictions, labels: _quietly(matthews_corrcoef, labels, predictions),
     "pearson": lambda predictions, labels: _quietly(pearsonr, predictions, labels),

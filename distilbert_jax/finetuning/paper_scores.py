@@ -14,7 +14,7 @@ from distilbert_jax.config import DistillConfig, FinetuneConfig
 from distilbert_jax.errors import InputError, counted
 from distilbert_jax.finetuning.own import own_task
 from distilbert_jax.finetuning.roles import Roles
-from distilbert_jax.finetuning.spread import Spread, finetune_spread
+from distilbert_jax.finetuning.spread import DIVERGED, Spread, finetune_spread
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.training import distributed
@@ -53,6 +53,9 @@ SOURCES: Mapping[PaperTask, _Source] = MappingProxyType(
         ),
     }
 )
+_TITLES: Mapping[Column, str] = MappingProxyType(
+    {"imdb": "IMDb", "squad": "SQuAD", "squad_distilled": "SQuAD, second step"}
+)
 # As published: name, IMDb's accuracy, exact match and F1 of SQuAD.
 PUBLISHED = (
     ("BERT-base (paper)", 93.46, 81.2, 88.5),
@@ -67,6 +70,7 @@ class PaperScores:
 
     model: str
     scores: Mapping[Column, Spread]
+    lengths: Mapping[Column, int]  # tokens of a row
 
 
 def paper_scores(
@@ -105,13 +109,16 @@ def paper_scores(
     positions = {model: read_config(model).max_length for model in (*models, *((teacher,) if teacher else ()))}
     known = distributed.on_all_processes(lambda: _tasks(tasks, data))
 
+    def length(model: str, name: PaperTask, teacher: str = "") -> int:
+        return min(SOURCES[name].length, *(positions[one] for one in (model, teacher) if one))
+
     def spread(model: str, name: PaperTask, place: Path, teacher: str = "") -> Spread:
         source = SOURCES[name]
         own = dataclasses.replace(
             config,
             model=model,
             task=known[name].name,
-            length=min(source.length, *(positions[one] for one in (model, teacher) if one)),
+            length=length(model, name, teacher),
             batch_size=source.batch_size,
             epochs=config.epochs or source.epochs,
             distill=DistillConfig(teacher),  # α 0.5, T 2, as in the original's script
@@ -123,11 +130,13 @@ def paper_scores(
     results = []
     for model, place in zip(models, places, strict=True):
         scores: dict[Column, Spread] = {}
+        lengths: dict[Column, int] = {name: length(model, name) for name in known}
         if teacher:  # first: what is wrong with it is told before hours of something else
+            lengths["squad_distilled"] = length(model, "squad", teacher)
             scores["squad_distilled"] = spread(model, "squad", out / place / "squad_distilled", teacher)
         for name in known:
             scores[name] = spread(model, name, out / place / name)
-        results.append(PaperScores(model=model, scores=scores))
+        results.append(PaperScores(model=model, scores=scores, lengths=lengths))
     distributed.on_main_process(lambda: _write(results, out))
     return results
 
@@ -153,39 +162,54 @@ def lines(results: Sequence[PaperScores]) -> list[tuple[str, ...]]:
     """The table: a line for each model, one more for the second step, then the paper's."""
     number = lambda value, digits: "–" if value is None else f"{value:.{digits}f}"
 
-    def metric(scores: Mapping[Column, Spread], column: Column, name: str) -> float | None:
-        return scores[column].metrics[name] if column in scores else None
+    def metric(scores: Mapping[Column, Spread], column: Column, name: str, digits: int) -> str:
+        given = scores.get(column)
+        if given and given.is_diverged:
+            return "diverged"
+        return number(given and given.metrics[name], digits)
 
     rows: list[tuple[str, ...]] = [("model", "IMDb accuracy", "SQuAD exact match", "SQuAD F1")]
     for one in results:
-        of = lambda column, name, scores=one.scores: metric(scores, column, name)
-        rows.append(
-            (
-                one.model,
-                number(of("imdb", "accuracy"), 2),
-                number(of("squad", "exact_match"), 1),
-                number(of("squad", "f1"), 1),
-            )
-        )
+        of_squad = [metric(one.scores, "squad", name, 1) for name in ("exact_match", "f1")]
+        rows.append((one.model, metric(one.scores, "imdb", "accuracy", 2), *of_squad))
         if "squad_distilled" in one.scores:
-            second = [number(of("squad_distilled", name), 1) for name in ("exact_match", "f1")]
+            second = [metric(one.scores, "squad_distilled", name, 1) for name in ("exact_match", "f1")]
             rows.append((f"{one.model}, second step", "–", *second))
     return rows + [(name, number(imdb, 2), number(em, 1), number(f1, 1)) for name, imdb, em, f1 in PUBLISHED]
 
 
 def title(results: Sequence[PaperScores]) -> str:
-    """What the table shows: medians over how many seeds, of how many rows."""
-    spreads = results[0].scores
-    of = ", ".join(
-        f"{name}: {one.train_rows:,} rows of train, {one.scored_rows:,} scored, {counted(one.epochs, 'epoch')}"
-        for name, one in spreads.items()
-    )
-    number = len(next(iter(spreads.values())).scores)
-    return f"medians of {number} seeds ({of})" if number > 1 else f"one seed ({of})"
+    """What the table shows: medians over how many seeds."""
+    number = len(next(iter(results[0].scores.values())).scores)
+    return f"medians of {number} seeds" if number > 1 else "one seed"
+
+
+def remarks(results: Sequence[PaperScores]) -> list[str]:
+    """What has to be known of the figures: rows, epochs and lengths, of each model where they differ, and the seeds that failed."""
+    said = [line for column in _TITLES for line in _trained(results, column)]
+    for one in results:
+        for column, spread in one.scores.items():
+            for seed, why in spread.failed.items():
+                counts = " and counts as 0" if why.startswith(DIVERGED) else ""
+                said.append(f"{one.model}, {_TITLES[column]}: seed {seed} failed{counts}: {why}.")
+    return said
+
+
+def _trained(results: Sequence[PaperScores], column: Column) -> list[str]:
+    """A line for each way in which the models of a column were trained and scored."""
+    models: dict[str, list[str]] = {}
+    for one in results:
+        if spread := one.scores.get(column):
+            rows = f"{spread.train_rows:,} rows of train, {spread.scored_rows:,} scored"
+            how = f"{rows}, {counted(spread.epochs, 'epoch')}, {one.lengths[column]} tokens"
+            models.setdefault(how, []).append(one.model)
+    who = lambda names: f" of {', '.join(names)}" if len(models) > 1 else ""
+    return [f"{_TITLES[column]}{who(names)}: {how}." for how, names in models.items()]
 
 
 def _write(results: Sequence[PaperScores], out: Path) -> None:
     for one in results:
         write_config(one, out / as_name(one.model, "model") / "scores.json")
+    below = "".join(f"- {line}\n" for line in remarks(results))
     with atomic_file(out / "paper.md") as file:
-        file.write(f"{title(results)}\n\n{tables.markdown(lines(results))}".encode())
+        file.write(f"{title(results)}\n\n{tables.markdown(lines(results))}\n{below}".encode())

@@ -1,7 +1,8 @@
 """Results of a fine-tuning run, results.json, checked when it is made and read: whatever stands in it goes into tables."""
 
 import math
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -81,6 +82,16 @@ class RunResult:
         first = next(iter(self.scores.values()))["score"]
         require(self.score == first, self, "score", f"expected {first}, which `scores` says")
         require(not self.diverged or self.score == 0.0, self, "diverged", f"expected a score of 0, not {self.score}")
+
+
+def median_metrics(results: Sequence[RunResult], split: str) -> dict[str, float]:
+    """{metric, and `score`: median over runs} of a split. A run that diverged has 0, which of a score is the worst and counts, and
+    of an error the best: it does not, and where all runs diverged there is none."""
+    counted = {
+        name: [one.scores[split][name] for one in results if not (one.diverged and name in ERRORS)]
+        for name in results[0].scores[split]
+    }
+    return {name: statistics.median(values) for name, values in counted.items() if values}
 
 
 def read_result(file: Path) -> RunResult:

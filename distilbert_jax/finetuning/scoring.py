@@ -399,7 +399,7 @@ def predict_rows(model: str, data: Any, out: Path, *, roles: Roles, layout: Layo
         How many rows there were.
     """
     table, written = open_table(data, layout=layout), 0
-    with progress(f"predicting {table.name}", table.size) as done, rows_to(out) as write:
+    with progress(f"predicting {table.name}", table.size) as done, rows_to(out, table) as write:
         for row in predictions(model, table, roles=roles, **options):
             write(row)
             written += 1

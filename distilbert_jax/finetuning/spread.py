@@ -10,7 +10,7 @@ import numpy as np
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.finetuning.own_splits import OwnSplits
 from distilbert_jax.finetuning.predictions import majority_score, read_predictions
-from distilbert_jax.finetuning.results import RunResult
+from distilbert_jax.finetuning.results import RunResult, median_metrics
 from distilbert_jax.finetuning.runs import finetune_seeds
 from distilbert_jax.finetuning.tasks import Task, find_task
 
@@ -32,7 +32,7 @@ class Spread:
     scores: Mapping[str, float]  # {seed: score}
     failed: Mapping[str, str]  # {seed: why}: it diverged, or learned nothing
     majority: float | None  # score of always giving the most frequent answer, where that is one
-    metrics: Mapping[str, float]  # {metric: median × 100}
+    metrics: Mapping[str, float]  # {metric: median × 100}, of errors the median of the seeds that did not diverge
     split: str  # that is scored
     train_rows: int
     scored_rows: int
@@ -40,6 +40,11 @@ class Spread:
     epochs: int
     train_seconds: float  # of a seed, median
     saved: str  # the model of the first seed, as a Hugging Face directory; empty: it diverged
+
+    @property
+    def is_diverged(self) -> bool:
+        """Whether every seed diverged, so that nothing was scored."""
+        return all(self.failed.get(seed, "").startswith(DIVERGED) for seed in self.scores)
 
 
 def directory_of_seed(run: Path, place: int, seed: int) -> Path:
@@ -79,9 +84,6 @@ def spread_of(results: Sequence[RunResult], directories: Sequence[Path], epochs:
         for result, directory in zip(results, directories, strict=True)
         if (why := _failure(task, result, directory, split, floor))
     }
-    metrics = {
-        name: statistics.median(result.scores[split][name] for result in results) for name in first.scores[split]
-    }
     return Spread(
         task=task.name,
         title=task.title,
@@ -93,7 +95,7 @@ def spread_of(results: Sequence[RunResult], directories: Sequence[Path], epochs:
         scores={str(result.seed): result.score for result in results},
         failed=failed,
         majority=floor,
-        metrics={name: value for name, value in metrics.items() if name != "score"},
+        metrics={name: value for name, value in median_metrics(results, split).items() if name != "score"},
         split=split,
         train_rows=first.train_rows,
         scored_rows=first.dev_rows[split],

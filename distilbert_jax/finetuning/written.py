@@ -1,6 +1,8 @@
 """Files of predicted rows, CSV, JSON lines or parquet: written row by row, and whole or not at all."""
 
 import contextlib
+import functools
+import io
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +11,7 @@ from typing import Any, BinaryIO
 
 from distilbert_jax.base.files import atomic_file, check_writable, finite_values
 from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.files import ArrowRows, Table
 
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 _AT_ONCE = 1000  # rows of a group in parquet
@@ -43,11 +46,21 @@ def _numbered(name: str, number: int) -> str:
 
 
 @contextlib.contextmanager
-def rows_to(path: Path) -> Iterator[Write]:
+def rows_to(path: Path, source: Table | None = None) -> Iterator[Write]:
     """A function that takes one row after the other, {column: value}, the columns those of the first. The file takes its name when
     the `with` block ends without an error; one of the name from before stays until then. Nothing is held but a group of rows.
+
+    Args:
+        source: whose rows these are, in their order, with columns beside its own. In parquet its columns keep their types and
+            values, where it has them in Arrow.
+
+    Raises:
+        InputError: parquet has not the types of the source, said before the first row; or not the values of the rows.
     """
-    writers = {".csv": _csv, ".jsonl": _json_lines, ".parquet": _parquet}
+    arrow = source.arrow() if source and source.arrow and path.suffix.lower() == ".parquet" else None
+    writers = {".csv": _csv, ".jsonl": _json_lines, ".parquet": functools.partial(_parquet, source=arrow)}
+    if arrow:
+        _check_types(arrow.schema, path)
     with atomic_file(path) as file, writers[path.suffix.lower()](file, path) as write:
         yield write
 
@@ -88,14 +101,36 @@ def _json_lines(file: BinaryIO, path: Path) -> Iterator[Write]:
     )
 
 
-@contextlib.contextmanager
-def _parquet(file: BinaryIO, path: Path) -> Iterator[Write]:
-    """Groups of rows lie in a temporary file, each with the types that its own values have, until the types of all are known."""
+def _check_types(schema: Any, path: Path) -> None:
+    """Raise InputError for a column of a type that parquet has not."""
     import pyarrow as pa
     from pyarrow import parquet
 
+    for field in schema:
+        try:
+            parquet.ParquetWriter(io.BytesIO(), pa.schema([field])).close()
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{path}: {field.name} is of the type {field.type}, which parquet has not ({error}); write .jsonl",
+                path=path,
+                field=field.name,
+                hint=".jsonl",
+            ) from None
+
+
+@contextlib.contextmanager
+def _parquet(file: BinaryIO, path: Path, source: ArrowRows | None = None) -> Iterator[Write]:
+    """Groups of rows lie in a temporary file, each with the types that its own values have, until the types of all are known; of
+    rows of a source in Arrow what they have beside its columns."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    given = pa.schema([]) if source is None else source.schema
+    own = {*given.names}
     rows: list[Mapping[str, Any]] = []
     schemas: list[Any] = []
+    counts: list[int] = []
+    take = _taker(source, path)
     several = lambda error: InputError(
         f"{path}: a column has values of several kinds, which parquet has not ({error}); write .jsonl",
         path=path,
@@ -110,12 +145,13 @@ def _parquet(file: BinaryIO, path: Path) -> Iterator[Write]:
             except (pa.ArrowException, OverflowError) as error:
                 raise several(error) from None
             schemas.append(table.schema)
+            counts.append(len(rows))
             with pa.ipc.new_stream(scratch, table.schema) as stream:
                 stream.write_table(table)
             rows.clear()
 
         def write(row: Mapping[str, Any]) -> None:
-            rows.append(row)
+            rows.append({name: value for name, value in row.items() if name not in own})
             if len(rows) == _AT_ONCE:
                 flush()
 
@@ -126,11 +162,40 @@ def _parquet(file: BinaryIO, path: Path) -> Iterator[Write]:
             return
         scratch.seek(0)
         try:
-            schema = pa.unify_schemas(schemas, promote_options="permissive")
-            with parquet.ParquetWriter(file, schema) as writer:
-                for own in schemas:
+            made = pa.unify_schemas(schemas, promote_options="permissive")
+            whole = pa.schema([*given, *made], metadata=given.metadata)
+            with parquet.ParquetWriter(file, whole) as writer:
+                for each, count in zip(schemas, counts, strict=True):
                     with pa.ipc.open_stream(scratch) as stream:
                         table = stream.read_all()
-                    writer.write_table(table if own == schema else pa.Table.from_pylist(table.to_pylist(), schema))
+                    table = table if each == made else pa.Table.from_pylist(table.to_pylist(), made)
+                    writer.write_table(pa.Table.from_arrays([*take(count), *table.columns], schema=whole))
         except (pa.ArrowException, OverflowError) as error:
             raise several(error) from None
+
+
+def _taker(source: ArrowRows | None, path: Path) -> Callable[[int], Sequence[Any]]:
+    """A function that takes so many rows of a source, the next ones each time, and gives their columns."""
+    if source is None:
+        return lambda count: ()
+    import pyarrow as pa
+
+    batches, schema = iter(source.batches()), source.schema
+    rest = schema.empty_table()
+
+    def take(count: int) -> Sequence[Any]:
+        nonlocal rest
+        parts = [rest]
+        while sum(part.num_rows for part in parts) < count:
+            batch = next(batches, None)
+            if batch is None:
+                raise InputError(
+                    f"{path}: the rows that it is written from are fewer now: give the command again", path=path
+                )
+            part = batch if isinstance(batch, pa.Table) else pa.Table.from_batches([batch])
+            parts.append(part if part.schema.equals(schema) else part.cast(schema))
+        whole = pa.concat_tables(parts)
+        rest = whole.slice(count)
+        return whole.slice(0, count).columns
+
+    return take

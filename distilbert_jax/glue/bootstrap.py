@@ -106,8 +106,10 @@ def compare(model: Runs, other: Runs, *, seed: int = 0) -> Comparison:
     if not names:
         raise InputError(f"the two models have no task in common (WNLI aside): {', '.join(model)}; {', '.join(other)}")
     for name in names:
-        first = model[name][0].labels
-        if any(not np.array_equal(run.labels, first) for run in (*model[name], *other[name])):
+        given = [run.labels for run in (*model[name], *other[name])]
+        if find_task(name).kind == "regression":  # runs of earlier versions have left float32
+            given = [labels.astype(np.float32) for labels in given]
+        if any(not np.array_equal(labels, given[0]) for labels in given):
             raise InputError(f"{name}: the dev splits of the two models differ; they cannot be compared")
     generator = np.random.default_rng(seed)
     ours = np.stack(

@@ -85,6 +85,8 @@ class TaskSummary:
     train_seconds: float  # of a seed, median
     choice: Choice | None
     settings: str  # how it was fine-tuned, in words; empty where no config says
+    # True: a tenth of train chose among the epochs, or was scored, and is not among `train_rows`
+    held_out: bool | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)

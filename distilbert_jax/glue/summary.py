@@ -14,13 +14,13 @@ from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.kinds.sentences import majority
 from distilbert_jax.finetuning.predictions import Predictions, read_predictions
-from distilbert_jax.finetuning.results import read_result
+from distilbert_jax.finetuning.results import median_metrics, read_result
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE, REMARKS
 from distilbert_jax.glue.results import Choice, SweepRun, TaskSummary, by_task
+from distilbert_jax.glue.settings import in_words
 from distilbert_jax.models.hf_format import known_fingerprints
 from distilbert_jax.training import run_directory
-from distilbert_jax.training.terms import weighted_terms
 
 _EPSILON = 1e-9
 _ROUNDING = 0.01  # of a score × 100: another version of a metric may sum in another order
@@ -65,16 +65,14 @@ def _summary_of(name: str, runs: Sequence[SweepRun]) -> TaskSummary:
         failed=sum(failed),
         diverged={str(result.seed): result.diverged for result in results if result.diverged},
         majority=floor,
-        metrics={
-            split: {metric: statistics.median(result.scores[split][metric] for result in results) for metric in values}
-            for split, values in first.scores.items()
-        },
+        metrics={split: median_metrics(results, split) for split in first.scores},
         train_rows=first.train_rows,
         dev_rows=first.dev_rows,
         cut_share=first.cut_share,
         train_seconds=statistics.median(result.train_seconds / result.together for result in results),
         choice=runs[0].choice,
         settings=_settings(runs[0]),
+        held_out=_held_out(runs[0]),
     )
 
 
@@ -310,31 +308,16 @@ def _is_chosen(config: FinetuneConfig, choice: Choice, place: Path) -> bool:
 
 def _settings(run: SweepRun) -> str:
     """How a run was fine-tuned, as its config says; empty where there is none."""
-    config = config_of(run.directory)
+    config, result = config_of(run.directory), run.result
     if config is None:
         return ""
-    said = (
-        f"learning rate {config.optimizer.learning_rate:g}, {config.epochs} epochs, batch {config.batch_size}, length "
-        f"{config.length}, {config.run.dtype}"
-    )
-    if run.result.batches == "similar lengths":
-        said += ", batches of similar lengths (of an earlier version)"
-    if Path(config.model).parent.name.startswith("mnli-"):
-        said += ", from the MNLI model of the same seed"
-    if config.distill.teacher:
-        said += (
-            f", distilled from {config.distill.teacher} (α {config.distill.alpha:g}, T {config.distill.temperature:g}"
-            + "".join(f", {one.term.name} {one.weight}" for one in weighted_terms(config.distill, "distill"))
-            + (f"; {config.distill.layer_epochs} epochs of layers first" if config.distill.layer_epochs else "")
-            + ")"
-        )
-    if run.result.added_rows is not None:
-        augment = config.augment
-        said += (
-            f", with {run.result.added_rows:,} copies of rows, {augment.copies} of each, in which {augment.model} replaced "
-            f"{augment.share:.0%} of the words"
-        )
-    return said
+    return in_words(config, similar_lengths=result.batches == "similar lengths", added_rows=result.added_rows)
+
+
+def _held_out(run: SweepRun) -> bool | None:
+    """True of a run that a tenth of train was held out of; None of others."""
+    config = config_of(run.directory)
+    return True if config and (config.select or config.selection_split) else None
 
 
 def settings(tasks: Mapping[str, TaskSummary]) -> list[str]:
@@ -371,7 +354,8 @@ def remarks(tasks: Mapping[str, TaskSummary]) -> list[str]:
         task, row = find_task(name), tasks[name]
         for split, rows in {"train": row.train_rows, **row.dev_rows}.items():
             if rows != task.rows.get(split):
-                said.append(f"{task.title}: {split} is a subset, {rows:,} of {task.rows.get(split, 0):,} rows.")
+                less = ", without the tenth that is held out" if split == "train" and row.held_out else ""
+                said.append(f"{task.title}: {split} is a subset, {rows:,} of {task.rows.get(split, 0):,} rows{less}.")
     if glue:
         said += [line for name, line in REMARKS.items() if name in glue]
     return said

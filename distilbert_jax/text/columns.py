@@ -368,6 +368,18 @@ def _parquet_file(path: Path) -> Iterator[Any]:
             raise InputError(f"{path}: damaged or not parquet ({error})", path=path) from None
 
 
+def parquet_schema(path: Path) -> Any:
+    """The `pyarrow.Schema` of a parquet file; InputError as for its columns."""
+    with _parquet_file(path) as file:
+        return file.schema_arrow
+
+
+def parquet_batches(path: Path) -> Iterator[Any]:
+    """The rows of a parquet file as `pyarrow.RecordBatch`es of all of its columns; InputError where it is damaged."""
+    with _parquet_file(path) as file:
+        yield from file.iter_batches()
+
+
 def _parquet(path: Path, columns: Sequence[str], layout: Layout) -> Rows:
     number = 0
     with _parquet_file(path) as file:

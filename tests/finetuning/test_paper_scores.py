@@ -9,7 +9,10 @@ from flax import nnx
 from distilbert_jax.base.config_io import from_json
 from distilbert_jax.cli import main as cli
 from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.finetuning.paper_scores import PUBLISHED, PaperScores, paper_scores
+from distilbert_jax.errors import DivergedError
+from distilbert_jax.finetuning import paper_scores as module
+from distilbert_jax.finetuning.paper_scores import PUBLISHED, PaperScores, lines, paper_scores, remarks
+from distilbert_jax.finetuning.spread import Spread
 from distilbert_jax.models import DistilBertForMaskedLM
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.finetuning.kinds.test_answers import questions
@@ -59,6 +62,53 @@ def test_a_model_is_fine_tuned_on_both_tasks_and_beside_a_teacher_and_stands_bes
     assert f"{data / 'model'}, second step" in table
     assert f"| {scores['imdb'].metrics['accuracy']:.2f} | {scores['squad'].metrics['exact_match']:.1f} |" in table
     assert all(name in table and f"{f1:.1f}" in table for name, _, _, f1 in PUBLISHED)
+    assert "(paper)" in capfd.readouterr().out
+
+
+def made_up(model, *, length=512, diverged=()):
+    failed = {str(seed): "diverged: step 4: the loss is not finite" for seed in diverged}
+    values = [0.0 if seed in diverged else 90.0 + seed for seed in range(3)]
+    spread = Spread(
+        task="imdb",
+        title="imdb",
+        kind="classification",
+        model=model,
+        median=sorted(values)[1],
+        min=min(values),
+        max=max(values),
+        scores={str(seed): value for seed, value in enumerate(values)},
+        failed=failed,
+        majority=50.0,
+        metrics={"accuracy": sorted(values)[1]},
+        split="test",
+        train_rows=24,
+        scored_rows=8,
+        cut_share=0.0,
+        epochs=3,
+        train_seconds=1.0,
+        saved="",
+    )
+    return PaperScores(model=model, scores={"imdb": spread}, lengths={"imdb": length})
+
+
+def test_a_table_names_the_seeds_that_diverged_and_what_models_were_trained_otherwise():
+    models = [made_up("a"), made_up("b", length=128, diverged=(1,)), made_up("c", diverged=(0, 1, 2))]
+    said = remarks(models)
+    assert [line for line in said if "tokens" in line] == [
+        "IMDb of a, c: 24 rows of train, 8 scored, 3 epochs, 512 tokens.",
+        "IMDb of b: 24 rows of train, 8 scored, 3 epochs, 128 tokens.",
+    ]
+    assert [line.partition(" failed")[0] for line in said[2:]] == [
+        "b, IMDb: seed 1",
+        *(f"c, IMDb: seed {seed}" for seed in range(3)),
+    ]
+    assert [line[1] for line in lines(models)[1:4]] == ["91.00", "90.00", "diverged"]
+
+
+def test_a_table_of_which_each_seed_diverged_is_shown_and_fails(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(module, "paper_scores", lambda *given, **options: [made_up("c", diverged=(0, 1, 2))])
+    with pytest.raises(DivergedError):
+        cli.main(["paper", "--table", "2", "--model", "c", "--out", str(tmp_path)])
     assert "(paper)" in capfd.readouterr().out
 
 

@@ -11,6 +11,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.bootstrap import compare_runs
 from distilbert_jax.glue.results import Choice, Setting, SweepRun
+from distilbert_jax.glue.settings import in_words
 from distilbert_jax.glue.summary import (
     check_dev,
     mean_score,
@@ -118,6 +119,36 @@ def test_a_table_says_how_its_runs_were_fine_tuned(tmp_path):
         "SST-2: learning rate 5e-05, 3 epochs, batch 32, length 128, float32, distilled from runs/t (α 1, T 2, hidden 0.5; 2 "
         "epochs of layers first), with 1,200 copies of rows, 4 of each, in which bert replaced 20% of the words.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"freeze": "encoder"}, "the head alone trained"),
+        ({"layer_decay": 0.9}, "0.9 of a layer's learning rate for the layer below"),
+        ({"class_weights": "balanced"}, "classes weighted (balanced)"),
+        ({"max_train_rows": 1000}, "the first 1,000 rows of train"),
+        ({"optimizer__weight_decay": 0.0}, "weight decay 0"),
+        ({"optimizer__warmup": 0.0}, "warm-up 0 % of the steps"),
+        ({"run__activations": "float32"}, "float32 between layers"),
+        ({"run__deterministic": True}, "run.deterministic True"),
+        ({"distill": DistillConfig("t", hidden=HiddenConfig(0.5, (0,), (1,)))}, "distill.hidden.teacher_layers (1,)"),
+        ({"mesh__fsdp": 2, "save_model": False, "distill__alpha": 0.1, "augment__share": 0.5}, "length 128, float32"),
+    ],
+)
+def test_every_setting_is_said_that_changes_a_run_and_is_no_default(changes, said):
+    assert in_words(change(FinetuneConfig(model="bert", epochs=3), **changes)).endswith(f", {said}")
+
+
+def test_a_table_says_that_rows_are_held_out_of_train(tmp_path):
+    one = run(tmp_path, "rte", 0, 9)
+    one = dataclasses.replace(one, result=dataclasses.replace(one.result, train_rows=2241))
+    config = FinetuneConfig(model="bert", task="rte", epochs=3, select=True)
+    (one.directory / "config.json").write_text(to_json(config))
+    table = summary([one])
+    assert table["rte"].settings.endswith("of its epochs the best on a tenth of train that is held out")
+    (subset,) = (line for line in remarks(table) if "RTE: train" in line)
+    assert "held out" in subset
 
 
 def test_the_mean_score_leaves_wnli_out():

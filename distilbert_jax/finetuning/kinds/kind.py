@@ -48,6 +48,10 @@ class Kind(ABC):
         """Raise InputError (path, field, row) unless a split, a `datasets.Dataset` that has the columns, holds in each row what
         this kind reads, and where it is labelled, what it learns."""
 
+    def check_learned(self, rows: Any, task: Task, where: str) -> None:
+        """Raise InputError (path, field) where a split that `check` has passed can be scored, but not learned from."""
+        return None
+
     @abstractmethod
     def groups(self, rows: Any, task: Task) -> Iterable[str]:
         """A text for each row; rows of the same one are held out from training together."""

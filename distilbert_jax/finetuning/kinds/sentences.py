@@ -25,11 +25,14 @@ from distilbert_jax.training import losses
 from distilbert_jax.training.objective import Batch
 
 _LARGEST = float(np.finfo(np.float32).max)
+_SMALLEST = float(np.sqrt(np.finfo(np.float32).tiny))  # a spread: the square of a smaller one is 0 in float32
+_LOST = 1e-3  # of the spread of what is learned, the most that rounding may take
 
 
 @dataclasses.dataclass(frozen=True)
 class SentenceExamples(Examples):
-    """Sentences or pairs, and their labels: int32 [n], float32 [n] of a regression, float32 [n, outputs] of several."""
+    """Sentences or pairs, and their labels: int32 [n], or [n, outputs] of several; of a regression float64 [n] or [n, outputs], as
+    they are scored: float32 is what is learned of them."""
 
     labels: np.ndarray
 
@@ -41,10 +44,12 @@ class SentenceExamples(Examples):
         return dataclasses.replace(self, rows=rows, labels=self.labels[np.asarray(indices)])
 
     def packed(self, packing: Packing, shape: PackedShape, pad_id: int) -> dict[str, np.ndarray]:
-        """Adds first, the column of an example's first token, int32 [R, S], and labels [R, S], or [R, S, outputs]."""
+        """Adds first, the column of an example's first token, int32 [R, S], and labels, int32 or float32 [R, S], or
+        [R, S, outputs]."""
+        labels = self.labels[packing.indices]
         return super().packed(packing, shape, pad_id) | {
             "first": packing.examples(packing.column.astype(np.int32), shape),
-            "labels": packing.examples(self.labels[packing.indices], shape),
+            "labels": packing.examples(labels.astype(np.float32) if labels.dtype == np.float64 else labels, shape),
         }
 
 
@@ -183,7 +188,7 @@ class Regression(_Sentences):
 
     problem_type = "regression"
     distance_name = "loss_mse"
-    dtype = np.float32
+    dtype = np.float64
 
     def check_labels(self, rows: Any, task: Task, where: str) -> None:
         """… numbers: one, a column each, or a list."""
@@ -203,18 +208,25 @@ class Regression(_Sentences):
                         row=i,
                     )
 
+    def check_learned(self, rows: Any, task: Task, where: str) -> None:
+        """… numbers that float32 tells apart."""
+        values = self.labels_of(rows, task)
+        names = task.outputs if values.ndim > len(task.target) else task.target
+        for name, column in zip(names, values.reshape(len(values), -1).T, strict=True):
+            _check_told_apart(column, name, where)
+
     def labels_of(self, rows: Any, task: Task) -> np.ndarray:
-        """float32 [n], or [n, outputs]."""
+        """float64 [n], or [n, outputs]."""
         if len(task.outputs) == 1:
             return super().labels_of(rows, task)
         if not set(task.target) <= set(rows.column_names):
-            return np.zeros((len(rows), len(task.outputs)), np.float32)
+            return np.zeros((len(rows), len(task.outputs)), self.dtype)
         columns = [list(rows[name]) for name in task.target]
-        return np.array(columns, np.float32).T if len(columns) > 1 else np.array(columns[0], np.float32)
+        return np.array(columns, self.dtype).T if len(columns) > 1 else np.array(columns[0], self.dtype)
 
     def blank(self, config: ModelConfig, *, labelled: np.ndarray | None = None) -> SentenceExamples:
         one, outputs = super().blank(config, labelled=labelled), len(config.labels)
-        return one if outputs == 1 else dataclasses.replace(one, labels=np.zeros((1, outputs), np.float32))
+        return one if outputs == 1 else dataclasses.replace(one, labels=np.zeros((1, outputs), self.dtype))
 
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         labels = batch["labels"]
@@ -235,6 +247,26 @@ def majority(task: Task, labels: np.ndarray) -> dict[str, float]:
     """`Kind.score` of always answering the most frequent label; of a regression, where a constant correlates with nothing, 0."""
     answer = 0.0 if task.kind == "regression" else np.bincount(labels).argmax()
     return scored(task, np.full(len(labels), answer), labels)
+
+
+def _check_told_apart(values: np.ndarray, column: str, where: str) -> None:
+    """Raise InputError where numbers, float64 [n], differ by what is lost when a model learns them."""
+    spread, largest = float(values.std()), float(np.abs(values).max())
+    lost = float(np.abs(values - values.astype(np.float32)).max())
+    of_float64 = not spread and largest >= 2**53  # whole numbers beyond that are rounded before
+    hint = ""
+    if of_float64 or lost > _LOST * spread:
+        hint = f"subtract an offset, such as {values.min():.15g}, from every one of them, in all files"
+    if 0 < spread < _SMALLEST:
+        hint = f"multiply every one of them, in all files, by such as {1 / spread:.0e}"
+    if hint:
+        raise InputError(
+            f"{where}: {column} is from {values.min():.15g} to {values.max():.15g}: a model learns float32, which does not "
+            f"tell such numbers apart; {hint}",
+            path=where,
+            field=column,
+            hint=hint,
+        )
 
 
 def _is_number(value: Any, limits: tuple[float, float], kinds: Any) -> bool:

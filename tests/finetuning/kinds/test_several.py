@@ -1,6 +1,7 @@
 """Several labels of a text, and several numbers: rows, losses in packed rows, scores, and a toy task of each."""
 
 import random
+from types import SimpleNamespace
 
 import datasets
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distilbert_jax.finetuning.datasets import check
+from distilbert_jax.finetuning.datasets import check, load_split
 from distilbert_jax.finetuning.kinds import KINDS
 from distilbert_jax.finetuning.kinds.sentences import SentenceExamples
 from distilbert_jax.finetuning.tasks import Task, register_task
@@ -16,7 +17,7 @@ from distilbert_jax.models import SequenceClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests import runs
 from tests.finetuning.kinds.common import TEMPERATURE, assert_packed_is_padded, known, predictions, trained
-from tests.finetuning.test_objective import build_head, examples_of, padded_logits
+from tests.finetuning.test_objective import build_head, examples_of, packed, padded_logits
 from tests.runs import BERT, STUDENT, change, refused
 
 LABELS = ("red", "blue", "goes")
@@ -147,6 +148,41 @@ def test_scores_of_sets_by_hand():
     assert scores["f1_micro"] == pytest.approx(100 * 2 * 2 / (2 * 2 + 1 + 1))
     assert scores["f1_macro"] == pytest.approx(100 * 2 / 3)
     assert scores["accuracy"] == 0
+
+
+def test_scores_of_one_label_that_may_hold_are_of_where_it_holds():
+    one = change(TOY, labels=("red",))
+    right, logits = np.float32([[1], [1], [0], [0], [0]]), np.float32([[2], [-1], [1], [-1], [-1]])
+    scores = SETS.score(one, list(logits), right)
+    assert (scores["f1_micro"], scores["f1_macro"], scores["accuracy"]) == (50, 50, pytest.approx(60))
+    none = SETS.score(one, list(-np.abs(logits)), np.zeros_like(right))
+    assert (none["f1_micro"], none["f1_macro"], none["accuracy"]) == (0, 0, 100)
+
+
+def test_amounts_are_scored_as_the_file_has_them_and_learned_in_float32(world):
+    seconds = [1_700_000_000 + i for i in range(60)]
+    task = Task("seconds", "", ("text",), (), ("pearson", "spearman"), kind="regression", beside=("rmse",))
+    rows = datasets.Dataset.from_dict({"text": ["reda"] * 60, "label": seconds})
+    given = NUMBERS.encode(rows, task, load_tokenizer(world.tokenizer), 16)
+    logits = np.arange(60, dtype=np.float32)[:, None]
+    assert NUMBERS.score(task, list(logits), given.targets)["score"] == pytest.approx(100)
+    assert packed(given)[1]["labels"].dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "amounts",
+    [
+        [1_700_000_000.0 + i for i in range(60)],
+        [1e18 + i for i in range(60)],
+        [1e-30 * i for i in range(60)],
+        [1e6 + i / 1000 for i in range(60)],
+    ],
+)
+def test_amounts_that_float32_does_not_tell_apart_are_not_learned(amounts):
+    rows = datasets.Dataset.from_dict({"text": ["reda"] * 60, "reds": [i / 3 for i in range(60)], "blues": amounts})
+    task = change(AMOUNTS, source=SimpleNamespace(load=lambda split: rows))
+    assert load_split(task, "validation") is rows
+    refused(lambda: load_split(task, "train"), path="toy", field="blues")
 
 
 def test_metrics_of_several_numbers_are_the_means_over_them():
