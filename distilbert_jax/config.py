@@ -816,9 +816,7 @@ class Variant:
     seeds: tuple[int, ...]  # of fine-tuning
     pretrain: PretrainConfig | None = None
     model: str = ""  # HF directory or hub id
-    published: str = (
-        ""  # whose scores on the test sets the report has beside it, a row of `glue.references.TEST_SCORES`
-    )
+    published: str = ""  # whose scores on the test sets the report has beside it: a row of `glue.references`
     remark: str = ""  # what the report has to say of it
 
     def __post_init__(self) -> None:

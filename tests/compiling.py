@@ -35,8 +35,9 @@ def quick_flags() -> str:
 
 
 def few_devices() -> None:
-    """A run whose config names no mesh takes two of the eight devices: a fourth of the buffers and threads for the same
-    program. What says a mesh, and what joins processes, has all; `make_mesh.__wrapped__` is the package's own."""
+    """A run whose config names no mesh takes one of the eight devices, as a user's does on a CPU: no partitioning, no collectives,
+    an eighth of the buffers and threads. What says a mesh, and what joins processes, has all; `make_mesh.__wrapped__` is the
+    package's own."""
     import jax  # here: conftest sets what it reads before it is imported
 
     from distilbert_jax.config import MeshConfig
@@ -45,11 +46,11 @@ def few_devices() -> None:
     make_mesh = sharding.make_mesh
 
     @functools.wraps(make_mesh)
-    def of_two(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
+    def of_one(config: MeshConfig, devices: Sequence[Any] | None = None) -> jax.sharding.Mesh:
         few = devices is None and config == MeshConfig() and jax.process_count() == 1
-        return make_mesh(config, jax.devices()[:2] if few else devices)
+        return make_mesh(config, jax.devices()[:1] if few else devices)
 
-    sharding.make_mesh = of_two
+    sharding.make_mesh = of_one
 
 
 def keep_programs() -> None:
@@ -61,14 +62,35 @@ def keep_programs() -> None:
 
 
 def quick_cache() -> None:
-    """JAX packs what it puts into the compilation cache as small as zlib can; one that
-    goes with the session need not be small."""
-    from jax._src import compilation_cache  # here: conftest sets what it reads before it is imported
+    """The compilation cache of a session: JAX packs what it puts there as small as zlib can, which one that goes with the session
+    need not be; and a program that this process has compiled or read is not read again, which takes a tenth of compiling it."""
+    from jax._src import compilation_cache, compiler  # here: conftest sets what it reads before it is imported
 
     assert compilation_cache.zlib
     compilation_cache.zlib = types.SimpleNamespace(  # pyright: ignore[reportAttributeAccessIssue]
         compress=functools.partial(zlib.compress, level=1), decompress=zlib.decompress
     )
+    read, compile_and_write = compiler._cache_read, compiler._compile_and_write_cache
+    loaded: dict[tuple[Any, ...], Any] = {}  # by the cache, the key in it, and the devices
+
+    def read_once(name: str, key: str, options: Any, backend: Any, devices: Any, *rest: Any) -> tuple[Any, int | None]:
+        place = compilation_cache._get_cache(backend), key, devices
+        if executable := loaded.get(place):
+            return executable, 0
+        executable, seconds = read(name, key, options, backend, devices, *rest)
+        if executable is not None:
+            loaded[place] = executable
+        return executable, seconds
+
+    def compile_once(
+        backend: Any, module: Any, devices: Any, options: Any, callbacks: Sequence[Any], name: str, key: str
+    ) -> Any:
+        executable = compile_and_write(backend, module, devices, options, callbacks, name, key)
+        if (cache := compilation_cache._get_cache(backend)) and not callbacks:
+            loaded[cache, key, devices] = executable
+        return executable
+
+    compiler._cache_read, compiler._compile_and_write_cache = read_once, compile_once
 
 
 def quick_checkpoints() -> None:

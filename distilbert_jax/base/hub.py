@@ -18,6 +18,7 @@ _FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+POOLING = "1_Pooling/config.json"  # how a sentence encoder makes one vector of a text; read where it is served
 CARD = "README.md"  # of a model's directory: what people read, and nothing that is loaded
 _CARD_DIGEST = re.compile(r"<!-- .* SHA-256 of what stands above: ([0-9a-f]{64}) -->\n\Z")
 
@@ -99,7 +100,7 @@ def _download(name: str, revision: str | None) -> Path:
 
     absent = f"{name}: no such directory here, and"
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=model_files()))
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[*model_files(), POOLING]))
     except GatedRepoError:
         raise InputError(
             f"{absent} the hub gives this model to members only: ask for access there, then set HF_TOKEN",

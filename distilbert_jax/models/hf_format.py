@@ -440,7 +440,7 @@ def to_params(
             problems.append(f"{name} is of the type {tensor.dtype}, expected one of {', '.join(_FLOATS)}")
         else:
             params[path] = jnp.asarray(tensor.T if kernel else tensor, jnp.float32)
-            if not bool(jnp.isfinite(params[path]).all()):
+            if not np.isfinite(np.asarray(params[path])).all():  # a program of JAX's would be compiled for each shape
                 problems.append(f"{name} has values that are not finite")
     left = [name for name in source if name not in copies]
     problems += [

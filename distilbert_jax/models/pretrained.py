@@ -1,16 +1,19 @@
 """The base of all models: from an HF directory or a hub id to an NNX module, and back to a directory."""
 
 import dataclasses
+import functools
 import inspect
 import json
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, cast
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -84,6 +87,17 @@ def _check_head(wanted: str, named: Collection[str], where: str) -> None:
             path=where,
             field="architectures",
         )
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract(
+    kind: type, config: ModelConfig, dtype: jnp.dtype, activations: DTypeLike | Activations
+) -> tuple[nnx.GraphDef, Mapping[str, jax.Array]]:
+    """The graph of a model, and its parameters without values. Once: its whole constructor is traced."""
+    graphdef, shapes = split(
+        nnx.eval_shape(lambda: kind(config, dtype=dtype, activations=activations, rngs=nnx.Rngs(0)))
+    )
+    return graphdef, MappingProxyType(shapes)
 
 
 class PretrainedModel(nnx.Module):
@@ -172,7 +186,8 @@ class PretrainedModel(nnx.Module):
         check_sizes(config, read_headers(directory), str(path_or_id))
         make = cast(Callable[..., Self], kind)  # which takes more than this base
         draw = lambda: make(config, dtype=dtype, activations=activations, rngs=nnx.Rngs(seed), **options)
-        graphdef, shapes = split(nnx.eval_shape(draw))  # nothing is drawn that the file holds
+        # Nothing is drawn that the file holds.
+        graphdef, shapes = split(nnx.eval_shape(draw)) if options else _abstract(kind, config, dtype, activations)
         tensors, names = read_tensors(directory), kind.family.names(tied=config.tie_word_embeddings)
         anew = (reinitialise,) if isinstance(reinitialise, str) else tuple(reinitialise)
         for path in shapes:
@@ -196,8 +211,7 @@ class PretrainedModel(nnx.Module):
         config = read_config(directory, family=getattr(cls, "family", None))
         kind, headers = cls.of_family(config.model_type), read_headers(directory)
         check_sizes(config, headers, str(path_or_id))
-        make = cast(Callable[..., Self], kind)
-        _, shapes = split(nnx.eval_shape(lambda: make(config, rngs=nnx.Rngs(0))))
+        _, shapes = _abstract(kind, config, jnp.dtype(jnp.float32), "auto")
         there, names = reference_names(headers, config), kind.family.names(tied=config.tie_word_embeddings)
         return all(hf_name(names, path) in there for path in shapes)
 

@@ -10,7 +10,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from distilbert_jax import models
-from distilbert_jax.base.hub import locate
+from distilbert_jax.base.files import read_json
+from distilbert_jax.base.hub import POOLING, locate
 from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.models import EncoderModel, MaskedLM, SequenceClassification
@@ -114,14 +115,17 @@ def load_models(
     dtype: DTypeLike = "float32",
     activations: Activations = "auto",
     batch_size: int | None = None,
-    pooling: str = "mean",
+    pooling: str | None = None,
 ) -> dict[str, Served]:
     """The models that are named on a command line, in their order; the first is the one that routes without a name ask.
+
+    Args:
+        pooling: cls or mean; None: as a directory's own `1_Pooling` has it, else mean.
 
     Raises:
         InputError: two of one name, a directory that cannot be loaded, a pooling that is not cls or mean.
     """
-    if pooling not in POOLINGS[1:]:
+    if pooling is not None and pooling not in POOLINGS[1:]:
         raise InputError(f"--pooling {pooling}: {nearest(pooling, POOLINGS[1:])}", field="--pooling")
     served: dict[str, Served] = {}
     for name, source in map(parse_name, given):
@@ -130,13 +134,43 @@ def load_models(
             raise InputError(f"--model {source}: there is a model {name!r}; {hint}", field="--model", hint=hint)
         options = {"dtype": dtype, "activations": activations, "batch_size": batch_size}
         tasks: list[Task] = [kind(pipeline(source, **options)) for _, pipeline, kind in _heads(source)]
-        tasks.append(FeatureExtractionTask(_features(source, tasks, options), pooling))
+        own = pooling or _pooling_of(locate(source))
+        tasks.append(FeatureExtractionTask(_features(source, tasks, options), own))
         config = read_config(locate(source))
         by_name = {task.name: task for task in tasks}
-        served[name] = Served(name, source, fingerprint(source), str(dtype), config, by_name, pooling)
+        served[name] = Served(name, source, fingerprint(source), str(dtype), config, by_name, own)
     if not served:
         raise InputError("--model: none is named; expected DIR or NAME=DIR", field="--model")
     return served
+
+
+_POOLINGS = {"cls": "cls", "cls_token": "cls", "mean": "mean", "mean_tokens": "mean"}
+
+
+def _pooling_of(directory: Path) -> str:
+    """How a sentence encoder's directory makes one vector of a text; the mean where it does not say.
+
+    Raises:
+        InputError: in a way that there is not here.
+    """
+    path = directory / POOLING
+    if not path.exists():
+        return "mean"
+    config = read_json(path, dict)
+    asked = config.get("pooling_mode", [])
+    modes = [asked] if isinstance(asked, str) else list(asked) if isinstance(asked, list) else []
+    modes = modes or [
+        name.removeprefix("pooling_mode_") for name, on in config.items() if on is True and "_mode_" in name
+    ]
+    if len(modes) == 1 and modes[0] in _POOLINGS:
+        return _POOLINGS[modes[0]]
+    raise InputError(
+        f"{path}: makes a vector by {' and '.join(map(str, modes)) or 'nothing'}; here it is the mean or the first token's: "
+        "--pooling mean or cls",
+        path=path,
+        field="pooling_mode",
+        hint="--pooling",
+    )
 
 
 def _heads(source: str) -> Sequence[tuple[Any, Any, Any]]:

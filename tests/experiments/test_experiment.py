@@ -25,7 +25,7 @@ from distilbert_jax.models.hf_format import has_weights
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.text.tokenizer import load_tokenizer
-from tests import children, runs
+from tests import runs
 from tests.runs import BERT, change, pretraining, refused
 
 TASKS = ("sst2",)  # each takes compilations of its own
@@ -193,9 +193,7 @@ def test_called_again_it_finds_everything(done, monkeypatch, capsys):
 def test_the_command_reads_its_config(world, prepared, tmp_path):
     file = write(toy(world, tmp_path), tmp_path / "e.py")
     shutil.copytree(prepared / "encoder", tmp_path / "encoder")
-    ended = children.command("experiment", file)
-    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
-    assert f"{tmp_path}/corpus: there is no corpus yet" in ended.stderr
+    refused(lambda: main(["experiment", file]), "--text", path=f"{tmp_path}/corpus")
 
 
 def test_stages_and_variants_can_be_chosen(world, prepared, monkeypatch):

@@ -46,6 +46,14 @@ def pair(finished, distilled, tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True)
+def few_plots(request, monkeypatch):
+    """Plots are drawn for the two tests that look at them."""
+    if request.node.name not in ("test_a_report_is_a_table_a_file_and_a_plot", "test_scores_are_compared_in_pairs"):
+        for name in ("curves", "differences"):
+            monkeypatch.setattr(module, name, lambda *_: None)
+
+
 def test_a_report_is_a_table_a_file_and_a_plot(pair, world, tmp_path, capsys):
     runs = [str(pair / "first"), str(pair / "second")]
     report(runs, str(tmp_path / "out"), heldout=world.heldout, teacher=str(pair / "first"), length=32)

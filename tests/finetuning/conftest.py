@@ -9,7 +9,7 @@ from tests import runs
 from tests.finetuning.test_runs import shares, topics
 from tests.runs import BERT, STUDENT, change
 
-WIDER = change(BERT, hidden_size=48, num_hidden_layers=3)
+WIDER = change(BERT, hidden_size=48)
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ def folder(world, tmp_path_factory):
 def command(folder, out, *more):
     return [
         "glue", "--model", str(folder / "model"), "--data", str(folder), "--run.directory", str(out),
-        "--tasks", *TASKS, "--seeds", "0", "1", "--length", "16", "--batch-size", "16", "--epochs", "8",
+        "--tasks", *TASKS, "--seeds", "0", "1", "--length", "16", "--batch-size", "16", "--epochs", "5",
         "--sweep.learning-rate", "1e-9", "5e-3", *more,
     ]  # fmt: skip
 

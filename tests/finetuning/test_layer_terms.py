@@ -55,8 +55,8 @@ def test_what_lies_within_packed_examples_is_that_of_each_alone():
     """Of two terms, by the formulas on examples one by one, without a row that is packed."""
     examples = examples_of(24, 3)
     packing, batch = packed(examples)
-    student, teacher = classifier(change(STUDENT, num_hidden_layers=2), 3, 1), classifier(WIDER, 3, 2)
-    teacher.config = change(teacher.config, num_hidden_layers=3)
+    student = classifier(change(STUDENT, num_hidden_layers=2), 3, 1)
+    teacher = classifier(change(WIDER, num_hidden_layers=3), 3, 2)
     config = c.DistillConfig(
         teacher="x",
         alpha=1.0,
@@ -111,33 +111,40 @@ def test_a_teacher_of_other_sizes_teaches_its_layers_and_projections_stay_out_of
     assert "attention_scores" in (tmp_path / "run/config.json").read_text()
 
 
-@pytest.mark.slow
-def test_seeds_beside_each_other_have_the_losses_of_the_same_seeds_in_turn(taught, tmp_path):
-    seeds = lambda name: [
-        tuning(taught, tmp_path / f"{name}{seed}", run__seed=seed, save_model=False) for seed in (0, 3)
-    ]
-    apart, together = seeds("apart"), seeds("together")
-    finetune_seeds(apart)
-    finetune_seeds(together, together=True)
-    for alone, beside in zip(apart, together, strict=True):
-        np.testing.assert_allclose(losses_of(beside), losses_of(alone), rtol=1e-4)
-    assert losses_of(apart[0])[0] != losses_of(apart[1])[0]
+@pytest.fixture(scope="module")
+def cooled(taught, tmp_path_factory):
+    """The config of a run in which the weight of a term falls over the steps."""
+    cooling = c.HiddenConfig(c.Schedule("linear", 2.0, 0.5))
+    path = tmp_path_factory.mktemp("cooled") / "run"
+    config = tuning(taught, path, epochs=1, distill__hidden=cooling, save_model=False)
+    finetune(config)
+    return config
+
+
+def test_a_weight_of_layers_may_change_over_the_steps(cooled):
+    logged = [entry for entry in metrics(Path(cooled.run.directory) / "metrics.jsonl") if entry["kind"] == "train"]
+    assert [entry["hidden_weight"] for entry in logged] == pytest.approx([2.0, 1.625, 1.25, 0.875, 0.5])
+    entry, weights = logged[1], {**weights_of(cooled), "loss_hidden": 1.625}
+    layers = sum(weight * entry[name] for name, weight in weights.items())
+    assert entry["loss"] == pytest.approx(0.7 * entry["loss_labels"] + 0.3 * entry["loss_ce"] + layers, rel=1e-5)
 
 
 @pytest.mark.slow
-def test_neither_mesh_nor_micro_batches_change_the_losses(taught, tmp_path):
+def test_neither_mesh_nor_micro_batches_change_the_losses(cooled, tmp_path):
     given = {"mesh": c.MeshConfig(data=2, fsdp=2, tensor=2), "optimizer__accumulate": 2}
-    plain, cut = tuning(taught, tmp_path / "plain"), tuning(taught, tmp_path / "cut", **given)
-    finetune(plain)
+    cut = change(cooled, run__directory=str(tmp_path / "cut"), **given)
     finetune(cut)
-    np.testing.assert_allclose(losses_of(cut)[:6], losses_of(plain)[:6], rtol=1e-4)
+    np.testing.assert_allclose(losses_of(cut), losses_of(cooled), rtol=1e-4)
 
 
 @pytest.mark.slow
 def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_own(taught, tmp_path):
-    config = tuning(taught, tmp_path / "run", distill__layer_epochs=2, epochs=1, distill__hidden=c.HiddenConfig(0.5))
-    result = finetune(config)
-    logged = [entry for entry in metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
+    """Also of seeds beside each other, which have the losses of the same seeds in turn."""
+    config = tuning(taught, tmp_path / "0", distill__layer_epochs=2, epochs=1, distill__hidden=c.HiddenConfig(0.5))
+    of_seed = lambda seed, place: change(config, run__seed=seed, run__directory=str(tmp_path / place))
+    apart = [config, of_seed(3, "3")]
+    result, _ = finetune_seeds(apart)
+    logged = [entry for entry in metrics(tmp_path / "0/metrics.jsonl") if entry["kind"] == "train"]
     first, second = logged[:10], logged[10:]
     assert [entry["step"] for entry in logged] == list(range(1, result.steps + 1))
     assert len(second) == 5
@@ -154,20 +161,12 @@ def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_ow
     rows, length, _ = Tuning(config).placed_shape
     passes = 3 * forward_flops(STUDENT, length, 0.0) + forward_flops(WIDER, length, 0.0)
     assert result.flops == pytest.approx(15 * rows * length * passes)
-    assert "2 epochs of layers and then 1 epoch, 15 steps" in (tmp_path / "run/model/README.md").read_text()
-    beside = [change(config, run__seed=seed, run__directory=str(tmp_path / f"beside{seed}")) for seed in (0, 1)]
+    assert "2 epochs of layers and then 1 epoch, 15 steps" in (tmp_path / "0/model/README.md").read_text()
+    beside = [of_seed(seed, f"beside{seed}") for seed in (0, 3)]
     finetune_seeds(beside, together=True)
-    np.testing.assert_allclose(losses_of(beside[0])[:12], losses_of(config)[:12], rtol=1e-4)
-
-
-def test_a_weight_of_layers_may_change_over_the_steps(taught, tmp_path):
-    cooling = c.HiddenConfig(c.Schedule("linear", 2.0, 0.5))
-    finetune(tuning(taught, tmp_path / "run", epochs=1, distill__hidden=cooling, save_model=False))
-    logged = [entry for entry in metrics(tmp_path / "run/metrics.jsonl") if entry["kind"] == "train"]
-    assert [entry["hidden_weight"] for entry in logged] == pytest.approx([2.0, 1.625, 1.25, 0.875, 0.5])
-    entry, weights = logged[1], {**weights_of(tuning(taught, tmp_path)), "loss_hidden": 1.625}
-    layers = sum(weight * entry[name] for name, weight in weights.items())
-    assert entry["loss"] == pytest.approx(0.7 * entry["loss_labels"] + 0.3 * entry["loss_ce"] + layers, rel=1e-5)
+    for one, other in zip(beside, apart, strict=True):
+        np.testing.assert_allclose(losses_of(one), losses_of(other), rtol=1e-4)
+    assert losses_of(apart[0])[0] != losses_of(apart[1])[0]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
 from distilbert_jax.base.config_io import from_json
 from distilbert_jax.cli import main as cli
@@ -12,13 +13,15 @@ from distilbert_jax.errors import DivergedError
 from distilbert_jax.finetuning import paper_scores as module
 from distilbert_jax.finetuning.paper_scores import PUBLISHED, PaperScores, lines, paper_scores, remarks
 from distilbert_jax.finetuning.spread import Spread
+from distilbert_jax.models import DistilBertForMaskedLM
+from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.finetuning.kinds.test_answers import questions
-from tests.runs import refused, write_split
+from tests.runs import STUDENT, refused, write_split
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Folder of IMDb's and SQuAD's files, at toy size."""
+def data(world, tmp_path_factory):
+    """Folder of IMDb's and SQuAD's files, at toy size, and of a model of one layer."""
     path = tmp_path_factory.mktemp("paper")
     reviews = lambda rows: {
         "text": [f"red{'ab'[i % 2]} goes" for i in range(rows)],
@@ -28,14 +31,16 @@ def data(tmp_path_factory):
         write_split(path, "imdb", split, reviews(rows))
     for split, rows in (("train", 12), ("validation", 6)):
         write_split(path, "squad", split, questions(rows, rows))
+    tokenizer = load_tokenizer(world.tokenizer)
+    DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(3)).save_pretrained(path / "model", tokenizer)
     return path
 
 
 @pytest.mark.slow
 def test_a_model_is_fine_tuned_on_both_tasks_and_beside_a_teacher_and_stands_beside_the_papers_rows(
-    world, data, tmp_path, capfd
+    data, tmp_path, capfd
 ):
-    given = ["paper", "--table", "2", "--model", world.teacher, "--data", str(data), "--epochs", "1"]
+    given = ["paper", "--table", "2", "--model", str(data / "model"), "--data", str(data), "--epochs", "1"]
     given += ["--out", str(tmp_path / "runs")]
     cli.main([*given, "--tasks", "squad"])
     teacher = next((tmp_path / "runs").glob("*/squad/model"))
@@ -54,7 +59,7 @@ def test_a_model_is_fine_tuned_on_both_tasks_and_beside_a_teacher_and_stands_bes
     )
     assert config["optimizer"]["learning_rate"] == 3e-5
     table = (tmp_path / "runs/paper.md").read_text()
-    assert f"{world.teacher}, second step" in table
+    assert f"{data / 'model'}, second step" in table
     assert f"| {scores['imdb'].metrics['accuracy']:.2f} | {scores['squad'].metrics['exact_match']:.1f} |" in table
     assert all(name in table and f"{f1:.1f}" in table for name, _, _, f1 in PUBLISHED)
     assert "(paper)" in capfd.readouterr().out

@@ -124,7 +124,7 @@ def test_results_say_what_was_done_and_what_came_out(tuned):
     assert read_result(Path(config.run.directory) / "results.json") == result
     accuracy, lengths = result.score, [len(sentence.split()) + 2 for sentence in topics(TRAIN, 0)["sentence"]]
     shape = packed_shape(np.array(lengths), 16)
-    rows, length = shape.for_mesh(2).rows, shape.length
+    rows, length = shape.for_mesh(1).rows, shape.length
     assert result.train_seconds > 0
     assert to_values(result) == {
         "task": "sst2",
@@ -246,7 +246,10 @@ def test_the_share_of_rows_that_are_cut_is_told(folder, tmp_path, no_training, c
         ({"model": "nowhere"}, {"path": "nowhere"}),
         ({"data": "nowhere"}, {"by": "finetuning.datasets._file", "path": "nowhere"}),
         ({"length": 64}, {"by": "finetuning.preparation.check_sizes", "field": "length"}),
-        ({"batch_size": 13}, {"by": "training.sharding.check_batch", "field": "batch_size"}),
+        (
+            {"batch_size": 13, "mesh": MeshConfig(data=8)},
+            {"by": "training.sharding.check_batch", "field": "batch_size"},
+        ),
         ({"mesh": MeshConfig(data=3)}, {"by": "training.sharding.make_mesh", "field": "mesh"}),
         ({"model": "few"}, {"by": "text.tokenizer.check_fit", "path": "few"}),
     ],
@@ -285,10 +288,9 @@ def losses_of(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "model"), [("sst2", "student"), ("stsb", "bert")])
-def test_seeds_that_train_together_have_the_losses_of_the_same_seeds_in_turn(folder, tmp_path, task, model):
+def test_seeds_that_train_together_have_the_losses_of_the_same_seeds_in_turn(folder, tmp_path):
     """With dropout, in batches that are not of one size."""
-    given = {"task": task, "model": str(folder / model), "optimizer__learning_rate": 1e-3}
+    given = {"epochs": 2, "optimizer__learning_rate": 1e-3}
     turn = seeds_of(folder, tmp_path / "turn", (0, 3, 4), **given)
     together = seeds_of(folder, tmp_path / "together", (0, 3, 4), **given)
     apart, side_by_side = finetune_seeds(turn), finetune_seeds(together, together=True)
@@ -391,12 +393,11 @@ def test_a_seed_whose_gradient_overflows_once_has_diverged_beside_others_too(fol
         return ((jax.tree.map(lambda one: jnp.where(now, jnp.full_like(one, 1e20), one), found), metrics),)
 
     monkeypatch.setattr(step, "gradients", overflowing)
-    for together in (False, True):
-        configs = seeds_of(folder, tmp_path / str(together), (0, 1), epochs=1)
-        sound, broken = finetune_seeds(configs, together=together)
-        assert (sound.diverged, broken.score) == ("", 0.0), together
-        assert broken.diverged.startswith("step 4: grad_norm is not finite"), together
-        assert [entry["step"] for entry in runs.entries(Path(configs[1].run.directory))] == [1, 2, 3], together
+    configs = seeds_of(folder, tmp_path, (0, 1), epochs=1)
+    sound, broken = finetune_seeds(configs, together=True)
+    assert (sound.diverged, broken.score) == ("", 0.0)
+    assert broken.diverged.startswith("step 4: grad_norm is not finite")
+    assert [entry["step"] for entry in runs.entries(Path(configs[1].run.directory))] == [1, 2, 3]
 
 
 def test_a_tenth_of_train_is_scored_in_the_place_of_dev(folder, tmp_path):

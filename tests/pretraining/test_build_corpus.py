@@ -18,9 +18,10 @@ from tokenizers import AddedToken, Tokenizer
 
 from distilbert_jax.base.config_io import from_json, to_values
 from distilbert_jax.base.files import write_json
+from distilbert_jax.cli.main import main
 from distilbert_jax.errors import InputError
 from distilbert_jax.pretraining import build_corpus as corpus_module
-from distilbert_jax.pretraining.build_corpus import build_corpus, build_share
+from distilbert_jax.pretraining.build_corpus import build_share
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.manifests import COUNTED, CorpusManifest
 from distilbert_jax.text import sources as text_module
@@ -29,6 +30,12 @@ from distilbert_jax.text.tokenizer import load_tokenizer, same_ids, save_tokeniz
 from distilbert_jax.text.wordpiece import train_wordpiece
 from tests import children
 from tests.runs import refused
+
+
+def build_corpus(*arguments, processes=1, **options):
+    """Where the number of processes is no matter, in this one."""
+    return corpus_module.build_corpus(*arguments, processes=processes, **options)
+
 
 WORDS = [a + b for a in ("over", "under", "in", "re", "un") for b in ("write", "read", "pack", "mask", "draw")]
 
@@ -121,7 +128,7 @@ def build_part(arguments):
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
 def test_hosts_one_after_another_equal_one_host(tokenizer, source, tmp_path, order):
-    one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
+    one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500)
     own = [len(one.manifest.shards[host::3]) for host in range(3)]
     part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "three", "hosts": 3}
     for done, host in enumerate(order):
@@ -141,7 +148,7 @@ def test_hosts_one_after_another_equal_one_host(tokenizer, source, tmp_path, ord
 
 def test_hosts_at_the_same_time_equal_one_host(tokenizer, source, tmp_path):
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
-    build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
+    build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500)
     part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "three", "hosts": 3}
     with children.pool(3) as hosts:
         shares = list(hosts.map(build_part, [{**part, "host": host} for host in range(3)]))
@@ -151,7 +158,7 @@ def test_hosts_at_the_same_time_equal_one_host(tokenizer, source, tmp_path):
 
 
 def test_a_killed_host_starts_again_and_one_host_makes_what_is_missing(tokenizer, source, tmp_path, monkeypatch):
-    one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
+    one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500)
     part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "two", "hosts": 2}
     own = len(one.manifest.shards[::2])
     monkeypatch.setattr(corpus_module, "progress", interrupting_progress)
@@ -160,18 +167,18 @@ def test_a_killed_host_starts_again_and_one_host_makes_what_is_missing(tokenizer
     monkeypatch.undo()
     (tmp_path / "two/shards/.00002.npz.somewhere-7.partial").write_bytes(b"half a shard")
     assert build_part({**part, "host": 0}) == (own, own - 1, (1,), False)
-    rest = build_corpus([source], tokenizer, tmp_path / "two", shard_bytes=2500, processes=1)
+    rest = build_corpus([source], tokenizer, tmp_path / "two", shard_bytes=2500)
     assert rest.shards_made == len(one) - own
     assert tree(tmp_path / "two") == tree(tmp_path / "one")
 
 
 def test_a_host_that_is_about_to_write_the_tokenizer_stops_no_other(tokenizer, source, tmp_path):
     (tmp_path / "out/tokenizer").mkdir(parents=True)
-    build_corpus([source], tokenizer, tmp_path / "out", processes=1)
+    build_corpus([source], tokenizer, tmp_path / "out")
 
 
 def test_a_damaged_shard_of_another_host_is_that_hosts_to_mend(tokenizer, source, tmp_path):
-    one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500, processes=1)
+    one = build_corpus([source], tokenizer, tmp_path / "one", shard_bytes=2500)
     (tmp_path / "one/shards/00001.npz").write_bytes(b"damaged")
     part = {"sources": [source], "tokenizer": tokenizer, "out": tmp_path / "one", "hosts": 2}
     assert build_part({**part, "host": 0})[1:] == (0, (1,), False)
@@ -241,9 +248,9 @@ def test_a_large_vocabulary_gets_wider_ids(tmp_path):
 
 
 def test_second_run_finds_everything(tokenizer, source, tmp_path):
-    first = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
+    first = corpus_module.build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     times = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
-    second = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
+    second = corpus_module.build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     assert (second.shards_made, second.manifest) == (0, first.manifest)
     assert times == {file: file.stat().st_mtime_ns for file in (tmp_path / "out").rglob("*")}
 
@@ -276,7 +283,7 @@ def test_a_full_disk_keeps_finished_shards_and_leaves_no_half_file(tokenizer, so
 
     monkeypatch.setattr(corpus_module.np, "savez", savez)
     with pytest.raises(OSError, match="No space left"):
-        build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+        build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     assert sorted(files_of(tmp_path / "out")) == ["00000.json", "00000.npz", "00001.json", "00001.npz"]
 
 
@@ -395,10 +402,10 @@ def test_a_corpus_opens_whatever_way_its_tokenizer_was_written(change, tokenizer
     (tmp_path / "given/tokenizer.json").write_text(json.dumps(parts))
     (tmp_path / "given/tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
     given = load_tokenizer(tmp_path / "given")
-    build_corpus([source], given, tmp_path / "corpus", processes=1)
+    build_corpus([source], given, tmp_path / "corpus")
     Corpus.open(tmp_path / "corpus").verify()
     assert same_ids(Corpus.open(tmp_path / "corpus").tokenizer(), given)
-    assert not build_corpus([source], given, tmp_path / "corpus", processes=1).shards_made
+    assert not build_corpus([source], given, tmp_path / "corpus").shards_made
 
 
 def test_truncation_of_the_given_tokenizer_is_not_applied(tokenizer, source, tmp_path):
@@ -476,26 +483,21 @@ def test_what_is_not_a_finished_corpus_is_named(tokenizer, source, tmp_path):
     assert build_corpus([source], tokenizer, tmp_path / "out").manifest == from_json(CorpusManifest, json.dumps(good))
 
 
-def test_command_line_reports_and_answers_a_mistake_with_one_line(tokenizer, source, tmp_path):
+def test_the_command_reports_and_refuses_a_mistake(tokenizer, source, tmp_path, capsys):
     save_tokenizer(tokenizer, tmp_path / "tokenizer")
-    arguments = ["--text", str(source), "--tokenizer", str(tmp_path / "tokenizer"), "--out", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "distilbert_jax", "corpus", *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert f"{len(DOCUMENTS)} documents" in run.stdout
-    out = str(tmp_path / "two")
-    waiting = f"in {out}; not complete yet: shards of host 0 are missing\n"
+    command = ["corpus", "--text", str(source), "--tokenizer", str(tmp_path / "tokenizer")]
+    out = ["--out", str(tmp_path / "out"), "--processes", "1"]
+    main([*command, *out])
+    assert f"{len(DOCUMENTS)} documents" in capsys.readouterr().out
+    two = str(tmp_path / "two")
+    waiting = f"in {two}; not complete yet: shards of host 0 are missing\n"
     for host, said in ((1, waiting), (0, f"{len(DOCUMENTS)} documents")):
-        part = [*command[:-1], out, "--hosts", "2", "--host", str(host)]
-        assert said in subprocess.run(part, capture_output=True, text=True, check=True).stdout
-    run = subprocess.run([*command, "--hosts", "2"], capture_output=True, text=True, check=False)
-    assert run.stderr == "error: --hosts 2: say with --host 0 … 1 which of them this is\n"
-    run = subprocess.run([*command, "--hosts", "0"], capture_output=True, text=True, check=False)
-    assert run.stderr == "error: --hosts 0: expected at least 1\n"
+        main([*command, "--out", two, "--processes", "1", "--hosts", "2", "--host", str(host)])
+        assert said in capsys.readouterr().out
+    for hosts in ("2", "0"):  # which of the two, or none
+        refused(lambda hosts=hosts: main([*command, *out, "--hosts", hosts]), hosts, field="--hosts")
     source.write_bytes(b"\xff")
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert run.returncode == 2
-    assert len(run.stderr.splitlines()) == 1
-    assert "line 1: not UTF-8" in run.stderr
+    refused(lambda: main([*command, *out]), "line 1: not UTF-8", path=str(source))
 
 
 def test_nothing_of_the_data_floor_that_a_worker_needs_imports_jax():
@@ -513,7 +515,7 @@ def test_no_processes_are_refused(tokenizer, source, tmp_path):
 
 @pytest.mark.parametrize("size", [None, 0, 60, 200])
 def test_damaged_token_counts_are_named(size, tokenizer, source, tmp_path):
-    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus")
     file = tmp_path / "corpus" / "token_counts.npy"
     content = file.read_bytes()
     file.unlink()
@@ -523,13 +525,13 @@ def test_damaged_token_counts_are_named(size, tokenizer, source, tmp_path):
 
 
 def test_token_counts_of_another_vocabulary_are_named(tokenizer, source, tmp_path):
-    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus")
     np.save(tmp_path / "corpus" / "token_counts.npy", np.zeros(7, np.int64))
     refused(lambda: corpus.token_counts, "(7,)", by="pretraining.corpus.Corpus.token_counts", path="token_counts.npy")
 
 
 def test_a_manifest_that_lacks_a_part_is_named(tokenizer, source, tmp_path):
-    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus")
     write_json(tmp_path / "corpus" / "manifest.json", {"format": corpus.manifest.format, "vocab_size": 9})
     refused(
         lambda: Corpus.open(tmp_path / "corpus"),
@@ -539,18 +541,18 @@ def test_a_manifest_that_lacks_a_part_is_named(tokenizer, source, tmp_path):
 
 
 def test_a_bit_turned_in_the_token_counts_is_named_and_mended(tokenizer, source, tmp_path):
-    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus")
     file = tmp_path / "corpus" / "token_counts.npy"
     content = file.read_bytes()
     file.write_bytes(content[:-8] + bytes([content[-8] ^ 1]) + content[-7:])
     for read in (lambda: corpus.token_counts, corpus.verify):
         refused(read, by="pretraining.corpus.Corpus.token_counts", path="token_counts.npy")
-    assert build_corpus([source], tokenizer, tmp_path / "corpus", processes=1).shards_made == 0
+    assert build_corpus([source], tokenizer, tmp_path / "corpus").shards_made == 0
     assert file.read_bytes() == content
 
 
 def test_a_corpus_made_before_the_counts_had_a_checksum_keeps_its_shards(tokenizer, source, tmp_path):
-    whole = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    whole = build_corpus([source], tokenizer, tmp_path / "corpus")
     before = {name: value for name, value in to_values(whole.manifest).items() if name != "token_counts"}
     write_json(tmp_path / "corpus/manifest.json", before)
     refused(
@@ -558,7 +560,7 @@ def test_a_corpus_made_before_the_counts_had_a_checksum_keeps_its_shards(tokeniz
         path="manifest.json",
         field="token_counts",
     )
-    again = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    again = build_corpus([source], tokenizer, tmp_path / "corpus")
     assert (again.shards_made, again.manifest) == (0, whole.manifest)
 
 
@@ -577,17 +579,17 @@ def test_a_corpus_made_before_the_counts_had_a_checksum_keeps_its_shards(tokeniz
     ],
 )
 def test_a_part_of_a_manifest_of_another_form_is_named_and_mended(name, value, tokenizer, source, tmp_path):
-    whole = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    whole = build_corpus([source], tokenizer, tmp_path / "corpus")
     write_json(tmp_path / "corpus/manifest.json", {**to_values(whole.manifest), name: value})
     with pytest.raises(InputError) as caught:
         Corpus.open(tmp_path / "corpus")
     assert caught.value.path.endswith("manifest.json")
     assert caught.value.field.startswith(name)
-    assert build_corpus([source], tokenizer, tmp_path / "corpus", processes=1).manifest == whole.manifest
+    assert build_corpus([source], tokenizer, tmp_path / "corpus").manifest == whole.manifest
 
 
 def test_a_tokenizer_that_did_not_make_the_corpus_is_named(tokenizer, source, tmp_path):
-    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus")
     assert corpus.tokenizer().to_str() == tokenizer.to_str()
     manifest = to_values(corpus.manifest)
     changed = {**manifest, "tokenizer": "0" * 64}
@@ -603,7 +605,7 @@ def test_a_tokenizer_that_did_not_make_the_corpus_is_named(tokenizer, source, tm
             by="pretraining.corpus.Corpus.tokenizer",
             path=at_fault,
         )
-        assert build_corpus([source], tokenizer, tmp_path / "corpus", processes=1).manifest == corpus.manifest
+        assert build_corpus([source], tokenizer, tmp_path / "corpus").manifest == corpus.manifest
     words = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / "corpus/tokenizer" / name).unlink()
@@ -630,7 +632,7 @@ def test_a_directory_of_something_else_is_left_alone(files, tokenizer, source, t
     for name, content in files.items():
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(content)
-    refused(lambda: build_corpus([source], tokenizer, out, processes=1), path=str(out))
+    refused(lambda: build_corpus([source], tokenizer, out), path=str(out))
     assert tree(out) == files
 
 
@@ -638,25 +640,25 @@ def test_a_directory_of_something_else_is_left_alone(files, tokenizer, source, t
 @pytest.mark.parametrize("kind", ["link", "pipe"])
 def test_a_link_or_a_pipe_is_not_written_to(name, kind, tokenizer, source, tmp_path):
     out, victim = tmp_path / "out", tmp_path / "victim"
-    build_corpus([source], tokenizer, out, shard_bytes=2500, processes=1)
+    build_corpus([source], tokenizer, out, shard_bytes=2500)
     (out / name).unlink()
     if name == "shards/00000.json":  # which a finished corpus does not need
         (out / "manifest.json").unlink()
     victim.write_text("victim")
     (out / name).symlink_to(victim) if kind == "link" else os.mkfifo(out / name)
     before = tree(out)
-    refused(lambda: build_corpus([source], tokenizer, out, shard_bytes=2500, processes=1), path=name)
+    refused(lambda: build_corpus([source], tokenizer, out, shard_bytes=2500), path=name)
     assert (tree(out), victim.read_text()) == (before, "victim")
 
 
 def test_foreign_files_beside_the_shards_of_a_corpus_stay(tokenizer, source, tmp_path):
-    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     shards = tmp_path / "out/shards"
     names = ("2024-notes.txt", "77777.txt", ".mine.partial")
     for name in names:
         (shards / name).write_text("mine")
     (tmp_path / "out/manifest.json").unlink()
-    again = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    again = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     assert (again.shards_made, again.manifest) == (0, whole.manifest)
     assert {(shards / name).read_text() for name in names} == {"mine"}
 
@@ -666,29 +668,29 @@ def test_what_is_left_of_a_call_that_finished_no_shard_is_continued(tokenizer, s
     (tmp_path / "out/shards").mkdir()
     (tmp_path / "out/shards/00000.npz").write_bytes(b"of another host, its record is yet to come")
     (tmp_path / "out/shards/.00001.npz.host-7.partial").write_bytes(b"half")
-    one = build_corpus([source], tokenizer, tmp_path / "out", processes=1)
+    one = build_corpus([source], tokenizer, tmp_path / "out")
     assert documents_in(one) == expected(tokenizer)
 
 
 @pytest.mark.parametrize("change", [{"tokens": "x"}, {"lines": -1}, {"documents": None}, {"file": "/etc/passwd"}])
 def test_a_record_of_another_form_is_made_again(change, tokenizer, source, tmp_path):
-    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     record = tmp_path / "out/shards/00000.json"
     record.write_text(json.dumps({**json.loads(record.read_text()), **change}))
     (tmp_path / "out/manifest.json").unlink()
-    again = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    again = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     assert (again.shards_made, again.manifest) == (1, whole.manifest)
 
 
 @pytest.mark.parametrize("manifest", [None, "damaged"])
 def test_a_corpus_whose_only_record_is_damaged_is_mended(manifest, tokenizer, source, tmp_path):
-    whole = build_corpus([source], tokenizer, tmp_path / "out", processes=1)
+    whole = build_corpus([source], tokenizer, tmp_path / "out")
     assert len(whole) == 1
     (tmp_path / "out/shards/00000.json").write_text("[]")
     (tmp_path / "out/manifest.json").unlink()
     if manifest:
         (tmp_path / "out/manifest.json").write_text(manifest)
-    assert build_corpus([source], tokenizer, tmp_path / "out", processes=1).manifest == whole.manifest
+    assert build_corpus([source], tokenizer, tmp_path / "out").manifest == whole.manifest
 
 
 CONTRADICTIONS = {
@@ -702,7 +704,7 @@ CONTRADICTIONS = {
 
 @pytest.mark.parametrize("contradiction", CONTRADICTIONS)
 def test_a_manifest_that_does_not_add_up_is_refused_and_mended(contradiction, tokenizer, source, tmp_path):
-    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     field, change = CONTRADICTIONS[contradiction]
     manifest = json.loads(json.dumps(to_values(whole.manifest)))
     change(manifest)
@@ -711,31 +713,31 @@ def test_a_manifest_that_does_not_add_up_is_refused_and_mended(contradiction, to
         Corpus.open(tmp_path / "out")
     assert caught.value.path.endswith("manifest.json")
     assert caught.value.field.startswith(field)
-    assert build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1).manifest == whole.manifest
+    assert build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500).manifest == whole.manifest
 
 
 @pytest.mark.parametrize("name", COUNTED)
 def test_a_count_that_is_not_that_of_the_shard_is_named_and_mended_though_the_checksum_is_right(
     name, tokenizer, source, tmp_path
 ):
-    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    whole = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     record, manifest = tmp_path / "out/shards/00001.json", to_values(whole.manifest)
     record.write_text(json.dumps(json.loads(record.read_text()) | {name: manifest["shards"][1][name] + 1}))
     manifest["shards"][1][name] += 1
     manifest[name] += 1
     write_json(tmp_path / "out/manifest.json", manifest)
     refused(Corpus.open(tmp_path / "out").verify, by="pretraining.corpus.Corpus.shard", path="shards/00001.npz")
-    again = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500, processes=1)
+    again = build_corpus([source], tokenizer, tmp_path / "out", shard_bytes=2500)
     assert (again.shards_made, again.manifest) == (1, whole.manifest)
 
 
 def test_a_users_special_tokens_are_one_piece_and_those_of_a_sequence_are_text(tokenizer, tmp_path):
     source, out = tmp_path / "text.txt", tmp_path / "corpus"
     source.write_text("goes [E1] goes\n[SEP] goes")
-    before = build_corpus([source], tokenizer, out, processes=1)
+    before = build_corpus([source], tokenizer, out)
     marked = copy.deepcopy(tokenizer)
     marked.add_special_tokens([AddedToken("[E1]", special=True)])
-    corpus = build_corpus([source], marked, tmp_path / "marked", processes=1)
+    corpus = build_corpus([source], marked, tmp_path / "marked")
     first, second = (marked.encode(text, add_special_tokens=False).ids for text in ("goes [E1] goes", "goes"))
     plain = before.shard(0).tokens[before.shard(0).line_ends[0] :]
     tokens, ends = corpus.shard(0).tokens, corpus.shard(0).line_ends
@@ -752,8 +754,8 @@ def test_shards_of_a_version_that_cut_users_tokens_are_made_again(tokenizer, tmp
     marked.add_special_tokens([AddedToken("[E1]", special=True)])
     with monkeypatch.context() as patched:
         patched.setattr("distilbert_jax.pretraining.build_corpus._single_tokens", lambda _: ())
-        before = build_corpus([source], marked, tmp_path / "corpus", processes=1)
-    after = build_corpus([source], marked, tmp_path / "corpus", processes=1)
+        before = build_corpus([source], marked, tmp_path / "corpus")
+    after = build_corpus([source], marked, tmp_path / "corpus")
     assert (after.shards_made, after.manifest.tokens) == (1, 3)
     assert before.manifest.tokens > 3
 
@@ -762,15 +764,15 @@ def test_lines_that_show_nothing_separate_no_documents_and_are_told_of(tokenizer
     """They are not blank for the original either, whose tokenizer drops what is in them."""
     source = tmp_path / "text.txt"
     source.write_text("goes\n\ufeff\ngoes\n\u200b \u200b\ngoes\n\u3000\ngoes")
-    corpus = build_corpus([source], tokenizer, tmp_path / "corpus", processes=1)
+    corpus = build_corpus([source], tokenizer, tmp_path / "corpus")
     assert (corpus.manifest.documents, corpus.manifest.tokens) == (2, 4)
     assert "2 lines" in capsys.readouterr().err
 
 
 def test_two_builds_at_once_do_not_mix_their_shards(tokenizer, source, tmp_path):
     out = tmp_path / "corpus"
-    build = lambda: build_corpus([source], tokenizer, out, processes=1)
-    share = lambda host: build_share([source], tokenizer, out, hosts=2, host=host, processes=1)
+    build = lambda: build_corpus([source], tokenizer, out)
+    share = lambda host: build_share([source], tokenizer, out, hosts=2, host=host)
     with corpus_module._alone(out, shared=False):
         refused(build, by="pretraining.build_corpus._alone", path=str(out))
         refused(lambda: share(1), by="pretraining.build_corpus._alone", path=str(out))
@@ -792,7 +794,7 @@ def test_a_text_that_is_written_to_while_it_is_read_makes_no_corpus(tokenizer, s
         return result
 
     monkeypatch.setattr(corpus_module, "_make_shards", written_to)
-    refused(lambda: build_corpus([source], tokenizer, tmp_path / "out", processes=1), path=str(source))
+    refused(lambda: build_corpus([source], tokenizer, tmp_path / "out"), path=str(source))
     assert not (tmp_path / "out/manifest.json").exists()
     monkeypatch.undo()
-    build_corpus([source], tokenizer, tmp_path / "out", processes=1).verify()
+    build_corpus([source], tokenizer, tmp_path / "out").verify()

@@ -112,7 +112,8 @@ def test_a_model_does_not_diverge_from_itself(rows, student):
     assert abs(evaluate(student, rows, teacher=split(student))["kl_to_teacher"]) < 1e-6
 
 
-def test_an_hf_directory_is_evaluated_on_all_devices(world, tmp_path, rows, student):
+def test_an_hf_directory_is_evaluated_on_all_devices(world, tmp_path, rows, student, monkeypatch):
+    monkeypatch.setattr(sharding, "make_mesh", sharding.make_mesh.__wrapped__)
     student.save_pretrained(tmp_path / "student", load_tokenizer(world.tokenizer))
     found = evaluate_mlm(str(tmp_path / "student"), world.heldout, teacher=world.teacher, length=32, batch_size=8)
     expected = brute_force(student, rows)

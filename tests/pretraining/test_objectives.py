@@ -216,7 +216,7 @@ def test_logits_are_computed_at_drawn_positions_only_unless_all_are_asked_for(na
     assert not any(len(shape) > 3 and shape[-1] == VOCAB for shape in shapes), "logits of several pieces"
 
 
-@pytest.mark.parametrize("tokens", [1, 4, 5, 16, 100])
+@pytest.mark.parametrize("tokens", [5, 1, 100])
 def test_pieces_of_the_logits_add_up_to_the_loss_and_gradients_of_all(tokens):
     objective = distillation(dataclasses.replace(ALL_FOUR, chunk=tokens))
     given = PARAMS, FROZEN, prepared([[0, 1], [2, 3]], 16), TOTALS

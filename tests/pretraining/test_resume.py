@@ -53,7 +53,7 @@ def test_killed_while_it_saves_a_run_ends_with_the_same_bits(config, finished, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["between checkpoints", "a checkpoint without its name", "the model is written"])
+@pytest.mark.parametrize("moment", ["a checkpoint without its name", "the model is written"])
 def test_killed_at_other_moments_too(moment, config, finished, tmp_path):
     file = runs.write_config(config, tmp_path / "config.py")
     assert runs.child(moment, file).returncode == -signal.SIGKILL
@@ -62,11 +62,11 @@ def test_killed_at_other_moments_too(moment, config, finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_six_random_moments(config, finished, tmp_path):
-    config = runs.change(config, run__save_every=3)  # else six kills would leave no step taken
+def test_killed_at_three_random_moments(config, finished, tmp_path):
+    config = runs.change(config, run__save_every=3)  # else three kills would leave few steps taken
     file = runs.write_config(config, tmp_path / "config.py")
     killed, seeds = [], itertools.count()
-    while len(killed) < 6:
+    while len(killed) < 3:
         end = runs.child(f"random {next(seeds)}", file)
         if end.returncode == 0:  # it came to its end first: once more from the beginning
             assert_equal_runs(config, finished)

@@ -447,7 +447,10 @@ REFUSED = {
         lambda w, o, d: pretraining(w, d, mesh__data=1, mesh__tensor=4),
         {"field": "mesh"},
     ),
-    "batch beside the devices": (lambda w, o, d: pretraining(w, d, data__batch_size=13), {"field": "data.batch_size"}),
+    "batch beside the devices": (
+        lambda w, o, d: pretraining(w, d, data__batch_size=13, mesh__data=8),
+        {"field": "data.batch_size"},
+    ),
     "heads beside the tensor axis": (
         lambda w, o, d: pretraining(w, d, mesh__tensor=8, model__num_attention_heads=2),
         {"field": "model.num_attention_heads"},

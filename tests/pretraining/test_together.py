@@ -9,15 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from distilbert_jax.config import (
-    CosConfig,
-    KLConfig,
-    LossConfig,
-    MaskingConfig,
-    MiniLMv2Config,
-    MLMConfig,
-    Schedule,
-)
+from distilbert_jax.config import KLConfig, MaskingConfig, MiniLMv2Config, Schedule
 from distilbert_jax.errors import DivergedError, Interrupted
 from distilbert_jax.pretraining import objectives, together
 from distilbert_jax.pretraining.cost import step_flops, step_flops_together
@@ -37,9 +29,10 @@ def variants(world, path):
     shared = {"steps": STEPS, "data__heldout": world.heldout, "data__batch_size": 16, "optimizer__accumulate": 2}
     of = lambda name, **changes: runs.distilling(world, path / name, **shared, run__eval_every=10, **changes)
     narrow = change(runs.STUDENT, hidden_size=16, num_hidden_layers=2)
-    pieces = runs.loss(mse=0.1, cos=0.0, chunk=8)
-    relations = LossConfig(
-        KLConfig(0.0), MLMConfig(0.0), CosConfig(0.0), minilmv2=MiniLMv2Config(1.0, relation_heads=4)
+    loss = change(
+        runs.loss(mse=0.1, cos=0.0, chunk=8),
+        kl=KLConfig(1.0, tokens="masked"),
+        minilmv2=MiniLMv2Config(1.0, relation_heads=4),
     )
     return {
         "triple": of("triple", loss__kl=KLConfig(Schedule("linear", 5.0, 1.0))),
@@ -47,10 +40,9 @@ def variants(world, path):
             "narrow",
             model=narrow,
             init__source="",
-            loss=change(pieces, kl=KLConfig(1.0, tokens="masked")),
+            loss=loss,
             optimizer__learning_rate=3e-3,
         ),
-        "relations": of("relations", loss=relations),
     }
 
 
@@ -76,11 +68,13 @@ def assert_same_losses(ours, theirs):
     for one, other in zip(runs.entries(ours), runs.entries(theirs), strict=True):
         assert one.keys() == other.keys()
         for name in one.keys() - {"kind"}:
-            np.testing.assert_allclose(one[name], other[name], rtol=1e-5, err_msg=f"step {one['step']}: {name}")
+            # Relations differ by little: of a divergence near 0 the last digits are rounding.
+            message = f"step {one['step']}: {name}"
+            np.testing.assert_allclose(one[name], other[name], rtol=1e-5, atol=1e-8, err_msg=message)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["triple", "narrow", "relations"])
+@pytest.mark.parametrize("name", ["triple", "narrow"])
 def test_each_has_the_losses_and_the_identity_that_it_has_alone(name, side_by_side, alone):
     (beside,) = [one for one in directories(side_by_side) if one.name == name]
     itself = alone(name)
@@ -90,13 +84,13 @@ def test_each_has_the_losses_and_the_identity_that_it_has_alone(name, side_by_si
     mine, its = runs.weights(beside / "model"), runs.weights(itself / "model")
     assert mine.keys() == its.keys()
     taken = [entry["together"] for entry in runs.metrics(beside / "metrics.jsonl") if entry["kind"] == "train"]
-    assert taken == [3] * STEPS
+    assert taken == [2] * STEPS
 
 
 @pytest.mark.slow
 def test_what_has_ended_is_found(side_by_side, capsys):
     pretrain_together(side_by_side)
-    assert capsys.readouterr().out.count("finished before") == 3
+    assert capsys.readouterr().out.count("finished before") == 2
 
 
 def again(configs, path):
@@ -143,16 +137,17 @@ def test_begun_side_by_side_a_run_goes_on_alone(side_by_side, tmp_path):
 
 @pytest.mark.slow
 def test_one_that_diverges_leaves_the_others(world, alone, tmp_path):
-    first, *_ = variants(world, tmp_path).values()
-    broken = change(first, run__directory=str(tmp_path / "broken"), loss=runs.loss(3e38, 3e38, 0.0))
+    first, second = variants(world, tmp_path).values()
+    # Of the second one's program: the rate is data.
+    broken = change(second, run__directory=str(tmp_path / "broken"), optimizer__learning_rate=3e38)
     with pytest.raises(DivergedError) as told:
-        pretrain_together([broken, first])
+        pretrain_together([first, broken])
     assert str(tmp_path / "broken") in str(told.value)
     assert not (tmp_path / "broken" / "model").exists()
-    assert not runs.entries(tmp_path / "broken")
+    assert [entry["step"] for entry in runs.entries(tmp_path / "broken")] == [1, 2]
     assert (tmp_path / "triple" / "model" / "model.safetensors").is_file()
     taken = [entry["together"] for entry in runs.metrics(tmp_path / "triple" / "metrics.jsonl") if "together" in entry]
-    assert taken == [2, 2, *[1] * (STEPS - 2)], "known a step later, it is no part of the program then"
+    assert taken == [2, 2, 2, 2, *[1] * (STEPS - 4)], "known a step later, it is no part of the program then"
     assert_same_losses(tmp_path / "triple", alone("triple"))
 
 
@@ -195,7 +190,7 @@ def test_a_run_goes_back_by_one_checkpoint_at_most_to_go_on_with_others(steps, e
 
 @pytest.mark.slow
 def test_too_far_apart_for_one_program_they_train_in_turn(side_by_side, world, tmp_path, capsys):
-    done, other = again(side_by_side[:2], tmp_path)
+    done, other = again(side_by_side, tmp_path)
     shutil.rmtree(other.run.directory)
     pretrain_together([done, other])
     assert "triple, narrow: " in capsys.readouterr().out

@@ -42,16 +42,16 @@ def settings(folder, task, **changes):
     return change(base, **changes)
 
 
-def trained(folder, task, splits, **changes):
-    """Two seeds side by side on eight devices in two micro-batches; then one epoch of another run that has the first of them for a
-    teacher, on nine tenths of train. The first run's directory, its result, and the result of the other run."""
+def trained(folder, task, splits, seeds=(0, 1), **changes):
+    """Seeds side by side in two micro-batches; then one epoch of another run that has the first of them for a teacher, on nine
+    tenths of train. The first run's directory, its result, and the result of the other run."""
     for name, columns in splits.items():
         runs.write_split(folder, task.name, name, columns)
     configs = [
         settings(folder, task, run__directory=str(folder / task.name / f"run-{seed}"), run__seed=seed, **changes)
-        for seed in (0, 1)
+        for seed in seeds
     ]
-    first, _ = finetune_seeds(configs, together=True)
+    first, *_ = finetune_seeds(configs, together=True)
     distilled = change(
         configs[0],
         run__directory=str(folder / task.name / "distilled"),

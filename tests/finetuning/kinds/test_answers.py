@@ -133,10 +133,9 @@ def test_an_answer_is_found_in_the_midst_of_words_and_without_its_blanks(tokeniz
     np.testing.assert_array_equal(np.stack([examples.starts, examples.ends]).T, [[4, 4], [4, 4]])
 
 
-@pytest.mark.parametrize("config", [BERT, STUDENT], ids=["bert", "distilbert"])
-def test_packed_rows_have_the_losses_and_gradients_of_padded_ones(config, tokenizer):
+def test_packed_rows_have_the_losses_and_gradients_of_padded_ones(tokenizer):
     examples = KIND.encode(datasets.Dataset.from_dict(questions(80, 2, longest=12)), TOY, tokenizer, 20)
-    model, teacher = (build_head(QuestionAnswering, one, seed, ("0", "1")) for seed, one in enumerate((config, BERT)))
+    model, teacher = (build_head(QuestionAnswering, one, seed, ("0", "1")) for seed, one in enumerate((STUDENT, BERT)))
 
     def formula(model, teacher, indices):
         batch = stack([examples.rows[index] for index in indices], 0)

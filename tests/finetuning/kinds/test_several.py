@@ -62,7 +62,8 @@ def texts(rows, seed):
 @pytest.mark.slow
 def test_sets_of_labels_are_learned_and_a_student_learns_them_of_its_teacher(folder):
     patch = known(TOY)
-    directory, result, distilled = trained(folder, TOY, {"train": texts(120, 0), "validation": texts(30, 1)}, epochs=15)
+    splits = {"train": texts(120, 0), "validation": texts(30, 1)}
+    directory, result, distilled = trained(folder, TOY, splits, seeds=(0,), epochs=15)
     patch.undo()
     assert list(result.scores["validation"]) == ["f1_micro", "f1_macro", "accuracy", "score"]
     assert result.score == result.scores["validation"]["f1_micro"] > 85
@@ -76,9 +77,8 @@ def test_sets_of_labels_are_learned_and_a_student_learns_them_of_its_teacher(fol
 @pytest.mark.slow
 def test_several_numbers_are_learned(folder):
     patch = known(AMOUNTS)
-    directory, result, distilled = trained(
-        folder, AMOUNTS, {"train": texts(120, 0), "validation": texts(30, 1)}, epochs=15
-    )
+    splits = {"train": texts(120, 0), "validation": texts(30, 1)}
+    directory, result, distilled = trained(folder, AMOUNTS, splits, seeds=(0,), epochs=15)
     patch.undo()
     assert result.score > 60
     given, right = predictions(directory), predictions(directory, "validation-labels")
