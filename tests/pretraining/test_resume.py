@@ -62,11 +62,11 @@ def test_killed_at_other_moments_too(moment, config, finished, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_three_random_moments(config, finished, tmp_path):
-    config = runs.change(config, run__save_every=3)  # else three kills would leave few steps taken
+def test_killed_at_ten_random_moments(config, finished, tmp_path):
+    config = runs.change(config, run__save_every=3)  # else ten kills would leave no step taken
     file = runs.write_config(config, tmp_path / "config.py")
     killed, seeds = [], itertools.count()
-    while len(killed) < 3:
+    while len(killed) < 10:
         end = runs.child(f"random {next(seeds)}", file)
         if end.returncode == 0:  # it came to its end first: once more from the beginning
             assert_equal_runs(config, finished)
