@@ -22,7 +22,7 @@ class ServeCommand:
     host: str = "127.0.0.1"  # 0.0.0.0: reachable from other machines
     port: int = 8000  # 0: any that is free
     token: str = ""  # that clients must send as `Authorization: Bearer TOKEN`; also $DISTILBERT_JAX_TOKEN, which `ps` does not show
-    pooling: Literal["mean", "cls"] | None = None  # of /embed and /v1/embeddings; default: the model's 1_Pooling, else mean
+    pooling: Literal["mean", "cls"] | None = None  # of /embed, /v1/embeddings; default: as 1_Pooling says, else mean
     batch_size: int | None = None  # rows that go through a model together; default: 8 on a CPU, 64 on an accelerator
     batch_tokens: int = 8192  # tokens of the texts that are taken from the queue at once
     # for more texts, while a batch has room; where they keep coming, up to a tenth of the time that the last batch took
