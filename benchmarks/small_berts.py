@@ -20,7 +20,7 @@ from flax import nnx
 
 from distilbert_jax.base import tables
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.configs.small_berts import HIDDEN, LAYERS, MODELS, SEEDS, SWEEP, tuning
+from distilbert_jax.configs.small_berts import MODELS, SEEDS, SWEEP, tuning
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE
 from distilbert_jax.models import BertModel
@@ -93,15 +93,15 @@ def main() -> None:
     every, length = works(given.data, given.tokenizer), tuning().length
     lines: list[tuple[str, ...]] = [("layers × hidden", "parameters", "PFLOP", f"hours of {given.target}")]
     factors = {}
-    for hidden in HIDDEN:
+    for hidden in sorted({one.hidden_size for one in SMALL_BERTS.values()}):
         took = [seconds(layers, hidden, rows, given.target) for layers, rows in PLANNED]
         factors[hidden] = np.linalg.solve([terms(layers, rows * length) for layers, rows in PLANNED], took)
     layers, hidden, rows = CHECKED
     said = float(np.dot(factors[hidden], terms(layers, rows * length)))
     print(f"linear: {1e3 * said:.3f} ms, {said / seconds(*CHECKED, given.target) - 1:+.1%}", file=sys.stderr)
     flops_of_all = hours_of_all = 0.0
-    for layers, hidden in itertools.product(LAYERS, HIDDEN):
-        model = SMALL_BERTS[MODELS[f"{layers}x{hidden}"]]
+    for model in SMALL_BERTS.values():
+        layers, hidden = model.num_hidden_layers, model.hidden_size
         flops = sum(one.flops(model) for one in every)
         hours = sum(one.steps * float(np.dot(factors[hidden], terms(layers, one.places))) for one in every) / 3600
         flops_of_all, hours_of_all = flops_of_all + flops, hours_of_all + hours

@@ -25,13 +25,9 @@ from pathlib import Path
 
 from distilbert_jax.config import ExperimentConfig, FinetuneConfig, RunConfig, SweepConfig, Variant
 from distilbert_jax.glue.references import GLUE
+from distilbert_jax.planning.runs import SMALL_BERTS
 
-LAYERS, HIDDEN = (2, 4, 6, 8, 10, 12), (128, 256, 512, 768)
-MODELS = {
-    f"{layers}x{hidden}": f"google/bert_uncased_L-{layers}_H-{hidden}_A-{hidden // 64}"
-    for layers in LAYERS
-    for hidden in HIDDEN
-}
+MODELS = {f"{one.num_hidden_layers}x{one.hidden_size}": name for name, one in SMALL_BERTS.items()}
 PUBLISHED = {"2x128": "BERT-Tiny", "4x256": "BERT-Mini", "4x512": "BERT-Small", "8x512": "BERT-Medium"}
 SEEDS = (0, 1, 2, 3, 4)
 SWEEP = SweepConfig(learning_rate=(3e-4, 1e-4, 5e-5, 3e-5), batch_size=(8, 16, 32, 64, 128))

@@ -245,6 +245,11 @@ class ModelConfig:
         """Tokens of a sequence that the model has positions for."""
         return self.max_position_embeddings - self.first_position
 
+    @property
+    def problem(self) -> str:
+        """What a classifier of texts was trained for: `problem_type`, or what transformers makes of the number of labels."""
+        return self.problem_type or ("regression" if len(self.labels) == 1 else "single_label_classification")
+
     @classmethod
     def of_family(cls, model_type: str, **changes: Any) -> "ModelConfig":
         """The config of a family with its defaults.

@@ -17,7 +17,7 @@ from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning.augment import augmented, load_proposer
 from distilbert_jax.finetuning.examples import Examples
-from distilbert_jax.finetuning.kinds import Kind, kind_of
+from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models.heads import ModelWithHead, SequenceClassification
@@ -212,15 +212,6 @@ class Teacher(NamedTuple):
 NO_TEACHER = Teacher(None, {}, None)
 
 
-def _problem(config: ModelConfig) -> str:
-    """What a classifier of texts gives; where its config does not say it, by the number of its labels, as in transformers."""
-    return config.problem_type or ("regression" if len(config.labels) == 1 else "single_label_classification")
-
-
-def _problem_of(kind: Kind) -> str:
-    return kind.problem_type or "single_label_classification"
-
-
 def load_teacher(
     name: str, config: FinetuneConfig, task: Task, tokenizer: Tokenizer, data: Data, mesh: Mesh
 ) -> Teacher:
@@ -238,7 +229,8 @@ def load_teacher(
         check_ids(data, teacher, where)
     except InputError as error:
         raise InputError(str(error), path=name, field="distill.teacher", hint=error.hint) from None
-    if kind.head is SequenceClassification and (theirs := _problem(teacher.config)) != (ours := _problem_of(kind)):
+    theirs, ours = teacher.config.problem, kind.problem_type or "single_label_classification"
+    if kind.head is SequenceClassification and theirs != ours:
         raise InputError(
             f"{where}: is a {theirs.replace('_', ' ')}, the task a {ours.replace('_', ' ')} (problem_type in its config.json)",
             path=name,

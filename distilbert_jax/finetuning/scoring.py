@@ -35,7 +35,7 @@ from distilbert_jax.models.params import split
 from distilbert_jax.models.ranges import check_rows
 from distilbert_jax.pipelines import TextClassification, TokenClassification
 from distilbert_jax.text.columns import USUAL, Layout
-from distilbert_jax.text.tokenizer import BertTokenizer, check_fit, load_tokenizer, special_ids
+from distilbert_jax.text.tokenizer import BertTokenizer, check_fit, special_ids
 from distilbert_jax.training import sharding
 
 _HEADS = {
@@ -140,8 +140,8 @@ def _of_model(
         return roles, None
     if roles.choices:
         return roles, right_choice(columns[0], roles.choices)
-    names, problem = config.labels, config.problem_type
-    if roles.label and (problem == "regression" or (len(names) == 1 and problem is None)):
+    names, problem = config.labels, config.problem
+    if roles.label and problem == "regression":
         return _amounts(columns, roles, names, model)
     values, same = columns[0], by_meaning(names)
     several = len(columns) > 1 or (values.lists and not roles.tags)
@@ -284,14 +284,14 @@ def _of_texts(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     rows, read = itertools.tee(asked)
     texts = ((text[roles.text], text[roles.text_pair]) if roles.text_pair else text[roles.text] for _, text in read)
     config = pipeline.model.config
-    is_amount = config.problem_type == "regression" or (config.problem_type is None and len(config.labels) == 1)
+    is_amount = config.problem == "regression"
     answers_of = pipeline(texts, top_k=None, function_to_apply="none" if is_amount else None)
     for (row, _), answers in zip(rows, answers_of, strict=True):
         scores = {answer["label"]: answer["score"] for answer in answers}
         best, score = answers[0]["label"], answers[0]["score"]
         if is_amount:
             yield row, {"predicted": scores if len(scores) > 1 else score}
-        elif config.problem_type == "multi_label_classification":
+        elif config.problem == "multi_label_classification":
             yield row, {"predicted": [label for label, value in scores.items() if value > 0.5], "scores": scores}
         else:
             yield row, {"predicted": best, "score": score, "scores": scores}
@@ -301,8 +301,9 @@ def _of_words(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     head = models.TokenClassification.from_pretrained(model, new_head=False, **how.loading)
     labels = head.config.labels
     task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
-    length = how.tokens(_longest(BertTokenizer.from_pretrained(model), head.config))
-    for row, logits in _by_chunks(head, task, model, asked, how.batch_size or _ROWS, length, length):
+    reader = BertTokenizer.from_pretrained(model)
+    length = how.tokens(_longest(reader, head.config))
+    for row, logits in _by_chunks(head, task, reader, model, asked, how.batch_size or _ROWS, length, length):
         p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
         best = p.argmax(-1)
         tags = [None if lacks else labels[at] for at, lacks in zip(best, unread, strict=True)]
@@ -314,10 +315,11 @@ def _of_choices(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     head = models.MultipleChoice.from_pretrained(model, new_head=False, **how.loading)
     names = roles.choices
     task = Task("choices", "choices", roles.inputs, names, (), kind="choices", target=("no label",))
-    length = how.tokens(_longest(BertTokenizer.from_pretrained(model), head.config))
+    reader = BertTokenizer.from_pretrained(model)
+    length = how.tokens(_longest(reader, head.config))
     whole = length * len(names)  # all choices of an example lie in one row
     rows = how.batch_size or max(1, _ROWS // len(names))
-    for row, logits in _by_chunks(head, task, model, asked, rows, length, whole):
+    for row, logits in _by_chunks(head, task, reader, model, asked, rows, length, whole):
         p = softmax(logits[: len(names)])
         best = int(p.argmax())
         scores = dict(zip(names, map(float, p), strict=True))
@@ -325,12 +327,19 @@ def _of_choices(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
 
 
 def _by_chunks(
-    head: Any, task: Task, model: str, asked: Asked, batch_size: int, length: int, longest: int
+    head: Any,
+    task: Task,
+    reader: BertTokenizer,
+    model: str,
+    asked: Asked,
+    batch_size: int,
+    length: int,
+    longest: int,
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Rows and what a head gives for each, as a kind encodes them. length: tokens that are read of a text; longest: of a row."""
     import datasets
 
-    tokenizer, kind = load_tokenizer(model), kind_of(task)
+    tokenizer, kind = reader.tokenizer, kind_of(task)
     check_fit(tokenizer, head.config.vocab_size, model)
     shape = PackedShape(batch_size, -(-longest // _MULTIPLE) * _MULTIPLE, longest // 3)
     outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)

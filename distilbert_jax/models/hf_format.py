@@ -439,8 +439,9 @@ def to_params(
         elif not jnp.issubdtype(tensor.dtype, jnp.floating):
             problems.append(f"{name} is of the type {tensor.dtype}, expected one of {', '.join(_FLOATS)}")
         else:
-            params[path] = jnp.asarray(tensor.T if kernel else tensor, jnp.float32)
-            if not np.isfinite(np.asarray(params[path])).all():  # a program of JAX's would be compiled for each shape
+            values = np.asarray(tensor.T if kernel else tensor, np.float32)
+            params[path] = jnp.asarray(values)
+            if not np.isfinite(values).all():  # on the host: JAX would compile a program for each shape
                 problems.append(f"{name} has values that are not finite")
     left = [name for name in source if name not in copies]
     problems += [
