@@ -64,7 +64,7 @@ def measure(
         InputError: the run has something damaged in it.
     """
     model = run / "model"
-    config = read_config(model)
+    config, trained = read_config(model), _config(run)
     held: HeldoutFigures | None = None
     if heldout and MaskedLM.is_whole(model):
         itself = bool(teacher) and Path(teacher).resolve() == run.resolve()
@@ -76,6 +76,11 @@ def measure(
             held = dataclasses.replace(held, kl_to_teacher=0.0)
     every = [*(one.result for one in tuned), *_choosing(tuned)]
     tasks = summary(tuned)
+    said = [*_remark(known)]
+    if held and trained and trained.data.length != length:
+        said.append(
+            f"trained in rows of {trained.data.length} tokens, asked held-out text in rows of {length} like the others"
+        )
     steps, seconds, flops = _training(run)
     return RunFigures(
         layers=config.num_hidden_layers,
@@ -97,7 +102,7 @@ def measure(
         tasks={name: row.median for name, row in tasks.items()},
         seeds={name: tuple(row.scores.values()) for name, row in tasks.items()},
         majority={name: row.majority for name, row in tasks.items()},
-        remarks=(*_remark(known), *choices(tasks), *remarks(tasks)) if tasks else _remark(known),
+        remarks=(*said, *choices(tasks), *remarks(tasks)) if tasks else tuple(said),
         published=(known and known.published) or None,
     )
 
@@ -243,7 +248,7 @@ def report(
         heldout: a corpus; empty: no held-out figures.
         teacher: run that KL divergence, share of the score and speed are relative to.
         against: run that scores are compared with in pairs; then differences.png is drawn, too.
-        length: tokens in a row, for held-out text and speed; None: that of the first run that says.
+        length: tokens in a row, for held-out text and speed; None: as many as the run with the shortest has.
         max_rows: of held-out text.
         only: of a run, task and seed of the fine-tuning that counts; of one that is not named, all that is there.
         known: of a run, the variant of an experiment that it is: what was published beside it, and what has to be said of it.
@@ -288,7 +293,7 @@ def report(
     Path(out).mkdir(parents=True, exist_ok=True)
     trained = _data(paths)
     if length is None:
-        length = trained[0].length if trained else 128
+        length = min((data.length for data in trained), default=128)
     kinds: set[Sequences] = {data.sequences for data in trained}
     asked = {"heldout": heldout, "teacher": teacher, "length": length, "max_rows": max_rows}
     # Packed in another way a run of pairs and a run of lines are asked the same.

@@ -7,6 +7,7 @@ from pathlib import Path
 from distilbert_jax.base.hub import CARD, is_from_hub
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import counted, few
+from distilbert_jax.finetuning import settings
 from distilbert_jax.finetuning.datasets import HUB
 from distilbert_jax.finetuning.own_splits import OwnSplits
 from distilbert_jax.finetuning.predictions import majority_score
@@ -33,6 +34,12 @@ _KINDS: Mapping[TaskKind, str] = {
     "answers": "finds the part of a context that answers a question",
     "choices": "chooses among texts",
 }
+# Settings that a card tells in places of their own.
+_SAID = (
+    "selection_split",
+    "select",
+    *(f"optimizer.{name}" for name in ("warmup", "weight_decay", "clip_norm", "beta1", "beta2", "eps")),
+)
 _METRICS_OF_HUB = {
     "matthews": "matthews_correlation",
     "pearson": "pearsonr",
@@ -160,22 +167,18 @@ def _training(config: FinetuneConfig, result: RunResult, directory: Path) -> Ite
         yield f"Loss: {' + '.join(terms)}, temperature {number(distill.temperature)}."
     before = f"{counted(distill.layer_epochs, 'epoch')} of layers and then " if distill.layer_epochs else ""
     epochs = f"{before}{counted(config.epochs or 0, 'epoch')}" + (f", {result.steps:,} steps" if result.steps else "")
-    frozen = {"trained": "the head alone"} if config.freeze == "encoder" else {}
-    decay = {"of the layer below": f"{config.layer_decay} of a layer's rate"} if config.layer_decay < 1.0 else {}
-    weights = {"weights of the classes": config.class_weights} if config.class_weights != "none" else {}
-    settings = {
+    rest = settings.others(config, _SAID)
+    values = {
         "length": f"{epochs} of batches of {config.batch_size}",
         "tokens of a row": f"{config.length} at most; {number(100 * result.cut_share)} % of the rows of train were longer, and cut",
         "optimiser": f"AdamW, β {optimizer.beta1} and {optimizer.beta2}, ε {optimizer.eps}, weight decay {optimizer.weight_decay}, "
         f"gradients clipped at {optimizer.clip_norm}",
         "learning rate": f"{optimizer.learning_rate} at its highest, {number(100 * optimizer.warmup)} % warm-up, then linear to 0",
-        **frozen,
-        **decay,
-        **weights,
         "matmuls in": config.run.dtype,
         "seed": str(config.run.seed),
+        **({"besides": "; ".join(rest)} if rest else {}),
     }
-    yield table(("Setting", "Value"), [*settings.items()])
+    yield table(("Setting", "Value"), [*values.items()])
 
 
 def _evaluation(config: FinetuneConfig, task: Task, results: Mapping[int, RunResult], directory: Path) -> Iterator[str]:

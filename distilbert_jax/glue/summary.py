@@ -15,10 +15,10 @@ from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.kinds.sentences import majority
 from distilbert_jax.finetuning.predictions import Predictions, read_predictions
 from distilbert_jax.finetuning.results import median_metrics, read_result
+from distilbert_jax.finetuning.settings import in_words
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE, REMARKS
 from distilbert_jax.glue.results import Choice, SweepRun, TaskSummary, by_task
-from distilbert_jax.glue.settings import in_words
 from distilbert_jax.models.hf_format import known_fingerprints
 from distilbert_jax.training import run_directory
 

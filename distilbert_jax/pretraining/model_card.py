@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from distilbert_jax.base.config_io import Difference, differences
 from distilbert_jax.base.hub import is_from_hub
 from distilbert_jax.config import InitConfig, PretrainConfig, ends
 from distilbert_jax.errors import counted
@@ -23,6 +24,17 @@ from distilbert_jax.training.model_card import (
     write_card,
 )
 
+# Settings that a card has words for; of a name with a dot at its end all below it.
+_SAID = (
+    *("objective", "teacher", "steps", "data.corpus", "data.heldout", "data.length", "data.batch_size"),
+    *("init.source", "init.layers", "run.dtype", "run.seed"),
+    *(f"masking.{name}" for name in ("probability", "mask", "random", "weighting")),
+    *(
+        f"optimizer.{name}"
+        for name in ("learning_rate", "warmup", "weight_decay", "clip_norm", "beta1", "beta2", "eps")
+    ),
+)
+_SAID_OF = ("model.", "loss.")
 _SOURCES = 20  # files of a corpus that a card names
 _FIGURES = {
     "mlm_loss": "cross-entropy of a masked token, in nats",
@@ -143,8 +155,18 @@ def _training(config: PretrainConfig, run: Path) -> Iterator[str]:
             ("dropout", f"{config.model.hidden_dropout}, of attention {config.model.attention_dropout}"),
             ("matmuls in", config.run.dtype),
             ("seed", str(config.run.seed)),
+            *(
+                (f"`{one.field}`", plain(one.new))
+                for one in differences(PretrainConfig(), config)
+                if _is_told_here(one)
+            ),
         ],
     )
+
+
+def _is_told_here(setting: Difference) -> bool:
+    """Whether a setting that is not as unless said changes what comes out, and has no words of its own in the card."""
+    return not (setting.field in _SAID or setting.field.startswith(_SAID_OF) or run_directory.is_free(setting.field))
 
 
 def _loss(config: PretrainConfig) -> str:

@@ -8,6 +8,7 @@ from flax import nnx
 
 from distilbert_jax.base.config_io import read_config, to_json
 from distilbert_jax.base.files import write_json
+from distilbert_jax.config import DataConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import report as module
 from distilbert_jax.experiments.figures import RunFigures
@@ -96,7 +97,17 @@ def test_rows_are_as_long_as_those_of_the_runs_unless_asked(pair, tmp_path, monk
     monkeypatch.setattr(module, "measure", lambda *_, length, **__: asked.append(length) or found["first"])
     report([str(pair / "first")], str(tmp_path))
     report([str(pair / "first")], str(tmp_path), length=16)
-    assert asked == [32, 16]
+    monkeypatch.setattr(module, "_data", lambda _: [DataConfig(length=length) for length in (32, 24)])
+    report([str(pair / "first"), str(pair / "second")], str(tmp_path))
+    assert asked == [32, 16, 24, 24]
+
+
+def test_held_out_text_in_rows_of_another_length_than_in_training_is_told(pair, world):
+    asked = {"heldout": world.heldout, "teacher": "", "max_rows": 2}
+    assert module.measure(pair / "first", (), **asked, length=32).remarks == ()
+    (said,) = module.measure(pair / "first", (), **asked, length=16).remarks
+    assert "rows of 32" in said
+    assert "rows of 16" in said
 
 
 def test_scores_are_compared_in_pairs(pair, tmp_path):

@@ -20,6 +20,7 @@ from distilbert_jax.finetuning import identity
 from distilbert_jax.finetuning import tuning as module
 from distilbert_jax.finetuning.batches import packed_shape
 from distilbert_jax.finetuning.kinds.sentences import Classification
+from distilbert_jax.finetuning.model_card import card_of
 from distilbert_jax.finetuning.predictions import read_predictions
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.runs import directory_of, finetune, finetune_seeds
@@ -28,7 +29,7 @@ from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, Sequen
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.training import cost, run_directory, step
-from distilbert_jax.training.model_card import number
+from distilbert_jax.training.model_card import card_text, number
 from tests import runs
 from tests.models.common import call
 from tests.runs import BERT, STUDENT, change, metrics, refused
@@ -322,6 +323,10 @@ def test_seeds_in_turn_share_one_compiled_step_and_give_what_each_gives_alone(fo
     for digest in identity.inputs_of(configs[1]).values():
         assert digest in own.text
     assert str(tmp_path) not in own.text
+    rare = change(configs[1], freeze="encoder", max_train_rows=8, optimizer__accumulate=2)
+    text = card_text(card_of(rare, tmp_path / "0", {0: found[1]}), tmp_path / "0/model")
+    assert "| besides | the first 8 rows of train; 2 micro-batches a step; the head alone trained |" in text
+    assert "besides" not in own.text
     (tmp_path / "0/model/README.md").write_text("mine")
     finetune_seeds(configs)
     assert (tmp_path / "0/model/README.md").read_text() == "mine"

@@ -8,10 +8,10 @@ from distilbert_jax.base.config_io import to_json, write_config
 from distilbert_jax.base.files import sha256_of, write_json
 from distilbert_jax.config import AugmentConfig, DistillConfig, FinetuneConfig, HiddenConfig
 from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.settings import in_words
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.bootstrap import compare_runs
 from distilbert_jax.glue.results import Choice, Setting, SweepRun
-from distilbert_jax.glue.settings import in_words
 from distilbert_jax.glue.summary import (
     check_dev,
     mean_score,

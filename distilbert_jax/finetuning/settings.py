@@ -1,6 +1,6 @@
 """Settings of fine-tuning in words: every field of a run's config that changes what comes out and is not as it is unless said."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -67,7 +67,16 @@ def in_words(config: FinetuneConfig, *, similar_lengths: bool = False, added_row
         said.append(_teacher(config))
     if added_rows is not None:
         said.append(_copies(config.augment, added_rows))
-    return ", ".join([*said, *(_one(each) for each in _others(config))])
+    return ", ".join([*said, *others(config)])
+
+
+def others(config: FinetuneConfig, said: Collection[str] = ()) -> list[str]:
+    """The settings that are not the defaults of `FinetuneConfig`, in words, but for those that the reader is told anyway.
+
+    Args:
+        said: dotted names of fields that the caller has told besides.
+    """
+    return [_one(each) for each in _changed(config) if each.field not in said]
 
 
 def _teacher(config: FinetuneConfig) -> str:
@@ -82,7 +91,7 @@ def _copies(augment: AugmentConfig, rows: int) -> str:
     return f"{copies}, in which {augment.model} replaced {augment.share:.0%} of the words"
 
 
-def _others(config: FinetuneConfig) -> list[Difference]:
+def _changed(config: FinetuneConfig) -> list[Difference]:
     """The fields that are not the defaults and not said, without those that nothing reads in such a run."""
     unread = (*(() if config.distill.teacher else ("distill.",)), *(() if config.augment.copies else ("augment.",)))
     is_weight = lambda field: field.startswith("distill.") and field.endswith(".weight")  # said with its term
