@@ -655,6 +655,7 @@ class PretrainConfig:
             f"beyond the position table of {self.model.max_length} (model.max_position_embeddings)",
         )
         self._check_objective()
+        self._check_init()
         require(
             self.data.batch_size % self.optimizer.accumulate == 0,
             self.optimizer,
@@ -675,6 +676,14 @@ class PretrainConfig:
             require(self.model.type_vocab_size > 1, self.model, "type_vocab_size", what + "needs two token types")
             if self.objective in ("masked_lm", "distillation"):
                 self._refuse("objective", "its rows are no pairs", "--objective masked_lm_nsp")
+
+    def _check_init(self) -> None:
+        """How layers are taken from a source is asked only for a model that may begin with a part of one."""
+        if self.init.source and not self.model.family.student:
+            what = f"changes nothing: {self.model.family.title} takes the whole of init.source as it is"
+            for item in fields(InitConfig):
+                if item.name in ("layers", "fold_token_type", "copy_transform"):
+                    require(getattr(self.init, item.name) == item.default, self.init, item.name, what)
 
     def _refuse(self, name: str, what: str, hint: str) -> typing.NoReturn:
         raise InputError(

@@ -471,3 +471,11 @@ def test_everything_of_the_demo_stands_in_its_directory(directory):
         text = to_json(module.get_config(word, directory))
         assert text == to_json(module.get_config(word)).replace("runs/demo", directory)
         assert directory in text
+
+
+@pytest.mark.parametrize("said", [{"layers": (0,)}, {"fold_token_type": False}, {"copy_transform": False}])
+def test_how_layers_are_taken_is_asked_only_of_a_student(said):
+    (name,) = said
+    init = InitConfig(source="teacher", **said)
+    refused(lambda: PretrainConfig(init=init), field=name, by="config.require")
+    PretrainConfig(model=ModelConfig.distilbert_base(), init=init)

@@ -1,6 +1,7 @@
 """Command-line arguments through tyro, and their mistakes told in one line."""
 
 import contextlib
+import dataclasses
 import functools
 import io
 import itertools
@@ -18,7 +19,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from distilbert_jax.base import config_io, runtime, signals
 from distilbert_jax.base.files import finite_values
 from distilbert_jax.cli import renamed
-from distilbert_jax.config import FinetuneConfig, Schedule, Scheduled, scheduled
+from distilbert_jax.config import FinetuneConfig, Schedule, Scheduled, ends, scheduled
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments.variants import leaves
 
@@ -96,13 +97,25 @@ def check_effect(before: Any, now: Any) -> None:
     if isinstance(now, FinetuneConfig):
         idle |= {} if now.distill.teacher else {"distill.": "--distill.teacher DIR"}
         idle |= {} if now.augment.copies else {"augment.": "--augment.copies N"}
-    elif now.objective in ("masked_lm", "masked_lm_nsp"):
-        idle["loss."] = "--objective distillation"
+        idle |= _without_weight(now.distill, "distill")
+    else:
+        idle |= {"loss.": "--objective distillation"} if now.objective in ("masked_lm", "masked_lm_nsp") else {}
+        idle |= _without_weight(now.loss, "loss")
+        of_layers = ("init.layers", "init.fold_token_type", "init.copy_transform")
+        idle |= {} if now.init.source else dict.fromkeys(of_layers, "--init.source DIR")
+        idle |= {} if now.masking.weighting == "frequency" else {"masking.smoothing": "--masking.weighting frequency"}
     for one in config_io.differences(before, now):
+        option = f"--{one.field.replace('_', '-')}"
         hint = next((hint for start, hint in idle.items() if one.field.startswith(start)), None)
-        if hint and hint.split()[0] != f"--{one.field}":
-            option = f"--{one.field.replace('_', '-')}"
+        if hint and hint.split()[0] != option:
             raise InputError(f"{option} {one.new}: changes nothing without {hint}", field=option, hint=hint)
+
+
+def _without_weight(loss: Any, name: str) -> dict[str, str]:
+    """What the options of terms wait for whose weight is 0."""
+    terms = {item.name: getattr(loss, item.name) for item in dataclasses.fields(loss)}
+    idle = (one for one, term in terms.items() if hasattr(term, "weight") and not any(ends(term.weight)))
+    return {f"{name}.{one}.": f"--{name}.{one.replace('_', '-')}.weight W" for one in idle}
 
 
 _TYPES = ConstructorRegistry()

@@ -191,6 +191,12 @@ def initial_model(
     """The model before step 0, as `config.init` says. counts: of each token in the corpus, int64 [V]."""
     init, head, activations = config.init, head_of(config), config.run.activations
     if not init.source:
+        if init.layers is not None:
+            raise InputError(
+                f"init.layers = {init.layers!r}: of which model? init.source is not set",
+                field="init.layers",
+                hint="init.source",
+            )
         family = head.of_family(config.model.model_type)
         model = family(config.model, dtype=dtype, activations=activations, rngs=nnx.Rngs(config.run.seed))
         return _with_unigram_bias(model, init, counts)

@@ -90,13 +90,19 @@ DISTILLED = PretrainConfig(objective="distillation", teacher="t")
         (FinetuneConfig(), "distill.alpha", 0.9),
         (FinetuneConfig(), "augment.share", 0.5),
         (change(TAUGHT, augment__copies=0), "augment.model", "n"),
+        (TAUGHT, "distill.hidden.student_layers", (0,)),
         (PretrainConfig(), "loss.kl.weight", 1.0),
+        (change(DISTILLED, loss__kl__weight=0.0), "loss.kl.temperature", 4.0),
+        (DISTILLED, "loss.attention_scores.teacher_layers", (1,)),
+        (change(DISTILLED, masking__weighting="uniform"), "masking.smoothing", 1.0),
+        (DISTILLED, "init.layers", (0,)),
+        (DISTILLED, "init.copy_transform", False),
     ],
 )
 def test_an_option_that_changes_nothing_is_refused(config, field, value):
     head, *rest = field.split(".")
     now = change(config, **{"__".join([head, *rest]): value})
-    refused(lambda: check_effect(config, now), by="cli.arguments.check_effect", field=f"--{field}")
+    refused(lambda: check_effect(config, now), by="cli.arguments.check_effect", field=f"--{field.replace('_', '-')}")
 
 
 @pytest.mark.parametrize(
@@ -107,6 +113,8 @@ def test_an_option_that_changes_nothing_is_refused(config, field, value):
         (TAUGHT, change(TAUGHT, augment__copies=0)),
         (DISTILLED, change(DISTILLED, objective="masked_lm", teacher="")),
         (DISTILLED, change(DISTILLED, loss=LossConfig(chunk=4))),
+        (DISTILLED, change(DISTILLED, loss__attention_scores__weight=1.0)),
+        (DISTILLED, change(DISTILLED, loss__kl__weight=0.0)),
     ],
 )
 def test_an_option_that_takes_effect_or_takes_something_away_is_not(config, now):

@@ -378,6 +378,10 @@ REFUSED = {
         lambda w, o, d: pretraining(w, d, model__vocab_size=40),
         {"field": "model.vocab_size"},
     ),
+    "layers of no model": (
+        lambda w, o, d: pretraining(w, d, init__layers=(0,)),
+        {"by": "pretraining.setup.initial_model", "field": "init.layers"},
+    ),
     "length beyond the positions": (
         lambda w, o, d: pretraining(w, d, data__length=64),
         {"by": "config.require", "field": "length"},
