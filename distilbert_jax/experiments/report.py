@@ -1,6 +1,7 @@
 """Report on several pre-training runs side by side: one table, results.json, and their curves as a PNG."""
 
 import dataclasses
+import itertools
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -287,9 +288,10 @@ def report(
             )
     every = (*paths, *map(Path, filter(None, (teacher, against))))
     tuned = {path.resolve(): _tuned(path, only.get(path)) for path in every}
-    for path in every:
-        for other in filter(None, (teacher, against)):
-            check_same_dev(tuned[path.resolve()], tuned[Path(other).resolve()])
+    for one, other in itertools.combinations(
+        tuned.values(), 2
+    ):  # in one table scores are compared, whether in pairs or not
+        check_same_dev(one, other)
     Path(out).mkdir(parents=True, exist_ok=True)
     trained = _data(paths)
     if length is None:

@@ -51,7 +51,7 @@ def _lines(
     runs, lines = list(rows.values()), [["", *rows, *others]]
 
     def line(title: str, values: Sequence[T | None], say: Callable[[T], str], beside: Sequence[str] = ()) -> None:
-        if any(values):
+        if any(value is not None for value in values):
             cells = ("–" if value is None else say(value) for value in values)
             lines.append([title, *cells, *(beside or ["–"] * len(others))])
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from distilbert_jax.base.hub import locate
-from distilbert_jax.config import FinetuneConfig, ModelConfig
+from distilbert_jax.config import DistillConfig, FinetuneConfig, ModelConfig
 from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning.augment import augmented, load_proposer
@@ -235,6 +235,10 @@ def load_teacher(
             f"{where}: is a {theirs.replace('_', ' ')}, the task a {ours.replace('_', ' ')} (problem_type in its config.json)",
             path=name,
             field="distill.teacher",
+        )
+    if kind.distance_name == "loss_mse" and config.distill.temperature != DistillConfig().temperature:
+        warn_once(
+            f"distill.temperature = {config.distill.temperature} changes nothing: of a regression the distance is a squared error"
         )
     if not same_ids(load_tokenizer(name), tokenizer):
         raise InputError(

@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from distilbert_jax import families
 from distilbert_jax.config import Activations, ModelConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.models.heads import MaskedLM, PreTraining
 from distilbert_jax.models.layers import ACTIVATIONS
 from distilbert_jax.models.params import merge, split
@@ -109,6 +109,11 @@ def student_from_teacher(
             "else",
             field="model.hidden_act",
             hint=f"--model.hidden-act {given.hidden_act}",
+        )
+    if given.layer_norm_eps != config.layer_norm_eps:
+        warn_once(
+            f"model.layer_norm_eps = {config.layer_norm_eps}, the teacher's is {given.layer_norm_eps}: the layers that the student "
+            "takes give something else in it"
         )
     chosen = chosen_layers(layers, given.num_hidden_layers, config.num_hidden_layers)
     source = split(teacher)[1]

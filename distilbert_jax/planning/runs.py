@@ -274,7 +274,10 @@ def _finetuning(config: FinetuneConfig, seeds: int) -> Finetuning:
         _check_length(config.length, teacher, "length", config.teacher)
     shape = (config.batch_size, config.length, 1)  # an example a row
     known = [rows for rows in (config.max_train_rows, task.rows.get("train")) if rows]
-    rows = (1 + config.augment.copies) * min(known, default=0)
+    rows = min(known, default=0)
+    if config.select or config.selection_split:
+        rows -= rows // 10  # or so: which tenth is held out, the texts would say
+    rows *= 1 + config.augment.copies
     if config.data:
         rows, shape = _packed(config)
     if not rows:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,6 +14,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import report as module
 from distilbert_jax.experiments.figures import RunFigures
 from distilbert_jax.experiments.report import common_tasks, curves, report
+from distilbert_jax.experiments.views import markdown
 from distilbert_jax.models import BertForMaskedLM, hf_format
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.evaluate import evaluate_mlm
@@ -160,6 +162,16 @@ def test_pairs_of_other_dev_rows_are_refused_before_anything_is_measured(pair, t
             by="glue.summary.check_same_dev",
             field="data (validation)",
         )
+    side_by_side = lambda: report([one, two], str(tmp_path / "out"), length=16)
+    refused(side_by_side, by="glue.summary.check_same_dev", field="data (validation)")
+
+
+def test_a_figure_that_is_zero_has_its_line(pair, tmp_path):
+    figures = report([str(pair / "second")], str(tmp_path), length=16)["second"]
+    zero = dataclasses.replace(figures, score=0.0, mlm_accuracy=0.0, tasks={"cola": 0.0})
+    text = markdown({"one": zero, "two": zero}, ("cola",))
+    assert "| mean score | 0.0 | 0.0 |" in text
+    assert "| masked-LM accuracy | 0.0% | 0.0% |" in text
 
 
 def test_training_is_counted_with_the_teacher_that_a_run_had(distilled, world, tmp_path, capsys):

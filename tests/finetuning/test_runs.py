@@ -112,12 +112,15 @@ def test_runs_of_other_rates_lengths_seeds_and_weights_compile_their_step_once(f
             assert len(list(compiled.glob("jit_step-*-cache"))) == 1
 
 
-def test_a_regression_is_learned(folder, tmp_path):
+def test_a_regression_is_learned_and_has_no_temperature(folder, tmp_path, capsys):
     found = tune(tuning(folder, tmp_path, task="stsb", model=str(folder / "bert"), epochs=8))
     assert found.scores["validation"]["pearson"] > 90
     assert found.scores["validation"]["spearman"] > 90
     config = SequenceClassification.from_pretrained(tmp_path / "model").config
     assert (config.labels, config.problem_type) == (("score",), "regression")
+    taught = {"distill__teacher": str(tmp_path / "model"), "distill__temperature": 4.0, "epochs": 1}
+    tune(tuning(folder, tmp_path / "taught", task="stsb", model=str(folder / "bert"), **taught))
+    assert "distill.temperature = 4.0 changes nothing" in capsys.readouterr().err
 
 
 def test_results_say_what_was_done_and_what_came_out(tuned):

@@ -146,6 +146,14 @@ def test_a_student_that_cannot_begin_with_this_teacher_is_refused(changes, layer
     refused(lambda: student_from_teacher(teacher, config, layers=layers), given, expected, field=field)
 
 
+def test_an_epsilon_that_the_teacher_has_and_its_student_not_is_told(teacher, capsys):
+    student(teacher, 2)
+    assert "layer_norm_eps" not in capsys.readouterr().err
+    other = build(BertForMaskedLM, dataclasses.replace(teacher.config, layer_norm_eps=1e-5))
+    student(other, 2)
+    assert "layer_norm_eps = 1e-12, the teacher's is 1e-05" in capsys.readouterr().err
+
+
 def test_fresh_weights_are_drawn_as_the_reference_draws_them(tiny):
     cls = {"bert": BertForMaskedLM, "distilbert": DistilBertForMaskedLM}[tiny.model_type]
     for path, value in split(cls(tiny, rngs=nnx.Rngs(3)))[1].items():

@@ -276,6 +276,8 @@ def test_copies_of_rows_and_epochs_of_layers_are_planned_too():
         augment=AugmentConfig(2, model="bert-base-uncased"),
     )
     assert run_of(more).steps == (1 + 5) * -(-3 * 3668 // 32)
+    for held_out in ({"select": True}, {"selection_split": True}):
+        assert run_of(dataclasses.replace(TUNING, **held_out)).steps == 5 * -(-(3668 - 366) // 32)
 
 
 def test_a_task_of_unknown_size_is_planned_for_the_rows_that_are_named(monkeypatch):
