@@ -140,9 +140,14 @@ def _heldout_parts(run: Path) -> dict[str, float]:
 
 
 def _choosing(tuned: Sequence[SweepRun]) -> list[RunResult]:
-    """The runs that the settings of these were chosen from."""
-    places = {run.directory.parent / "choice" / run.result.task for run in tuned if run.choice}
-    return [read_result(path) for place in sorted(places) for path in sorted(place.glob("*/results.json"))]
+    """The runs that the settings of these were chosen from, without those of another sweep, which stand beside them."""
+    choices = {run.directory.parent / "choice" / run.result.task: run.choice for run in tuned if run.choice}
+    found = []
+    for place, choice in sorted(choices.items()):
+        names = {one.setting.name for one in choice.settings}  # none of a choice of an earlier version
+        of_these = lambda path, names=names: not names or path.parent.name.rpartition("-")[0] in names
+        found += [read_result(path) for path in filter(of_these, sorted(place.glob("*/results.json")))]
+    return found
 
 
 def _tuned(run: Path, only: Collection[tuple[str, int]] | None = None) -> list[SweepRun]:

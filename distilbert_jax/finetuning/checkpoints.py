@@ -66,6 +66,8 @@ class Run:
         self.best: Best | None = None
         self.seconds = 0.0
         self._steps, self._place, self._diverged = steps, place, diverged
+        # Of two checkpoints each, one is of the same step in all that train beside each other, whenever they are killed.
+        self._keep = max(config.run.keep, 1 if last is None else 2)
         self._best_score: float | None = None
         self._checkpoints = self._opened() if _folder(directory).is_dir() else None
         self.begun = (self._checkpoints.newest(last) if self._checkpoints else None) or 0
@@ -77,7 +79,7 @@ class Run:
         distributed.on_main_process(self._open_log)
 
     def _opened(self) -> Checkpoints:
-        return Checkpoints(_folder(self.directory), self.config.run.keep, run=run_directory.identity(self.directory))
+        return Checkpoints(_folder(self.directory), self._keep, run=run_directory.identity(self.directory))
 
     def _open_log(self) -> None:
         run, entries = self.config.run, read_metrics(self.directory / run_directory.METRICS)

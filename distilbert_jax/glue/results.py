@@ -23,6 +23,11 @@ class Setting:
         values = {name: getattr(self, name) for name in ("learning_rate", "batch_size", "epochs")}
         return {name: value for name, value in values.items() if value is not None}
 
+    @property
+    def name(self) -> str:
+        """What directories of runs with these values are called, with a seed behind: `learning-rate-0.0001-epochs-3`."""
+        return "-".join(f"{name.replace('_', '-')}-{value}" for name, value in self.given().items())
+
 
 @dataclass(frozen=True)
 class TriedSetting(Setting):

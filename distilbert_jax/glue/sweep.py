@@ -169,14 +169,13 @@ def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, 
     base = Path(config.run.directory) / "choice" / config.task
     tried, batches = [], set()
     for setting in _settings(sweep):
-        name = "-".join(f"{field.replace('_', '-')}-{value}" for field, value in setting.given().items())
         configs = [
             dataclasses.replace(
                 _with(config, setting),
                 selection_split=True,
                 save_model=False,
                 predict_test=False,
-                run=dataclasses.replace(config.run, seed=seed, directory=str(base / f"{name}-{seed}")),
+                run=dataclasses.replace(config.run, seed=seed, directory=str(base / f"{setting.name}-{seed}")),
             )
             for seed in sweep.seeds
         ]

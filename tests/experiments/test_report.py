@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distilbert_jax.base.config_io import read_config, to_json
+from distilbert_jax.base.config_io import read_config, to_json, write_config
 from distilbert_jax.base.files import write_json
 from distilbert_jax.config import DataConfig
 from distilbert_jax.errors import InputError
@@ -15,6 +15,7 @@ from distilbert_jax.experiments import report as module
 from distilbert_jax.experiments.figures import RunFigures
 from distilbert_jax.experiments.report import common_tasks, curves, report
 from distilbert_jax.experiments.views import markdown
+from distilbert_jax.glue.results import Choice, Setting, TriedSetting
 from distilbert_jax.models import BertForMaskedLM, hf_format
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.pretraining.evaluate import evaluate_mlm
@@ -147,6 +148,19 @@ def test_a_report_takes_the_fine_tuning_that_is_asked_for(pair, tmp_path, capsys
     assert figures.tasks == {"demo-topic": 90.0}
     assert (figures.tuning_seconds, figures.tuning_flops) == (4.0, 1e12)
     assert "left out: demo-topic-0, demo-topic-2" in capsys.readouterr().err
+
+
+def test_what_choosing_took_is_that_of_the_settings_it_was_chosen_from(pair, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(pair / "second", run)
+    sweep = run / "glue/choice/demo-topic"
+    of_this, of_another = Setting(1e-4, None, 3), Setting(1e-4, None, None)
+    for setting in (of_this, of_another):
+        shutil.copytree(run / "glue/demo-topic-0", sweep / f"{setting.name}-0")
+    tried = TriedSetting(**vars(of_this), score=80.0)
+    write_config(Choice(1, of_this, (tried,)), sweep / "choice.json")
+    figures = report([str(run)], str(tmp_path / "out"), length=16)["run"]
+    assert figures.tuning_flops == 4e12, "of three seeds and one setting"
 
 
 def test_pairs_of_other_dev_rows_are_refused_before_anything_is_measured(pair, tmp_path, monkeypatch):

@@ -36,6 +36,7 @@ def side_by_side(taught, directory, broken):
         select=True,
         distill=c.DistillConfig(str(taught / "sst2/t"), layer_epochs=1, hidden=c.HiddenConfig(1.0)),
         run__save_every=4,
+        run__keep=1,  # of runs that train beside each other two are kept, or they would have none in common
     )
     at = lambda seed: {"run__seed": seed, "run__directory": str(Path(directory) / str(seed))}
     model = lambda seed: {"model": str(broken)} if seed == 1 else {}
