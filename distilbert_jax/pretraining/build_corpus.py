@@ -339,6 +339,12 @@ def _build_share(
             f"{'is' if text.invisible == 1 else 'are'} not blank (U+FEFF, U+200B and the like): they separate no documents",
             file=sys.stderr,
         )
+    if text.cut:
+        print(
+            f"documents of more than {shard_bytes:,} bytes are cut, {counted(text.cut, 'time')} in all: their pieces count as "
+            "documents, also where a pair's second text comes from another one",
+            file=sys.stderr,
+        )
     own = len(shards)
     entries: list[ShardEntry | None] = []
     for check in (maker.recorded, maker.finished):  # checksums of what others made cost time: only when all is there

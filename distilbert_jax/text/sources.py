@@ -28,6 +28,7 @@ class TextSources:
     Attributes:
         size: bytes on disk of all files together, compressed as they are.
         position: how many of these bytes the current iteration has read.
+        cut: how often it has cut a document, because it is too long to be given at once.
         invisible: lines that it has given which show nothing and are not blank, such as one of U+FEFF or U+200B alone.
 
     Raises:
@@ -50,11 +51,11 @@ class TextSources:
             if not path.stat().st_size:
                 raise InputError(f"{path}: the file is empty", path=path)
         self.size = sum(path.stat().st_size for path in self.paths)
-        self.position = self.invisible = 0
+        self.position = self.cut = self.invisible = 0
 
     def documents(self, largest: int) -> Iterator[list[str]]:
         """The lines of one document after the other, none of them blank; above `largest` bytes a document is cut in pieces."""
-        self.invisible = 0
+        self.cut = self.invisible = 0
         for path in self.paths:
             document, size = [], 0
             for line in self._lines_of(path):
@@ -63,6 +64,7 @@ class TextSources:
                 if document and (blank or size + length > largest):
                     yield document
                     document, size = [], 0
+                    self.cut += not blank
                 if not blank:
                     self.invisible += _shows_nothing(line)
                     document.append(line)

@@ -216,7 +216,7 @@ def test_a_document_ends_with_its_file(tokenizer, tmp_path):
     assert documents_in(corpus) == expected(tokenizer, [DOCUMENTS[0]] * 2)
 
 
-def test_only_a_document_longer_than_a_shard_is_cut_and_only_at_a_line(tokenizer, tmp_path):
+def test_only_a_document_longer_than_a_shard_is_cut_and_only_at_a_line(tokenizer, tmp_path, capsys):
     long = list(itertools.chain.from_iterable(DOCUMENTS[:20]))
     documents = [DOCUMENTS[20], long, DOCUMENTS[21]]
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(document) for document in documents))
@@ -227,6 +227,9 @@ def test_only_a_document_longer_than_a_shard_is_cut_and_only_at_a_line(tokenizer
     assert found[-1] == reference[-1]
     assert list(itertools.chain.from_iterable(found[1:-1])) == reference[1]
     assert len(found) > 4
+    assert f"cut, {len(found) - 3} times in all" in capsys.readouterr().err
+    build_corpus([tmp_path / "text.txt"], tokenizer, tmp_path / "whole")
+    assert "cut" not in capsys.readouterr().err
 
 
 def test_special_tokens_spelt_out_in_a_text_are_text(tokenizer, tmp_path):
