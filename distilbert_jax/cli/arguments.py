@@ -101,6 +101,7 @@ def check_effect(before: Any, now: Any) -> None:
     else:
         idle |= {"loss.": "--objective distillation"} if now.objective in ("masked_lm", "masked_lm_nsp") else {}
         idle |= _without_weight(now.loss, "loss")
+        idle |= {} if now.masking.random else {"masking.random_differs": "--masking.random SHARE"}
         of_layers = ("init.layers", "init.fold_token_type", "init.copy_transform")
         idle |= {} if now.init.source else dict.fromkeys(of_layers, "--init.source DIR")
         idle |= {} if now.masking.weighting == "frequency" else {"masking.smoothing": "--masking.weighting frequency"}

@@ -19,6 +19,7 @@ from distilbert_jax.base.files import atomic_file, check_results_place
 from distilbert_jax.base.tables import show
 from distilbert_jax.config import DataConfig, FinetuneConfig, PretrainConfig
 from distilbert_jax.errors import InputError
+from distilbert_jax.finetuning.datasets import has_split
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE
 from distilbert_jax.glue.summary import medians
@@ -207,9 +208,9 @@ def _check(
             raise InputError(f"{option} {' '.join(map(str, values))}: expected one or more, each once", field=option)
     check_results_place(out, "--out")
     for name in tasks:
-        if glue.data and not (Path(glue.data) / find_task(name).name).is_dir():
+        if not has_split(find_task(name), "train", glue.data):
             raise InputError(
-                f"{glue.data}: has no folder {name}; the score is the mean over all of --tasks", path=glue.data
+                f"{glue.data}: has no {name}/train.parquet; the score is the mean over all of --tasks", path=glue.data
             )
     places: dict[Path, str] = {}
     for name, config in configs.items():

@@ -144,8 +144,8 @@ def _choosing(tuned: Sequence[SweepRun]) -> list[RunResult]:
     choices = {run.directory.parent / "choice" / run.result.task: run.choice for run in tuned if run.choice}
     found = []
     for place, choice in sorted(choices.items()):
-        names = {one.setting.name for one in choice.settings}  # none of a choice of an earlier version
-        of_these = lambda path, names=names: not names or path.parent.name.rpartition("-")[0] in names
+        names = {f"{one.setting.name}-{seed}" for one in choice.settings for seed in choice.seeds}
+        of_these = lambda path, names=names: not names or path.parent.name in names  # of an earlier version all
         found += [read_result(path) for path in filter(of_these, sorted(place.glob("*/results.json")))]
     return found
 
@@ -336,6 +336,8 @@ def report(
     curves(paths, Path(out) / "curves.png")
     if any(row.against for row in rows.values()):
         differences(rows, Path(out) / "differences.png")
+    else:  # what an earlier report of other runs has drawn
+        (Path(out) / "differences.png").unlink(missing_ok=True)
     console = Console(markup=False)  # a run's name may have brackets
     if not console.is_terminal:
         console.width = 160  # in a log nothing forces figures to be cut

@@ -1,12 +1,14 @@
 """Sweep of an experiment: its student with several values of one field, each a variant. Imports without JAX."""
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from distilbert_jax.config import ExperimentConfig, PretrainConfig, Schedule, Variant
 from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.training.run_directory import is_free
 
 _NOT_SWEPT = ("run.directory",)  # each variant has its own
 
@@ -38,12 +40,18 @@ def swept(
     if name in _NOT_SWEPT or (name not in old and not own):
         hint = nearest(name, [one for one in old if one not in _NOT_SWEPT])
         raise InputError(f"--sweep {field}: no such field of a pre-training config; {hint}", field="--sweep", hint=hint)
-    if not values or len(set(values)) < len(values):
+    if is_free(name):
+        raise InputError(f"--sweep {field}: changes nothing of what is computed", field="--sweep")
+    configs = {value: read(_options(name, value, base), base) for value in values}
+    if (
+        not values
+        or any(one == other for one, other in itertools.combinations(configs.values(), 2))
+        or len(configs) < len(values)
+    ):
         raise InputError(f"--sweep {field} {' '.join(values)}: expected values, each once", field="--sweep")
     variants = []
-    for value in values:
+    for value, changed in configs.items():
         title = f"{'.'.join(field.split('.')[-2:])}={value.replace('/', '_')}"
-        changed = read(_options(name, value, base), base)
         if changed != base:
             run = dataclasses.replace(changed.run, directory=str(Path(config.directory) / title))
             variants.append(Variant(title, student.seeds, pretrain=dataclasses.replace(changed, run=run)))

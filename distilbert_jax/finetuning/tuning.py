@@ -218,9 +218,8 @@ class Tuning:
                 steps=stage.stop - stage.start,
             )
             accumulate = self.config.optimizer.accumulate
-            self._steps[key] = make_train_step(
-                learned, optimizer, state, teacher.params, self.mesh, accumulate, stacked=seeds > 1
-            )
+            held, given = self._frozen(state.params), (learned, optimizer, state, teacher.params)
+            self._steps[key] = make_train_step(*given, self.mesh, accumulate, held=held, stacked=seeds > 1)
         return self._steps[key]
 
     def _epoch_ends(self, run: Run, stage: Stage) -> Evaluate:
@@ -247,9 +246,12 @@ class Tuning:
     def _optimizer(self, names: Iterable[str], steps: int) -> GradientTransformation:
         """AdamW for parameters of these names, as far as they are trained and each at its rate."""
         config, layers = self.config, self.model_config.num_hidden_layers
-        frozen = [name for name in names if name.startswith("encoder.")] if config.freeze == "encoder" else ()
         shares = layer_shares(names, layers, config.layer_decay) if config.layer_decay < 1.0 else None
-        return adamw(config.optimizer, steps, frozen, shares)
+        return adamw(config.optimizer, steps, self._frozen(names), shares)
+
+    def _frozen(self, names: Iterable[str]) -> list[str]:
+        """Those of the parameters of these names that stay as they are."""
+        return [name for name in names if name.startswith("encoder.") and self.config.freeze == "encoder"]
 
     def _initial_params(self, config: FinetuneConfig, teacher: Teacher) -> Params:
         """The model's, and projections of the teacher's terms."""

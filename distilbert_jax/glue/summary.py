@@ -216,10 +216,18 @@ def check_same_dev(ours: Sequence[SweepRun], theirs: Sequence[SweepRun]) -> None
     for name in groups[0].keys() & groups[1].keys():
         first = find_task(name).dev[0]
         given = [(run, _digests(run)) for group in groups for run in group[name]]
+        of_a_kind: list[SweepRun] = []  # the first with a file's digest, and the first with one of the hub's rows
         for split in (f"data ({first})", f"data ({first}), hub"):
             known = [(run, digests[split]) for run, digests in given if split in digests]
+            of_a_kind += [run for run, _ in known[:1]]
             if other := next((run for run, digest in known if digest != known[0][1]), None):
                 raise _other_dev(name, first, known[0][0].directory, other.directory)
+        if len(of_a_kind) == 2:  # these digests tell nothing of each other, but both runs have kept the labels
+            labels = [
+                read_predictions(run.directory, first, find_task(name), diverged=True).labels for run in of_a_kind
+            ]
+            if not np.array_equal(labels[0], labels[1]):
+                raise _other_dev(name, first, *(run.directory for run in of_a_kind))
 
 
 def check_dev(runs: Sequence[SweepRun], config: FinetuneConfig) -> None:

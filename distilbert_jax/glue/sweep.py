@@ -203,7 +203,7 @@ def choose(config: FinetuneConfig, sweep: SweepConfig) -> tuple[FinetuneConfig, 
         + (f", {len(tried) - len(ended)} of {len(tried)} settings diverged)" if len(ended) < len(tried) else ")"),
         file=sys.stderr,
     )
-    return _with(config, chosen), Choice(runs, chosen, tuple(tried))
+    return _with(config, chosen), Choice(runs, chosen, tuple(tried), tuple(sweep.seeds))
 
 
 def _with(config: FinetuneConfig, setting: Setting) -> FinetuneConfig:

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from numbers import Integral
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Self
@@ -39,8 +40,8 @@ Encode = Callable[
 class Forward:
     """A model on rows of any length, compiled for few shapes.
 
-    Rows are sorted by length and padded to 16, 32, 64 … tokens or all positions of the model; a batch has 1, 8 or `batch_size`
-    of them.
+    Rows are sorted by length and padded to 16, 32, 64 … tokens or all positions of the model; a batch has 1, 8, 64, 512 …
+    or `batch_size` of them.
 
     Args:
         model: whose `config` tells its positions.
@@ -56,7 +57,11 @@ class Forward:
         self._config, self._name = model.config, name
         self._longest = model.config.max_length
         self._pad_id, self._batch_size = pad_id, batch_size
-        self._sizes = sorted({1, min(8, batch_size), batch_size})
+        # No text waits for many that are not there, and there are few sizes to compile.
+        self._sizes = [
+            *itertools.takewhile(lambda size: size < batch_size, (8**n for n in itertools.count())),
+            batch_size,
+        ]
         self._jitted = compiled_call(graphdef, compute)
 
     def __call__(
@@ -104,9 +109,14 @@ def compiled_call(graphdef: nnx.GraphDef, compute: Callable[..., jax.Array]) -> 
 def _batch_size(given: int | None) -> int:
     if given is None:  # on two cores a row of 128 tokens took longer in larger batches
         return 8 if jax.default_backend() == "cpu" else 64
-    if given < 1:
-        raise InputError(f"batch_size = {given}: expected 1 or more", field="batch_size")
+    if not is_count(given):
+        raise InputError(f"batch_size = {given!r}: expected a whole number, 1 or more", field="batch_size")
     return given
+
+
+def is_count(value: object) -> bool:
+    """Whether a value is a whole number, 1 or more."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 class Pipeline:

@@ -9,7 +9,7 @@ from scipy.special import expit, softmax
 
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.models import SequenceClassification
-from distilbert_jax.pipelines.base import Pipeline, Text
+from distilbert_jax.pipelines.base import Pipeline, Text, is_count
 from distilbert_jax.pipelines.results import Answers
 from distilbert_jax.text.tokenizer import Row
 
@@ -49,9 +49,9 @@ class TextClassification(Pipeline):
             InputError: an empty text, a tuple that is no pair, `top_k` outside 1 … labels, another function.
         """
         labels = self.model.config.labels
-        if top_k is not None and not 1 <= top_k <= len(labels):
+        if top_k is not None and not (is_count(top_k) and top_k <= len(labels)):
             raise InputError(
-                f"top_k = {top_k}: expected 1 to {len(labels)}, the number of labels, or None for all", field="top_k"
+                f"top_k = {top_k!r}: expected 1 to {len(labels)}, the number of labels, or None for all", field="top_k"
             )
 
         apply = self._function(function_to_apply)

@@ -13,7 +13,7 @@ from scipy.special import softmax
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import MaskedLM
 from distilbert_jax.models.layers import at_positions
-from distilbert_jax.pipelines.base import Pipeline
+from distilbert_jax.pipelines.base import Pipeline, is_count
 from distilbert_jax.pipelines.results import Answers
 from distilbert_jax.pipelines.scores import Ids, joint_search, largest, open_gap, replaced, word_log_scores
 from distilbert_jax.text.objects import several_texts
@@ -77,8 +77,10 @@ class FillMask(Pipeline):
                 1 … vocabulary; there is no target; options that contradict each other.
         """
         vocabulary = self.model.config.vocab_size
-        if top_k is not None and not 1 <= top_k <= vocabulary:
-            raise InputError(f"top_k = {top_k}: expected 1 to {vocabulary}, the size of the vocabulary", field="top_k")
+        if top_k is not None and not (is_count(top_k) and top_k <= vocabulary):
+            raise InputError(
+                f"top_k = {top_k!r}: expected 1 to {vocabulary}, the size of the vocabulary", field="top_k"
+            )
         ids, words = self._asked(targets, joint, whole_words)
         answer: Callable[[Sequence[str], Sequence[Row]], list[Answers]]
         if words:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from distilbert_jax import models
 from distilbert_jax.errors import InputError
 from distilbert_jax.pipelines.answers import AnswerSpan, answer_spans
-from distilbert_jax.pipelines.base import Pipeline
+from distilbert_jax.pipelines.base import Pipeline, is_count
 from distilbert_jax.pipelines.results import Answers
 from distilbert_jax.text.objects import several_texts
 from distilbert_jax.text.windows import MAX_QUESTION, Window, context_windows, window_shape
@@ -72,11 +72,10 @@ class QuestionAnswering(Pipeline):
         Raises:
             InputError: an empty question or context, another number of contexts than of questions, a number out of range.
         """
-        for name, value in (("top_k", 1 if top_k is None else top_k), ("max_answer_len", max_answer_len)):
-            if value < 1:
-                raise InputError(f"{name} = {value}: expected 1 or more", field=name)
-        if max_question_len < 1:
-            raise InputError(f"max_question_len = {max_question_len}: expected 1 or more", field="max_question_len")
+        counts = {"top_k": 1 if top_k is None else top_k, "max_answer_len": max_answer_len}
+        for name, value in {**counts, "max_question_len": max_question_len}.items():
+            if not is_count(value):
+                raise InputError(f"{name} = {value!r}: expected a whole number, 1 or more", field=name)
         length, stride = window_shape(self.tokenizer, max_seq_len, doc_stride, ("max_seq_len", "doc_stride"))
 
         def encode(pairs: Sequence[tuple[str, str]], first: int) -> tuple[list[list[Window]], int]:

@@ -26,7 +26,7 @@ from distilbert_jax.planning.runs import Features, Finetuning, Pretraining, Run
 from distilbert_jax.pretraining import objective_table
 from distilbert_jax.pretraining.objectives import Given, objective_of
 from distilbert_jax.pretraining.packing import batch_shapes
-from distilbert_jax.pretraining.setup import head_of, new_projections, optimizer_of
+from distilbert_jax.pretraining.setup import head_of, held_of, new_projections, optimizer_of
 from distilbert_jax.pretraining.together import company
 from distilbert_jax.text.tokenizer import stack
 from distilbert_jax.training import sharding, terms
@@ -77,11 +77,10 @@ def _pretraining(run: Pretraining, mesh: Mesh) -> Step:
     state: Any = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
     if run.seeds > 1:
         state = (state,) * run.seeds
-        step = make_step_together(
-            company([given] * run.seeds), [optimizer] * run.seeds, state, frozen, mesh, accumulate
-        )
+        students, held = company([given] * run.seeds), [held_of(config)] * run.seeds
+        step = make_step_together(students, [optimizer] * run.seeds, state, frozen, mesh, accumulate, held)
     else:
-        step = make_train_step(objective_of(given), optimizer, state, frozen, mesh, accumulate)
+        step = make_train_step(objective_of(given), optimizer, state, frozen, mesh, accumulate, held=held_of(config))
     shapes = batch_shapes(config.data.sequences, config.data.batch_size, config.data.length)
     batch = {name: jax.ShapeDtypeStruct(shape, np.int32) for name, shape in shapes.items()}
     return Step(step, (state, frozen, batch))

@@ -249,8 +249,12 @@ def new_projections(config: PretrainConfig, teacher: ModelConfig | None) -> Para
 
 
 def optimizer_of(config: PretrainConfig) -> optax.GradientTransformation:
-    held = () if config.init.positions == "learned" else ("encoder.embeddings.position",)
-    return adamw(config.optimizer, config.steps, held)
+    return adamw(config.optimizer, config.steps, held_of(config))
+
+
+def held_of(config: PretrainConfig) -> tuple[str, ...]:
+    """The parameters that a run leaves as they begin."""
+    return () if config.init.positions == "learned" else ("encoder.embeddings.position",)
 
 
 def set_up(config: PretrainConfig, beside: Setup | None = None) -> Setup:
@@ -328,8 +332,9 @@ def set_up(config: PretrainConfig, beside: Setup | None = None) -> Setup:
         _try(objective, params, teacher.params if teacher else {}, rows)
     optimizer = optimizer_of(config)
     state = init_state(sharding.pad_vocabulary(params), optimizer, config.run.seed, mesh)
+    frozen = teacher.params if teacher else {}
     train_step = make_train_step(
-        objective, optimizer, state, teacher.params if teacher else {}, mesh, config.optimizer.accumulate
+        objective, optimizer, state, frozen, mesh, config.optimizer.accumulate, held=held_of(config)
     )
     return Setup(
         config, mesh, rows, tokenizer, graphdef, parameters, teacher, objective, state, train_step, fingerprints, given

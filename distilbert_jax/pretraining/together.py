@@ -13,7 +13,7 @@ from distilbert_jax.base.config_io import differences
 from distilbert_jax.config import PretrainConfig
 from distilbert_jax.pretraining import cost, objectives
 from distilbert_jax.pretraining.objectives import Given
-from distilbert_jax.pretraining.setup import Setup, optimizer_of
+from distilbert_jax.pretraining.setup import Setup, held_of, optimizer_of
 from distilbert_jax.training.checkpoint import whole_steps
 from distilbert_jax.training.objective import Batch, Company, Metrics
 from distilbert_jax.training.step import TrainState, make_step_together
@@ -96,6 +96,7 @@ class StepTogether:
                 first.frozen,
                 first.mesh,
                 first.config.optimizer.accumulate,
+                [held_of(one.config) for one in setups],
             )
         return self._programs[places]
 

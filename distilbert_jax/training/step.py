@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import jax
@@ -141,19 +141,21 @@ def make_train_step(
     mesh: Mesh,
     accumulate: int = 1,
     *,
+    held: Collection[str] = (),
     stacked: bool = False,
 ) -> Callable[[TrainState, Params, Batch], tuple[TrainState, Metrics]]:
     """step(state, frozen, batch) → (state, metrics); the given state is donated.
 
     Metrics are float32 scalars: loss, its parts, the counts they were divided by, values that change over the run, and
-    grad_norm before clipping.
+    grad_norm before clipping, of what is trained.
 
     Args:
+        held: parameters that the optimizer leaves as they are.
         stacked: `state` is one of `stack_states`, batches are [S, B, ...]; the seeds train side by side, each as it would
             alone, and metrics are [S]. `frozen` they share.
     """
 
-    together = _step(alone(objective), (optimizer,), mesh, accumulate)
+    together = _step(alone(objective), (optimizer,), mesh, accumulate, (held,))
 
     def step(state: TrainState, frozen: Params, batch: Batch) -> tuple[TrainState, Metrics]:
         (state,), (metrics,) = together((state,), frozen, batch)
@@ -174,13 +176,14 @@ def make_step_together(
     states: tuple[TrainState, ...],
     frozen: Params,
     mesh: Mesh,
-    accumulate: int = 1,
+    accumulate: int,
+    held: Sequence[Collection[str]],
 ) -> Callable[[tuple[TrainState, ...], Params, Batch], tuple[tuple[TrainState, ...], tuple[Metrics, ...]]]:
     """`make_train_step` of models side by side: states of one seed and one step, which may be of different architectures, and the
     metrics of each."""
     places = shardings(states, mesh)
     return jax.jit(
-        _step(company, optimizers, mesh, accumulate),
+        _step(company, optimizers, mesh, accumulate, held),
         in_shardings=(places, shardings(frozen, mesh), batch_sharding(mesh)),
         out_shardings=(places, NamedSharding(mesh, P())),
         donate_argnums=0,
@@ -188,17 +191,25 @@ def make_step_together(
 
 
 def _step(
-    company: Company, optimizers: Sequence[optax.GradientTransformation], mesh: Mesh, accumulate: int
+    company: Company,
+    optimizers: Sequence[optax.GradientTransformation],
+    mesh: Mesh,
+    accumulate: int,
+    held: Sequence[Collection[str]],
 ) -> Callable[[tuple[TrainState, ...], Params, Batch], tuple[tuple[TrainState, ...], tuple[Metrics, ...]]]:
     def update(
-        state: TrainState, optimizer: optax.GradientTransformation, grads: Params, metrics: Metrics
+        state: TrainState,
+        optimizer: optax.GradientTransformation,
+        held: Collection[str],
+        grads: Params,
+        metrics: Metrics,
     ) -> tuple[TrainState, Metrics]:
         with jax.named_scope("optimizer"):
             updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
             params = cast(Params, optax.apply_updates(state.params, updates))
         return TrainState(state.step + 1, state.key, params, opt_state), {
             **metrics,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": optax.tree.norm({name: value for name, value in grads.items() if name not in held}),
         }
 
     def step(
@@ -208,8 +219,8 @@ def _step(
         rngs = row_keys(jax.random.wrap_key_data(key), number, len(batch["input_ids"]))
         whole = tuple(gather(state.params, mesh) for state in states), gather(frozen, mesh)
         results = gradients(company, *whole, batch, rngs, mesh, accumulate, step=number)
-        each = zip(states, optimizers, results, strict=True)
-        new = [update(state, optimizer, *result) for state, optimizer, result in each]
+        each = zip(states, optimizers, held, results, strict=True)
+        new = [update(state, optimizer, names, *result) for state, optimizer, names, result in each]
         return tuple(state for state, _ in new), tuple(metrics for _, metrics in new)
 
     return step

@@ -95,6 +95,7 @@ DISTILLED = PretrainConfig(objective="distillation", teacher="t")
         (change(DISTILLED, loss__kl__weight=0.0), "loss.kl.temperature", 4.0),
         (DISTILLED, "loss.attention_scores.teacher_layers", (1,)),
         (change(DISTILLED, masking__weighting="uniform"), "masking.smoothing", 1.0),
+        (change(DISTILLED, masking__random=0.0), "masking.random_differs", True),
         (DISTILLED, "init.layers", (0,)),
         (DISTILLED, "init.copy_transform", False),
     ],

@@ -47,11 +47,15 @@ def test_variants_without_a_reference_or_with_nothing_beside_it_are_refused(tmp_
 def test_tasks_are_looked_for_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "pretrain", lambda *_: pytest.fail("something was trained"))
     configs = {"full": PretrainConfig(), "no_ce": PretrainConfig()}
-    (tmp_path / "sst2").mkdir()
+    for name in ("sst2", "mrpc"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sst2/train.parquet").touch()
+    (tmp_path / "mrpc/validation.parquet").touch()
     glue = FinetuneConfig(data=str(tmp_path))
     ask = lambda *tasks: ablation.run_ablation(configs, glue, tmp_path / "out", tasks)
     runs.refused(lambda: ask("sst2", "rt"), "'rt'", by="finetuning.tasks.find_task", field="task", hint="'rte'")
-    runs.refused(lambda: ask("sst2", "rte"), by="experiments.ablation._check", path=f"{tmp_path}")
+    for task in ("rte", "mrpc"):  # no folder; none to train on
+        runs.refused(lambda task=task: ask("sst2", task), task, by="experiments.ablation._check", path=f"{tmp_path}")
 
 
 def test_what_is_asked_for_is_checked_before_anything_is_trained(tmp_path, monkeypatch):

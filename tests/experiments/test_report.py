@@ -140,6 +140,8 @@ def test_scores_are_compared_in_pairs(pair, tmp_path):
     assert "\n- Dev scores × 100, medians of 3 seeds" in text
     assert "\n- Mean scores are over demo-topic: what all have" in text
     assert (tmp_path / "out/differences.png").is_file()
+    report(runs[:1], str(tmp_path / "out"), length=16)
+    assert not (tmp_path / "out/differences.png").exists(), "of other runs than the report"
 
 
 def test_a_report_takes_the_fine_tuning_that_is_asked_for(pair, tmp_path, capsys):
@@ -155,10 +157,10 @@ def test_what_choosing_took_is_that_of_the_settings_it_was_chosen_from(pair, tmp
     shutil.copytree(pair / "second", run)
     sweep = run / "glue/choice/demo-topic"
     of_this, of_another = Setting(1e-4, None, 3), Setting(1e-4, None, None)
-    for setting in (of_this, of_another):
-        shutil.copytree(run / "glue/demo-topic-0", sweep / f"{setting.name}-0")
+    for setting, seed in ((of_this, 0), (of_this, 1), (of_another, 0)):
+        shutil.copytree(run / "glue/demo-topic-0", sweep / f"{setting.name}-{seed}")
     tried = TriedSetting(**vars(of_this), score=80.0)
-    write_config(Choice(1, of_this, (tried,)), sweep / "choice.json")
+    write_config(Choice(1, of_this, (tried,), (0,)), sweep / "choice.json")
     figures = report([str(run)], str(tmp_path / "out"), length=16)["run"]
     assert figures.tuning_flops == 4e12, "of three seeds and one setting"
 

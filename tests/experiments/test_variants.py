@@ -112,6 +112,8 @@ def test_any_field_of_the_students_config_can_be_swept(field, value, expected):
         ("run.directory", ("a",), ""),
         ("loss.kl.weight", (), ""),
         ("loss.kl.weight", ("1", "1"), ""),
+        ("loss.kl.weight", ("2", "2.0"), ""),
+        ("run.log_every", ("1", "2"), ""),
         ("init.fold_token_type", ("maybe",), ""),
     ],
 )

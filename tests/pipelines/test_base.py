@@ -51,6 +51,9 @@ def test_few_shapes_are_compiled(model, rows):
     list(forward(rows[:4], [[0], [1, 2, 3], [0, 5], [1]], ("a",)))
     list(forward(rows[:4], [[0], [1, 2, 3, 4], [0, 5], [1]], ("a",)))
     assert sorted(shapes) == [(1, 32, 2, "a"), (1, 40, 4, "a"), (8, 16, 1, "a")]
+    shapes.clear()
+    list(Forward(model, compute, pad_id=0, batch_size=100_000)(rows[:1] * 9))
+    assert [rows for rows, *_ in shapes] == [64], "not as many as the largest batch"
 
 
 @pytest.mark.parametrize("batch_size", [2, 5])
@@ -136,7 +139,12 @@ def test_what_is_no_text_is_refused(fill):
 
 
 def test_a_batch_has_at_least_one_row(directory):
-    refused(lambda: FillMask(directory, batch_size=0), by="pipelines.base._batch_size", field="batch_size")
+    for given in (0, 2.5, "8", True):
+        refused(
+            lambda given=given: FillMask(directory, batch_size=given),
+            by="pipelines.base._batch_size",
+            field="batch_size",
+        )
 
 
 def test_a_pipeline_is_shown_in_a_line(directory, fill, model):

@@ -113,7 +113,7 @@ def test_logits_near_the_end_of_float32_are_scores_without_a_word(saved, capfd):
     assert best == {"label": LABELS[1], "score": 1.0}
 
 
-@pytest.mark.parametrize("top_k", [0, 4])
+@pytest.mark.parametrize("top_k", [0, 4, 2.0, True])
 def test_a_number_of_labels_that_are_not_there_is_refused(classify, top_k):
     refused(
         lambda: classify("reda", top_k),

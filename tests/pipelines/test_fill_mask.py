@@ -77,7 +77,7 @@ def test_a_mask_that_a_cut_would_lose_is_refused(fill):
     refused(lambda: fill("[MASK] " + "goes " * 38 + "[MASK]"), "40", by="pipelines.fill_mask.FillMask._masks")
 
 
-@pytest.mark.parametrize("top_k", [0, -1, 51])
+@pytest.mark.parametrize("top_k", [0, -1, 51, 2.0, True])
 def test_a_number_of_answers_outside_the_vocabulary_is_refused(fill, top_k):
     refused(
         lambda: fill("reda [MASK]", top_k=top_k),

@@ -22,6 +22,7 @@ from distilbert_jax.pretraining.masking import log_weights
 from distilbert_jax.pretraining.objectives import Given
 from distilbert_jax.pretraining.setup import new_projections
 from distilbert_jax.training import sharding
+from distilbert_jax.training.objective import Objective, Part
 from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.step import init_state, make_train_step, row_keys
 from tests import children, compiling, runs
@@ -387,3 +388,18 @@ def test_each_device_does_its_share_of_the_work_and_no_more(shape):
     flops = setting(*shape).step.cost_analysis()["flops"]
     alone = setting(1, 1, 1, shape[-1], ROWS // 8).step.cost_analysis()["flops"]
     np.testing.assert_allclose(flops, alone, rtol=0.15)
+
+
+def test_the_norm_in_the_log_is_of_what_is_trained():
+    """Of two numbers with gradients of 3 and 4, where the first is left as it is."""
+    sums = lambda params, frozen, batch, counts: {"loss": 3 * params["encoder.a"] + 4 * params["head.b"]}
+    prepare = lambda rngs, batch: (batch, {"one": jnp.float32(1.0)})
+    objective, mesh, norms = Objective(prepare, sums, {"loss": Part("one", 1.0)}), mesh_of(1, 1, 1), {}
+    for held in ((), ("encoder.a",)):
+        optimizer = adamw(OptimizerConfig(warmup=0.0), 10, held)
+        state = init_state({"encoder.a": jnp.zeros(()), "head.b": jnp.zeros(())}, optimizer, 0, mesh)
+        batch = sharding.place({"input_ids": np.zeros((1, 2), np.int32)}, 1, mesh)
+        after, metrics = make_train_step(objective, optimizer, state, {}, mesh, held=held)(state, {}, batch)
+        norms[held] = float(metrics["grad_norm"])
+        assert (after.params["encoder.a"] == 0) == bool(held)
+    assert list(norms.values()) == [5.0, 4.0]
