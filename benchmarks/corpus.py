@@ -71,7 +71,7 @@ def memory(arguments: Arguments, folder: Path, whole: Path) -> Findings:
 
     Leaves the corpus of these files in `whole`.
     """
-    size = sum(len(chunk) + 2 for chunk in TextSources(arguments.text).chunks(1 << 18))
+    size = sum(len(chunk) + 2 for chunk, _ in TextSources(arguments.text).chunks(1 << 18))
     texts = {
         "a tenth, .txt": (cut_text(arguments.text, size / 10, folder / "tenth.txt"),),
         "all, .txt": (cut_text(arguments.text, size, folder / "all.txt"),),

@@ -62,7 +62,7 @@ def encoding_processes(tokenizer: Tokenizer, lines: list[str], *how: Any) -> Ite
 def cut_text(paths: tuple[Path, ...], largest: float, out: Path) -> Path:
     """The first documents of some files, at most `largest` bytes, as one .txt file."""
     with out.open("wb") as file:
-        for chunk in TextSources(paths).chunks(1 << 18):
+        for chunk, _ in TextSources(paths).chunks(1 << 18):
             if file.tell() + len(chunk) + 2 > largest:
                 break
             file.write(chunk + b"\n\n")

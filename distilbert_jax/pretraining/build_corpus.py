@@ -36,12 +36,12 @@ from distilbert_jax.errors import InputError, counted
 from distilbert_jax.pretraining.corpus import Corpus, holds, id_dtype, read_shard
 from distilbert_jax.pretraining.manifests import (
     CORPUS_FORMAT,
-    COUNTED,
     CorpusManifest,
     CorpusOrigin,
     ShardEntry,
     ShardRecord,
     SourceFile,
+    numbered,
     shard_file,
 )
 from distilbert_jax.text.sources import TextSources
@@ -325,13 +325,13 @@ def _build_share(
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = max(1, min(processes or cores or 1, math.ceil(text.size / shard_bytes / hosts)))
     maker = ShardMaker(tokenizer.to_str(), tokenizer_id, origin.single_tokens or (), out)
-    digests, shards, made = _make_shards(text, maker, shard_bytes, workers, range(host, sys.maxsize, hosts))
+    chunks, shards, made = _make_shards(text, maker, shard_bytes, workers, range(host, sys.maxsize, hosts))
     if changed := [path for path, state in _states(text.paths).items() if state != states[path]]:
         raise InputError(
             f"{changed[0]}: was changed while it was read; run the same command again once nothing writes to it",
             path=changed[0],
         )
-    if not digests:
+    if not chunks:
         raise _blank(text)
     if text.invisible:
         print(
@@ -339,19 +339,17 @@ def _build_share(
             f"{'is' if text.invisible == 1 else 'are'} not blank (U+FEFF, U+200B and the like): they separate no documents",
             file=sys.stderr,
         )
-    if text.cut:
-        print(
-            f"documents of more than {shard_bytes:,} bytes are cut, {counted(text.cut, 'time')} in all: their pieces count as "
-            "documents, also where a pair's second text comes from another one",
-            file=sys.stderr,
-        )
     own = len(shards)
     entries: list[ShardEntry | None] = []
     for check in (maker.recorded, maker.finished):  # checksums of what others made cost time: only when all is there
-        entries = [shards.get(index) or check(index, digest) for index, digest in enumerate(digests)]
+        entries = [shards.get(index) or check(index, digest) for index, (digest, _) in enumerate(chunks)]
         if missing := {index % hosts for index, entry in enumerate(entries) if not entry}:
             return Share(None, own, made, tuple(sorted(missing)))
-    complete = [entry for entry in entries if entry]
+    complete = [
+        dataclasses.replace(entry, continues=continues or None)
+        for entry, (_, continues) in zip(entries, chunks, strict=True)
+        if entry
+    ]
     return Share(_completed(out, origin, specials, maker.vocab_size, complete, made), own, made)
 
 
@@ -468,20 +466,22 @@ def _blank(text: TextSources) -> InputError:
 
 def _make_shards(
     text: TextSources, maker: ShardMaker, shard_bytes: int, workers: int, own: range
-) -> tuple[list[str], dict[int, ShardEntry], int]:
+) -> tuple[list[tuple[str, bool]], dict[int, ShardEntry], int]:
     """Make those of the `own` shards that are not there yet.
 
     Returns:
-        SHA-256 of the text of every shard; the manifest's entries of the own ones; how many of these were made.
+        SHA-256 of the text of every shard, and whether it continues the document that the one before ends with; the manifest's
+        entries of the own ones; how many of these were made.
     """
-    digests, entries, running, kept = [], {}, {}, 0
+    chunks, entries, running, kept = [], {}, {}, 0
     with progress("tokenizing", text.size) as done, contextlib.ExitStack() as stack:
         submit = stack.enter_context(worker_pool(workers, maker)) if workers > 1 else None
-        for index, chunk in enumerate(text.chunks(shard_bytes)):
-            digests.append(hashlib.sha256(chunk).hexdigest())
+        for index, (chunk, continues) in enumerate(text.chunks(shard_bytes)):
+            digest = hashlib.sha256(chunk).hexdigest()
+            chunks.append((digest, continues))
             if index not in own:
                 pass
-            elif entry := maker.finished(index, digests[-1]):
+            elif entry := maker.finished(index, digest):
                 entries[index] = entry
                 kept += 1
             elif submit is None:
@@ -494,14 +494,14 @@ def _make_shards(
                         entries[running.pop(future)] = future.result()
             done(text.position)
         entries.update({index: future.result() for future, index in running.items()})
-    return digests, entries, len(entries) - kept
+    return chunks, entries, len(entries) - kept
 
 
 def _completed(
     out: Path, origin: CorpusOrigin, specials: SpecialIds, vocab_size: int, shards: Sequence[ShardEntry], made: int
 ) -> Corpus:
     """Remove the shards of an older, longer text, count the tokens and write the manifest."""
-    documents, lines, tokens = (sum(getattr(shard, name) for shard in shards) for name in COUNTED)
+    lines, tokens = (sum(getattr(shard, name) for shard in shards) for name in ("lines", "tokens"))
     if not tokens:
         raise InputError(f"{out}: not one token is in the {lines:,} lines of the text: nothing to train on", path=out)
     for stale in (out / "shards").glob("[0-9]*"):
@@ -517,7 +517,7 @@ def _completed(
         **vars(origin),
         vocab_size=vocab_size,
         specials=specials,
-        documents=documents,
+        documents=numbered(shards)[-1].stop,
         lines=lines,
         tokens=tokens,
         shards=tuple(shards),

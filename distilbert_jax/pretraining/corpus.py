@@ -18,7 +18,7 @@ from distilbert_jax.text.tokenizer import SpecialIds, entries, fingerprint, load
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """Tokens of some whole documents, without special tokens.
+    """Tokens of some documents, without special tokens. Those are whole, but for pieces of one that is larger than a shard.
 
     Attributes:
         tokens: ids, uint16 (uint32 for 65,536 entries or more) [tokens].
@@ -116,11 +116,11 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over the checksums of all shards and of the counts: changes with any token."""
+        """SHA-256, in hex, over the checksums of all shards and of the counts: changes with any token and any end of a document."""
         sums = [
             self.tokenizer_fingerprint,
             self.manifest.token_counts,
-            *(shard.sha256 for shard in self.manifest.shards),
+            *(shard.sha256 + " continues" * bool(shard.continues) for shard in self.manifest.shards),
         ]
         return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 

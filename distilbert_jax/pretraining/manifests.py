@@ -4,6 +4,8 @@
 """
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +15,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.text.tokenizer import SpecialIds
 
 CORPUS_FORMAT = PACKED_FORMAT = 1
-COUNTED = ("documents", "lines", "tokens")  # of each shard, and their sums of all
+COUNTED = ("documents", "lines", "tokens")  # of each shard, and of all together
 
 
 def _check_counts(record: object, names: Sequence[str], least: int = 0) -> None:
@@ -47,9 +49,11 @@ class ShardEntry:
 
     Attributes:
         file: its name in the corpus, `shards/00000.npz`.
-        documents, lines, tokens: how many are in it.
+        documents, lines, tokens: how many are in it, a piece of a document as one.
         sha256: of the file, in hex.
         text_sha256: of the text that it was made of.
+        continues: whether its first document is a further piece of the last one of the shard before; None: it is not. It is for the
+            manifest alone: the file, and the record beside it, are the same either way.
     """
 
     file: str
@@ -58,9 +62,16 @@ class ShardEntry:
     tokens: int
     sha256: str
     text_sha256: str
+    continues: bool | None = field(default=None, metadata=LEFT_OUT)
 
     def __post_init__(self) -> None:
         _check_counts(self, COUNTED)
+
+
+def numbered(shards: Sequence[ShardEntry]) -> tuple[range, ...]:
+    """Of each shard the numbers of its documents, see `CorpusManifest.document_numbers`."""
+    begun = itertools.accumulate(shard.documents - bool(shard.continues) for shard in shards)
+    return tuple(range(stop - shard.documents, stop) for stop, shard in zip(begun, shards, strict=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +114,7 @@ class CorpusManifest(CorpusOrigin):
 
     Attributes:
         vocab_size: rows that an embedding of its ids needs.
-        documents, lines, tokens: how many there are in all shards.
+        documents, lines, tokens: how many there are in all shards, a document that is cut as one.
         token_counts: SHA-256 of `token_counts.npy`, in hex.
     """
 
@@ -124,7 +135,14 @@ class CorpusManifest(CorpusOrigin):
                 raise InputError(
                     f"shard {index} is called {shard.file!r:.60}, expected {shard_file(index)}", field="shards"
                 )
-        _check_sums(self, self.shards, COUNTED, "shards")
+        _check_sums(self, self.shards, ("lines", "tokens"), "shards")
+        if self.documents != self.document_numbers[-1].stop:
+            raise InputError("documents are not as many as its shards have", field="documents")
+
+    @functools.cached_property
+    def document_numbers(self) -> tuple[range, ...]:
+        """The numbers of the documents of each shard, from 0; one that is cut has the same number in each of its shards."""
+        return numbered(self.shards)
 
     @property
     def origin(self) -> CorpusOrigin:
@@ -173,11 +191,16 @@ class PackedFile(PackedCounts):
 
 @dataclass(frozen=True, kw_only=True)
 class PackedOrigin:
-    """What the rows of one shard were made of: checksums of it and, of pairs, of the shard of its strangers."""
+    """What the rows of one shard were made of: checksums of it and, of pairs, of the shard of its strangers.
+
+    Attributes:
+        shared: of pairs, whether both shards have pieces of the same document; None: they have not.
+    """
 
     shard: str
     options: PackOptions
     strangers: str | None = field(default=None, metadata=LEFT_OUT)
+    shared: bool | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, kw_only=True)

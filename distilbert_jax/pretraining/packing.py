@@ -31,7 +31,7 @@ from distilbert_jax.pretraining.manifests import (
     PackOptions,
 )
 from distilbert_jax.pretraining.sentence_pairs import CHANNELS as PAIR_CHANNELS
-from distilbert_jax.pretraining.sentence_pairs import pair_rows, shard_of_strangers
+from distilbert_jax.pretraining.sentence_pairs import pair_rows, shard_of_strangers, share_a_document
 from distilbert_jax.text.tokenizer import SpecialIds
 from distilbert_jax.training.batches import best_fit
 
@@ -240,8 +240,11 @@ def pack(
     sums = [shard.sha256 for shard in corpus.manifest.shards]
     with progress(f"packing rows of {length}", len(corpus)) as done:
         for index, own in enumerate(sums):
-            strangers = sums[shard_of_strangers(corpus, index)] if sequences == "pair" else None
-            origin = PackedOrigin(shard=own, options=options, strangers=strangers)
+            origin = PackedOrigin(shard=own, options=options)
+            if sequences == "pair":
+                other = shard_of_strangers(corpus, index)
+                shared = share_a_document(corpus, index, other) or None
+                origin = dataclasses.replace(origin, strangers=sums[other], shared=shared)
             files.append(_packed_file(corpus, index, origin, out))
             done(index + 1)
     for stale in out.glob("[0-9]*"):

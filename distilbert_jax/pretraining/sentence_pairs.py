@@ -4,8 +4,10 @@ A and B are consecutive spans of one document or, with probability one half, B c
 section 3.1; the model card). A span is a stretch of text, usually longer than a sentence.
 """
 
+import itertools
 import random
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,11 +24,13 @@ _TRIES = 10
 
 
 class Text(NamedTuple):
-    """Tokens, and where in them lines begin and documents end (the first bound is 0), ascending; none is empty."""
+    """Tokens, and where in them lines begin and documents end (the first bound is 0), ascending; none is empty. `numbers` are the
+    documents' in the corpus: of a document that was cut, two pieces may be here, side by side or at the two ends."""
 
     tokens: np.ndarray
     lines: list[int]
     bounds: list[int]
+    numbers: list[int]
 
 
 class Pair(NamedTuple):
@@ -40,8 +44,17 @@ class Pair(NamedTuple):
 
 
 def shard_of_strangers(corpus: Corpus, index: int) -> int:
-    """The shard that strangers may come from beside the pairs' own, which may hold a single document: the next, in a circle."""
-    return (index + 1) % len(corpus)
+    """The shard that strangers may come from beside the pairs' own, which may hold a single document: the next, in a circle, that
+    is no other piece of this document."""
+    numbers, following = corpus.manifest.document_numbers, (index + 1) % len(corpus)
+    circle = itertools.chain(range(following, len(corpus)), range(following))
+    return next((other for other in circle if numbers[other] != numbers[index]), following)
+
+
+def share_a_document(corpus: Corpus, index: int, other: int) -> bool:
+    """Whether two shards have pieces of the same document."""
+    one, two = corpus.manifest.document_numbers[index], corpus.manifest.document_numbers[other]
+    return index != other and max(one.start, two.start) < min(one.stop, two.stop)
 
 
 def pair_rows(
@@ -64,8 +77,9 @@ def pair_rows(
     """
     shard, specials = corpus.shard(index), corpus.specials
     other = shard_of_strangers(corpus, index)
-    text = _joined([shard] if other == index else [shard, corpus.shard(other)])
-    if len(text.bounds) == 2:
+    numbers = corpus.manifest.document_numbers
+    text = _joined({index: shard, other: shard if other == index else corpus.shard(other)}, numbers)
+    if len(set(text.numbers)) == 1:
         raise InputError(
             f"{corpus.path}: has a single document, and the second text of every other pair comes from another one: put blank "
             "lines between documents, or let sequences be 'line'",
@@ -73,10 +87,10 @@ def pair_rows(
         )
     choose = random.Random(corpus.manifest.shards[index].sha256)
     pairs, short = [], 0
-    for start, stop in zip(text.bounds, text.bounds[1:], strict=False):
+    for document, start in enumerate(text.bounds[:-1]):
         if start < len(shard.tokens):
             shortest = max(min_tokens - _SPECIAL_TOKENS, 2)
-            made, left = _pairs_of(start, stop, text, length - _SPECIAL_TOKENS, shortest, choose)
+            made, left = _pairs_of(document, text, length - _SPECIAL_TOKENS, shortest, choose)
             pairs += made
             short += left > 0
     rows = _rows_of(np.array(pairs, np.int64).reshape(-1, 5), text.tokens, specials, length)
@@ -92,23 +106,38 @@ def pair_rows(
     )
 
 
-def _joined(shards: list[Shard]) -> Text:
+def _joined(shards: dict[int, Shard], numbers: Sequence[range]) -> Text:
+    """The text of some shards by their places in the corpus, and the `numbers` of the documents of each place."""
     lines, bounds, before = [], [np.zeros(1, int)], 0
-    for shard in shards:
+    for shard in shards.values():
         lines.append(before + np.append(0, shard.line_ends))
         bounds.append(before + shard.line_ends[shard.document_ends - 1])
         before += len(shard.tokens)
     starts = np.unique(np.concatenate(lines))
-    tokens = np.concatenate([shard.tokens for shard in shards])
-    return Text(tokens, starts[starts < before].tolist(), np.unique(np.concatenate(bounds)).tolist())
+    tokens = np.concatenate([shard.tokens for shard in shards.values()])
+    # Of the documents that end at one place only the first is not empty.
+    ends, first = np.unique(np.concatenate(bounds), return_index=True)
+    of_ends = np.concatenate([[-1], *(numbers[index] for index in shards)])[first]
+    return Text(tokens, starts[starts < before].tolist(), ends.tolist(), of_ends[1:].tolist())
 
 
-def _pairs_of(
-    start: int, stop: int, text: Text, room: int, shortest: int, choose: random.Random
-) -> tuple[list[Pair], int]:
-    """The pairs of the document from `start` to `stop`, and how many tokens are left at its end, too few for a pair."""
+def _own_places(document: int, text: Text) -> tuple[int, int, int]:
+    """Where pieces of a document are, and so none of its strangers: from the first to before the second, and from the third on."""
+    bounds, numbers = text.bounds, text.numbers
+    first, last, end = bounds[document], bounds[document + 1], bounds[-1]
+    if numbers[document + 1 : document + 2] == [numbers[document]]:
+        last = bounds[document + 2]
+    elif document == 0 and numbers[-1] == numbers[0]:
+        end = bounds[-2]
+    return first, last, end
+
+
+def _pairs_of(document: int, text: Text, room: int, shortest: int, choose: random.Random) -> tuple[list[Pair], int]:
+    """The pairs of one document of the text, and how many tokens are left at its end, too few for a pair."""
     lines, bounds = text.lines, text.bounds
-    document, own_lines = (start, stop), (bisect_left(lines, start), bisect_left(lines, stop))
+    start, stop = bounds[document], bounds[document + 1]
+    own = _own_places(document, text)
+    own_lines = bisect_left(lines, own[0]), bisect_left(lines, own[1]), bisect_left(lines, own[2])
     pairs = []
     while stop - start >= shortest:
         end = min(start + room, stop)
@@ -124,9 +153,9 @@ def _pairs_of(
         b = b_size = 0
         for _ in range(_TRIES):
             if at_line:
-                place = lines[_outside(*own_lines, len(lines), choose)]
+                place = lines[_outside(*own_lines, choose)]
             else:
-                place = _outside(*document, bounds[-1], choose)
+                place = _outside(*own, choose)
             if (size_there := min(bounds[bisect_right(bounds, place)] - place, size)) > b_size:
                 b, b_size = place, size_there
             if b_size == size:

@@ -28,7 +28,7 @@ class TextSources:
     Attributes:
         size: bytes on disk of all files together, compressed as they are.
         position: how many of these bytes the current iteration has read.
-        cut: how often it has cut a document, because it is too long to be given at once.
+        continues: whether what `documents` gave last is a further piece of the document that it gave before.
         invisible: lines that it has given which show nothing and are not blank, such as one of U+FEFF or U+200B alone.
 
     Raises:
@@ -51,20 +51,21 @@ class TextSources:
             if not path.stat().st_size:
                 raise InputError(f"{path}: the file is empty", path=path)
         self.size = sum(path.stat().st_size for path in self.paths)
-        self.position = self.cut = self.invisible = 0
+        self.position = self.invisible = 0
+        self.continues = False
 
     def documents(self, largest: int) -> Iterator[list[str]]:
         """The lines of one document after the other, none of them blank; above `largest` bytes a document is cut in pieces."""
-        self.cut = self.invisible = 0
+        self.invisible = 0
         for path in self.paths:
-            document, size = [], 0
+            document, size, self.continues = [], 0, False
             for line in self._lines_of(path):
                 blank = not line.strip()
                 length = len(line.encode())
                 if document and (blank or size + length > largest):
                     yield document
                     document, size = [], 0
-                    self.cut += not blank
+                    self.continues = not blank
                 if not blank:
                     self.invisible += _shows_nothing(line)
                     document.append(line)
@@ -72,18 +73,21 @@ class TextSources:
             if document:
                 yield document
 
-    def chunks(self, largest: int) -> Iterator[bytes]:
-        """Documents joined by blank lines, as many as fit into `largest` bytes."""
-        chunk, size = [], 0
+    def chunks(self, largest: int) -> Iterator[tuple[bytes, bool]]:
+        """Documents joined by blank lines, as many as fit into `largest` bytes, and whether the first of them is a further piece of
+        the document that the chunk before ends with. Such a piece always begins a chunk: beside the one before it does not fit."""
+        chunk, size, continues = [], 0, False
         for lines in self.documents(largest):
             document = "\n".join(lines).encode()
             if chunk and size + len(document) > largest:
-                yield b"\n\n".join(chunk)
+                yield b"\n\n".join(chunk), continues
                 chunk, size = [], 0
+            if not chunk:
+                continues = self.continues
             chunk.append(document)
             size += len(document) + 2
         if chunk:
-            yield b"\n\n".join(chunk)
+            yield b"\n\n".join(chunk), continues
 
     def lines(self) -> Iterator[str]:
         """All lines that are not blank."""

@@ -216,7 +216,7 @@ def test_a_document_ends_with_its_file(tokenizer, tmp_path):
     assert documents_in(corpus) == expected(tokenizer, [DOCUMENTS[0]] * 2)
 
 
-def test_only_a_document_longer_than_a_shard_is_cut_and_only_at_a_line(tokenizer, tmp_path, capsys):
+def test_only_a_document_longer_than_a_shard_is_cut_and_only_at_a_line(tokenizer, tmp_path):
     long = list(itertools.chain.from_iterable(DOCUMENTS[:20]))
     documents = [DOCUMENTS[20], long, DOCUMENTS[21]]
     (tmp_path / "text.txt").write_text("\n\n".join("\n".join(document) for document in documents))
@@ -227,9 +227,25 @@ def test_only_a_document_longer_than_a_shard_is_cut_and_only_at_a_line(tokenizer
     assert found[-1] == reference[-1]
     assert list(itertools.chain.from_iterable(found[1:-1])) == reference[1]
     assert len(found) > 4
-    assert f"cut, {len(found) - 3} times in all" in capsys.readouterr().err
-    build_corpus([tmp_path / "text.txt"], tokenizer, tmp_path / "whole")
-    assert "cut" not in capsys.readouterr().err
+
+
+def test_a_document_that_is_cut_is_one_and_each_host_knows_which_shards_it_goes_on_in(tokenizer, tmp_path):
+    long = list(itertools.chain.from_iterable(DOCUMENTS[:20]))
+    documents = [DOCUMENTS[20], long, DOCUMENTS[21]]
+    file, whole = tmp_path / "text.txt", tmp_path / "whole"
+    file.write_text("\n\n".join("\n".join(document) for document in documents))
+    corpus = build_corpus([file], tokenizer, tmp_path / "one", shard_bytes=2500)
+    found = []
+    for shard, entry in zip(corpus, corpus.manifest.shards, strict=True):
+        first, *others = documents_in([shard])
+        found = [*found[:-1], found[-1] + first, *others] if entry.continues else [*found, first, *others]
+    assert found == expected(tokenizer, documents)
+    assert corpus.manifest.documents == len(documents) < sum(entry.documents for entry in corpus.manifest.shards)
+    assert build_corpus([file], tokenizer, whole).manifest.documents == len(documents)
+    assert "continues" not in (whole / "manifest.json").read_text()
+    for host in (2, 0, 1):
+        build_part({"sources": [file], "tokenizer": tokenizer, "out": tmp_path / "three", "hosts": 3, "host": host})
+    assert tree(tmp_path / "three") == tree(tmp_path / "one")
 
 
 def test_special_tokens_spelt_out_in_a_text_are_text(tokenizer, tmp_path):

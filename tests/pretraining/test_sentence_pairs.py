@@ -227,9 +227,51 @@ def test_a_shard_of_one_document_takes_strangers_from_the_next(tokenizer, tmp_pa
     assert strangers == {(0, 1), (1, 2), (2, 0)}
 
 
+SMALL, LARGE = [[20, 5, 20]] * 6, [30] * 40  # 280 and 7,000 bytes each
+# Documents, bytes a shard, and documents or pieces of them in each shard.
+CUT = {
+    "among small ones": ([*SMALL, LARGE, *SMALL], 2000, [6, 1, 1, 1, 6, 1]),
+    "first": ([LARGE, *SMALL], 2000, [1, 1, 1, 7]),
+    "last": ([*SMALL, LARGE], 6000, [6, 1, 1]),
+    "in two shards": ([LARGE, *SMALL], 5000, [1, 7]),
+    "begun in a shard with another": ([[10], LARGE], 3600, [2, 1]),
+    "begun so, in three shards": ([[10], LARGE], 3000, [2, 1, 1]),
+    "two": ([LARGE, LARGE, [30]], 4000, [1, 1, 1, 2]),
+}
+
+
+@pytest.mark.parametrize("case", CUT)
+def test_another_piece_of_a_document_is_no_stranger(case, tokenizer, tmp_path):
+    sizes, shard_bytes, pieces = CUT[case]
+    documents = make_documents(sizes)
+    corpus = build(tokenizer, tmp_path, documents, shard_bytes)
+    assert [len(shard.document_ends) for shard in corpus] == pieces
+    assert sum(pieces) > len(documents)
+    rows = pack(corpus.path, 32, sequences="pair")
+    pairs = read(rows, documents)
+    strangers = [(pair.a[0].document, pair.b[0].document) for pair in pairs if pair.label]
+    assert len(strangers) > len(pairs) / 3
+    assert all(one != other for one, other in strangers)
+    assert all(pair.a[0].document == pair.b[0].document for pair in pairs if not pair.label)
+    words = sum(len(pair.a) + (0 if pair.label else len(pair.b)) for pair in pairs)
+    assert corpus.manifest.tokens - 12 * rows.manifest.short <= words <= corpus.manifest.tokens
+
+
+def test_rows_are_made_again_when_a_document_ends_where_it_was_cut(tokenizer, tmp_path):
+    whole = make_documents([LARGE, [30] * 5])
+    lines = build(tokenizer, tmp_path, whole, 4000).manifest.shards[0].lines
+    apart = [whole[0][:lines], whole[0][lines:], whole[1]]
+    for documents, strangers in ((whole, {1}), (apart, {1, 2})) * 2:
+        corpus = build(tokenizer, tmp_path, documents, 4000)
+        pairs = read(pack(corpus.path, 32, sequences="pair"), documents)
+        assert corpus.shards_made == 0
+        assert {pair.b[0].document for pair in pairs if pair.label and pair.a[0].document == 0} == strangers
+
+
+@pytest.mark.parametrize("shard_bytes", [8000, 700])
 @pytest.mark.parametrize("documents", [[[30] * 20], [[30] * 20, [0, 0]]])
-def test_a_single_document_is_refused(tokenizer, tmp_path, documents):
-    corpus = build(tokenizer, tmp_path, make_documents(documents))
+def test_a_single_document_is_refused(tokenizer, tmp_path, documents, shard_bytes):
+    corpus = build(tokenizer, tmp_path, make_documents(documents), shard_bytes)
     refused(
         lambda: pack(corpus.path, 32, sequences="pair"),
         by="pretraining.sentence_pairs.pair_rows",
