@@ -293,9 +293,8 @@ def report(
             )
     every = (*paths, *map(Path, filter(None, (teacher, against))))
     tuned = {path.resolve(): _tuned(path, only.get(path)) for path in every}
-    for one, other in itertools.combinations(
-        tuned.values(), 2
-    ):  # in one table scores are compared, whether in pairs or not
+    # In one table scores are compared, whether in pairs or not.
+    for one, other in itertools.combinations(tuned.values(), 2):
         check_same_dev(one, other)
     Path(out).mkdir(parents=True, exist_ok=True)
     trained = _data(paths)

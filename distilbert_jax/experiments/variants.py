@@ -42,15 +42,12 @@ def swept(
         raise InputError(f"--sweep {field}: no such field of a pre-training config; {hint}", field="--sweep", hint=hint)
     if is_free(name):
         raise InputError(f"--sweep {field}: changes nothing of what is computed", field="--sweep")
-    configs = {value: read(_options(name, value, base), base) for value in values}
-    if (
-        not values
-        or any(one == other for one, other in itertools.combinations(configs.values(), 2))
-        or len(configs) < len(values)
-    ):
+    configs = [(value, read(_options(name, value, base), base)) for value in values]
+    twice = any(one == other for (_, one), (_, other) in itertools.combinations(configs, 2))  # also 2 and 2.0
+    if not values or twice:
         raise InputError(f"--sweep {field} {' '.join(values)}: expected values, each once", field="--sweep")
     variants = []
-    for value, changed in configs.items():
+    for value, changed in configs:
         title = f"{'.'.join(field.split('.')[-2:])}={value.replace('/', '_')}"
         if changed != base:
             run = dataclasses.replace(changed.run, directory=str(Path(config.directory) / title))

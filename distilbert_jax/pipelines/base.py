@@ -58,10 +58,7 @@ class Forward:
         self._longest = model.config.max_length
         self._pad_id, self._batch_size = pad_id, batch_size
         # No text waits for many that are not there, and there are few sizes to compile.
-        self._sizes = [
-            *itertools.takewhile(lambda size: size < batch_size, (8**n for n in itertools.count())),
-            batch_size,
-        ]
+        self._sizes = [*(8**n for n in range(11) if 8**n < batch_size), batch_size]
         self._jitted = compiled_call(graphdef, compute)
 
     def __call__(
