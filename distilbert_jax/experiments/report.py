@@ -144,7 +144,7 @@ def _choosing(tuned: Sequence[SweepRun]) -> list[RunResult]:
     choices = {run.directory.parent / "choice" / run.result.task: run.choice for run in tuned if run.choice}
     found = []
     for place, choice in sorted(choices.items()):
-        names = {f"{one.setting.name}-{seed}" for one in choice.settings for seed in choice.seeds}
+        names = {f"{one.setting.name}-{seed}" for one in choice.settings for seed in choice.seeds or ()}
         of_these = lambda path, names=names: not names or path.parent.name in names  # of an earlier version all
         found += [read_result(path) for path in filter(of_these, sorted(place.glob("*/results.json")))]
     return found

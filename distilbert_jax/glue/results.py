@@ -47,9 +47,9 @@ class Choice:
     runs: int  # how many it was chosen from
     chosen: Setting
     settings: tuple[TriedSetting, ...] = ()
-    seeds: tuple[int, ...] = field(
-        default=(), metadata=LEFT_OUT
-    )  # of each setting; none of a choice of an earlier version
+    seeds: tuple[int, ...] | None = field(
+        default=None, metadata=LEFT_OUT
+    )  # of each setting; None: of an earlier version
 
     def __post_init__(self) -> None:
         require_count(self, "runs", 1)

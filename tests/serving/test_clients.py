@@ -124,7 +124,8 @@ def test_in_company_the_answers_are_those_alone(endpoint, fill):
     for answers, text in zip(asked, texts, strict=True):
         alone = fill(text)
         assert [one.token for one in answers] == [one["token"] for one in alone]
-        np.testing.assert_allclose([one.score for one in answers], [one["score"] for one in alone], rtol=0, atol=1e-6)
+        # Logits reach 16, where neighbours in float32 are 1e-6 apart: either side is up to 1.3e-6 from what float64 gives.
+        np.testing.assert_allclose([one.score for one in answers], [one["score"] for one in alone], rtol=0, atol=1e-5)
 
 
 def test_what_was_accepted_is_answered_before_the_process_ends(models):
