@@ -159,9 +159,11 @@ def test_no_other_command_sees_an_installed_compiler(command, world, tmp_path):
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
     def said(hidden: set[str]) -> tuple[int, bytes, bytes]:
+        place = tmp_path / ("unseen" if hidden else "seen")  # of their own: in one directory a run waits for no other
+        place.mkdir()
         code = _RUN.format(hidden=hidden) + f"sys.argv[1:] = {given!r}; entry()"
         done = subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, check=False
+            [sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, check=False
         )
         return done.returncode, done.stdout, done.stderr
 
