@@ -570,6 +570,9 @@ class InitConfig:
         require_choices(self)
 
 
+OF_LAYERS = ("layers", "fold_token_type", "copy_transform")  # of `InitConfig`: how a part of a source is taken
+
+
 @dataclass(frozen=True)
 class OptimizerConfig:
     """AdamW with linear warm-up and linear decay; defaults of the original code. Biases and LayerNorms are never decayed."""
@@ -682,7 +685,7 @@ class PretrainConfig:
         if self.init.source and not self.model.family.student:
             what = f"changes nothing: {self.model.family.title} takes the whole of init.source as it is"
             for item in fields(InitConfig):
-                if item.name in ("layers", "fold_token_type", "copy_transform"):
+                if item.name in OF_LAYERS:
                     require(getattr(self.init, item.name) == item.default, self.init, item.name, what)
 
     def _refuse(self, name: str, what: str, hint: str) -> typing.NoReturn:

@@ -19,7 +19,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from distilbert_jax.base import config_io, runtime, signals
 from distilbert_jax.base.files import finite_values
 from distilbert_jax.cli import renamed
-from distilbert_jax.config import FinetuneConfig, Schedule, Scheduled, ends, scheduled
+from distilbert_jax.config import OF_LAYERS, FinetuneConfig, Schedule, Scheduled, ends, scheduled
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments.variants import leaves
 
@@ -100,10 +100,11 @@ def check_effect(before: Any, now: Any) -> None:
         idle |= _without_weight(now.distill, "distill")
     else:
         idle |= {"loss.": "--objective distillation"} if now.objective in ("masked_lm", "masked_lm_nsp") else {}
-        idle |= _without_weight(now.loss, "loss")
+        idle |= (
+            _without_weight(now.loss, "loss") if now.objective == "distillation" else {}
+        )  # what others read is theirs
         idle |= {} if now.masking.random else {"masking.random_differs": "--masking.random SHARE"}
-        of_layers = ("init.layers", "init.fold_token_type", "init.copy_transform")
-        idle |= {} if now.init.source else dict.fromkeys(of_layers, "--init.source DIR")
+        idle |= {} if now.init.source else {f"init.{name}": "--init.source DIR" for name in OF_LAYERS}
         idle |= {} if now.masking.weighting == "frequency" else {"masking.smoothing": "--masking.weighting frequency"}
     for one in config_io.differences(before, now):
         option = f"--{one.field.replace('_', '-')}"

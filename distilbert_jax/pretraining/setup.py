@@ -328,11 +328,11 @@ def set_up(config: PretrainConfig, beside: Setup | None = None) -> Setup:
         )
     given = Given(graphdef, teacher and teacher.graphdef, weights, ids.mask, config, sharding.on_accelerator(mesh))
     objective = objective_of(given)
+    frozen = teacher.params if teacher else {}
     if objective_table.origins(config, objective.parts):
-        _try(objective, params, teacher.params if teacher else {}, rows)
+        _try(objective, params, frozen, rows)
     optimizer = optimizer_of(config)
     state = init_state(sharding.pad_vocabulary(params), optimizer, config.run.seed, mesh)
-    frozen = teacher.params if teacher else {}
     train_step = make_train_step(
         objective, optimizer, state, frozen, mesh, config.optimizer.accumulate, held=held_of(config)
     )

@@ -82,6 +82,7 @@ def test_an_option_may_be_given_twice_with_the_same_values_and_of_one_the_last_c
 
 TAUGHT = change(FinetuneConfig(), distill__teacher="t", augment=AugmentConfig(copies=2, model="m"))
 DISTILLED = PretrainConfig(objective="distillation", teacher="t")
+OWN = change(DISTILLED, objective="mine", loss__kl__weight=0.0)  # may read what it likes
 
 
 @pytest.mark.parametrize(
@@ -116,6 +117,7 @@ def test_an_option_that_changes_nothing_is_refused(config, field, value):
         (DISTILLED, change(DISTILLED, loss=LossConfig(chunk=4))),
         (DISTILLED, change(DISTILLED, loss__attention_scores__weight=1.0)),
         (DISTILLED, change(DISTILLED, loss__kl__weight=0.0)),
+        (OWN, change(OWN, loss__kl__temperature=4.0)),
     ],
 )
 def test_an_option_that_takes_effect_or_takes_something_away_is_not(config, now):

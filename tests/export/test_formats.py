@@ -4,6 +4,7 @@ import json
 from typing import get_args
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from jax import export as jax_export
@@ -48,7 +49,6 @@ def test_onnx_of_an_untied_decoder_and_of_every_activation_equals_the_model():
     model = small("BertForMaskedLM", tie_word_embeddings=False)
     assert formats.difference(model, in_onnxruntime(model)) < formats.SCALE
     import jax.numpy as jnp
-    import onnx
 
     from distilbert_jax.export.graph import Graph
 
@@ -75,6 +75,11 @@ def test_a_folder_has_what_other_programs_look_for(directory, tmp_path):
     assert result.difference["onnx/model.onnx"] < formats.SCALE < result.difference["onnx/model_quantized.onnx"] < 0.2
     assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["BertForMaskedLM"]
     assert load_tokenizer(tmp_path / "out").get_vocab() == load_tokenizer(directory).get_vocab()
+    quantised = onnx.load(tmp_path / "out" / "onnx" / "model_quantized.onnx").graph.initializer
+    weights = [onnx.numpy_helper.to_array(one) for one in quantised if one.data_type == onnx.TensorProto.INT8]
+    assert 32 < max(np.abs(one.astype(int)).max() for one in weights) <= 64, (
+        "with more, sums overflow where there is no VNNI"
+    )
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "onnx" / "model.onnx"))
     assert [one.name for one in session.get_inputs()] == ["input_ids", "attention_mask", "token_type_ids"]
 
