@@ -2,38 +2,41 @@
 
     python benchmarks/accelerator.py --minutes 15 --out accelerator.json
 
-Its parts, in this order as far as the minutes go (`--parts` takes others, by the names of parts or of sides, in the order given:
-`--parts ceilings distillation/64x128 inference`); B × T are rows and tokens of a row, all in bfloat16:
+Its parts, in this order as far as the minutes go. `--parts` takes some, by the names of parts or of sides, in the order given:
+`--parts ceilings distillation/64x128 inference`; `--list` names them. B × T are rows and tokens of a row; all is bfloat16.
 
-- ceilings: a product of two random 8192 × 8192 matrices in bfloat16 and in float32 at the default precision and the highest (on a GPU
-  the default is TF32), FLOP/s; x + 1 in place on an array of 2 GiB, bytes read and written a second.
-- distillation: the step of BERT-base → DistilBERT, 12 + 6 layers, vocabulary 30,522: teacher forward, student forward with dropout,
-  triple loss over all tokens, backward, clipping, AdamW. 64 × 128, 16 × 512, 256 × 128, 64 × 512. Here it is the step that a run
-  compiles (`planning.steps.step_of`), random weights, activations `auto`, corruption and segment mask included. PyTorch: the models of
-  transformers with SDPA, autocast, fused AdamW, eager and with `torch.compile` of models and loss; corruption is given and no mask,
-  so that SDPA may choose any kernel. Last, at 64 × 128, the loss of both on the same weights and batch without dropout.
-- inference: DistilBERT-base, T = 128, batch 1 and 256: mean-pooled features, and fill-mask at one position, results left on the device.
-- glue: a fine-tuning step of DistilBERT-base on rows packed as MRPC's are, 32 examples of such lengths: one seed, and five in one step.
-- attention: of one layer, 12 heads × 64, without projections and dropout, forward and backward: this project's einsums, and
-  `jax.nn.dot_product_attention` by "xla" and "cudnn", plain and with three segments a row.
+- ceilings: a product of two random 8192 × 8192 matrices in bfloat16, and in float32 at the default precision (on a GPU TF32) and
+  the highest, FLOP/s; x + 1 in place on an array of 2 GiB, bytes read and written a second.
+- distillation: the step of BERT-base → DistilBERT, 12 + 6 layers, vocabulary 30,522: teacher forward, student forward with
+  dropout, triple loss over all tokens, backward, clipping, AdamW. 64 × 128, 16 × 512, 256 × 128, 64 × 512. Here it is the step that
+  a run compiles (`planning.steps.step_of`) with random weights, activations `auto`, corruption and segment mask included. PyTorch:
+  the models of transformers with SDPA, autocast, fused AdamW, eager and with `torch.compile` of models and loss; corruption is
+  given, and no mask, so that SDPA may choose any kernel. Last, at 64 × 128, the loss of both without dropout, on the same weights
+  and batch.
+- inference: DistilBERT-base, T = 128, batch 1 and 256: mean-pooled features, and fill-mask at one position, results left on the
+  device.
+- glue: a fine-tuning step of DistilBERT-base on packed rows, 32 examples as long as MRPC's: one seed, and five in one step.
+- attention: of one layer, 12 heads × 64, without projections and dropout, forward, and forward and backward: this project's
+  einsums, and `jax.nn.dot_product_attention` by "xla" and "cudnn", plain and with three segments a row.
 
 What the figures are
 - Times are medians over five groups of calls, which are waited for at a group's end only: half a second of steps, 0.15 of anything
-  else; in inference also of calls that are each waited for. Compilation and a warm-up are left out of them. Compile seconds are those of a
+  else; in inference also of calls that are each waited for. Compilation and a warm-up are left out. Compile seconds are those of a
   program that is not in the cache; the cache is a new folder unless `--cache` names one.
-- Shares are model FLOPs (`pretraining.cost`: matmuls, what is computed twice counts once) over the data sheet's dense bfloat16 peak;
-  null where the device's data sheet is not known (`planning.targets`). `share_of_matmul`: over the matmul measured here.
+- Shares are model FLOPs (`pretraining.cost`: matmuls, what is computed twice counts once) over the data sheet's dense bfloat16
+  peak; null where the device's data sheet is not known (`planning.targets`). `share_of_matmul`: over the matmul measured here.
 - Peak memory of JAX: the most that its process held on the device, weights and the search for kernels included; of PyTorch: of the
-  variant. `program`: what the compiler says that it allocates, and its count of bytes and FLOPs, as `distilbert-jax plan` tells them.
+  variant. `program`: what the compiler says that it allocates, and its count of bytes and FLOPs, as `distilbert-jax plan` does.
 - One device is used, however many there are.
 
 Each side is a process of its own, so that a crash, a lack of memory or a time-out costs that side alone and is written down as one
-line. FILE.json is written after each side and FILE.log has all that the sides print. A full run on a GPU takes some fifteen
+line. FILE.json is written after each side, and FILE.log has all that the sides print. A full run on a GPU takes some fifteen
 minutes, two thirds of them compilation (an estimate: a side starts in about ten seconds, compiles for 20 to 60, and is timed for
-5 to 20); what the minutes did not suffice for is named. PyTorch is optional.
+5 to 20). What the minutes did not suffice for is named. PyTorch is optional.
 """
 
 import argparse
+import contextlib
 import datetime
 import fnmatch
 import importlib.metadata
@@ -150,6 +153,8 @@ class Children:
             "length": side.length,
             "folder": str(self.work),
             "programs": str(self.given.programs or ""),
+            "profile": self.given.profile,
+            "begun": time.time(),
         }
         out = self.work / (side.name.replace("/", "-") + ".json")
         command = [sys.executable, str(HERE / f"accelerator_{side.library}.py"), json.dumps(asked), str(out)]
@@ -177,10 +182,8 @@ class Children:
 
 def end(child: subprocess.Popen) -> None:
     """A process and all that it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     child.wait()
 
 
@@ -295,6 +298,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--side-seconds", type=float, default=180.0, help="the most that one side may take")
     parser.add_argument("--cache", type=Path, metavar="DIR", help="for compiled programs (default: a new folder)")
     parser.add_argument("--programs", type=Path, metavar="DIR", help="write the compiled programs' text there")
+    parser.add_argument("--profile", action="store_true", help="also where the time of a distillation step goes")
     parser.add_argument("--toy", action="store_true", help="tiny sizes, on whatever there is: seconds a side")
     parser.add_argument("--list", action="store_true", help="name the sides in their order and stop")
     given = parser.parse_args()

@@ -30,7 +30,10 @@ def start(asked: Asked, report: Report) -> None:
     if ON == "cpu" and not asked.toy:
         raise AbsentError("PyTorch sees no GPU")
     torch.set_float32_matmul_precision("high")
-    report(device={"platform": ON, "kind": torch.cuda.get_device_name() if ON == "cuda" else "cpu"})
+    report(
+        start_seconds=time.time() - asked.begun,
+        device={"platform": ON, "kind": torch.cuda.get_device_name() if ON == "cuda" else "cpu"},
+    )
 
 
 def wait(_: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""One side of `accelerator.py` in a process of its own: sizes, timing, and how it tells its results. Imports neither JAX nor torch."""
+"""One side of `accelerator.py`, a process of its own: sizes, timing, how it tells its results. Imports neither JAX nor torch."""
 
 import json
 import os
@@ -91,6 +91,8 @@ class Asked:
         rows, length: B and T; 0 where a side has its own.
         folder: what sides hand to one another: weights and a batch.
         programs: folder for the compiled programs' text; empty: none.
+        profile: whether the device's kernels are timed one by one, too.
+        begun: when the process was started, seconds since 1970.
     """
 
     name: str
@@ -98,7 +100,9 @@ class Asked:
     rows: int
     length: int
     folder: str
-    programs: str
+    programs: str = ""
+    profile: bool = False
+    begun: float = 0.0
 
     @property
     def sizes(self) -> Sizes:
