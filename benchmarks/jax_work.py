@@ -37,10 +37,13 @@ def save_models(config: ModelConfig, teacher: Path, student: Path) -> None:
     student_from_teacher(model, student_config(config, config.num_hidden_layers // 2)).save_pretrained(student)
 
 
-def make_batch(rows: int, length: int, vocab_size: int) -> Batch:
-    """Full rows of random tokens, uncorrupted and corrupted: what a distillation step of either side is given."""
+def make_batch(rows: int, length: int, vocab_size: int, first: int = 1000) -> Batch:
+    """Full rows of random tokens, uncorrupted and corrupted: what a distillation step of either side is given.
+
+    first: token id that is drawn; those before are special ones.
+    """
     rng = np.random.default_rng(0)
-    ids = rng.integers(1000, vocab_size, (rows, length)).astype(np.int32)
+    ids = rng.integers(first, vocab_size, (rows, length)).astype(np.int32)
     weights = log_weights(np.ones(vocab_size), (0,), MaskingConfig())
     keys = jax.random.split(jax.random.key(0), rows)
     masked = corrupt(keys, jnp.asarray(ids), jnp.ones(ids.shape, bool), jnp.asarray(weights), MASK_ID, MaskingConfig())

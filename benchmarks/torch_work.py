@@ -29,8 +29,8 @@ def load(directory: Path, attention: str = "sdpa") -> torch.nn.Module:
     return transformers.AutoModelForMaskedLM.from_pretrained(directory, attn_implementation=attention)
 
 
-def _autocast(dtype: str) -> contextlib.AbstractContextManager:
-    return torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16")
+def _autocast(dtype: str, device: str = "cpu") -> contextlib.AbstractContextManager:
+    return torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
 
 
 def tensors(batch: dict[str, np.ndarray], *names: str) -> dict[str, torch.Tensor]:
@@ -39,24 +39,30 @@ def tensors(batch: dict[str, np.ndarray], *names: str) -> dict[str, torch.Tensor
 
 
 class Distillation:
-    """One distillation step of `student` from `teacher` (HF directories) on a fixed batch: calling it returns the loss."""
+    """One distillation step of `student` from `teacher` (HF directories, or models) on a fixed batch: calling it returns the loss.
+
+    Without an `attention_mask` in the batch all rows are full, and no mask is given to the models.
+    """
 
     def __init__(
         self,
-        teacher: Path,
-        student: Path,
+        teacher: Path | torch.nn.Module,
+        student: Path | torch.nn.Module,
         batch: dict[str, np.ndarray],
         dtype: str,
         loss: LossConfig,
         optimizer: OptimizerConfig,
         compiled: bool = False,
+        device: str = "cpu",
     ):
-        self.inputs = tensors(batch, "input_ids", "attention_mask")
+        names = [name for name in ("input_ids", "attention_mask") if name in batch]
+        self.inputs, self.device = {name: one.to(device) for name, one in tensors(batch, *names).items()}, device
         offsets = np.arange(len(batch["positions"]))[:, None] * batch["input_ids"].shape[1]
-        self.masked_at = torch.from_numpy((batch["positions"] + offsets).ravel())  # in [B·T]
-        self.labels = torch.from_numpy(batch["labels"].astype(np.int64).ravel())
-        self.teacher = load(teacher).eval().requires_grad_(False).to(DTYPES[dtype])
-        self.student = load(student).train()
+        self.masked_at = torch.from_numpy((batch["positions"] + offsets).ravel()).to(device)  # in [B·T]
+        self.labels = torch.from_numpy(batch["labels"].astype(np.int64).ravel()).to(device)
+        read = lambda model: load(model) if isinstance(model, Path) else model
+        self.teacher = read(teacher).eval().requires_grad_(False).to(device, DTYPES[dtype])
+        self.student = read(student).train().to(device)
         self.config, self.dtype, self.clip_norm = loss, dtype, optimizer.clip_norm
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(),
@@ -66,11 +72,13 @@ class Distillation:
             weight_decay=optimizer.weight_decay,
             fused=True,
         )
-        self.forward = torch.compile(self.loss) if compiled else self.loss
+        self.forward = self.loss
+        if compiled:
+            self.compile()
 
     def loss(self) -> torch.Tensor:
         """The triple loss, float32 scalar."""
-        with _autocast(self.dtype):
+        with _autocast(self.dtype, self.device):
             with torch.no_grad():
                 t = self.teacher(**self.inputs, output_hidden_states=True)
             s = self.student(**self.inputs, output_hidden_states=True)
@@ -89,13 +97,20 @@ class Distillation:
         self.student.train()
         return value
 
-    def __call__(self) -> float:
+    def compile(self) -> None:
+        self.forward = torch.compile(self.loss)
+
+    def step(self) -> torch.Tensor:
+        """The loss, which may not be computed yet."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.forward()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.student.parameters(), self.clip_norm)
         self.optimizer.step()
-        return loss.item()
+        return loss.detach()
+
+    def __call__(self) -> float:
+        return self.step().item()
 
 
 def steps(compiled: bool, dtype: str, **setting: object) -> Iterator[tuple[str, Call]]:

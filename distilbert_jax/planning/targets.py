@@ -145,7 +145,23 @@ CHIPS = {
         ),
     )
 }
+# By a part of JAX's `device_kind`, the first that fits. What is no SXM (H100 PCIe, NVL) has another data sheet.
+_KINDS = (
+    ("H100 80GB HBM3", "h100"),
+    ("H200", "h200"),
+    ("A100-SXM4-80GB", "a100"),
+    ("TPU v6 lite", "v6e"),
+    ("TPU v5 lite", "v5e"),
+    ("TPU v5", "v5p"),
+    ("TPU v4", "v4"),
+    ("TPU7x", "tpu7x"),
+)
 EXAMPLES = "v5e:4x4, v6e:4x4, v5p:2x2x2, v4:2x2x1, tpu7x:2x2x1, h100:8, h200:8, a100:8"
+
+
+def chip_of(device_kind: str) -> Chip | None:
+    """The chip of a device, by the name that JAX gives it; None: not one of these."""
+    return next((CHIPS[name] for part, name in _KINDS if part in device_kind), None)
 
 
 @dataclass(frozen=True)

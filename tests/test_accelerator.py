@@ -1,0 +1,163 @@
+"""benchmarks/accelerator.py at toy size: what it writes, what a side that fails costs, and that both libraries compute the same."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distilbert_jax.planning.targets import CHIPS, chip_of
+from distilbert_jax.training import cost
+from tests import compiling
+from tests.runs import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+def run(out: Path, *arguments: str) -> tuple[dict, str]:
+    """What the command writes to `out`, and what it prints."""
+    flags = (
+        os.environ["XLA_FLAGS"].replace(compiling.DEVICES, "").strip()
+    )  # one device: the ceilings are those of all cores
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    command = [sys.executable, str(BENCHMARKS / "accelerator.py"), "--out", str(out), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return json.loads(out.read_text()) if out.exists() else {}, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def accelerator():
+    sys.path.insert(0, str(BENCHMARKS))  # for its neighbours
+    try:
+        spec = importlib.util.spec_from_file_location("accelerator", BENCHMARKS / "accelerator.py")
+        module = sys.modules["accelerator"] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.mark.slow
+def test_each_part_is_measured_and_written(tmp_path):
+    sides = ["ceilings/jax", "distillation/4x16/jax", "inference/jax", "glue", "attention"]
+    found, said = run(tmp_path / "new/out.json", "--toy", "--parts", *sides, "--programs", str(tmp_path / "programs"))
+    assert found["toy"]
+    assert found["device"]["platform"] == "cpu"
+    assert found["versions"]["jax"]
+    assert not found["left_out"]
+    sides = found["sides"]
+    assert list(sides) == [
+        "ceilings/jax",
+        "distillation/4x16/jax",
+        "inference/jax",
+        "glue/jax",
+        "attention/xla/jax",
+        "attention/cudnn/jax",
+    ]
+    assert not any("error" in one for one in sides.values())
+    ceilings, step, inference, glue, attention, cudnn = sides.values()
+    assert ceilings["matmul_bfloat16"]["flops_per_second"] > 0
+    assert ceilings["copy"]["bytes_per_second"] > 0
+    assert step["tokens_per_second"] == pytest.approx(64 / step["ms"] * 1e3)
+    assert step["ms_min"] <= step["ms"] <= step["ms_max"]
+    assert step["compile_seconds"] > 0
+    assert step["program"]["bytes"] > step["program"]["argument_bytes"] > 0
+    assert step["loss"] > 0
+    assert step["share_of_sheet"] is None  # a CPU has none
+    share = found["compared"]["distillation"]["4x16"]["share_of_matmul"]
+    assert share == pytest.approx(step["model_flops_per_second"] / ceilings["matmul_bfloat16"]["flops_per_second"])
+    for name in ("features_1", "features_4", "fill_mask_1", "fill_mask_4", "features_1_bfloat16_weights"):
+        assert inference[name]["ms"] > 0
+        assert inference[name]["waited_for_ms"] > 0
+    assert glue["ratio"] == pytest.approx(5 * glue["one_seed"]["ms"] / glue["five_seeds"]["ms"])
+    assert attention["project_segments_4x16_backward"]["ms"] > 0
+    assert attention["xla_4x16"]["ms"] > 0
+    assert "error" in cudnn["cudnn_4x16"]  # in one line; the side goes on
+    assert (tmp_path / "programs/distillation-4x16.hlo.gz").stat().st_size > 0
+    assert "| 4 × 16 | " in said
+    assert "=== glue/jax" in (tmp_path / "new/out.log").read_text()
+
+
+@pytest.mark.slow
+def test_without_an_accelerator_real_sizes_are_refused(tmp_path):
+    found, said = run(tmp_path / "out.json", "--parts", "ceilings/jax", "glue")
+    assert "--toy" in found["sides"]["ceilings/jax"]["absent"]
+    assert list(found["left_out"]) == ["glue/jax"]
+    assert "JAX sees no accelerator" in said
+
+
+def test_sides_are_chosen_by_part_and_name_in_the_order_given(accelerator):
+    sides = accelerator.sides_of(toy=False)
+    names = lambda *patterns: [side.name for side in accelerator.chosen(sides, list(patterns))]
+    assert names("glue", "ceilings/jax") == ["glue/jax", "ceilings/jax"]
+    assert names("distillation/64x128", "distillation/*/jax")[:3] == [
+        "distillation/64x128/jax",
+        "distillation/64x128/torch",
+        "distillation/16x512/jax",
+    ]
+    assert len(names("*", "glue")) == len(sides)
+    with pytest.raises(SystemExit, match="no such part or side"):
+        names("glu")
+
+
+def child(accelerator, tmp_path, monkeypatch, body: str, limit: float = 30.0) -> dict:
+    """What is found of a side whose process does this."""
+    (tmp_path / "accelerator_jax.py").write_text(f"import sys\nsys.path.insert(0, {str(BENCHMARKS)!r})\n{body}")
+    monkeypatch.setattr(accelerator, "HERE", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["accelerator.py", "--out", str(tmp_path / "out.json")])
+    return accelerator.Children(accelerator.arguments(), tmp_path).run(accelerator.sides_of(toy=True)[0], limit)
+
+
+REPORTS = "from sides import main\ndef side(asked, report):\n    report(ms=1.0)\n"
+
+
+def test_a_side_that_fails_leaves_what_it_had_and_a_line(accelerator, tmp_path, monkeypatch):
+    failing = REPORTS + "    raise ValueError('no room\\nfor more')\nmain({'ceilings': side})\n"
+    found = child(accelerator, tmp_path, monkeypatch, failing)
+    assert found["ms"] == 1.0
+    assert found["error"] == "ValueError: no room"
+
+
+def test_a_side_that_crashes_or_takes_too_long_is_a_line(accelerator, tmp_path, monkeypatch):
+    crashing = (
+        REPORTS + "    import os\n    print('a fatal error', flush=True)\n    os.abort()\nmain({'ceilings': side})\n"
+    )
+    found = child(accelerator, tmp_path, monkeypatch, crashing)
+    assert (found["ms"], found["error"]) == (1.0, "ended with status -6: a fatal error")
+    waiting = REPORTS + "    import time\n    time.sleep(600)\nmain({'ceilings': side})\n"
+    found = child(accelerator, tmp_path, monkeypatch, waiting, limit=3.0)
+    assert (found["ms"], found["error"]) == (1.0, "stopped after 3 s")
+
+
+def test_a_missing_package_is_a_line(accelerator, tmp_path, monkeypatch):
+    found = child(accelerator, tmp_path, monkeypatch, "import no_such_package\n")
+    assert found["error"] == "ended with status 1: ModuleNotFoundError: No module named 'no_such_package'"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("TPU v5 lite", "v5e"),
+        ("TPU v5", "v5p"),
+        ("TPU v6 lite", "v6e"),
+        ("NVIDIA H100 PCIe", None),
+        ("cpu", None),
+    ],
+)
+def test_a_data_sheet_is_found_by_the_name_of_the_device(kind, name):
+    assert chip_of(kind) == (name and CHIPS[name])
+    if name:  # the log of a run goes by the same peaks
+        assert next(half for part, half, _ in cost.PEAKS if part in kind) == CHIPS[name].peak
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_losses_agree_with_those_of_torch(tmp_path):
+    found, said = run(tmp_path / "out.json", "--toy", "--parts", "distillation/losses")
+    assert found["compared"]["losses"]["relative_difference"] < 1e-3, said
