@@ -25,7 +25,7 @@ from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import TEST_SCORES
 from distilbert_jax.glue.results import SweepRun
 from distilbert_jax.glue.summary import apart, check_dev, config_of
-from distilbert_jax.glue.sweep import available, run_sweep
+from distilbert_jax.glue.sweep import check_ahead, check_length, run_sweep
 from distilbert_jax.models.hf_format import fingerprint, has_weights, loaded_files, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus
@@ -101,7 +101,7 @@ def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -
 def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequence[Stage]) -> None:
     """Raise InputError, before any work, for what would stop a later stage: a model, a variant or a task that is not there."""
     if "glue" in stages:
-        available(config.glue, config.tasks)
+        check_ahead(config.glue, config.tasks, config.sweep)
     models = {str(config.run_of(variant) / "model"): variant for variant in config.variants}
     for variant in variants:
         if variant.published not in ("", *TEST_SCORES):
@@ -110,11 +110,8 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
                 f"{variant.name}: published = {variant.published!r}: no such row; {hint}", field="published", hint=hint
             )
         architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
-        if "glue" in stages and config.glue.length > architecture.max_length:
-            raise InputError(
-                f"glue.length = {config.glue.length}: {variant.name} has {architecture.max_length} positions",
-                field="glue.length",
-            )
+        if "glue" in stages:
+            check_length(config.glue, architecture, variant.name)
         if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
             for place in (variant.pretrain.init.source, variant.pretrain.teacher):
                 if (other := models.get(place)) and other not in variants and not has_weights(Path(place)):

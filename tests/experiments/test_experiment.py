@@ -322,7 +322,20 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
         (
             {"glue": change(config.glue, length=999, data=f"{prepared}/glue")},
             "glue",
-            {"by": "experiments.experiment.check", "field": "glue.length"},
+            {"by": "glue.sweep.check_length", "field": "glue.length"},
+        ),
+        (
+            {"glue": change(config.glue, freeze="encoder", layer_decay=0.5, data=f"{prepared}/glue")},
+            "glue",
+            {"field": "layer_decay"},
+        ),
+        (
+            {
+                "sweep": c.SweepConfig(batch_size=(8, 6)),
+                "glue": change(config.glue, optimizer__accumulate=4, data=f"{prepared}/glue"),
+            },
+            "glue",
+            {"by": "training.sharding.check_batch", "field": "batch_size"},
         ),
         (
             {"variants": (*config.variants, Variant("later", (0,), model="/no/such"))},
