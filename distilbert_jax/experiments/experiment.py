@@ -20,12 +20,11 @@ from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.config import STAGES, ExperimentConfig, Stage, Variant
 from distilbert_jax.errors import InputError, few, nearest
 from distilbert_jax.experiments.report import report
-from distilbert_jax.finetuning.results import read_result
+from distilbert_jax.finetuning.identity import check_read
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import TEST_SCORES
-from distilbert_jax.glue.results import SweepRun
-from distilbert_jax.glue.summary import apart, check_dev, config_of
-from distilbert_jax.glue.sweep import check_ahead, check_length, run_sweep
+from distilbert_jax.glue.summary import apart, choice_of, config_of
+from distilbert_jax.glue.sweep import check_ahead, check_chosen, check_length, run_sweep
 from distilbert_jax.models.hf_format import fingerprint, has_weights, loaded_files, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus
@@ -218,19 +217,17 @@ def check_made(config: ExperimentConfig, variant: Variant) -> None:
 
 def check_tuned(config: ExperimentConfig, variant: Variant) -> None:
     """Raise InputError where a variant was fine-tuned otherwise than the config describes now, the fields that a sweep chooses
-    among aside, or on other rows."""
-    base, sweep = config.run_of(variant) / "glue", vars(config.sweep)
+    among aside, with a setting that was chosen among others than the sweep has now, or on other rows or with another teacher."""
+    base, tried = config.run_of(variant) / "glue", config.sweep.tried()
     for task, seed in asked_of(config, variant):
         directory = base / f"{task}-{seed}"
         if (old := config_of(directory)) is None:
             continue
-        if config.glue.data and (directory / "results.json").is_file():
-            check_dev([SweepRun(read_result(directory / "results.json"), directory)], config.glue)
         epochs = config.glue.epochs or find_task(task).epochs
-        now = dataclasses.replace(config.glue, task=task, epochs=epochs)
-        tried = {"optimizer.learning_rate": sweep["learning_rate"]} | {
-            name: sweep[name] for name in ("batch_size", "epochs")
-        }
+        run = dataclasses.replace(config.glue.run, seed=seed)
+        now = dataclasses.replace(config.glue, task=task, epochs=epochs, run=run)
+        if (directory / "results.json").is_file():  # digests of files and those of the hub's rows are of two kinds
+            check_read(now if old.data else dataclasses.replace(now, data=""), directory)
         changed = [each for each in apart(old, now) if each.old not in tried.get(each.field, ())]
         if changed:
             raise InputError(
@@ -239,6 +236,7 @@ def check_tuned(config: ExperimentConfig, variant: Variant) -> None:
                 path=directory,
                 field=changed[0].field,
             )
+        check_chosen(choice_of(task, directory), config.sweep, base / "choice" / task)
 
 
 def asked_of(config: ExperimentConfig, variant: Variant) -> list[tuple[str, int]]:

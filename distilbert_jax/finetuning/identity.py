@@ -1,7 +1,7 @@
 """Identity of a fine-tuning run: what it began with, whether it has ended, and what an earlier version left."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from distilbert_jax.base.files import read_json
@@ -66,6 +66,29 @@ def inputs_of(config: FinetuneConfig) -> dict[str, str]:
     if config.distill.teacher:
         inputs["distill.teacher"] = hf_format.fingerprint(config.teacher)
     return inputs
+
+
+def check_read(config: FinetuneConfig, directory: Path) -> None:
+    """Raise InputError where what a run has read beside its model is not what its config names now, as far as that is at hand: the
+    hub is not asked.
+
+    Args:
+        config: with the run's task and seed.
+    """
+    task, recorded = find_task(config.task), run_directory.recorded_inputs(directory)
+    now: dict[str, Collection[str]] = {}
+    for split in _splits(config) if config.data else ():
+        if datasets.has_split(task, split, config.data):
+            now[_data(split)] = [datasets.fingerprint(task, split, config.data)]
+    for name, model in (("distill.teacher", config.teacher), ("augment.model", config.augment.model)):
+        if model and Path(model).is_dir():
+            now[name] = hf_format.known_fingerprints(model)
+    if changed := [name for name, known in now.items() if name in recorded and recorded[name] not in known]:
+        raise InputError(
+            f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
+            path=directory,
+            field=changed[0],
+        )
 
 
 def check_asked(config: FinetuneConfig) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distilbert_jax.base.config_io import write_config
 from distilbert_jax.config import FinetuneConfig, ModelConfig, SweepConfig
-from distilbert_jax.errors import InputError, warn_once
+from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning.datasets import check_file, has_split, test_splits
 from distilbert_jax.finetuning.identity import check_asked
 from distilbert_jax.finetuning.runs import finetune_seeds, sweep_directory
@@ -172,6 +172,28 @@ def check_length(config: FinetuneConfig, model: ModelConfig, name: str) -> None:
         raise InputError(
             f"glue.length = {config.length}: {name} has {model.max_length} positions",
             field="glue.length",
+        )
+
+
+def check_chosen(choice: Choice | None, sweep: SweepConfig, place: Path) -> None:
+    """Raise InputError where a setting was chosen among others than a sweep has now, or with other seeds. What an earlier version
+    did not record is not compared.
+
+    Args:
+        place: of the runs that it was chosen from.
+    """
+    wanted, tried = _settings(sweep), [one.setting for one in choice.settings] if choice else []
+    if not choice or wanted == [Setting()]:
+        return
+    seeds = choice.seeds or sweep.seeds
+    others = [one.name for one in [*wanted, *tried] if tried and (one in wanted) != (one in tried)]
+    others += [f"seed {one}" for one in sorted({*seeds} ^ {*sweep.seeds})]
+    if others:
+        raise InputError(
+            f"{place}: the setting was chosen from other runs than the sweep asks for now ({few(others, ', ')}): --stages glue "
+            "chooses again, or give the sweep that it had",
+            path=place,
+            field="sweep",
         )
 
 
