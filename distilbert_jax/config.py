@@ -823,6 +823,12 @@ class SweepConfig:
                 "expected finite values above 0",
             )
         require(len(self.seeds) > 0, self, "seeds", "expected one or more")
+        require(all(0 <= seed < 2**32 for seed in self.seeds), self, "seeds", "expected 0 ≤ seed < 2³²")
+
+    def tried(self) -> dict[str, tuple[float, ...]]:
+        """{field of `FinetuneConfig` by its dotted name: the values that are tried in the place of its own}."""
+        fields = {"optimizer.learning_rate": self.learning_rate, "batch_size": self.batch_size, "epochs": self.epochs}
+        return {name: values for name, values in fields.items() if values}
 
 
 @dataclass(frozen=True)

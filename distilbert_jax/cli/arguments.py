@@ -19,7 +19,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from distilbert_jax.base import config_io, runtime, signals
 from distilbert_jax.base.files import finite_values
 from distilbert_jax.cli import renamed
-from distilbert_jax.config import OF_LAYERS, FinetuneConfig, Schedule, Scheduled, ends, scheduled
+from distilbert_jax.config import OF_LAYERS, FinetuneConfig, Schedule, Scheduled, SweepConfig, ends, scheduled
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments.variants import leaves
 
@@ -86,17 +86,20 @@ def _takes_several(result: Any, option: str) -> bool:
     return any(isinstance(value, tuple | Mapping) for value in found)
 
 
-def check_effect(before: Any, now: Any) -> None:
+def check_effect(before: Any, now: Any, sweep: SweepConfig | None = None) -> None:
     """Raise InputError for a field of a training config that the command line has changed and that changes nothing of what is
     computed, as weights of a teacher that nobody names.
 
     Args:
         before: the config without the command line.
+        sweep: settings that are tried in the place of the config's.
     """
+    swept = sweep.tried() if sweep else {}
     idle: dict[str, str] = {}  # {what the names of such fields begin with: what they wait for}
     if isinstance(now, FinetuneConfig):
         idle |= {} if now.distill.teacher else {"distill.": "--distill.teacher DIR"}
         idle |= {} if now.augment.copies else {"augment.": "--augment.copies N"}
+        idle |= {} if now.distill.alpha else {"distill.temperature": "--distill.alpha SHARE"}
         idle |= _without_weight(now.distill, "distill")
     else:
         idle |= {"loss.": "--objective distillation"} if now.objective in ("masked_lm", "masked_lm_nsp") else {}
@@ -111,6 +114,13 @@ def check_effect(before: Any, now: Any) -> None:
         hint = next((hint for start, hint in idle.items() if one.field.startswith(start)), None)
         if hint and hint.split()[0] != option:
             raise InputError(f"{option} {one.new}: changes nothing without {hint}", field=option, hint=hint)
+        if one.field in swept:
+            other = f"--sweep.{option.removeprefix('--').rpartition('.')[2]}"
+            raise InputError(
+                f"{option} {one.new}: changes nothing beside {other}, which names all values that are tried",
+                field=option,
+                hint=other,
+            )
 
 
 def _without_weight(loss: Any, name: str) -> dict[str, str]:

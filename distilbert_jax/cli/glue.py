@@ -138,7 +138,7 @@ def glue(args: list[str], prog: str) -> None:
         _check_other(config, name)
         default = GlueCommand(dataclasses.replace(config, save_model=False))
     command = parse(GlueCommand, args, prog=prog, default=default)
-    check_effect(default.run_with if default else FinetuneConfig(), command.run_with)
+    check_effect(default.run_with if default else FinetuneConfig(), command.run_with, command.sweep)
     runtime.keep_freed_memory()
     command.run()
 

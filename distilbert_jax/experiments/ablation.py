@@ -23,7 +23,7 @@ from distilbert_jax.finetuning.datasets import has_split
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE
 from distilbert_jax.glue.summary import medians
-from distilbert_jax.glue.sweep import run_sweep
+from distilbert_jax.glue.sweep import check_ahead, check_length, run_sweep
 from distilbert_jax.pretraining.evaluate import HeldoutFigures, evaluate_mlm
 from distilbert_jax.pretraining.run import pretrain
 
@@ -212,9 +212,13 @@ def _check(
             raise InputError(
                 f"{glue.data}: has no {name}/train.parquet; the score is the mean over all of --tasks", path=glue.data
             )
+    check_ahead(glue, tasks)
+    for seed in (*seeds, *glue_seeds):
+        dataclasses.replace(glue.run, seed=seed)  # says what is wrong with it
     places: dict[Path, str] = {}
     for name, config in configs.items():
         _check_heldout(name, config, configs[REFERENCE].data)
+        check_length(glue, config.model, name)
         for seed in seeds:
             place = Path(_directory(config, seed)).resolve()
             if place in places:

@@ -20,12 +20,11 @@ from distilbert_jax.base.hub import locate, write_directory
 from distilbert_jax.config import STAGES, ExperimentConfig, Stage, Variant
 from distilbert_jax.errors import InputError, few, nearest
 from distilbert_jax.experiments.report import report
-from distilbert_jax.finetuning.results import read_result
+from distilbert_jax.finetuning.identity import check_read
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import TEST_SCORES
-from distilbert_jax.glue.results import SweepRun
-from distilbert_jax.glue.summary import apart, check_dev, config_of
-from distilbert_jax.glue.sweep import available, run_sweep
+from distilbert_jax.glue.summary import apart, choice_of, config_of
+from distilbert_jax.glue.sweep import check_ahead, check_chosen, check_length, run_sweep
 from distilbert_jax.models.hf_format import fingerprint, has_weights, loaded_files, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus
@@ -101,7 +100,7 @@ def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -
 def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequence[Stage]) -> None:
     """Raise InputError, before any work, for what would stop a later stage: a model, a variant or a task that is not there."""
     if "glue" in stages:
-        available(config.glue, config.tasks)
+        check_ahead(config.glue, config.tasks, config.sweep)
     models = {str(config.run_of(variant) / "model"): variant for variant in config.variants}
     for variant in variants:
         if variant.published not in ("", *TEST_SCORES):
@@ -110,11 +109,8 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
                 f"{variant.name}: published = {variant.published!r}: no such row; {hint}", field="published", hint=hint
             )
         architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
-        if "glue" in stages and config.glue.length > architecture.max_length:
-            raise InputError(
-                f"glue.length = {config.glue.length}: {variant.name} has {architecture.max_length} positions",
-                field="glue.length",
-            )
+        if "glue" in stages:
+            check_length(config.glue, architecture, variant.name)
         if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
             for place in (variant.pretrain.init.source, variant.pretrain.teacher):
                 if (other := models.get(place)) and other not in variants and not has_weights(Path(place)):
@@ -221,19 +217,17 @@ def check_made(config: ExperimentConfig, variant: Variant) -> None:
 
 def check_tuned(config: ExperimentConfig, variant: Variant) -> None:
     """Raise InputError where a variant was fine-tuned otherwise than the config describes now, the fields that a sweep chooses
-    among aside, or on other rows."""
-    base, sweep = config.run_of(variant) / "glue", vars(config.sweep)
+    among aside, with a setting that was chosen among others than the sweep has now, or on other rows or with another teacher."""
+    base, tried = config.run_of(variant) / "glue", config.sweep.tried()
     for task, seed in asked_of(config, variant):
         directory = base / f"{task}-{seed}"
         if (old := config_of(directory)) is None:
             continue
-        if config.glue.data and (directory / "results.json").is_file():
-            check_dev([SweepRun(read_result(directory / "results.json"), directory)], config.glue)
         epochs = config.glue.epochs or find_task(task).epochs
-        now = dataclasses.replace(config.glue, task=task, epochs=epochs)
-        tried = {"optimizer.learning_rate": sweep["learning_rate"]} | {
-            name: sweep[name] for name in ("batch_size", "epochs")
-        }
+        run = dataclasses.replace(config.glue.run, seed=seed)
+        now = dataclasses.replace(config.glue, task=task, epochs=epochs, run=run)
+        if (directory / "results.json").is_file():  # digests of files and those of the hub's rows are of two kinds
+            check_read(now if old.data else dataclasses.replace(now, data=""), directory)
         changed = [each for each in apart(old, now) if each.old not in tried.get(each.field, ())]
         if changed:
             raise InputError(
@@ -242,6 +236,7 @@ def check_tuned(config: ExperimentConfig, variant: Variant) -> None:
                 path=directory,
                 field=changed[0].field,
             )
+        check_chosen(choice_of(task, directory), config.sweep, base / "choice" / task)
 
 
 def asked_of(config: ExperimentConfig, variant: Variant) -> list[tuple[str, int]]:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -365,7 +366,8 @@ def _object(source: Any, what: str) -> Table:
         if len(set(sizes.values())) > 1:
             said = ", ".join(f"{column} {size}" for column, size in sizes.items())
             raise InputError(f"{name}: its columns have not as many rows ({said})", field=what)
-        rows = lambda: [(dict(zip(source, row, strict=True)) for row in zip(*source.values(), strict=True))]
+        of = lambda values: map(_of_pandas, values) if hasattr(values, "iloc") else values
+        rows = lambda: [(dict(zip(source, row, strict=True)) for row in zip(*map(of, source.values()), strict=True))]
         return _in_memory(name, list(source), rows, next(iter(sizes.values()), 0))
     if isinstance(source, list | tuple):
         bad = next((place for place, row in enumerate(source, 1) if not isinstance(row, Mapping)), None)
@@ -411,8 +413,14 @@ def _of_library(source: Any, name: str) -> Table | None:
     if hasattr(source, "to_dict") and hasattr(source, "iloc") and hasattr(source, "columns"):  # pandas
         names = list(source.columns)
         cut = lambda: (source.iloc[i : i + _BATCH].to_dict("records") for i in range(0, len(source), _BATCH))
-        return _in_memory(name, names, cut, len(source))
+        plain = lambda: ([{key: _of_pandas(row[key]) for key in row} for row in rows] for rows in cut())
+        return _in_memory(name, names, plain, len(source))
     return None
+
+
+def _of_pandas(value: Any) -> Any:
+    """A value of pandas, where NaN is what is missing, of a text as of a number."""
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _of_arrow(source: Any) -> ArrowRows:

@@ -1,7 +1,7 @@
 """Identity of a fine-tuning run: what it began with, whether it has ended, and what an earlier version left."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from distilbert_jax.base.files import read_json
@@ -17,7 +17,7 @@ from distilbert_jax.models import hf_format
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.layers import dropout_bits
 from distilbert_jax.training import run_directory
-from distilbert_jax.training.terms import check_terms
+from distilbert_jax.training.terms import Weighted, check_terms
 
 _BESIDE = "seeds side by side"  # in inputs.json
 BATCHES = "random"  # of what is trained now; scores of other batches are of another way of training
@@ -55,7 +55,9 @@ def inputs_of(config: FinetuneConfig) -> dict[str, str]:
     if not config.model:
         raise InputError("model is not set: name an HF directory with --model", field="model", hint="--model")
     task = find_task(config.task)
-    _check_distill(config)
+    check_asked(config)
+    if config.distill.teacher and (asked := layer_terms(config.distill)):
+        check_terms(asked, 0, *(read_config(locate(name)) for name in (config.model, config.teacher)))
     inputs = {"model": hf_format.fingerprint(config.model), **sources(task)}
     if not task.trained_by:
         inputs |= {_data(split): datasets.fingerprint(task, split, config.data) for split in _splits(config)}
@@ -66,12 +68,35 @@ def inputs_of(config: FinetuneConfig) -> dict[str, str]:
     return inputs
 
 
-def _check_distill(config: FinetuneConfig) -> None:
-    """Raise InputError where what is asked of a teacher lacks one, or a term does not fit the two models."""
+def check_read(config: FinetuneConfig, directory: Path) -> None:
+    """Raise InputError where what a run has read beside its model is not what its config names now, as far as that is at hand: the
+    hub is not asked.
+
+    Args:
+        config: with the run's task and seed.
+    """
+    task, recorded = find_task(config.task), run_directory.recorded_inputs(directory)
+    now: dict[str, Collection[str]] = {}
+    for split in _splits(config) if config.data else ():
+        if datasets.has_split(task, split, config.data):
+            now[_data(split)] = [datasets.fingerprint(task, split, config.data)]
+    for name, model in (("distill.teacher", config.teacher), ("augment.model", config.augment.model)):
+        if model and Path(model).is_dir():
+            now[name] = hf_format.known_fingerprints(model)
+    if changed := [name for name, known in now.items() if name in recorded and recorded[name] not in known]:
+        raise InputError(
+            f"{directory}: {', '.join(changed)} changed since this run began; remove the directory to begin anew",
+            path=directory,
+            field=changed[0],
+        )
+
+
+def check_asked(config: FinetuneConfig) -> None:
+    """Raise InputError where what a config asks for lacks something, such as a teacher, or changes nothing. No model is read."""
     asked = layer_terms(config.distill)
-    if asked and config.distill.teacher:
-        check_terms(asked, 0, *(read_config(locate(name)) for name in (config.model, config.teacher)))
-    elif asked:
+    if config.freeze == "encoder":
+        _check_beside_frozen(config, asked)
+    if asked and not config.distill.teacher:
         field = asked[0].field
         raise InputError(
             f"{field} = {asked[0].weight}: compares layers with those of a teacher, and none is named: --distill.teacher DIR, or "
@@ -107,6 +132,21 @@ def _check_distill(config: FinetuneConfig) -> None:
             field="distill.alpha",
             hint="--distill.alpha",
         )
+
+
+def _check_beside_frozen(config: FinetuneConfig, asked: Sequence[Weighted]) -> None:
+    """Raise InputError for what is of the encoder's layers alone, where these stay as they are."""
+    without = {"layer_decay": (config.layer_decay, 1), "distill.layer_epochs": (config.distill.layer_epochs, 0)}
+    without |= {one.field: (one.weight, 0) for one in asked}
+    for field, (value, none) in without.items():
+        if value != none:
+            option = f"--{field.replace('_', '-')} {none}"
+            raise InputError(
+                f"{field} = {value}: changes nothing where freeze = 'encoder', which trains the head alone: {option}, or "
+                "--freeze nothing",
+                field=field,
+                hint=option,
+            )
 
 
 def _splits(config: FinetuneConfig) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ def read_runs(directory: str, only: Collection[tuple[str, int]] | None = None) -
                 f"seed {result.seed}; remove the one that is not",
                 path=directory,
             )
-        runs[key] = SweepRun(result, file.parent, _choice_of(result.task, file.parent))
+        runs[key] = SweepRun(result, file.parent, choice_of(result.task, file.parent))
     if left_out:
         warn_once(f"{directory}: not asked for, and left out: {few(left_out, ', ')}")
     for of_task in by_task(list(runs.values())).values():
@@ -295,7 +295,7 @@ def model_of(runs: Sequence[SweepRun]) -> str:
     return next(iter(of_runs), runs[0].result.model)
 
 
-def _choice_of(task: str, directory: Path) -> Choice | None:
+def choice_of(task: str, directory: Path) -> Choice | None:
     """What `sweep.choose` wrote; None where nothing was chosen, or it was for runs of other settings than this one's."""
     place = directory.parent / "choice" / task
     if not (place / "choice.json").is_file():

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distilbert_jax.base.config_io import write_config
-from distilbert_jax.config import FinetuneConfig, SweepConfig
-from distilbert_jax.errors import InputError, warn_once
+from distilbert_jax.config import FinetuneConfig, ModelConfig, SweepConfig
+from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning.datasets import check_file, has_split, test_splits
+from distilbert_jax.finetuning.identity import check_asked
 from distilbert_jax.finetuning.runs import finetune_seeds, sweep_directory
 from distilbert_jax.finetuning.tasks import Task, find_task
 from distilbert_jax.glue.results import Choice, Setting, SweepRun, TriedSetting
-from distilbert_jax.training import distributed
+from distilbert_jax.training import distributed, sharding
+from distilbert_jax.training.callbacks import check_callbacks
 
 FROM_MNLI = (
     "rte",
@@ -64,6 +66,11 @@ def run_sweep(
             )
         _check_files(config, mnli)
         wanted = [mnli, *(task for task in wanted if task is not mnli)]
+    elif from_mnli and all(task.name != "mnli" for task in wanted):
+        raise InputError(
+            f"--from-mnli: changes nothing of {', '.join(task.name for task in wanted)}; it is for {', '.join(FROM_MNLI)}",
+            field="--from-mnli",
+        )
     runs: list[SweepRun] = []
     for task in wanted:
         start = from_mnli and task.name in FROM_MNLI
@@ -147,6 +154,47 @@ def _check_files(config: FinetuneConfig, task: Task) -> None:
     tests = [(of, split) for of, split, _ in test_splits(task, config.data)] if config.predict_test else []
     for of, split in [(task, "train"), *((task, split) for split in task.dev), *tests]:
         check_file(of, split, config.data)
+
+
+def check_ahead(config: FinetuneConfig, tasks: Sequence[str], sweep: SweepConfig | None = None) -> None:
+    """Raise InputError for what would stop `run_sweep` of a model that is yet to be trained, see `check_length` as well."""
+    available(config, tasks)
+    check_asked(config)
+    check_callbacks(config.run, several=distributed.several())
+    mesh = sharding.make_mesh(config.mesh)
+    for size in (sweep and sweep.batch_size) or (config.batch_size,):
+        sharding.check_batch(size, config.optimizer.accumulate, mesh, "batch_size")
+
+
+def check_length(config: FinetuneConfig, model: ModelConfig, name: str) -> None:
+    """Raise InputError where a model that is yet to be trained has too few positions for fine-tuning. name: what it is called."""
+    if config.length > model.max_length:
+        raise InputError(
+            f"glue.length = {config.length}: {name} has {model.max_length} positions",
+            field="glue.length",
+        )
+
+
+def check_chosen(choice: Choice | None, sweep: SweepConfig, place: Path) -> None:
+    """Raise InputError where a setting was chosen among others than a sweep has now, or with other seeds. What an earlier version
+    did not record is not compared.
+
+    Args:
+        place: of the runs that it was chosen from.
+    """
+    wanted, tried = _settings(sweep), [one.setting for one in choice.settings] if choice else []
+    if not choice or wanted == [Setting()]:
+        return
+    seeds = choice.seeds or sweep.seeds
+    others = [one.name for one in [*wanted, *tried] if tried and (one in wanted) != (one in tried)]
+    others += [f"seed {one}" for one in sorted({*seeds} ^ {*sweep.seeds})]
+    if others:
+        raise InputError(
+            f"{place}: the setting was chosen from other runs than the sweep asks for now ({few(others, ', ')}): --stages glue "
+            "chooses again, or give the sweep that it had",
+            path=place,
+            field="sweep",
+        )
 
 
 def _settings(sweep: SweepConfig) -> list[Setting]:

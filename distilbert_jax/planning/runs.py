@@ -259,11 +259,13 @@ def _cached(name: str) -> Path | None:
 
 
 def _finetuning(config: FinetuneConfig, seeds: int) -> Finetuning:
+    from distilbert_jax.finetuning.identity import check_asked
     from distilbert_jax.finetuning.kinds import kind_of
     from distilbert_jax.finetuning.tasks import find_task
 
     if not 1 <= seeds <= 1024:
         raise InputError(f"--seeds {seeds}: expected 1 to 1,024", field="--seeds")
+    check_asked(config)
     task = find_task(config.task)
     model = architecture(config.model, "model")
     _check_length(config.length, model, "length", config.model)

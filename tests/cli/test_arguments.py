@@ -12,6 +12,8 @@ from distilbert_jax.base.config_io import load_config as load
 from distilbert_jax.base.config_io import load_variants
 from distilbert_jax.cli import renamed
 from distilbert_jax.cli.arguments import calling, check_effect, load_config, parse, print_json
+from distilbert_jax.cli.glue import COMMANDS as GLUE
+from distilbert_jax.cli.glue import GlueCommand
 from distilbert_jax.cli.prepare import COMMANDS
 from distilbert_jax.cli.train import PretrainCommand
 from distilbert_jax.config import AugmentConfig, ExperimentConfig, FinetuneConfig, LossConfig, PretrainConfig
@@ -92,6 +94,7 @@ OWN = change(DISTILLED, objective="mine", loss__kl__weight=0.0)  # may read what
         (FinetuneConfig(), "augment.share", 0.5),
         (change(TAUGHT, augment__copies=0), "augment.model", "n"),
         (TAUGHT, "distill.hidden.student_layers", (0,)),
+        (change(TAUGHT, distill__alpha=0.0), "distill.temperature", 4.0),
         (PretrainConfig(), "loss.kl.weight", 1.0),
         (change(DISTILLED, loss__kl__weight=0.0), "loss.kl.temperature", 4.0),
         (DISTILLED, "loss.attention_scores.teacher_layers", (1,)),
@@ -108,11 +111,30 @@ def test_an_option_that_changes_nothing_is_refused(config, field, value):
 
 
 @pytest.mark.parametrize(
+    ("given", "swept"),
+    [
+        ("--optimizer.learning-rate 3e-5", "--sweep.learning-rate 5e-5 1e-4"),
+        ("--batch-size 8", "--sweep.batch-size 16"),
+        ("--epochs 7", "--sweep.epochs 3 10"),
+    ],
+)
+def test_a_value_beside_a_sweep_over_its_field_is_refused(given, swept, monkeypatch):
+    ran = []
+    monkeypatch.setattr(GlueCommand, "run", lambda command: ran.append(command.sweep))
+    ask = lambda *options: GLUE["glue"](["--model", "m", *" ".join(options).split()], "p")
+    refused(lambda: ask(given, swept), by="cli.arguments.check_effect", field=given.split()[0], hint=swept.split()[0])
+    for options in ((given,), (swept,), ("--length 64", swept)):
+        ask(*options)
+    assert len(ran) == 3
+
+
+@pytest.mark.parametrize(
     ("config", "now"),
     [
         (TAUGHT, change(TAUGHT, distill__alpha=0.9, augment__share=0.5)),
         (TAUGHT, change(TAUGHT, distill__teacher="")),
         (TAUGHT, change(TAUGHT, augment__copies=0)),
+        (TAUGHT, change(TAUGHT, distill__alpha=0.0)),
         (DISTILLED, change(DISTILLED, objective="masked_lm", teacher="")),
         (DISTILLED, change(DISTILLED, loss=LossConfig(chunk=4))),
         (DISTILLED, change(DISTILLED, loss__attention_scores__weight=1.0)),

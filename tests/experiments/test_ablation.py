@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from distilbert_jax.base.config_io import read_config
-from distilbert_jax.config import FinetuneConfig, ModelConfig, PretrainConfig
+from distilbert_jax.config import DataConfig, FinetuneConfig, ModelConfig, PretrainConfig, RunConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import ablation
 from distilbert_jax.pretraining.evaluate import HeldoutFigures
@@ -56,6 +56,40 @@ def test_tasks_are_looked_for_before_anything_is_trained(tmp_path, monkeypatch):
     runs.refused(lambda: ask("sst2", "rt"), "'rt'", by="finetuning.tasks.find_task", field="task", hint="'rte'")
     for task in ("rte", "mrpc"):  # no folder; none to train on
         runs.refused(lambda task=task: ask("sst2", task), task, by="experiments.ablation._check", path=f"{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"tasks": ("sst2", "rte")}, {"by": "finetuning.datasets._file", "path": "rte/validation.parquet"}),
+        ({"tasks": ("sst2", "cola")}, {"path": "cola/train.parquet", "field": "sentence"}),
+        ({"length": 64}, {"by": "glue.sweep.check_length", "field": "glue.length"}),
+        ({"freeze": "encoder", "layer_decay": 0.5}, {"field": "layer_decay"}),
+        ({"batch_size": 6, "optimizer__accumulate": 4}, {"by": "training.sharding.check_batch", "field": "batch_size"}),
+        ({"run__callbacks": ("none",)}, {"field": "run.callbacks"}),
+        ({"glue_seeds": (0, -1)}, {"field": "seed"}),
+        ({"seeds": (0, -1)}, {"field": "seed"}),
+    ],
+    ids=["no dev", "columns", "length", "no effect", "micro-batches", "callbacks", "seeds of fine-tuning", "seeds"],
+)
+def test_what_fine_tuning_would_refuse_is_refused_before_anything_is_trained(changes, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "pretrain", lambda *_: pytest.fail("something was trained"))
+    model = runs.change(ModelConfig.bert_base(), max_position_embeddings=32)
+    where = lambda name: PretrainConfig(
+        model, data=DataConfig(length=32), run=RunConfig(directory=str(tmp_path / name))
+    )
+    rows = {"sentence": ["red"], "label": [0]}
+    for split in ("train", "validation"):
+        runs.write_split(tmp_path, "sst2", split, rows)
+        runs.write_split(tmp_path, "cola", split, {"text": ["red"], "label": [0]})
+    runs.write_split(tmp_path, "rte", "train", {"sentence1": ["red"], "sentence2": ["red"], "label": [0]})
+    asked = {
+        name: changes.get(name, usual) for name, usual in (("tasks", ("sst2",)), ("seeds", (0,)), ("glue_seeds", (0,)))
+    }
+    of_config = {name: value for name, value in changes.items() if name not in asked}
+    glue = runs.change(FinetuneConfig(data=str(tmp_path)), **{"length": 16, **of_config})
+    configs = {"full": where("a"), "no_ce": where("b")}
+    runs.refused(lambda: ablation.run_ablation(configs, glue, tmp_path / "out", **asked), **told)
 
 
 def test_what_is_asked_for_is_checked_before_anything_is_trained(tmp_path, monkeypatch):

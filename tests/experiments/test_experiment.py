@@ -14,18 +14,20 @@ from safetensors.numpy import load_file, save_file
 
 from distilbert_jax import config as c
 from distilbert_jax.base.config_io import load_config, to_json
+from distilbert_jax.base.files import sha256_of, write_json
 from distilbert_jax.cli.main import main
 from distilbert_jax.config import ExperimentConfig, Variant, student_config
 from distilbert_jax.configs.miniature import MODELS, TIERS
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import experiment
-from distilbert_jax.experiments.experiment import run_experiment
+from distilbert_jax.experiments.experiment import check_tuned, run_experiment
 from distilbert_jax.models import BertModel
-from distilbert_jax.models.hf_format import has_weights
+from distilbert_jax.models.hf_format import fingerprint, has_weights
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests import runs
+from tests.glue import examples
 from tests.runs import BERT, change, pretraining, refused
 
 TASKS = ("sst2",)  # each takes compilations of its own
@@ -255,6 +257,51 @@ def test_what_lies_there_is_compared_with_the_config_at_every_stage(world, prepa
         refused(lambda stage=stage: ask(stage), by="experiments.experiment._check_copy", path="toy/encoder/model")
 
 
+def test_a_report_is_of_runs_that_fine_tuning_would_find_as_they_are(world, tmp_path):
+    """The setting chosen among those that the sweep has now, from the rows and with the teacher that are there now."""
+    config, rows = toy(world, tmp_path), {"sentence": ["red"], "label": [0]}
+    folder, taught = tmp_path / "glue", tmp_path / "taught"
+    files = {split: runs.write_split(folder, "sst2", split, rows) for split in ("train", "validation")}
+    BertModel(BERT, rngs=nnx.Rngs(5)).save_pretrained(taught)
+    config = change(config, glue__data=str(folder), glue__distill__teacher=str(taught))
+    variant = next(one for one in config.variants if one.name == "encoder")
+    one = examples.run(config.run_of(variant) / "glue", "sst2", 0, 9)
+    tuned = change(config.glue, task="sst2", optimizer__learning_rate=5e-3, run__directory=str(one.directory))
+    (one.directory / "config.json").write_text(to_json(tuned))
+    inputs = {f"data ({split})": sha256_of(file) for split, file in files.items()} | {
+        "distill.teacher": fingerprint(taught)
+    }
+    write_json(one.directory / "inputs.json", {"run": "1" * 64, **inputs})
+    place = one.directory.parent / "choice/sst2"
+    place.mkdir(parents=True)
+    tried = [{"learning_rate": rate, "score": 50.0} for rate in (5e-3, 1e-3)]
+    choice = {"runs": 2, "chosen": {"learning_rate": 5e-3}, "settings": tried, "seeds": [0]}
+    write_json(place / "choice.json", choice)
+    ask = lambda **sweep: check_tuned(dataclasses.replace(config, sweep=c.SweepConfig(**sweep)), variant)
+    rates = {"learning_rate": (1e-3, 5e-3)}
+    ask(**rates)
+    for sweep in (
+        {"learning_rate": (1e-3, 5e-3, 2e-2)},
+        {"learning_rate": (5e-3, 2e-2)},
+        {"learning_rate": (5e-3,)},
+        {**rates, "epochs": (1, 2)},
+        {**rates, "seeds": (0, 1)},
+        {**rates, "seeds": (1,)},
+    ):
+        refused(lambda sweep=sweep: ask(**sweep), by="glue.sweep.check_chosen", path="choice/sst2", field="sweep")
+    write_json(place / "choice.json", {name: choice[name] for name in ("runs", "chosen")})
+    ask(**rates, seeds=(1,))  # of an earlier version nothing more is known
+    for split, file in files.items():
+        before = file.read_bytes()
+        runs.write_split(folder, "sst2", split, {"sentence": ["blue"], "label": [1]})
+        refused(lambda: ask(**rates), by="finetuning.identity.check_read", path="sst2-0", field=f"data ({split})")
+        file.unlink()
+        ask(**rates)  # a report needs no data
+        file.write_bytes(before)
+    BertModel(BERT, rngs=nnx.Rngs(6)).save_pretrained(taught)
+    refused(lambda: ask(**rates), by="finetuning.identity.check_read", path="sst2-0", field="distill.teacher")
+
+
 @pytest.mark.slow
 def test_text_is_not_changed_under_variants_that_have_read_it(done, tmp_path, monkeypatch):
     config, line = done
@@ -322,7 +369,20 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
         (
             {"glue": change(config.glue, length=999, data=f"{prepared}/glue")},
             "glue",
-            {"by": "experiments.experiment.check", "field": "glue.length"},
+            {"by": "glue.sweep.check_length", "field": "glue.length"},
+        ),
+        (
+            {"glue": change(config.glue, freeze="encoder", layer_decay=0.5, data=f"{prepared}/glue")},
+            "glue",
+            {"field": "layer_decay"},
+        ),
+        (
+            {
+                "sweep": c.SweepConfig(batch_size=(8, 6)),
+                "glue": change(config.glue, optimizer__accumulate=4, data=f"{prepared}/glue"),
+            },
+            "glue",
+            {"by": "training.sharding.check_batch", "field": "batch_size"},
         ),
         (
             {"variants": (*config.variants, Variant("later", (0,), model="/no/such"))},

@@ -10,6 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from distilbert_jax.finetuning.files import open_table
+from distilbert_jax.finetuning.written import rows_to
 from distilbert_jax.text.columns import Layout
 from tests.runs import refused
 
@@ -80,6 +81,24 @@ def test_columns_of_later_rows_are_there_too(name, tmp_path):
 def test_missing_values_of_pandas_are_none():
     rows = [row for _, row in open_table(pandas.DataFrame({"a": pandas.array([1, None], "Int64")})).rows()]
     assert rows == [{"a": 1}, {"a": None}]
+
+
+@pytest.mark.parametrize(
+    "kind", [pandas.DataFrame, lambda columns: {name: pandas.Series(columns[name]) for name in columns}]
+)
+def test_missing_values_of_pandas_are_missing_in_every_file_that_is_written(kind, tmp_path):
+    """In a column of texts, too, where pandas 3 has NaN."""
+    table = open_table(kind({"text": ["x", None, "y"], "n": [1.5, np.nan, 2.5]}))
+    expected = [{"text": "x", "n": 1.5}, {"text": None, "n": None}, {"text": "y", "n": 2.5}]
+    assert [row for _, row in table.rows()] == expected
+    for name in ("a.csv", "a.jsonl", "a.parquet"):
+        with rows_to(tmp_path / name, table) as write:
+            for _, row in table.rows():
+                write(row)
+        found = [row for _, row in open_table(tmp_path / name).rows()]
+        empty = {"text": "", "n": ""} if name == "a.csv" else expected[1]
+        assert found[1] == empty
+    assert [row for _, row in open_table([{"n": np.nan}]).rows()] != [{"n": None}], "of Python NaN is a number"
 
 
 @pytest.mark.parametrize(

@@ -193,8 +193,24 @@ def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_ow
             "distill.attention_scores.weight",
             "--distill.attention-scores.weight 0",
         ),
+        ({"freeze": "encoder"}, "distill.hidden.weight", "--distill.hidden.weight 0"),
+        ({"freeze": "encoder", "distill__layer_epochs": 2}, "distill.layer_epochs", "--distill.layer-epochs 0"),
+        (
+            {"freeze": "encoder", "distill": c.DistillConfig(), "layer_decay": 0.5},
+            "layer_decay",
+            "--layer-decay 1",
+        ),
     ],
-    ids=["no teacher", "epochs without layers", "a layer that is not there", "relation heads", "heads"],
+    ids=[
+        "no teacher",
+        "epochs without layers",
+        "a layer that is not there",
+        "relation heads",
+        "heads",
+        "terms of frozen layers",
+        "epochs of frozen layers",
+        "rates of frozen layers",
+    ],
 )
 def test_terms_that_two_models_cannot_have_are_refused_before_a_step(taught, tmp_path, changes, field, hint):
     if changes.get("model"):

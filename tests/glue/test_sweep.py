@@ -208,6 +208,12 @@ def test_small_tasks_start_at_the_mnli_model_of_their_seed(asked, tmp_path):
         by="glue.sweep.run_sweep",
         field="--from-mnli",
     )
+    refused(
+        lambda: run_sweep(config, ("cola",), (0,), from_mnli=True),
+        "cola",
+        by="glue.sweep.run_sweep",
+        field="--from-mnli",
+    )
     write_task(tmp_path, "mnli")
     assert asked == []
     run_sweep(config, ("cola", "rte", "stsb"), (0, 1), from_mnli=True)

@@ -8,7 +8,15 @@ import pytest
 
 from distilbert_jax.base.config_io import from_json, to_json
 from distilbert_jax.cli import main
-from distilbert_jax.config import AugmentConfig, DataConfig, DistillConfig, FinetuneConfig, ModelConfig, PretrainConfig
+from distilbert_jax.config import (
+    AugmentConfig,
+    DataConfig,
+    DistillConfig,
+    FinetuneConfig,
+    HiddenConfig,
+    ModelConfig,
+    PretrainConfig,
+)
 from distilbert_jax.errors import Interrupted
 from distilbert_jax.finetuning.tuning import Tuning
 from distilbert_jax.planning import compile as compiling
@@ -272,7 +280,7 @@ def test_a_teacher_s_pass_is_counted_and_has_the_labels_of_the_task():
 def test_copies_of_rows_and_epochs_of_layers_are_planned_too():
     more = dataclasses.replace(
         TUNING,
-        distill=DistillConfig("bert-base-uncased", layer_epochs=1),
+        distill=DistillConfig("bert-base-uncased", hidden=HiddenConfig(1.0), layer_epochs=1),
         augment=AugmentConfig(2, model="bert-base-uncased"),
     )
     assert run_of(more).steps == (1 + 5) * -(-3 * 3668 // 32)
@@ -417,3 +425,9 @@ def test_every_chip_has_what_a_plan_needs():
     for chip in CHIPS.values():
         assert chip.kind == "gpu" or chip.generation
         assert min(chip.peak, chip.memory, chip.bandwidth, chip.link) > 0
+
+
+def test_what_fine_tuning_refuses_is_not_planned():
+    config = FinetuneConfig(model="bert-base-uncased", task="sst2", freeze="encoder", layer_decay=0.5)
+    refused(lambda: run_of(config), field="layer_decay", hint="--layer-decay 1")
+    assert run_of(dataclasses.replace(config, layer_decay=1.0)).steps > 0
