@@ -123,24 +123,37 @@ _einsum = jax.custom_vjp(_contract, nondiff_argnums=(0, 3, 4))
 _einsum.defvjp(_einsum_forward, _einsum_backward)
 
 
-def _rounded_sum(result: Array, bias: Array, dtype: DTypeLike) -> Array:
-    return (result + bias).astype(dtype)
+def _fused_bias(spec: str, a: Array, b: Array, bias: Array, dtype: DTypeLike) -> Array:
+    """As cuBLAS adds a bias: to the float32 sums, before they are rounded, but in their dtype."""
+    return _contract(spec, a, b, dtype, a.dtype) + bias.astype(a.dtype)
 
 
-def _sum_forward(result: Array, bias: Array, dtype: DTypeLike) -> tuple[Array, None]:
-    return _rounded_sum(result, bias, dtype), None
+def _rounded_once(spec: str, a: Array, b: Array, bias: Array, dtype: DTypeLike) -> Array:
+    return (_contract(spec, a, b, dtype, jnp.float32) + bias).astype(a.dtype)
 
 
-def _sum_backward(dtype: DTypeLike, saved: None, g: Array) -> tuple[Array, Array]:
+def _biased(spec: str, a: Array, b: Array, bias: Array, dtype: DTypeLike) -> Array:
+    if jnp.dtype(dtype) == jnp.float32:
+        return _rounded_once(spec, a, b, bias, dtype)
+    given = {"default": _rounded_once, "cuda": _fused_bias}
+    branches = {name: lambda a, b, bias, make=make: make(spec, a, b, bias, dtype) for name, make in given.items()}
+    return jax.lax.platform_dependent(a, b, bias, **branches)
+
+
+def _biased_forward(spec: str, a: Array, b: Array, bias: Array, dtype: DTypeLike) -> tuple[Array, tuple[Array, Array]]:
+    return _biased(spec, a, b, bias, dtype), (a, b)
+
+
+def _biased_backward(spec: str, dtype: DTypeLike, saved: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array]:
     """The bias' gradient by a matmul with ones, which accumulates float32: a TPU's vector unit takes seven times as long for it."""
     rows = g.reshape(-1, g.shape[-1])
     ones = jnp.ones((8, len(rows)), g.dtype)  # of one row XLA would make a sum again
     summed = jnp.matmul(ones, rows, preferred_element_type=jnp.float32)
-    return g.astype(jnp.float32), summed[0]
+    return *_einsum_backward(spec, dtype, jnp.float32, saved, g), summed[0]
 
 
-_narrow_sum = jax.custom_vjp(_rounded_sum, nondiff_argnums=(2,))
-_narrow_sum.defvjp(_sum_forward, _sum_backward)
+_biased_einsum = jax.custom_vjp(_biased, nondiff_argnums=(0, 4))
+_biased_einsum.defvjp(_biased_forward, _biased_backward)
 
 
 def einsum(
@@ -153,7 +166,8 @@ def einsum(
 ) -> Float[Array, "..."]:
     """`jnp.einsum(spec, a, b)` under the precision rule: operands in `dtype`; the result has the dtype of `a`, the activations, and
     each gradient that of its operand. A bias [K] of the last axis is added in float32, before the result is rounded, and its
-    gradient summed so: sums over all rows in bfloat16 would be cut short.
+    gradient summed so: sums over all rows in bfloat16 would be cut short. On an NVIDIA GPU a narrow result is never written in
+    float32: its bias is rounded to the same dtype, and cuBLAS adds it before the sums are.
 
     Every index of `a` and of `b` has to stand in the other operand or in the result (no sums inside one operand), so that the
     gradients are two einsums of the same kind. The cotangent is cast to `dtype` before them: JAX's own transpose of a
@@ -161,8 +175,9 @@ def einsum(
     """
     if bias is None:
         return _einsum(spec, a, b, dtype, a.dtype)
-    result = _einsum(spec, a, b, dtype, jnp.float32)
-    return result + bias if a.dtype == jnp.float32 else _narrow_sum(result, bias, a.dtype)
+    if a.dtype != jnp.float32:
+        return _biased_einsum(spec, a, b, bias, dtype)
+    return _einsum(spec, a, b, dtype, jnp.float32) + bias
 
 
 class Linear(nnx.Module):
