@@ -188,3 +188,41 @@ def test_a_data_sheet_is_found_by_the_name_of_the_device(kind, name):
 def test_losses_agree_with_those_of_torch(tmp_path):
     found, said = run(tmp_path / "out.json", "--toy", "--parts", "distillation/losses")
     assert found["compared"]["losses"]["relative_difference"] < 1e-3, said
+
+
+def test_ratios_are_to_what_torch_reached_and_shares_to_the_measured_matmul(accelerator):
+    step = {
+        "seconds": 60.0,
+        "ms": 25.0,
+        "tokens_per_second": 320e3,
+        "model_flops_per_second": 400e12,
+        "share_of_sheet": 0.4,
+    }
+    eager = {"ms": 80.0, "tokens_per_second": 100e3, "peak_memory": 21e9}
+    sides = {
+        "ceilings/jax": {"seconds": 9.0, "matmul_bfloat16": {"ms": 1.0, "flops_per_second": 800e12}},
+        "distillation/64x128/jax": step | {"peak_memory": 12e9, "program": {"bytes": 10e9}},
+        "distillation/64x128/torch": {
+            "seconds": 50.0,
+            "eager": eager,
+            "compiled": {"error": "RuntimeError: no compiler"},
+        },
+        "distillation/16x512/jax": {"seconds": 70.0, "error": "stopped after 70 s"},
+        "inference/jax": {"seconds": 40.0, "features_1": {"ms": 0.5}, "features_256": {"ms": 9.0}},
+        "inference/torch": {"seconds": 40.0, "features_1": {"ms": 3.0}, "features_1_compiled": {"ms": 1.0}},
+        "distillation/losses/jax": {"seconds": 20.0, "loss": 24.6},
+        "distillation/losses/torch": {"seconds": 20.0, "loss": 24.0},
+    }
+    found = accelerator.compared(sides)
+    assert found["distillation"] == {
+        "64x128": {"share_of_sheet": 0.4, "share_of_matmul": 0.5, "ratio_to_eager": pytest.approx(3.2)}
+    }
+    assert found["inference"] == {"features_1": {"ratio_to_fastest": 2.0}}
+    assert found["losses"]["relative_difference"] == pytest.approx(0.025)
+    left_out = {"glue/jax": "no minutes were left"}
+    lines = accelerator.table({"sides": sides, "compared": found, "left_out": left_out}).splitlines()
+    assert lines[2] == (
+        "| 64 × 128 | 25.0 | 320,000 | 40.0 % | 50.0 % | 12.0 (10.0) | 80.0 (21.0) | RuntimeError: no compiler | 3.20 |"
+    )
+    assert "| distillation/16x512/jax | 70 | stopped after 70 s |" in lines
+    assert "| glue/jax | | left out: no minutes were left |" in lines
