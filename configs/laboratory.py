@@ -3,8 +3,9 @@
     distilbert-jax experiment laboratory --text wikipedia.txt.xz novels.txt.xz --heldout-text heldout.txt.xz --data GLUE_FOLDER
     distilbert-jax train laboratory:minilmv2             # one of its models; laboratory:triple needs laboratory:teacher before
 
-`laboratory:toy` runs every part of it, too briefly to learn anything. The teacher is MiniLM as it is; students begin with
-its layers 0, 2, 5.
+`laboratory:long` has ten times the FLOPs, four tasks and five seeds of fine-tuning; each student also with a second and a third
+seed of pre-training (`minilmv2-2`, `minilmv2-3`). `laboratory:toy` runs every part of it, too briefly to learn anything. The
+teacher is MiniLM as it is; students begin with its layers 0, 2, 5.
 
     teacher          MiniLM with a masked-LM head, for what needs logits; its FLOPs are counted to those that use it
     triple           KL at the masked tokens, masked LM, cosine: 5, 2, 1
@@ -21,7 +22,8 @@ The rule, written before anything ran: the best mean of CoLA and STS-B on select
 the better of two rates, one seed) is run for long; of two within half a point the one that trains a masked-LM head. Dev decides
 nothing.
 
-Cost: 0.1 PFLOP a student (a tenth of an hour to two tenths on two idle cores), as much again for its fine-tuning.
+Cost: 0.1 PFLOP a student (a tenth of an hour to two tenths on two idle cores), as much again for its fine-tuning; in `long` ten
+times as much, for an accelerator.
 """
 
 import dataclasses
@@ -45,7 +47,7 @@ from distilbert_jax.config import (
 )
 from distilbert_jax.configs import miniature
 
-PFLOP = 0.1  # of a student, with what its teacher took to get a head
+PFLOP = {"screen": 0.1, "long": 1.0}  # of a student, with what its teacher took to get a head
 _LAYERS = (0, 2, 5)
 _RELATIONS = MiniLMv2Config(1.0, relation_heads=12)  # 48 are slow on a CPU, where they are eight wide
 
@@ -65,7 +67,7 @@ LOSSES = {
     "minilmv2_mlm": _alone(minilmv2=_RELATIONS, mlm=MLMConfig(1.0)),
     "minilmv2_hidden": _alone(minilmv2=_RELATIONS, hidden=HiddenConfig(1.0)),
 }
-# Of 32 rows of 128 tokens: as many as make 0.1 PFLOP, which a test counts.
+# Of 32 rows of 128 tokens: as many as make 0.1 PFLOP, which a test counts; ten times as many in `long`.
 STEPS = {
     "teacher": 94,
     "triple": 241,
@@ -77,8 +79,15 @@ STEPS = {
     "minilmv2_hidden": 427,
     "cut": 0,
 }
-TIERS = ("screen", "toy")
-VARIANTS = ("experiment", *TIERS, *STEPS, *(f"{tier}/{name}" for tier in TIERS for name in STEPS))
+TRAINED = tuple(name for name in STEPS if name not in ("teacher", "cut"))  # the students that differ by their seed
+TIERS = ("screen", "long", "toy")
+# A student's name with a number behind it: of another seed of pre-training than the first, 1.
+MODELS = {
+    "screen": (*STEPS,),
+    "toy": (*STEPS,),
+    "long": (*STEPS, *(f"{name}-{seed}" for seed in (2, 3) for name in TRAINED)),
+}
+VARIANTS = ("experiment", *TIERS, *STEPS, *(f"{tier}/{name}" for tier in TIERS for name in MODELS[tier]))
 
 
 def get_config(variant: str = "experiment") -> ExperimentConfig | PretrainConfig:
@@ -88,8 +97,9 @@ def get_config(variant: str = "experiment") -> ExperimentConfig | PretrainConfig
     return model(name, tier or "screen")
 
 
-def model(name: str, tier: str) -> PretrainConfig:
+def model(title: str, tier: str) -> PretrainConfig:
     """One of the models, in a directory of its own."""
+    name, _, seed = title.partition("-")
     size = "toy" if tier == "toy" else "cpu"
     source = miniature.encoder()
     if name == "teacher":
@@ -104,25 +114,32 @@ def model(name: str, tier: str) -> PretrainConfig:
         )
         if loss := LOSSES.get(name):
             config = dataclasses.replace(config, objective="distillation", teacher=source, loss=loss)
-    steps = min(STEPS[name], 20) if tier == "toy" else STEPS[name]
+    steps = {"toy": min(STEPS[name], 20), "screen": STEPS[name], "long": 10 * STEPS[name]}[tier]
     run = dataclasses.replace(
-        config.run, directory=f"runs/laboratory/{tier}/{name}", eval_every=-(-steps // 4), save_every=100
+        config.run,
+        directory=f"runs/laboratory/{tier}/{title}",
+        seed=int(seed) if seed else config.run.seed,
+        eval_every=-(-steps // 4),
+        save_every=1000 if tier == "long" else 100,
     )
     return dataclasses.replace(config, steps=steps, run=run)
 
 
 def experiment(tier: str) -> ExperimentConfig:
     config = miniature.experiment("toy" if tier == "toy" else "cpu")
-    rates = (1e-4,) if tier == "toy" else (1e-4, 2e-4)
+    rates = {"toy": (1e-4,), "screen": (1e-4, 2e-4), "long": (5e-5, 1e-4, 2e-4)}[tier]
+    tasks = {"toy": ("rte", "mrpc"), "screen": ("cola", "stsb"), "long": ("cola", "mrpc", "stsb", "rte")}[tier]
+    seeds = (0, 1, 2, 3, 4) if tier == "long" else (0,)  # of fine-tuning
     return dataclasses.replace(
         config,
         directory=f"runs/laboratory/{tier}",
         variants=(
-            *(Variant(name, (0,), pretrain=model(name, tier)) for name in STEPS),
-            Variant("encoder", (0,), model=miniature.encoder()),
+            *(Variant(name, seeds, pretrain=model(name, tier)) for name in MODELS[tier]),
+            Variant("encoder", seeds, model=miniature.encoder()),
         ),
         teacher="encoder",
         student="triple",
-        tasks=("rte", "mrpc") if tier == "toy" else ("cola", "stsb"),
+        tasks=tasks,
         sweep=SweepConfig(learning_rate=rates, epochs=(1,) if tier == "toy" else (3,)),
+        vmap_seeds=tier == "long",
     )

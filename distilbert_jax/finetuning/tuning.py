@@ -5,7 +5,7 @@ import functools
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from distilbert_jax.finetuning.checkpoints import Run, goes_on
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.identity import BATCHES
 from distilbert_jax.finetuning.kinds import kind_of
+from distilbert_jax.finetuning.optimizer import held_of, optimizer_of
 from distilbert_jax.finetuning.predictions import write_predictions
 from distilbert_jax.finetuning.predictor import predictor
 from distilbert_jax.finetuning.preparation import NO_TEACHER, Teacher
@@ -32,7 +33,7 @@ from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer, special_ids
 from distilbert_jax.training import cost, distributed, sharding
 from distilbert_jax.training.loop import Evaluate, fit
-from distilbert_jax.training.optimizer import adamw, layer_shares, schedule
+from distilbert_jax.training.optimizer import schedule
 from distilbert_jax.training.projections import draw_projections, of_model
 from distilbert_jax.training.step import TrainState, init_state, make_train_step, stack_states
 from distilbert_jax.training.terms import all_reads
@@ -172,7 +173,8 @@ class Tuning:
             params: of each run as the stage begins; of one that goes on from within it only their names and shapes count.
         """
         config, several, steps = self.config, len(runs) > 1, stage.stop - stage.start
-        optimizer, rate = self._optimizer(params[0], steps), schedule(config.optimizer, steps)
+        optimizer = optimizer_of(config, params[0], self.model_config.num_hidden_layers, steps)
+        rate = schedule(config.optimizer, steps)
         pairs = zip(runs, params, strict=True)
         states = [init_state(begun, optimizer, one.config.run.seed, self.mesh) for one, begun in pairs]
         if runs[0].begun > stage.start:
@@ -218,7 +220,7 @@ class Tuning:
                 steps=stage.stop - stage.start,
             )
             accumulate = self.config.optimizer.accumulate
-            held, given = self._frozen(state.params), (learned, optimizer, state, teacher.params)
+            held, given = held_of(self.config, state.params), (learned, optimizer, state, teacher.params)
             self._steps[key] = make_train_step(*given, self.mesh, accumulate, held=held, stacked=seeds > 1)
         return self._steps[key]
 
@@ -243,16 +245,6 @@ class Tuning:
         assert examples is not None
         return self.kind.score(self.task, self._predicted(params, examples), examples.targets)["score"]
 
-    def _optimizer(self, names: Iterable[str], steps: int) -> GradientTransformation:
-        """AdamW for parameters of these names, as far as they are trained and each at its rate."""
-        config, layers = self.config, self.model_config.num_hidden_layers
-        shares = layer_shares(names, layers, config.layer_decay) if config.layer_decay < 1.0 else None
-        return adamw(config.optimizer, steps, self._frozen(names), shares)
-
-    def _frozen(self, names: Iterable[str]) -> list[str]:
-        """Those of the parameters of these names that stay as they are."""
-        return [name for name in names if name.startswith("encoder.") and self.config.freeze == "encoder"]
-
     def _initial_params(self, config: FinetuneConfig, teacher: Teacher) -> Params:
         """The model's, and projections of the teacher's terms."""
         params = sharding.pad_vocabulary(split(preparation.load_model(config, self.task))[1])
@@ -275,7 +267,8 @@ class Tuning:
             reads = None
             if stage.learned == "layers" and teacher.config:
                 reads = all_reads(objective.layer_terms(self.config.distill), self.model_config, teacher.config)
-            step = cost.tuning_flops(self.model_config, rows, length, teacher.config, reads)
+            frozen = self.config.freeze == "encoder"
+            step = cost.tuning_flops(self.model_config, rows, length, teacher.config, reads, frozen=frozen)
             total += (stage.stop - stage.start) * step
         return total
 

@@ -149,7 +149,8 @@ class Finetuning:
         """Of a step of all seeds over all devices."""
         from distilbert_jax.training.cost import tuning_flops
 
-        return self.seeds * tuning_flops(self.model, self.rows, self.length, self.teacher)
+        frozen = self.config.freeze == "encoder"
+        return self.seeds * tuning_flops(self.model, self.rows, self.length, self.teacher, frozen=frozen)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.objective import layer_terms, supervised
+from distilbert_jax.finetuning.optimizer import held_of as held_in_tuning
+from distilbert_jax.finetuning.optimizer import optimizer_of as optimizer_of_tuning
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import EncoderModel, MaskedLM
 from distilbert_jax.models.layers import activations_dtype
@@ -30,7 +32,6 @@ from distilbert_jax.pretraining.setup import head_of, held_of, new_projections, 
 from distilbert_jax.pretraining.together import company
 from distilbert_jax.text.tokenizer import stack
 from distilbert_jax.training import sharding, terms
-from distilbert_jax.training.optimizer import adamw
 from distilbert_jax.training.projections import draw_projections
 from distilbert_jax.training.step import first_state, make_step_together, make_train_step
 
@@ -100,8 +101,10 @@ def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
         asked = layer_terms(config.distill)
         terms.check_terms(asked, 0, run.model, teacher)
         params |= jax.eval_shape(lambda: draw_projections(asked, run.model, teacher, config.run.seed))
-    objective = supervised(kind, graphdef, teacher_graphdef, config.distill, dtype=jnp.dtype(dtype))
-    optimizer, several = adamw(config.optimizer, run.steps), run.seeds > 1
+    stage = "answers" if config.distill.layer_epochs else "together"  # of two kinds of steps the one that comes last
+    objective = supervised(kind, graphdef, teacher_graphdef, config.distill, dtype=jnp.dtype(dtype), stage=stage)
+    optimizer = optimizer_of_tuning(config, params, run.model.num_hidden_layers, run.steps)
+    held, several = held_in_tuning(config, params), run.seeds > 1
     state = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
     shape = PackedShape(run.rows, run.length, run.segments)
     example = kind.blank(run.model, labelled=np.ones(1, bool) if config.augment.copies else None)
@@ -109,7 +112,8 @@ def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
     packed = example.packed(Packing(place, place, place, place + 1), shape, 0)
     seeds = lambda array: jax.ShapeDtypeStruct((run.seeds,) * several + array.shape, array.dtype)
     state, batch = jax.tree.map(seeds, state), {name: seeds(array) for name, array in packed.items()}
-    step = make_train_step(objective, optimizer, state, frozen, mesh, config.optimizer.accumulate, stacked=several)
+    accumulate = config.optimizer.accumulate
+    step = make_train_step(objective, optimizer, state, frozen, mesh, accumulate, held=held, stacked=several)
     return Step(step, (state, frozen, batch))
 
 

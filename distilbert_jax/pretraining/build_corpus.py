@@ -20,6 +20,7 @@ import signal
 import stat
 import sys
 import threading
+import types
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -142,12 +143,15 @@ def worker_pool(workers: int, maker: ShardMaker) -> Iterator[Callable[[int, byte
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=maker.setup)
 
-    def submit(index: int, chunk: bytes) -> Future:
+    def submit(index: int, chunk: bytes) -> Future:  # and starts a process, where there are too few
         # Processes inherit the blocked Ctrl-C: the parent alone answers it.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        # Python would run the caller's script in each of them, where it builds the corpus again, or is standard input.
+        main, sys.modules["__main__"] = sys.modules["__main__"], types.ModuleType("__main__")
         try:
             return pool.submit(_make_in_worker, index, chunk)
         finally:
+            sys.modules["__main__"] = main
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     try:

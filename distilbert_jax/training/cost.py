@@ -61,10 +61,14 @@ def tuning_flops(
     length: int,
     teacher: ModelConfig | None = None,
     reads: tuple[Reads, Reads] | None = None,
+    *,
+    frozen: bool = False,
 ) -> float:
-    """FLOPs of a step of fine-tuning on `rows` rows of `length` tokens, padding included, and of its teacher's forward pass.
+    """FLOPs of a step of fine-tuning on `rows` rows of `length` tokens, padding included, and of its teacher's forward pass; those
+    of heads are not counted.
 
     Args:
+        frozen: the encoder stays as it is, and has no backward pass.
         reads: of model and teacher, where no more than these layers is computed; None: both encoders whole.
     """
     whole = lambda config: forward_flops(config, length, 0.0)
@@ -72,7 +76,7 @@ def tuning_flops(
         ours, theirs = read_flops(model, length, reads[0]), read_flops(teacher, length, reads[1])
     else:
         ours, theirs = whole(model), whole(teacher) if teacher else 0.0
-    return (3 * ours + theirs) * length * rows
+    return ((1 if frozen else 3) * ours + theirs) * length * rows
 
 
 def utilisation(flops_per_second: float, dtype: str) -> float | None:

@@ -10,8 +10,9 @@ from distilbert_jax.configs import laboratory
 from distilbert_jax.pretraining.cost import step_flops
 
 
-def test_students_cost_equal_flops_with_what_their_teacher_took_to_get_a_head():
-    configs = {name: laboratory.model(name, "screen") for name in laboratory.STEPS}
+@pytest.mark.parametrize("tier", ["screen", "long"])
+def test_students_cost_equal_flops_with_what_their_teacher_took_to_get_a_head(tier):
+    configs = {name: laboratory.model(name, tier) for name in laboratory.MODELS[tier]}
     architecture = configs["teacher"].model
     flops = {
         name: config.steps * step_flops(config, architecture if config.teacher else None)
@@ -19,9 +20,10 @@ def test_students_cost_equal_flops_with_what_their_teacher_took_to_get_a_head():
     }
     head = flops.pop("teacher")
     assert flops.pop("cut") == 0
-    flops["triple"] += head
+    for name in flops:
+        flops[name] += head if name.partition("-")[0] == "triple" else 0
     for name, total in flops.items():
-        assert total == pytest.approx(laboratory.PFLOP * 1e15, rel=0.01), name
+        assert total == pytest.approx(laboratory.PFLOP[tier] * 1e15, rel=0.01), name
 
 
 def test_students_begin_with_the_same_layers_and_ask_a_head_only_where_they_need_one():
@@ -40,3 +42,10 @@ def test_students_begin_with_the_same_layers_and_ask_a_head_only_where_they_need
             unlike = ("init", "teacher", "objective", "loss", "steps", "run")
             same = {field.name for field in dataclasses.fields(config)} - set(unlike)
             assert all(getattr(config, field) == getattr(variants["triple"], field) for field in same), name
+
+
+def test_a_student_with_a_number_differs_in_its_seed_alone():
+    first, third = (laboratory.model(name, "long") for name in ("minilmv2", "minilmv2-3"))
+    changed = dataclasses.replace(first.run, seed=3, directory="runs/laboratory/long/minilmv2-3")
+    assert third == dataclasses.replace(first, run=changed)
+    assert load_config("laboratory:long/minilmv2-3", PretrainConfig) == third

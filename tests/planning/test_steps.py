@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from distilbert_jax.config import DataConfig, PretrainConfig
-from distilbert_jax.planning.runs import Pretraining
+from distilbert_jax.config import DataConfig, FinetuneConfig, PretrainConfig
+from distilbert_jax.planning.runs import Finetuning, Pretraining
 from distilbert_jax.planning.steps import _on_target, step_of
 from tests.runs import BERT, STUDENT
 from tests.training.test_sharding import mesh_of
@@ -27,3 +27,17 @@ def test_students_side_by_side_are_one_step():
     step = step_of(Pretraining(config=config, teacher=BERT, seeds=2), mesh_of(1, 1, 1))
     states, metrics = step.step.lower(*step.arguments).out_info
     assert len(states) == len(metrics) == 2
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_a_linear_probe_is_planned_without_the_gradients_of_its_encoder(seeds):
+    def counted(**options):
+        config = FinetuneConfig(model="google/bert_uncased_L-2_H-128_A-2", task="sst2", **options)
+        run = Finetuning(config=config, model=BERT, seeds=seeds, rows=8, length=32, segments=1, steps=10)
+        step = step_of(run, mesh_of(1, 1, 1))
+        flops = step.step.lower(*step.arguments).compile().cost_analysis()["flops"]
+        return flops, run.flops()
+
+    (whole, of_whole), (probe, of_probe) = counted(), counted(freeze="encoder")
+    assert 3 * of_probe == of_whole
+    assert probe < 0.6 * whole  # what is no matmul counts, too, in these

@@ -334,6 +334,27 @@ def test_text_in_flight_is_bounded(tokenizer, source, tmp_path, monkeypatch):
     assert documents_in(corpus) == expected(tokenizer)
 
 
+@pytest.mark.parametrize("by", ["standard input", "a file without a guard"])
+def test_workers_do_not_run_the_script_that_builds_a_corpus(by, tokenizer, source, tmp_path):
+    save_tokenizer(tokenizer, tmp_path / "tokenizer")
+    script = f"""
+from pathlib import Path
+from distilbert_jax.pretraining.build_corpus import build_corpus
+from distilbert_jax.text.tokenizer import load_tokenizer
+out, tokenizer = Path({str(tmp_path / "out")!r}), load_tokenizer({str(tmp_path / "tokenizer")!r})
+print(len(build_corpus([Path({str(source)!r})], tokenizer, out, shard_bytes=2500, processes=2)))
+"""
+    given, name = (script, "-") if by == "standard input" else ("", str(tmp_path / "script.py"))
+    if given == "":
+        (tmp_path / "script.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": str(children.ROOT)}
+    ended = subprocess.run(
+        [sys.executable, name], input=given, capture_output=True, text=True, timeout=100, env=environment
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) > 3
+
+
 def test_what_is_no_corpus_says_what_it_is(source, tmp_path):
     refused(lambda: Corpus.open(source), by="pretraining.corpus.Corpus.open", path=str(source), hint=f"--text {source}")
     (tmp_path / "manifest.json").write_text('{"format": 1, "python": "3.11"}')
