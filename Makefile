@@ -1,5 +1,5 @@
 # Every target makes its own virtual environment when it is missing or out of date; nothing else has to be installed first.
-#   make demo · test · wheel · venv · parity · plan-test · page-test · lint · types · docs · bench · kills · fuzz · ablations · miniature · notebook     PYTHON=python3.12 make test: another interpreter
+#   make demo · test · wheel · venv · parity · plan-test · page-test · lint · types · docs · bench · accelerator · kills · fuzz · ablations · miniature · notebook     PYTHON=python3.12 make test: another interpreter
 PYTHON ?= python3
 VENV := .venv$(if $(filter-out python3,$(PYTHON)),-$(subst /,-,$(PYTHON:/%=%)))
 # Found before this environment comes first on the path: an environment cannot be made anew by its own python.
@@ -14,7 +14,7 @@ ENTER := unset VIRTUAL_ENV PYTHONPATH PYTHONHOME;
 PIP := $(ENTER) $(VENV)/bin/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 DEMO := runs/demo
 
-.PHONY: help venv demo test quick parity plan-test page-test lint types docs docs-links format bench bench-corpus kills fuzz ablations miniature notebook wheel clean
+.PHONY: help venv demo test quick parity plan-test page-test lint types docs docs-links format bench bench-corpus accelerator kills fuzz ablations miniature notebook wheel clean
 .DELETE_ON_ERROR:
 
 help:
@@ -63,6 +63,12 @@ $(VENV)/.parity: $(VENV)/.test
 $(VENV)/.bench: $(VENV)/.parity
 	@$(PIP) -e '.[test,parity,bench]'
 	@$(PIP) --no-deps keras-hub
+	@touch $@
+
+# On a GPU or, with ACCELERATOR=tpu, a TPU: JAX for it, and PyTorch.
+ACCELERATOR ?= cuda
+$(VENV)/.accelerator-$(ACCELERATOR): $(VENV)/.parity
+	@$(PIP) -e '.[test,parity,$(ACCELERATOR)]'
 	@touch $@
 
 # An environment with nothing but the wheel that is made of the sdist, as a release has them. `make demo VENV=.venv-wheel` runs its demo.
@@ -127,6 +133,10 @@ bench: $(VENV)/.bench
 
 bench-corpus: $(VENV)/.bench
 	python benchmarks/corpus.py $(CORPUS_ARGS)
+
+# Some fifteen minutes; ACCELERATOR_ARGS="--minutes 5" takes what matters most.
+accelerator: $(VENV)/.accelerator-$(ACCELERATOR)
+	python benchmarks/accelerator.py $(ACCELERATOR_ARGS)
 
 # Jobs that are interrupted 300 times and have to end with the same bits: an hour or two; begun again, it goes on.
 fuzz: $(VENV)/.parity

@@ -107,8 +107,7 @@ def sides_of(toy: bool) -> list[Side]:
         *(Side("distillation", "losses", library, "losses", rows, length) for library in both),
         *(Side("inference", "", library, "inference", batch, length) for library in both),
         Side("glue", "", "jax", "glue"),
-        Side("attention", "xla", "jax", "attention"),
-        Side("attention", "cudnn", "jax", "cudnn"),
+        Side("attention", "", "jax", "attention"),
     ]
 
 
