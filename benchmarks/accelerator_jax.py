@@ -33,7 +33,7 @@ from distilbert_jax.models import EncoderModel, MaskedLM
 from distilbert_jax.models.attention import attention_bias, softmax
 from distilbert_jax.models.layers import activations_dtype, einsum
 from distilbert_jax.models.params import Params, split
-from distilbert_jax.pipelines.base import compiled_call
+from distilbert_jax.pipelines.base import compiled_call, held_weights
 from distilbert_jax.pipelines.features import FeatureExtraction
 from distilbert_jax.pipelines.fill_mask import FillMask
 from distilbert_jax.planning.runs import Finetuning, Pretraining
@@ -300,10 +300,7 @@ def losses(asked: Asked, report: Report) -> None:
 
 
 def inference(asked: Asked, report: Report) -> None:
-    """Mean-pooled features and fill-mask at one position, as the pipelines compute them, results left on the device.
-
-    The weights are float32, as the pipelines hold them; `bfloat16_weights` is the same with the matrices cast beforehand.
-    """
+    """Mean-pooled features and fill-mask at one position, as the pipelines compute them, results left on the device."""
     start(asked, report)
     sizes, length = asked.sizes, asked.length
     config = student_of(sizes)
@@ -323,9 +320,9 @@ def inference(asked: Asked, report: Report) -> None:
         ),
     }
     for name, (make, compute, options) in heads.items():
-        graphdef, shapes = split(nnx.eval_shape(make))
-        params = jax.device_put(weights(shapes, sizes.vocabulary, 0), device())
-        narrow = {key: value.astype(DTYPE) if key.endswith(".kernel") else value for key, value in params.items()}
+        model: Any = nnx.eval_shape(make)
+        graphdef, shapes = split(model)
+        params = held_weights(model, jax.device_put(weights(shapes, sizes.vocabulary, 0), device()))
         call = compiled_call(graphdef, compute)
         for rows in (1, asked.rows):
             ids = np.random.default_rng(0).integers(sizes.vocabulary // 16, sizes.vocabulary, (rows, length))
@@ -336,11 +333,7 @@ def inference(asked: Asked, report: Report) -> None:
                 **({"positions": np.full((rows, 1), length // 2, np.int32)} if name == "fill_mask" else {}),
             }
             batch = jax.device_put(batch, device())
-            # The head of fill-mask reads one token: what holds for the encoder holds for it.
-            for held, values in (("", params), ("_bfloat16_weights", narrow))[: 1 + (name == "features")]:
-                report_calls(
-                    report, f"{name}_{rows}{held}", functools.partial(call, values, batch, options), rows, sizes
-                )
+            report_calls(report, f"{name}_{rows}", functools.partial(call, params, batch, options), rows, sizes)
     report(peak_memory=peak_memory())
     summarise(report)
 

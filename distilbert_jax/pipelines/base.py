@@ -19,7 +19,7 @@ from distilbert_jax.config import Activations
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.compiled import padded_length
 from distilbert_jax.models.layers import Linear
-from distilbert_jax.models.params import merge, split
+from distilbert_jax.models.params import Params, merge, split
 from distilbert_jax.models.pretrained import PretrainedModel, float_dtype
 from distilbert_jax.models.ranges import check_finite, check_rows
 from distilbert_jax.pipelines.scores import Ids
@@ -53,7 +53,8 @@ class Forward:
     def __init__(
         self, model: PretrainedModel, compute: Callable[..., jax.Array], *, pad_id: int, batch_size: int, name: str = ""
     ):
-        graphdef, self._params = split(model)
+        graphdef, params = split(model)
+        self._params = held_weights(model, params)
         self._config, self._name = model.config, name
         self._longest = model.config.max_length
         self._pad_id, self._batch_size = pad_id, batch_size
@@ -96,6 +97,16 @@ class Forward:
                 result = np.asarray(self._jitted(self._params, batch, options))
                 check_finite(result[: len(chunk)], self._name)
                 yield from zip(chunk, result, strict=False)
+
+
+def held_weights(model: PretrainedModel, params: Params) -> Params:
+    """The parameters of a model, the matrices of its linear layers in the dtype to which every call would cast them."""
+    dtypes = {
+        ".".join(map(str, (*path, "kernel"))): module.dtype
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, Linear)
+    }
+    return {name: value.astype(dtypes.get(name, value.dtype)) for name, value in params.items()}
 
 
 def compiled_call(graphdef: nnx.GraphDef, compute: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -1,6 +1,7 @@
 """Steps to compile without data or weights: those of `train` and `glue`, and the call of `features`, made from shapes alone."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from distilbert_jax.models import EncoderModel, MaskedLM
 from distilbert_jax.models.layers import activations_dtype
 from distilbert_jax.models.params import Params, split
 from distilbert_jax.models.pretrained import PretrainedModel
-from distilbert_jax.pipelines.base import compiled_call
+from distilbert_jax.pipelines.base import compiled_call, held_weights
 from distilbert_jax.pipelines.features import FeatureExtraction
 from distilbert_jax.planning.runs import Features, Finetuning, Pretraining, Run
 from distilbert_jax.pretraining import objective_table
@@ -122,7 +123,9 @@ def _features(run: Features, mesh: Mesh) -> Step:
     make: Any = EncoderModel.of_family(run.model.model_type)
     precision = {"dtype": jnp.dtype(config.dtype), "activations": _on_target("auto", config.dtype, mesh)}
     new = lambda: make(run.model, **precision, rngs=nnx.Rngs(0), **FeatureExtraction.loading)
-    graphdef, shapes = split(nnx.eval_shape(new))
+    model: Any = nnx.eval_shape(new)
+    graphdef, shapes = split(model)
+    shapes = jax.eval_shape(functools.partial(held_weights, model), shapes)
     on_device = lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=where)
     rows = stack([], 0, batch_size=run.rows, length=run.length)
     params, batch = jax.tree.map(on_device, shapes), {name: on_device(array) for name, array in rows.items()}

@@ -2,9 +2,11 @@
 
 import itertools
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from distilbert_jax.models.params import split
 from distilbert_jax.pipelines import FeatureExtraction, FillMask
 from distilbert_jax.pipelines.base import Forward
 from distilbert_jax.text.tokenizer import Row
@@ -34,6 +36,21 @@ def test_results_depend_on_neither_batch_nor_padding(model, rows, batch_size):
     for i, row in enumerate(rows):
         alone = call(model, row.ids[None], token_type_ids=row.type_ids[None]).last_hidden_state[0]
         assert deviation(found[i][: len(row.ids)], alone) < 1e-5
+
+
+def test_weights_are_cast_once_and_no_bit_changes(directory):
+    text = "red and blue [MASK] stones"
+    for pipeline in (FillMask, FeatureExtraction):
+        made = pipeline(directory, dtype="bfloat16")
+        _, params = split(made.model)
+        held = {name: value.dtype for name, value in made._forward._params.items()}
+        assert {held[name] for name in held if name.endswith(".kernel")} == {jnp.dtype("bfloat16")}
+        assert {held[name] for name in held if not name.endswith(".kernel")} == {jnp.dtype("float32")}
+        assert {value.dtype for value in params.values()} == {jnp.dtype("float32")}, "the model's own stay"
+        found = np.asarray(made(text)) if pipeline is FeatureExtraction else [one["score"] for one in made(text)]
+        made._forward._params = params
+        again = np.asarray(made(text)) if pipeline is FeatureExtraction else [one["score"] for one in made(text)]
+        np.testing.assert_array_equal(found, again)
 
 
 def test_few_shapes_are_compiled(model, rows):
