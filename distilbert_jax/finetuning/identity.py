@@ -111,6 +111,13 @@ def check_asked(config: FinetuneConfig) -> None:
             field="distill.layer_epochs",
             hint="--distill.layer-epochs 0",
         )
+    if config.class_weights != "none" and config.distill.teacher and config.distill.alpha == 1:
+        raise InputError(
+            f"class_weights = {config.class_weights!r}: weighs the task's labels, of which distill.alpha = 1 leaves none in the "
+            "loss: --class-weights none, or --distill.alpha 0.5",
+            field="class_weights",
+            hint="--class-weights none",
+        )
     if not config.augment.copies:
         return
     said = f"augment.copies = {config.augment.copies}: "

@@ -164,7 +164,8 @@ def _training(config: FinetuneConfig, result: RunResult, directory: Path) -> Ite
             f"{number(distill.alpha)} · teacher",
             *weighted_terms(distill),
         ]
-        yield f"Loss: {' + '.join(terms)}, temperature {number(distill.temperature)}."
+        heat = settings.temperature(config)
+        yield f"Loss: {' + '.join(terms)}{'' if heat is None else f', temperature {number(heat)}'}."
     before = f"{counted(distill.layer_epochs, 'epoch')} of layers and then " if distill.layer_epochs else ""
     epochs = f"{before}{counted(config.epochs or 0, 'epoch')}" + (f", {result.steps:,} steps" if result.steps else "")
     rest = settings.others(config, _SAID)

@@ -8,6 +8,7 @@ from typing import Any
 from distilbert_jax.base.config_io import Difference, differences
 from distilbert_jax.config import AugmentConfig, FinetuneConfig
 from distilbert_jax.errors import counted
+from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.training import run_directory
 from distilbert_jax.training.terms import weighted_terms
 
@@ -61,7 +62,7 @@ def in_words(config: FinetuneConfig, *, similar_lengths: bool = False, added_row
     said = [f"learning rate {rate:g}, {epochs}, batch {config.batch_size}, length {config.length}, {config.run.dtype}"]
     if similar_lengths:
         said.append("batches of similar lengths (of an earlier version)")
-    if Path(config.model).parent.name.startswith("mnli-"):
+    if _begins_at_mnli(config):
         said.append("from the MNLI model of the same seed")
     if config.distill.teacher:
         said.append(_teacher(config))
@@ -79,11 +80,22 @@ def others(config: FinetuneConfig, said: Collection[str] = ()) -> list[str]:
     return [_one(each) for each in _changed(config) if each.field not in said]
 
 
+def _begins_at_mnli(config: FinetuneConfig) -> bool:
+    """Whether a run's model is that of the MNLI run of its seed, beside it in the directory of a sweep."""
+    run = Path(config.model).parent
+    return run == Path(config.run.directory).parent / f"mnli-{config.run.seed}"
+
+
+def temperature(config: FinetuneConfig) -> float | None:
+    """Of the teacher's labels; None of a regression, which has none."""
+    return None if find_task(config.task).kind == "regression" else config.distill.temperature
+
+
 def _teacher(config: FinetuneConfig) -> str:
-    distill = config.distill
+    distill, heat = config.distill, temperature(config)
     terms = "".join(f", {one.term.name} {one.weight}" for one in weighted_terms(distill, "distill"))
     before = f"; {counted(distill.layer_epochs, 'epoch')} of layers first" if distill.layer_epochs else ""
-    return f"distilled from {distill.teacher} (α {distill.alpha:g}, T {distill.temperature:g}{terms}{before})"
+    return f"distilled from {distill.teacher} (α {distill.alpha:g}{'' if heat is None else f', T {heat:g}'}{terms}{before})"
 
 
 def _copies(augment: AugmentConfig, rows: int) -> str:

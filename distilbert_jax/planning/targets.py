@@ -145,11 +145,11 @@ CHIPS = {
         ),
     )
 }
-# By a part of JAX's `device_kind`, the first that fits. What is no SXM (H100 PCIe, NVL) has another data sheet.
+# By JAX's `device_kind`. What is no SXM (H100 PCIe, H200 NVL, GH200) has another data sheet.
 _KINDS = (
-    ("H100 80GB HBM3", "h100"),
-    ("H200", "h200"),
-    ("A100-SXM4-80GB", "a100"),
+    ("NVIDIA H100 80GB HBM3", "h100"),
+    ("NVIDIA H200", "h200"),
+    ("NVIDIA A100-SXM4-80GB", "a100"),
     ("TPU v6 lite", "v6e"),
     ("TPU v5 lite", "v5e"),
     ("TPU v5", "v5p"),
@@ -161,7 +161,7 @@ EXAMPLES = "v5e:4x4, v6e:4x4, v5p:2x2x2, v4:2x2x1, tpu7x:2x2x1, h100:8, h200:8, 
 
 def chip_of(device_kind: str) -> Chip | None:
     """The chip of a device, by the name that JAX gives it; None: not one of these."""
-    return next((CHIPS[name] for part, name in _KINDS if part in device_kind), None)
+    return next((CHIPS[name] for kind, name in _KINDS if kind == device_kind), None)
 
 
 @dataclass(frozen=True)

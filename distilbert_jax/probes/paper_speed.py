@@ -17,6 +17,7 @@ from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.models.compiled import padded_length
 from distilbert_jax.models.params import count, merge, split
+from distilbert_jax.pipelines.base import held_weights
 from distilbert_jax.text.tokenizer import BertTokenizer, announce_cut, stack
 
 
@@ -104,8 +105,9 @@ class _Pass:
         self.batches = [
             stack([row], tokenizer.ids.pad, length=length or padded_length(len(row.ids), longest)) for row in rows
         ]
-        graphdef, self._params = split(model)
-        self.parameters = count(self._params)
+        graphdef, params = split(model)
+        self._params = held_weights(model, params)
+        self.parameters = count(params)
         self._forward: Callable[..., jax.Array] = jax.jit(
             lambda params, batch: (
                 merge(graphdef, params)(

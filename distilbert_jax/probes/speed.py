@@ -17,6 +17,7 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import count, merge, split
+from distilbert_jax.pipelines.base import held_weights
 from distilbert_jax.training.cost import EncoderSpeed, RelativeSpeed
 
 _WARM_UP = 2  # rounds, the first of which compiles
@@ -134,7 +135,9 @@ def _encoder(
     if length > config.max_length:
         raise InputError(f"--length {length} is beyond the {config.max_length} positions of {model}", field="--length")
     options = {"dtype": jnp.dtype(dtype), "activations": activations, "add_pooling_layer": False}
-    graphdef, params = split(EncoderModel.from_pretrained(model, **options))
+    encoder = EncoderModel.from_pretrained(model, **options)
+    graphdef, params = split(encoder)
+    params = held_weights(encoder, params)
     forward = jax.jit(lambda params, ids: merge(graphdef, params)(ids).last_hidden_state)
     ids = jnp.asarray(np.random.default_rng(0).integers(0, config.vocab_size, (batch_size, length)), jnp.int32)
 

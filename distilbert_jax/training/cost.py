@@ -1,5 +1,6 @@
 """Cost of a step: floating-point operations, memory, the share of the devices' peak that it reaches; timings of an encoder."""
 
+import re
 import resource
 import sys
 from dataclasses import dataclass
@@ -9,16 +10,16 @@ import jax
 
 from distilbert_jax.config import ModelConfig, Reads
 
-# Dense peak of one device in FLOP/s for matmuls of bfloat16 and of float32 operands, from the data sheets, by a part of JAX's
-# `device_kind`. A TPU has no float32 matmul of its own.
+# Dense peak of one device in FLOP/s for matmuls of bfloat16 and of float32 operands, from the data sheets, by a pattern of JAX's
+# `device_kind`. What is no SXM (H100 PCIe, H200 NVL, GH200) has another data sheet. A TPU has no float32 matmul of its own.
 PEAKS: tuple[tuple[str, float, float | None], ...] = (
-    ("H200", 989e12, 67e12),
-    ("H100", 989e12, 67e12),
-    ("A100", 312e12, 19.5e12),
-    ("V100", 125e12, 15.7e12),
+    ("NVIDIA H200", 989e12, 67e12),
+    ("NVIDIA H100 .*HBM3", 989e12, 67e12),
+    ("NVIDIA A100.*", 312e12, 19.5e12),
+    ("Tesla V100-SXM.*", 125e12, 15.7e12),
     ("TPU v6 lite", 918e12, None),
     ("TPU v5 lite", 197e12, None),
-    ("TPU v5", 459e12, None),
+    ("TPU v5p?", 459e12, None),
     ("TPU v4", 275e12, None),
 )
 
@@ -82,7 +83,7 @@ def tuning_flops(
 def utilisation(flops_per_second: float, dtype: str) -> float | None:
     """Share of the peak of all devices, 0 … 1; None where the peak is not known (a CPU, a new device)."""
     kind = jax.devices()[0].device_kind
-    peaks = next(((half, single) for part, half, single in PEAKS if part in kind), (None, None))
+    peaks = next(((half, single) for known, half, single in PEAKS if re.fullmatch(known, kind)), (None, None))
     peak = peaks[0] if dtype == "bfloat16" else peaks[1]
     return None if peak is None else flops_per_second / (peak * jax.device_count())
 

@@ -5,9 +5,11 @@ import pytest
 
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.finetuning.batches import PackedShape, packings
+from distilbert_jax.finetuning.identity import check_asked
 from distilbert_jax.finetuning.kinds.kind import learned
 from distilbert_jax.finetuning.kinds.sentences import Classification, SentenceExamples
 from distilbert_jax.finetuning.preparation import weighted
+from distilbert_jax.finetuning.settings import in_words
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.text.tokenizer import Row
 from tests.runs import change, refused
@@ -37,3 +39,29 @@ def test_an_amount_has_no_classes_to_balance():
     refused(lambda: weighted(examples([0, 1]), BALANCED, find_task("stsb")), field="class_weights")
     copies = change(BALANCED, augment__copies=1)
     refused(lambda: weighted(examples([0, 1]), copies, find_task("sst2")), field="class_weights")
+
+
+def test_weights_of_classes_are_refused_where_labels_have_no_share():
+    taught = change(BALANCED, task="sst2", distill__teacher="taught", distill__alpha=1.0)
+    refused(lambda: check_asked(taught), field="class_weights", hint="--class-weights none")
+    check_asked(change(taught, distill__alpha=0.9))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"task": "rte"}, "distilled from taught (α 0.5, T 2)"),
+        ({"task": "stsb"}, "distilled from taught (α 0.5)"),  # of a regression no temperature is read
+        ({"task": "rte", "model": "runs/x/mnli-3/model"}, "from the MNLI model of the same seed"),
+        ({"task": "rte", "model": "runs/x/mnli-0/model"}, None),
+        ({"task": "rte", "model": "mnli-3/model"}, None),
+    ],
+)
+def test_settings_in_words_are_what_a_run_did(changes, said):
+    config = change(
+        FinetuneConfig(model="bert"),
+        **{"run__seed": 3, "run__directory": "runs/x/rte-3", "distill__teacher": "taught", **changes},
+    )
+    words = in_words(config)
+    assert said is None or said in words
+    assert ("MNLI" in words) == (said is not None and "MNLI" in said)

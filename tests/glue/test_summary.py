@@ -99,7 +99,7 @@ def test_a_table_says_how_its_runs_were_fine_tuned(tmp_path):
     for one, changes in zip(
         runs,
         (
-            {"model": "runs/x/mnli-0/model", "epochs": 10},
+            {"model": "runs/x/mnli-0/model", "epochs": 10, "run__directory": "runs/x/rte-0"},
             {"epochs": 3, "distill__teacher": "runs/t", "distill__alpha": 0.3},
             {"epochs": 3},
             {
