@@ -108,7 +108,7 @@ def test_the_package_is_the_command_and_no_module_beside_it():
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("error: distilbert-jax trian: ")
     guarded = [
-        path for path in (ROOT / "distilbert_jax").rglob("*.py") if "__main__" in path.read_text(encoding="utf-8")
+        path for path in (ROOT / "distilbert_jax").rglob("*.py") if "if __name__" in path.read_text(encoding="utf-8")
     ]
     assert [path.name for path in guarded] == ["__main__.py"]
 
