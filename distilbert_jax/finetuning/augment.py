@@ -24,7 +24,7 @@ from distilbert_jax.text.tokenizer import Row, check_fit, load_tokenizer, same_i
 @dataclasses.dataclass(frozen=True)
 class Pieces:
     """What the pieces of a vocabulary are, bool [V]. begins: a word begins with it, or is it; continues: a word goes on with it.
-    Punctuation and special tokens are neither."""
+    Punctuation, special tokens and those that were added to the vocabulary are neither."""
 
     begins: np.ndarray
     continues: np.ndarray
@@ -50,10 +50,12 @@ def pieces_of(tokenizer: Tokenizer, vocab_size: int) -> Pieces:
             hint="--augment.copies 0",
         )
     prefix, begins, continues = model.continuing_subword_prefix, np.zeros(vocab_size, bool), np.zeros(vocab_size, bool)
+    reserved = {*vars(special_ids(tokenizer)).values(), *tokenizer.get_added_tokens_decoder()}  # by whatever names
     for piece, index in tokenizer.get_vocab().items():
+        if index in reserved or (piece.startswith("[") and piece.endswith("]")):  # [unused7]
+            continue
         continues[index] = piece.startswith(prefix)
-        special = piece.startswith("[") and piece.endswith("]")  # [unused7], too
-        begins[index] = not continues[index] and not special and any(map(str.isalnum, piece))
+        begins[index] = not continues[index] and any(map(str.isalnum, piece))
     return Pieces(begins, continues)
 
 
