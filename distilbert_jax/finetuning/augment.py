@@ -59,6 +59,17 @@ def pieces_of(tokenizer: Tokenizer, vocab_size: int) -> Pieces:
     return Pieces(begins, continues)
 
 
+def check_proposer(config: AugmentConfig) -> None:
+    """Raise InputError where the masked LM that proposes words is not there, or is none. Its weights are not read."""
+    if not MaskedLM.is_whole(config.model):
+        raise InputError(
+            f"augment.model = {config.model}: has no masked-LM head, as a classifier has none: name the model that the teacher was "
+            "fine-tuned from",
+            path=config.model,
+            field="augment.model",
+        )
+
+
 def load_proposer(
     config: AugmentConfig,
     tokenizer: Tokenizer,
@@ -76,12 +87,7 @@ def load_proposer(
         InputError: it has no trained masked-LM head, another tokenizer, or too few positions.
     """
     where, name = f"augment.model = {config.model}", config.model
-    if not MaskedLM.is_whole(name):
-        raise InputError(
-            f"{where}: has no masked-LM head, as a classifier has none: name the model that the teacher was fine-tuned from",
-            path=name,
-            field="augment.model",
-        )
+    check_proposer(config)
     model = MaskedLM.from_pretrained(name, dtype=dtype, activations=activations, new_head=False)
     try:
         check_fit(tokenizer, model.config.vocab_size, where)
