@@ -131,7 +131,7 @@ def check_asked(config: FinetuneConfig) -> None:
     said = f"augment.copies = {config.augment.copies}: "
     if task.kind == "choices":
         raise InputError(
-            f"{said}in {task.name} each choice repeats the context, and copies of it would differ: --augment.copies 0",
+            f"{said}in {task.title} each choice repeats the context, and copies of it would differ: --augment.copies 0",
             field="augment.copies",
             hint="--augment.copies 0",
         )

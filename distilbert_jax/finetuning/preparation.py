@@ -213,7 +213,7 @@ def check_models(config: FinetuneConfig, task: Task, to_come: Collection[Path] =
         head = kind_of(task).head
         if not head.is_whole(name):
             raise InputError(
-                f"distill.teacher = {name}: has no trained head for {task.name} ({head.__name__}): fine-tune it first",
+                f"distill.teacher = {name}: has no trained head for {task.title} ({head.__name__}): fine-tune it first",
                 path=name,
                 field="distill.teacher",
             )

@@ -18,5 +18,5 @@ def test_choices_that_share_a_context_have_no_copies():
     copies = FinetuneConfig(distill=DistillConfig("teacher"), augment=AugmentConfig(1, model="masked"))
     check_asked(copies)
     patch = known(TOY)
-    refused(lambda: check_asked(change(copies, task=TOY.name)), TOY.name, field="augment.copies", hint="0")
+    refused(lambda: check_asked(change(copies, task=TOY.name)), TOY.title, field="augment.copies", hint="0")
     patch.undo()
