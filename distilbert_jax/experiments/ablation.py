@@ -212,9 +212,10 @@ def _check(
             raise InputError(
                 f"{glue.data}: has no {name}/train.parquet; the score is the mean over all of --tasks", path=glue.data
             )
-    check_ahead(glue, tasks)
-    for seed in (*seeds, *glue_seeds):
+    for seed in seeds:
         dataclasses.replace(glue.run, seed=seed)  # says what is wrong with it
+    to_come = [Path(_directory(config, seed), "model") for config in configs.values() for seed in seeds]
+    check_ahead(glue, tasks, glue_seeds, to_come=to_come)
     places: dict[Path, str] = {}
     for name, config in configs.items():
         _check_heldout(name, config, configs[REFERENCE].data)

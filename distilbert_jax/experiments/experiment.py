@@ -100,7 +100,9 @@ def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -
 def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequence[Stage]) -> None:
     """Raise InputError, before any work, for what would stop a later stage: a model, a variant or a task that is not there."""
     if "glue" in stages:
-        check_ahead(config.glue, config.tasks, config.sweep)
+        seeds = dict.fromkeys(seed for variant in variants for seed in variant.seeds)
+        to_come = [config.run_of(variant) / "model" for variant in variants] if "pretrain" in stages else []
+        check_ahead(config.glue, config.tasks, list(seeds), config.sweep, to_come)
     models = {str(config.run_of(variant) / "model"): variant for variant in config.variants}
     for variant in variants:
         if variant.published not in ("", *TEST_SCORES):

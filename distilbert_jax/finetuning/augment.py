@@ -24,7 +24,7 @@ from distilbert_jax.text.tokenizer import Row, check_fit, load_tokenizer, same_i
 @dataclasses.dataclass(frozen=True)
 class Pieces:
     """What the pieces of a vocabulary are, bool [V]. begins: a word begins with it, or is it; continues: a word goes on with it.
-    Punctuation and special tokens are neither."""
+    Punctuation, special tokens and those that were added to the vocabulary are neither."""
 
     begins: np.ndarray
     continues: np.ndarray
@@ -50,11 +50,24 @@ def pieces_of(tokenizer: Tokenizer, vocab_size: int) -> Pieces:
             hint="--augment.copies 0",
         )
     prefix, begins, continues = model.continuing_subword_prefix, np.zeros(vocab_size, bool), np.zeros(vocab_size, bool)
+    reserved = {*vars(special_ids(tokenizer)).values(), *tokenizer.get_added_tokens_decoder()}  # by whatever names
     for piece, index in tokenizer.get_vocab().items():
+        if index in reserved or (piece.startswith("[") and piece.endswith("]")):  # [unused7]
+            continue
         continues[index] = piece.startswith(prefix)
-        special = piece.startswith("[") and piece.endswith("]")  # [unused7], too
-        begins[index] = not continues[index] and not special and any(map(str.isalnum, piece))
+        begins[index] = not continues[index] and any(map(str.isalnum, piece))
     return Pieces(begins, continues)
+
+
+def check_proposer(config: AugmentConfig) -> None:
+    """Raise InputError where the masked LM that proposes words is not there, or is none. Its weights are not read."""
+    if not MaskedLM.is_whole(config.model):
+        raise InputError(
+            f"augment.model = {config.model}: has no masked-LM head, as a classifier has none: name the model that the teacher was "
+            "fine-tuned from",
+            path=config.model,
+            field="augment.model",
+        )
 
 
 def load_proposer(
@@ -74,12 +87,7 @@ def load_proposer(
         InputError: it has no trained masked-LM head, another tokenizer, or too few positions.
     """
     where, name = f"augment.model = {config.model}", config.model
-    if not MaskedLM.is_whole(name):
-        raise InputError(
-            f"{where}: has no masked-LM head, as a classifier has none: name the model that the teacher was fine-tuned from",
-            path=name,
-            field="augment.model",
-        )
+    check_proposer(config)
     model = MaskedLM.from_pretrained(name, dtype=dtype, activations=activations, new_head=False)
     try:
         check_fit(tokenizer, model.config.vocab_size, where)

@@ -43,7 +43,7 @@ class Examples:
         raise NotImplementedError
 
     def copied(self, indices: Sequence[int], rows: Sequence[Row]) -> Self:
-        """These rows in place of those of `indices`, of the same lengths: what is learned goes along."""
+        """These rows in place of those of `indices`, of the same lengths: what is learned goes along. Of a kind that has copies."""
         raise NotImplementedError
 
     def packed(self, packing: Packing, shape: PackedShape, pad_id: int) -> dict[str, np.ndarray]:

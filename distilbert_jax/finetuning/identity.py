@@ -92,8 +92,16 @@ def check_read(config: FinetuneConfig, directory: Path) -> None:
 
 
 def check_asked(config: FinetuneConfig) -> None:
-    """Raise InputError where what a config asks for lacks something, such as a teacher, or changes nothing. No model is read."""
-    asked = layer_terms(config.distill)
+    """Raise InputError where what a config asks for lacks something, such as a teacher, changes nothing, or is not of the task's
+    kind. No model is read, and no data."""
+    asked, task = layer_terms(config.distill), find_task(config.task)
+    if config.class_weights != "none" and (task.kind != "classification" or config.augment.copies):
+        why = "copies of rows have none" if config.augment.copies else f"{task.name} is {task.kind.replace('_', ' ')}"
+        raise InputError(
+            f"class_weights = {config.class_weights!r}: is of the classes of texts, and {why}: --class-weights none",
+            field="class_weights",
+            hint="--class-weights none",
+        )
     if config.freeze == "encoder":
         _check_beside_frozen(config, asked)
     if asked and not config.distill.teacher:
@@ -121,6 +129,12 @@ def check_asked(config: FinetuneConfig) -> None:
     if not config.augment.copies:
         return
     said = f"augment.copies = {config.augment.copies}: "
+    if task.kind == "choices":
+        raise InputError(
+            f"{said}in {task.title} each choice repeats the context, and copies of it would differ: --augment.copies 0",
+            field="augment.copies",
+            hint="--augment.copies 0",
+        )
     if not config.distill.teacher:
         raise InputError(
             f"{said}copies have no labels but a teacher's, and none is named: --distill.teacher DIR, or --augment.copies 0",

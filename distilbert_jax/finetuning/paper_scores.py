@@ -10,13 +10,16 @@ from typing import Literal
 from distilbert_jax.base import tables
 from distilbert_jax.base.config_io import write_config
 from distilbert_jax.base.files import as_name, atomic_file
+from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DistillConfig, FinetuneConfig
 from distilbert_jax.errors import InputError, counted
 from distilbert_jax.finetuning.own import own_task
+from distilbert_jax.finetuning.preparation import check_models
 from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.spread import DIVERGED, Spread, finetune_spread
 from distilbert_jax.finetuning.tasks import Task
-from distilbert_jax.models.hf_format import read_config
+from distilbert_jax.models.hf_format import check_sizes, read_config, read_headers
+from distilbert_jax.text.tokenizer import BertTokenizer, check_fit, same_ids
 from distilbert_jax.training import distributed
 
 PaperTask = Literal["imdb", "squad"]
@@ -83,62 +86,91 @@ def paper_scores(
     teacher: str = "",
     seeds: Sequence[int] = (0,),
 ) -> list[PaperScores]:
-    """Fine-tune each model on each task with each seed. Whatever ended before is found in `out`; all data are read before.
+    """Fine-tune each model on each task with each seed. Whatever ended before is found in `out`; all data are read, and all models
+    looked at, before.
 
     Args:
         models: HF directories or hub ids.
         config: what is the same in all runs: precision, mesh, micro-batches, `max_train_rows`, and `epochs`, None: the task's own.
-            A model with fewer positions than a task's length reads as many tokens as it has.
+            A model with fewer positions than a task's length, or a tokenizer that takes fewer tokens, reads as many as that.
         out: directory of the runs, `<model>/<column>`; `<model>/scores.json` and paper.md are written there.
         data: folder with imdb/{train,test}.parquet and squad/{train,validation}.parquet; "": from the hub.
         teacher: HF directory of a model fine-tuned on SQuAD, for the second step; "": none.
 
     Raises:
-        InputError: no model or task; a model twice; a teacher without SQuAD; what `own_task` and `finetune_spread` refuse.
+        InputError: no model, task or seed, or one twice; a teacher without SQuAD, or with another tokenizer; what `own_task`,
+            `check_models` and `finetune_spread` refuse.
     """
-    if not models or not tasks or not seeds:
-        given = "--tasks" if not tasks else "--seeds" if not seeds else "--model"
-        raise InputError(f"{given}: expected one or more", field=given)
+    for option, given in (("--model", models), ("--tasks", tasks), ("--seeds", seeds)):
+        if not given or len(set(given)) < len(given):
+            raise InputError(f"{option} {' '.join(map(str, given))}: expected one or more, each once", field=option)
     places = [as_name(model, "model") for model in models]
     if twice := next((models[i] for i, place in enumerate(places) if place in places[:i]), None):
-        raise InputError(f"--model {twice}: given twice, or two models of one name", field="--model")
+        raise InputError(f"--model {twice}: two models of one name", field="--model")
     if teacher and "squad" not in tasks:
         raise InputError(
             "--teacher: the second step is SQuAD's; add squad to --tasks, or leave it out", field="--teacher"
         )
-    positions = {model: read_config(model).max_length for model in (*models, *((teacher,) if teacher else ()))}
+    limits = distributed.on_all_processes(lambda: _limits(models, teacher))
     known = distributed.on_all_processes(lambda: _tasks(tasks, data))
 
-    def length(model: str, name: PaperTask, teacher: str = "") -> int:
-        return min(SOURCES[name].length, *(positions[one] for one in (model, teacher) if one))
-
-    def spread(model: str, name: PaperTask, place: Path, teacher: str = "") -> Spread:
+    def setting(model: str, name: PaperTask, place: Path, teacher: str = "") -> FinetuneConfig:
         source = SOURCES[name]
-        own = dataclasses.replace(
+        return dataclasses.replace(
             config,
             model=model,
             task=known[name].name,
-            length=length(model, name, teacher),
+            length=min(source.length, *(limits[one] for one in (model, teacher) if one)),
             batch_size=source.batch_size,
             epochs=config.epochs or source.epochs,
             distill=DistillConfig(teacher),  # α 0.5, T 2, as in the original's script
             optimizer=dataclasses.replace(config.optimizer, learning_rate=source.learning_rate),
             run=dataclasses.replace(config.run, directory=str(place)),
         )
-        return finetune_spread(own, seeds)
 
-    results = []
+    settings: dict[str, dict[Column, FinetuneConfig]] = {}
     for model, place in zip(models, places, strict=True):
-        scores: dict[Column, Spread] = {}
-        lengths: dict[Column, int] = {name: length(model, name) for name in known}
-        if teacher:  # first: what is wrong with it is told before hours of something else
-            lengths["squad_distilled"] = length(model, "squad", teacher)
-            scores["squad_distilled"] = spread(model, "squad", out / place / "squad_distilled", teacher)
+        of_model: dict[Column, FinetuneConfig] = {}
+        if teacher:
+            of_model["squad_distilled"] = setting(model, "squad", out / place / "squad_distilled", teacher)
         for name in known:
-            scores[name] = spread(model, name, out / place / name)
-        results.append(PaperScores(model=model, scores=scores, lengths=lengths))
+            of_model[name] = setting(model, name, out / place / name)
+        settings[model] = of_model
+    if teacher:
+        distributed.on_all_processes(lambda: check_models(settings[models[0]]["squad_distilled"], known["squad"]))
+    results = [
+        PaperScores(
+            model=model,
+            scores={column: finetune_spread(one, seeds) for column, one in of_model.items()},
+            lengths={column: one.length for column, one in of_model.items()},
+        )
+        for model, of_model in settings.items()
+    ]
     distributed.on_main_process(lambda: _write(results, out))
     return results
+
+
+def _limits(models: Sequence[str], teacher: str) -> dict[str, int]:
+    """How many tokens each model reads at most, the teacher among them: its positions, or what its tokenizer takes.
+
+    Raises:
+        InputError: files of one are not there or damaged, its vocabulary is too small, or its tokenizer is not the teacher's.
+    """
+    readers = {name: BertTokenizer.from_pretrained(name) for name in (*models, *((teacher,) if teacher else ()))}
+    limits = {}
+    for name, reader in readers.items():
+        directory = locate(name)
+        model = read_config(directory)
+        check_sizes(model, read_headers(directory), name)
+        check_fit(reader.tokenizer, model.vocab_size, name)
+        if teacher and not same_ids(reader.tokenizer, readers[teacher].tokenizer):
+            raise InputError(
+                f"--teacher {teacher}: its tokenizer is not that of {name}; ids would differ",
+                path=teacher,
+                field="--teacher",
+            )
+        limits[name] = min(model.max_length, reader.max_length)
+    return limits
 
 
 def _tasks(names: Sequence[PaperTask], data: str) -> dict[PaperTask, Task]:

@@ -2,7 +2,8 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DistillConfig, FinetuneConfig, ModelConfig
 from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning import datasets
-from distilbert_jax.finetuning.augment import augmented, load_proposer
+from distilbert_jax.finetuning.augment import augmented, check_proposer, load_proposer
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.labels import label_order
@@ -102,22 +103,11 @@ def encode_splits(splits: Splits, task: Task, tokenizer: Tokenizer, length: int)
     )
 
 
-def weighted(examples: Examples, config: FinetuneConfig, task: Task) -> Examples:
+def weighted(examples: Examples, config: FinetuneConfig) -> Examples:
     """Examples of which, where `config.class_weights` asks for it, a class counts as much as another in the loss: n / (classes ·
-    rows of the class) each, so that they are 1 on average.
-
-    Raises:
-        InputError: the task has no classes, or copies of rows are made.
-    """
+    rows of the class) each, so that they are 1 on average."""
     if config.class_weights == "none":
         return examples
-    if task.kind != "classification" or config.augment.copies:
-        why = "copies of rows have none" if config.augment.copies else f"{task.name} is {task.kind.replace('_', ' ')}"
-        raise InputError(
-            f"class_weights = {config.class_weights!r}: is of the classes of texts, and {why}: --class-weights none",
-            field="class_weights",
-            hint="--class-weights none",
-        )
     rows = np.bincount(examples.targets)
     weights = len(examples) / ((rows > 0).sum() * np.maximum(rows, 1))
     return dataclasses.replace(examples, importance=weights[examples.targets].astype(np.float32))
@@ -212,6 +202,51 @@ class Teacher(NamedTuple):
 NO_TEACHER = Teacher(None, {}, None)
 
 
+def check_models(config: FinetuneConfig, task: Task, to_come: Collection[Path] = ()) -> None:
+    """Raise InputError where the teacher of a run, or the masked LM that proposes words, is not there or cannot be it: what
+    `load_teacher` and `load_proposer` say of files of a model without its weights, before any data are read.
+
+    Args:
+        to_come: directories of models that are yet to be made, without symlinks.
+    """
+    if (name := config.teacher) and Path(name).resolve() not in to_come:
+        head = kind_of(task).head
+        if not head.is_whole(name):
+            raise InputError(
+                f"distill.teacher = {name}: has no trained head for {task.title} ({head.__name__}): fine-tune it first",
+                path=name,
+                field="distill.teacher",
+            )
+        _teachers_order(name, read_config(locate(name)), config, task)
+    if config.augment.copies and Path(config.augment.model).resolve() not in to_come:
+        check_proposer(config.augment)
+
+
+def _teachers_order(name: str, teacher: ModelConfig, config: FinetuneConfig, task: Task) -> tuple[int, ...] | None:
+    """Where the labels of a task stand in its teacher's head, None: they have no names.
+
+    Raises:
+        InputError: the teacher has other labels, is of another problem, or has too few positions.
+    """
+    kind, where = kind_of(task), f"distill.teacher = {name}"
+    try:
+        order = None if (labels := kind.labels(task)) is None else label_order(teacher.labels, labels, where)
+    except InputError as error:
+        raise InputError(str(error), path=name, field="distill.teacher", hint=error.hint) from None
+    theirs, ours = teacher.problem, kind.problem_type or "single_label_classification"
+    if kind.head is SequenceClassification and theirs != ours:
+        raise InputError(
+            f"{where}: is a {theirs.replace('_', ' ')}, the task a {ours.replace('_', ' ')} (problem_type in its config.json)",
+            path=name,
+            field="distill.teacher",
+        )
+    if config.length > teacher.max_length:
+        raise InputError(
+            f"length = {config.length} is beyond the {teacher.max_length} positions of {where}", field="length"
+        )
+    return order
+
+
 def load_teacher(
     name: str, config: FinetuneConfig, task: Task, tokenizer: Tokenizer, data: Data, mesh: Mesh
 ) -> Teacher:
@@ -220,22 +255,14 @@ def load_teacher(
     Raises:
         InputError: it has no head of the task's kind, other labels or another tokenizer, or too few positions.
     """
-    kind, run = kind_of(task), config.run
+    kind, run, where = kind_of(task), config.run, f"distill.teacher = {name}"
     teacher = kind.head.from_pretrained(name, dtype=jnp.dtype(run.dtype), activations=run.activations, new_head=False)
-    where, labels = f"distill.teacher = {name}", kind.labels(task)
+    order = _teachers_order(name, teacher.config, config, task)
     try:
-        order = None if labels is None else label_order(teacher.config.labels, labels, where)
         check_fit(tokenizer, teacher.config.vocab_size, where)
         check_ids(data, teacher, where)
     except InputError as error:
         raise InputError(str(error), path=name, field="distill.teacher", hint=error.hint) from None
-    theirs, ours = teacher.config.problem, kind.problem_type or "single_label_classification"
-    if kind.head is SequenceClassification and theirs != ours:
-        raise InputError(
-            f"{where}: is a {theirs.replace('_', ' ')}, the task a {ours.replace('_', ' ')} (problem_type in its config.json)",
-            path=name,
-            field="distill.teacher",
-        )
     if kind.distance_name == "loss_mse" and config.distill.temperature != DistillConfig().temperature:
         warn_once(
             f"distill.temperature = {config.distill.temperature} changes nothing: of a regression the distance is a squared error"
@@ -243,11 +270,6 @@ def load_teacher(
     if not same_ids(load_tokenizer(name), tokenizer):
         raise InputError(
             f"{where}: its tokenizer is not that of {config.model}; ids would differ", field="distill.teacher"
-        )
-    if config.length > teacher.config.max_length:
-        raise InputError(
-            f"length = {config.length} is beyond the {teacher.config.max_length} positions of {where}",
-            field="length",
         )
     graphdef, params = split(teacher)
     params = sharding.pad_vocabulary(params if order is None else _in_order(params, order, kind.own))

@@ -75,7 +75,7 @@ class Tuning:
         preparation.check_sizes(config, model, self.tokenizer, self.data)
         self.model_config = model.config
         self.graphdef, _ = split(model)
-        self.train_rows = preparation.weighted(self.data.train, config, self.task)
+        self.train_rows = preparation.weighted(self.data.train, config)
         if config.augment.copies:
             self._load_teacher(config.teacher)  # what is wrong with it is told before copies are made
             self.train_rows = preparation.with_copies(self.data.train, config, self.tokenizer)

@@ -5,7 +5,7 @@ import functools
 import itertools
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from distilbert_jax.base.config_io import write_config
@@ -13,6 +13,7 @@ from distilbert_jax.config import FinetuneConfig, ModelConfig, SweepConfig
 from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning.datasets import check_file, has_split, test_splits
 from distilbert_jax.finetuning.identity import check_asked
+from distilbert_jax.finetuning.preparation import check_models
 from distilbert_jax.finetuning.runs import finetune_seeds, sweep_directory
 from distilbert_jax.finetuning.tasks import Task, find_task
 from distilbert_jax.glue.results import Choice, Setting, SweepRun, TriedSetting
@@ -43,13 +44,12 @@ def run_sweep(
         from_mnli: RTE, MRPC and STS-B start from the MNLI model of the same seed, which is trained first.
 
     Raises:
-        InputError: before the first run: a task is misspelt, the folder has none of them, a file of them lacks rows or columns.
+        InputError: before the first run: a task is misspelt, the folder has none of them, a file of them lacks rows or columns, a
+            task and seed has no teacher, or what is asked for is not of a task's kind.
     """
     for option, given in (("--tasks", tasks), ("--seeds", seeds)):
         if not given or len(set(given)) < len(given):
             raise InputError(f"{option} {' '.join(map(str, given))}: expected one or more, each once", field=option)
-    for seed in seeds:
-        dataclasses.replace(config.run, seed=seed)  # says what is wrong with it before anything is trained
     if sweep and sweep.seeds != SweepConfig().seeds and _settings(sweep) == [Setting()]:
         raise InputError(
             "--sweep.seeds: nothing to choose among; name settings, such as --sweep.learning-rate 5e-5 1e-4",
@@ -71,6 +71,7 @@ def run_sweep(
             f"--from-mnli: changes nothing of {', '.join(task.name for task in wanted)}; it is for {', '.join(FROM_MNLI)}",
             field="--from-mnli",
         )
+    distributed.on_all_processes(lambda: _check_runs(config, wanted, seeds, sweep))
     runs: list[SweepRun] = []
     for task in wanted:
         start = from_mnli and task.name in FROM_MNLI
@@ -156,14 +157,46 @@ def _check_files(config: FinetuneConfig, task: Task) -> None:
         check_file(of, split, config.data)
 
 
-def check_ahead(config: FinetuneConfig, tasks: Sequence[str], sweep: SweepConfig | None = None) -> None:
-    """Raise InputError for what would stop `run_sweep` of a model that is yet to be trained, see `check_length` as well."""
-    available(config, tasks)
-    check_asked(config)
+def check_ahead(
+    config: FinetuneConfig,
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    sweep: SweepConfig | None = None,
+    to_come: Collection[Path] = (),
+) -> None:
+    """Raise InputError for what would stop `run_sweep` of a model that is yet to be trained, see `check_length` as well.
+
+    Args:
+        to_come: directories of models that will be there by then.
+    """
+    _check_runs(config, available(config, tasks), seeds, sweep, {place.resolve() for place in to_come})
+
+
+def _check_runs(
+    config: FinetuneConfig,
+    tasks: Sequence[Task],
+    seeds: Sequence[int],
+    sweep: SweepConfig | None,
+    to_come: Collection[Path] = (),
+) -> None:
+    """Raise InputError for what would stop a run of these tasks, whose files are there. The model is not looked at."""
+    chooses = sweep is not None and _settings(sweep) != [Setting()]
+    if chooses and config.select:
+        raise InputError(
+            "select = True: not beside a sweep, which chooses among settings on the rows that would choose the epoch: --no-select, "
+            "or name one setting",
+            field="select",
+            hint="--no-select",
+        )
     check_callbacks(config.run, several=distributed.several())
     mesh = sharding.make_mesh(config.mesh)
     for size in (sweep and sweep.batch_size) or (config.batch_size,):
         sharding.check_batch(size, config.optimizer.accumulate, mesh, "batch_size")
+    for task in tasks:
+        for seed in dict.fromkeys((*(sweep.seeds if sweep and chooses else ()), *seeds)):
+            one = dataclasses.replace(config, task=task.name, run=dataclasses.replace(config.run, seed=seed))
+            check_asked(one)
+            check_models(one, task, to_come)
 
 
 def check_length(config: FinetuneConfig, model: ModelConfig, name: str) -> None:

@@ -69,8 +69,19 @@ def test_tasks_are_looked_for_before_anything_is_trained(tmp_path, monkeypatch):
         ({"run__callbacks": ("none",)}, {"field": "run.callbacks"}),
         ({"glue_seeds": (0, -1)}, {"field": "seed"}),
         ({"seeds": (0, -1)}, {"field": "seed"}),
+        ({"distill__teacher": "none/{task}-{seed}", "glue_seeds": (3,)}, {"path": "none/sst2-3"}),
     ],
-    ids=["no dev", "columns", "length", "no effect", "micro-batches", "callbacks", "seeds of fine-tuning", "seeds"],
+    ids=[
+        "no dev",
+        "columns",
+        "length",
+        "no effect",
+        "micro-batches",
+        "callbacks",
+        "seeds of fine-tuning",
+        "seeds",
+        "teacher",
+    ],
 )
 def test_what_fine_tuning_would_refuse_is_refused_before_anything_is_trained(changes, told, tmp_path, monkeypatch):
     monkeypatch.setattr(ablation, "pretrain", lambda *_: pytest.fail("something was trained"))

@@ -385,6 +385,14 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
             {"by": "training.sharding.check_batch", "field": "batch_size"},
         ),
         (
+            {
+                "sweep": c.SweepConfig(batch_size=(8, 16)),
+                "glue": change(config.glue, select=True, data=f"{prepared}/glue"),
+            },
+            "glue",
+            {"by": "glue.sweep._check_runs", "field": "select"},
+        ),
+        (
             {"variants": (*config.variants, Variant("later", (0,), model="/no/such"))},
             "report",
             {"by": "base.hub.locate", "path": "/no/such"},

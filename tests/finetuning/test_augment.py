@@ -53,6 +53,26 @@ def test_words_of_one_piece_are_told_from_the_others(proposer):
     assert (count, [tokens[place] for place in single]) == (4, ["goes", "blueb", "redc"])
 
 
+def test_special_and_added_tokens_are_no_words_whatever_they_are_called(world, tmp_path):
+    tokens = {"cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>", "pad_token": "<pad>"}
+    (tmp_path / "vocab.txt").write_text(
+        "\n".join(["<pad>", "[UNK]", "<s>", "</s>", "<mask>", "[unused7]", *runs.WORDS])
+    )
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer", "unk_token": "[UNK]", **tokens})
+    )
+    marked = load_tokenizer(world.tokenizer)
+    marked.add_special_tokens(["<e1>", "##e2"])
+    marked.add_tokens(["e3"])
+    for tokenizer in (load_tokenizer(tmp_path), marked):
+        vocabulary = tokenizer.get_vocab()
+        pieces = pieces_of(tokenizer, len(vocabulary))
+        words = {piece for piece, index in vocabulary.items() if pieces.begins[index] or pieces.continues[index]}
+        assert words == set(runs.WORDS)
+        count, single = pieces.words(np.array(tokenizer.encode("reda <e1> redb ##e2 e3").ids))
+        assert tokenizer is not marked or (count, [*single]) == (2, [1, 3])
+
+
 def test_copies_differ_from_their_row_in_words_of_one_piece_alone(proposer):
     _, model, tokenizer = proposer
     given, result = copied(proposer)

@@ -1,6 +1,7 @@
 """Table 2 of the paper: a toy on reviews and questions, with a second step."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,10 @@ from distilbert_jax.errors import DivergedError
 from distilbert_jax.finetuning import paper_scores as module
 from distilbert_jax.finetuning.paper_scores import PUBLISHED, PaperScores, lines, paper_scores, remarks
 from distilbert_jax.finetuning.spread import Spread
-from distilbert_jax.models import DistilBertForMaskedLM
-from distilbert_jax.text.tokenizer import load_tokenizer
+from distilbert_jax.models import DistilBertForMaskedLM, DistilBertForQuestionAnswering
+from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer
 from tests.finetuning.kinds.test_answers import questions
-from tests.runs import STUDENT, refused, write_split
+from tests.runs import STUDENT, WORDS, change, refused, write_split, write_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +117,62 @@ def test_what_is_not_there_or_has_no_effect_is_refused_before_any_data_are_read(
     run = lambda models, **options: paper_scores(models, FinetuneConfig(), out=tmp_path, **options)
     refused(lambda: run([]), field="--model")
     refused(lambda: run([world.teacher, world.teacher]), field="--model")
+    refused(lambda: run([world.teacher], seeds=(0, 0)), field="--seeds")
     refused(lambda: run([world.teacher], tasks=["imdb"], teacher=world.teacher), field="--teacher")
+    refused(lambda: run([world.teacher, str(tmp_path / "none")]), path="none")
     refused(lambda: run([str(tmp_path / "none")]), path="none")
     refused(lambda: run([world.teacher], data=str(tmp_path)), path="train.parquet")
     for given, field in (("--table 2 --length 32", "--length"), ("--seeds 1", "--seeds"), ("--out elsewhere", "--out")):
         refused(lambda given=given: cli.main(["paper", "--model", world.teacher, *given.split()]), field=field)
     assert not list(Path(tmp_path).iterdir())
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Model, column, length and teacher of each fine-tuning that was asked for."""
+    calls = []
+
+    def finetune_spread(config, seeds):
+        place = Path(config.run.directory)
+        place.mkdir(parents=True, exist_ok=True)
+        calls.append((Path(config.model).name, place.name, config.length, Path(config.distill.teacher).name))
+        return change(
+            made_up(config.model).scores["imdb"], metrics=dict.fromkeys(("accuracy", "exact_match", "f1"), 90.0)
+        )
+
+    monkeypatch.setattr(module, "finetune_spread", finetune_spread)
+    return calls
+
+
+def test_a_model_reads_as_many_tokens_as_its_tokenizer_takes(data, asked, tmp_path):
+    shutil.copytree(data / "model", tmp_path / "short")
+    save_tokenizer(load_tokenizer(data / "model"), tmp_path / "short", model_max_length=20)
+    models = [str(data / "model"), str(tmp_path / "short")]
+    given = {"out": tmp_path / "out", "data": str(data)}
+    lengths = [one.lengths for one in paper_scores(models, FinetuneConfig(), **given)]
+    assert lengths == [{"imdb": 32, "squad": 32}, {"imdb": 20, "squad": 20}]
+    assert [length for _, _, length, _ in asked] == [32, 32, 20, 20]
+    DistilBertForQuestionAnswering(STUDENT, rngs=nnx.Rngs(1)).save_pretrained(
+        tmp_path / "taught", load_tokenizer(data / "model")
+    )
+    save_tokenizer(load_tokenizer(data / "model"), tmp_path / "taught", model_max_length=24)
+    taught = paper_scores(models, FinetuneConfig(), teacher=str(tmp_path / "taught"), **given)
+    assert [one.lengths["squad_distilled"] for one in taught] == [24, 20]
+    assert asked[4:7] == [
+        ("model", "squad_distilled", 24, "taught"),
+        ("model", "imdb", 32, ""),
+        ("model", "squad", 32, ""),
+    ]
+
+
+def test_every_model_is_looked_at_before_the_first_is_trained(world, data, asked, tmp_path):
+    first, given = str(data / "model"), {"out": tmp_path / "out", "data": str(data)}
+    other = load_tokenizer(write_tokenizer(tmp_path / "tokenizer", ["other", *(one for one in WORDS if one != "reda")]))
+    DistilBertForQuestionAnswering(STUDENT, rngs=nnx.Rngs(1)).save_pretrained(tmp_path / "other", other)
+    shutil.copytree(data / "model", tmp_path / "empty")
+    (tmp_path / "empty/model.safetensors").unlink()
+    run = lambda *models, **options: paper_scores([first, *models], FinetuneConfig(), **given, **options)
+    refused(lambda: run(str(tmp_path / "empty")), path="empty")
+    refused(lambda: run(teacher=str(tmp_path / "other")), field="--teacher", path="other")
+    refused(lambda: run(teacher=world.teacher), field="distill.teacher", path="teacher")
+    assert asked == []

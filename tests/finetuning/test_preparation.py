@@ -10,7 +10,6 @@ from distilbert_jax.finetuning.kinds.kind import learned
 from distilbert_jax.finetuning.kinds.sentences import Classification, SentenceExamples
 from distilbert_jax.finetuning.preparation import weighted
 from distilbert_jax.finetuning.settings import in_words
-from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.text.tokenizer import Row
 from tests.runs import change, refused
 
@@ -24,8 +23,8 @@ def examples(labels):
 
 def test_balanced_classes_count_the_same_and_rows_one_on_average():
     given = examples([0, 0, 0, 1])
-    assert weighted(given, FinetuneConfig(), find_task("sst2")) is given
-    result = weighted(given, BALANCED, find_task("sst2"))
+    assert weighted(given, FinetuneConfig()) is given
+    result = weighted(given, BALANCED)
     np.testing.assert_allclose(result.importance, [2 / 3, 2 / 3, 2 / 3, 2])
     (packing,) = packings(result.lengths, PackedShape(2, 8, 2))
     batch = result.packed(packing, PackedShape(2, 8, 2), 0)
@@ -33,12 +32,6 @@ def test_balanced_classes_count_the_same_and_rows_one_on_average():
     # Of equal logits every example has a cross-entropy of log 2, times its importance.
     loss = Classification().loss(np.zeros((2, 2, 2), np.float32), batch)
     assert float(loss) == pytest.approx(4 * np.log(2), rel=1e-6)
-
-
-def test_an_amount_has_no_classes_to_balance():
-    refused(lambda: weighted(examples([0, 1]), BALANCED, find_task("stsb")), field="class_weights")
-    copies = change(BALANCED, augment__copies=1)
-    refused(lambda: weighted(examples([0, 1]), copies, find_task("sst2")), field="class_weights")
 
 
 def test_weights_of_classes_are_refused_where_labels_have_no_share():

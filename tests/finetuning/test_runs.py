@@ -712,10 +712,10 @@ def test_more_tokens_than_a_tokenizer_takes_are_refused(folder, tmp_path):
         ({"distill__teacher": "student"}, {"by": "models.hf_format.to_params", "path": "student"}),
         (
             {"distill__teacher": "tuned", "task": "stsb"},
-            {"by": "finetuning.preparation.load_teacher", "field": "distill.teacher"},
+            {"by": "finetuning.preparation._teachers_order", "field": "distill.teacher"},
         ),
         ({"distill__teacher": "other"}, {"by": "finetuning.preparation.load_teacher", "field": "distill.teacher"}),
-        ({"distill__teacher": "several"}, {"by": "finetuning.preparation.load_teacher", "field": "distill.teacher"}),
+        ({"distill__teacher": "several"}, {"by": "finetuning.preparation._teachers_order", "field": "distill.teacher"}),
     ],
 )
 def test_a_teacher_that_does_not_fit_is_refused_in_one_line(folder, tuned, tmp_path, changes, told):

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from distilbert_jax.base.config_io import read_config
 from distilbert_jax.config import FinetuneConfig, SweepConfig
@@ -9,9 +10,10 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue import sweep as module
 from distilbert_jax.glue.results import Choice, Setting
-from distilbert_jax.glue.sweep import choose, run_sweep
+from distilbert_jax.glue.sweep import check_ahead, choose, run_sweep
+from distilbert_jax.models import DistilBertForMaskedLM, DistilBertForSequenceClassification
 from tests.glue.examples import result
-from tests.runs import change, refused, write_split
+from tests.runs import STUDENT, change, refused, write_split
 
 
 def write_task(folder, name):
@@ -145,6 +147,44 @@ def test_what_is_wrong_with_a_later_task_or_seed_is_told_before_the_first_run(as
         path="cola/validation.parquet",
     )
     assert len(asked) == 2
+
+
+def test_what_is_not_of_a_later_task_or_seed_is_told_before_the_first_run(asked, tmp_path):
+    tasks, seeds = ("rte", "cola"), (0, 1)
+    for task in (*tasks, "stsb"):
+        write_task(tmp_path, task)
+    config = FinetuneConfig(model="bert", data=str(tmp_path), length=16)
+    grid = SweepConfig(learning_rate=(1e-5, 2e-5), seeds=(7,))
+    balanced, selects = change(config, class_weights="balanced"), change(config, select=True)
+    taught = change(config, distill__teacher=str(tmp_path / "{task}-{seed}"))
+    copies = change(taught, augment__copies=1, augment__model=str(tmp_path / "masked"))
+
+    def refused_by_both(config, tasks=tasks, sweep=None, **told):
+        for check in (run_sweep, check_ahead):
+            refused(lambda: check(config, tasks, seeds, sweep=sweep), **told)  # noqa: B023 - called at once
+
+    refused_by_both(balanced, ("rte", "stsb"), field="class_weights")
+    refused_by_both(selects, sweep=grid, field="select")
+    check_ahead(selects, tasks, seeds, sweep=SweepConfig())
+    heads = {
+        task: DistilBertForSequenceClassification(change(STUDENT, labels=find_task(task).labels), rngs=nnx.Rngs(0))
+        for task in tasks
+    }
+    for task, seed in (("rte", 0), ("rte", 1), ("cola", 0)):
+        heads[task].save_pretrained(tmp_path / f"{task}-{seed}")
+    refused_by_both(taught, path="cola-1")
+    heads["rte"].save_pretrained(tmp_path / "cola-1")
+    refused_by_both(taught, field="distill.teacher", path="cola-1")
+    heads["cola"].save_pretrained(tmp_path / "cola-1")
+    check_ahead(taught, tasks, seeds)
+    refused_by_both(taught, sweep=grid, path="rte-7")
+    refused_by_both(copies, path="masked")
+    check_ahead(copies, tasks, seeds, to_come=[tmp_path / "x/../masked"])
+    heads["rte"].save_pretrained(tmp_path / "masked")
+    refused_by_both(copies, field="augment.model", path="masked")
+    DistilBertForMaskedLM(STUDENT, rngs=nnx.Rngs(0)).save_pretrained(tmp_path / "rte-0")
+    refused_by_both(taught, field="distill.teacher", path="rte-0")
+    assert asked == []
 
 
 def test_a_setting_that_diverged_is_not_chosen(monkeypatch, tmp_path, capsys):

@@ -38,10 +38,6 @@ class ChoiceExamples(Examples):
     def targets(self) -> np.ndarray:
         return self.labels
 
-    def copied(self, indices: Sequence[int], rows: Sequence[Row]) -> "ChoiceExamples":
-        sizes = [self.sizes[index] for index in indices]
-        return dataclasses.replace(self, rows=rows, sizes=sizes, labels=self.labels[np.asarray(indices)])
-
     def packed(self, packing: Packing, shape: PackedShape, pad_id: int) -> dict[str, np.ndarray]:
         """Each choice is a segment of its own. Adds first, the column of its first token, int32 [R, S, choices], choices float32
         [R, S, choices], 1 where there is one, and labels int32 [R, S]."""
