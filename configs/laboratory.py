@@ -22,8 +22,8 @@ The rule, written before anything ran: the best mean of CoLA and STS-B on select
 the better of two rates, one seed) is run for long; of two within half a point the one that trains a masked-LM head. Dev decides
 nothing.
 
-Cost: 0.1 PFLOP a student (a tenth of an hour to two tenths on two idle cores), as much again for its fine-tuning; in `long` ten
-times as much, for an accelerator.
+Cost: 0.1 PFLOP a student (a tenth of an hour to two tenths on two idle cores), as much again for its fine-tuning; 1 PFLOP a
+student in `long`, which is for an accelerator.
 """
 
 import dataclasses

@@ -173,6 +173,7 @@ def test_a_missing_package_is_a_line(accelerator, tmp_path, monkeypatch):
         ("NVIDIA A100-SXM4-80GB", "a100"),
         ("TPU v5 lite", "v5e"),
         ("TPU v5", "v5p"),
+        ("TPU v5p", "v5p"),
         ("TPU v6 lite", "v6e"),
         ("NVIDIA H100 PCIe", None),
         ("NVIDIA H200 NVL", None),

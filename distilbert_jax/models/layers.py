@@ -3,8 +3,8 @@
 The precision rule (stated here once) has two dtypes. *Compute*: of both operands of a matmul, which accumulates float32; with
 float32 it runs at `Precision.HIGHEST`, else a GPU would use TF32 and a TPU bfloat16. *Activations*: of what lies between layers.
 The embeddings give it, and whatever comes after returns the dtype that it was given: a matmul that of its left operand; biases
-(and their gradients), residual sums, LayerNorm, activation functions, softmax and dropout, too, but all of them compute in float32.
-Parameters and their gradients are float32.
+(and their gradients), residual sums, LayerNorm, activation functions, softmax and dropout, too, but all of them compute in float32
+(on NVIDIA's GPUs a bias is rounded before it is added: `einsum`). Parameters and their gradients are float32.
 """
 
 import functools

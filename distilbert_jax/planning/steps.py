@@ -13,11 +13,10 @@ from flax import nnx
 from jax.sharding import Mesh, SingleDeviceSharding
 
 from distilbert_jax.config import Activations, ModelConfig
+from distilbert_jax.finetuning import optimizer as tuning_optimizer
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.objective import layer_terms, supervised
-from distilbert_jax.finetuning.optimizer import held_of as held_in_tuning
-from distilbert_jax.finetuning.optimizer import optimizer_of as optimizer_of_tuning
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import EncoderModel, MaskedLM
 from distilbert_jax.models.layers import activations_dtype
@@ -104,8 +103,8 @@ def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
         params |= jax.eval_shape(lambda: draw_projections(asked, run.model, teacher, config.run.seed))
     stage = "answers" if config.distill.layer_epochs else "together"  # of two kinds of steps the one that comes last
     objective = supervised(kind, graphdef, teacher_graphdef, config.distill, dtype=jnp.dtype(dtype), stage=stage)
-    optimizer = optimizer_of_tuning(config, params, run.model.num_hidden_layers, run.steps)
-    held, several = held_in_tuning(config, params), run.seeds > 1
+    optimizer = tuning_optimizer.optimizer_of(config, params, run.model.num_hidden_layers, run.steps)
+    held, several = tuning_optimizer.held_of(config, params), run.seeds > 1
     state = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
     shape = PackedShape(run.rows, run.length, run.segments)
     example = kind.blank(run.model, labelled=np.ones(1, bool) if config.augment.copies else None)

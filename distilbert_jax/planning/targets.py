@@ -153,6 +153,7 @@ _KINDS = (
     ("TPU v6 lite", "v6e"),
     ("TPU v5 lite", "v5e"),
     ("TPU v5", "v5p"),
+    ("TPU v5p", "v5p"),
     ("TPU v4", "v4"),
     ("TPU7x", "tpu7x"),
 )
