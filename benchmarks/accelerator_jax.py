@@ -32,8 +32,8 @@ from distilbert_jax.finetuning.kinds.sentences import SentenceExamples
 from distilbert_jax.models import EncoderModel, MaskedLM
 from distilbert_jax.models.attention import attention_bias, softmax
 from distilbert_jax.models.layers import activations_dtype, einsum
-from distilbert_jax.models.params import Params, split
-from distilbert_jax.pipelines.base import compiled_call, held_weights
+from distilbert_jax.models.params import Params, held_weights, split
+from distilbert_jax.pipelines.base import compiled_call
 from distilbert_jax.pipelines.features import FeatureExtraction
 from distilbert_jax.pipelines.fill_mask import FillMask
 from distilbert_jax.planning.runs import Finetuning, Pretraining

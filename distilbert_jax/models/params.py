@@ -8,6 +8,8 @@ import jax
 import numpy as np
 from flax import nnx
 
+from distilbert_jax.models.layers import Linear
+
 Params = dict[str, jax.Array]
 
 
@@ -27,6 +29,16 @@ def merge(graphdef: nnx.GraphDef, params: Params) -> Any:
             node = node.setdefault(parent, {})
         node[last] = value
     return nnx.merge(graphdef, nnx.State(nested))
+
+
+def held_weights(model: nnx.Module, params: Params) -> Params:
+    """The parameters of a model, the matrices of its linear layers in the dtype to which every call would cast them."""
+    dtypes = {
+        ".".join(map(str, (*path, "kernel"))): module.dtype
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, Linear)
+    }
+    return {name: value.astype(dtypes.get(name, value.dtype)) for name, value in params.items()}
 
 
 def count(params: Params) -> int:

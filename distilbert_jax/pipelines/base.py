@@ -19,7 +19,7 @@ from distilbert_jax.config import Activations
 from distilbert_jax.errors import InputError
 from distilbert_jax.models.compiled import padded_length
 from distilbert_jax.models.layers import Linear
-from distilbert_jax.models.params import Params, merge, split
+from distilbert_jax.models.params import held_weights, merge, split
 from distilbert_jax.models.pretrained import PretrainedModel, float_dtype
 from distilbert_jax.models.ranges import check_finite, check_rows
 from distilbert_jax.pipelines.scores import Ids
@@ -97,16 +97,6 @@ class Forward:
                 result = np.asarray(self._jitted(self._params, batch, options))
                 check_finite(result[: len(chunk)], self._name)
                 yield from zip(chunk, result, strict=False)
-
-
-def held_weights(model: PretrainedModel, params: Params) -> Params:
-    """The parameters of a model, the matrices of its linear layers in the dtype to which every call would cast them."""
-    dtypes = {
-        ".".join(map(str, (*path, "kernel"))): module.dtype
-        for path, module in nnx.iter_modules(model)
-        if isinstance(module, Linear)
-    }
-    return {name: value.astype(dtypes.get(name, value.dtype)) for name, value in params.items()}
 
 
 def compiled_call(graphdef: nnx.GraphDef, compute: Callable[..., jax.Array]) -> Callable[..., jax.Array]:

@@ -20,9 +20,9 @@ from distilbert_jax.finetuning.objective import layer_terms, supervised
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import EncoderModel, MaskedLM
 from distilbert_jax.models.layers import activations_dtype
-from distilbert_jax.models.params import Params, split
+from distilbert_jax.models.params import Params, held_weights, split
 from distilbert_jax.models.pretrained import PretrainedModel
-from distilbert_jax.pipelines.base import compiled_call, held_weights
+from distilbert_jax.pipelines.base import compiled_call
 from distilbert_jax.pipelines.features import FeatureExtraction
 from distilbert_jax.planning.runs import Features, Finetuning, Pretraining, Run
 from distilbert_jax.pretraining import objective_table

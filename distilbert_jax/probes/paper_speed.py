@@ -16,8 +16,7 @@ from distilbert_jax.finetuning.datasets import load_split
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.models.compiled import padded_length
-from distilbert_jax.models.params import count, merge, split
-from distilbert_jax.pipelines.base import held_weights
+from distilbert_jax.models.params import count, held_weights, merge, split
 from distilbert_jax.text.tokenizer import BertTokenizer, announce_cut, stack
 
 

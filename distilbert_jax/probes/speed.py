@@ -16,8 +16,7 @@ from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.models.hf_format import read_config
-from distilbert_jax.models.params import count, merge, split
-from distilbert_jax.pipelines.base import held_weights
+from distilbert_jax.models.params import count, held_weights, merge, split
 from distilbert_jax.training.cost import EncoderSpeed, RelativeSpeed
 
 _WARM_UP = 2  # rounds, the first of which compiles
