@@ -17,7 +17,8 @@ What is timed
 What to know before quoting a number
 - Compilation (tens of seconds a step for JAX, none for eager PyTorch) and warm-up are left out.
 - Among candidates of a peer (bfloat16: autocast, bfloat16 weights) a short trial keeps the fastest, named in the table.
-  torch.compile freezes the weights for inference, which packs them. A peer that is not installed is left out with a line.
+  torch.compile freezes the weights for inference, which packs them. A peer that is not installed is left out with a line, as is
+  PyTorch in bfloat16 where the processor has no instructions for it (a hundredth of the speed).
 - KerasHub's candidates are `jax.jit` of its `stateless_call` (in the table: jit) and `predict_on_batch`; for bfloat16 each under
   the policies `mixed_bfloat16` and `bfloat16`. In float32 it hands XLA the same matmuls as this project: expect a ratio near 1.
 - KerasHub is optional; without it its lines are left out. It is installed without its dependencies: its metadata demands
@@ -37,6 +38,7 @@ What to know before quoting a number
 """
 
 import dataclasses
+import functools
 import json
 import os
 import platform
@@ -192,13 +194,22 @@ def same_output(
         yield how, candidate
 
 
+def rate(library: Any, size: int, dtype: str) -> float:
+    """FLOP/s of a library's matmul of two square matrices, the best of four after one."""
+    call = library.matmul(size, dtype)
+    return 2 * size**3 / min(seconds(call, 2) for _ in range(2))
+
+
+@functools.cache
+def emulated(dtype: str) -> bool:
+    """Whether PyTorch has no fast matmul for a dtype here: of bfloat16, without instructions for it, a step would take minutes."""
+    return rate(torch_work, 256, dtype) < rate(jax_work, 256, dtype) / 10
+
+
 def ceilings(dtypes: Sequence[str]) -> dict[str, float]:
     """FLOP/s of a large matmul in each dtype, the best of PyTorch's and XLA's."""
-    best = {}
-    for dtype in dtypes:
-        calls = [library.matmul(CEILING, dtype) for library in (torch_work, jax_work)]
-        best[dtype] = 2 * CEILING**3 / min(seconds(call, 2) for call in calls for _ in range(2))
-    return best
+    libraries = lambda dtype: [jax_work] if emulated(dtype) else [torch_work, jax_work]
+    return {dtype: max(rate(library, CEILING, dtype) for library in libraries(dtype)) for dtype in dtypes}
 
 
 def step_sides(arguments: Arguments, dtype: Dtype, batch: jax_work.Batch, teacher: Path, student: Path) -> list[Side]:
@@ -206,7 +217,8 @@ def step_sides(arguments: Arguments, dtype: Dtype, batch: jax_work.Batch, teache
     setting = {"batch": batch, "dtype": dtype, "loss": LossConfig(), "optimizer": OptimizerConfig()}
     ours = jax_work.Distillation(teacher, student, **setting)
     loss, sides = ours.loss_without_dropout(), [Side(PROJECT, dtype, "", ours)]
-    for peer, compiled in [("PyTorch", False), *([("torch.compile", True)] if arguments.compile else [])]:
+    peers = [("PyTorch", False), *([("torch.compile", True)] if arguments.compile else [])]
+    for peer, compiled in [] if emulated(dtype) else peers:
         made = torch_work.steps(compiled, teacher=teacher, student=student, **setting)
         sides.append(Side(peer, dtype, *fastest(same_loss(made, loss, dtype))))
     return sides
@@ -224,10 +236,11 @@ def encoder_sides(
         peers["OpenVINO"] = runtimes_work.openvino_encoders(dtype, student, batch)
         if dtype == "float32":
             peers["ONNX Runtime"] = runtimes_work.onnx_runtime(dtype, student, batch, config)
-    if arguments.compile:
+    if arguments.compile and not emulated(dtype):
         peers["torch.compile"] = torch_work.encoders(True, dtype, student, batch)
     # PyTorch's threads stay awake for a moment after a call: that it comes last in a round costs this project, not a peer.
-    peers["PyTorch"] = torch_work.encoders(False, dtype, student, batch)
+    if not emulated(dtype):
+        peers["PyTorch"] = torch_work.encoders(False, dtype, student, batch)
     for peer, made in peers.items():
         sides.append(Side(peer, dtype, *fastest(same_output(made, expected, peer, dtype))))
     if runtimes_work and dtype == "bfloat16":
@@ -359,6 +372,8 @@ def main(arguments: Arguments) -> None:
     # A log has no width of its own, and rich would fold the table into 80 columns.
     console, about, lines = Console(width=None if sys.stdout.isatty() else 132), machine(), []
     config = ModelConfig.bert_base(num_hidden_layers=arguments.layers)
+    if slow := list(filter(emulated, arguments.dtype)):
+        print(f"PyTorch is left out in {', '.join(slow)}: this processor has no instructions for it", file=sys.stderr)
     ceiling = ceilings(arguments.dtype)
     with tempfile.TemporaryDirectory() as folder:
         teacher, student = Path(folder, "teacher"), Path(folder, "student")
