@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distilbert_jax.base.hub import locate
 from distilbert_jax.base.progress import progress
 from distilbert_jax.config import Activations
 from distilbert_jax.errors import InputError
@@ -16,6 +17,7 @@ from distilbert_jax.finetuning.datasets import load_split
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import EncoderModel
 from distilbert_jax.models.compiled import padded_length
+from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.params import count, held_weights, merge, split
 from distilbert_jax.text.tokenizer import BertTokenizer, announce_cut, stack
 
@@ -60,6 +62,11 @@ def paper_passes(
     """
     if not models:
         raise InputError("no model is given; name one or several with --model", field="--model")
+    for name in models if length else ():
+        if length > (longest := read_config(locate(name)).max_length):
+            raise InputError(
+                f"--length {length} is beyond the {longest} positions of {name}", field="--length", path=name
+            )
     task = find_task("stsb")
     rows = load_split(task, "validation", data)
     pairs = list(zip(*(rows[column] for column in task.columns), strict=True))

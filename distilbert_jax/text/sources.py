@@ -172,7 +172,7 @@ def given_document(file: str) -> str:
         if len(content) > _LONGEST_LINE:
             raise InputError(f"standard input: is longer than {_LONGEST_LINE >> 20} MB, too long for a text")
         try:
-            return content.decode()
+            return _unmarked(content.decode())
         except UnicodeDecodeError as error:
             raise InputError(f"standard input: not UTF-8 ({error.reason})", path="standard input") from None
     path = Path(file)
@@ -183,7 +183,12 @@ def given_document(file: str) -> str:
             field="--file",
             hint="--column question context",
         )
-    return read_text(path, _LONGEST_LINE, "a file with the context")
+    return _unmarked(read_text(path, _LONGEST_LINE, "a file with the context"))
+
+
+def _unmarked(text: str) -> str:
+    """A text without the byte order mark of its file, which would move every offset into it."""
+    return text.removeprefix("\ufeff")
 
 
 def _texts_in(path: Path, columns: Sequence[str]) -> Iterator[Any]:

@@ -187,10 +187,11 @@ def test_answers_come_from_arguments_lines_columns_or_a_whole_file(tmp_path, cap
     for one, context in zip(expected, contexts, strict=True):
         (answer,) = one["answers"]
         assert answer["answer"] == context[answer["start"] : answer["end"]]
-    (tmp_path / "text.txt").write_text(contexts[1])
-    assert found("--question", questions[1], "--file", str(tmp_path / "text.txt")) == expected[1:]
-    standard_input(contexts[1].encode())
-    assert found("--question", questions[1]) == expected[1:]
+    for content in (contexts[1].encode(), f"\ufeff{contexts[1]}".encode()):  # a byte order mark is no letter of it
+        (tmp_path / "text.txt").write_bytes(content)
+        assert found("--question", questions[1], "--file", str(tmp_path / "text.txt")) == expected[1:]
+        standard_input(content)
+        assert found("--question", questions[1]) == expected[1:]
     (tmp_path / "pairs.txt").write_text("\n".join(lines))
     assert found("--file", str(tmp_path / "pairs.txt"))[0] == expected[0]
     (tmp_path / "pairs.csv").write_text(f'q,id,c\n{questions[0]},7,{contexts[0]}\n{questions[1]},8,"{contexts[1]}"\n')

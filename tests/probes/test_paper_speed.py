@@ -40,4 +40,4 @@ def test_models_pass_over_the_same_pairs_side_by_side(world, data, capfd):
 def test_what_is_not_there_is_refused(world, data):
     refused(lambda: paper_passes([], str(data)), field="--model")
     refused(lambda: paper_passes([world.teacher], str(data / "nowhere")), path="nowhere")
-    refused(lambda: paper_passes([world.teacher], str(data), length=33), field="max_length")
+    refused(lambda: paper_passes([world.teacher], "nowhere", length=33), field="--length", path=world.teacher)
