@@ -89,7 +89,6 @@ _NAMES = {
         "PreTraining",
         "SequenceClassification",
     ),
-    "models.push": ("push_to_hub",),
     "models.student": ("student_from_teacher",),
     "pipelines": (
         "FeatureExtraction",
@@ -121,6 +120,7 @@ _NAMES = {
         "Objective",
         "Part",
     ),
+    "training.push": ("push_to_hub",),
     "training.terms": (
         "Tokens",
         "View",
@@ -193,7 +193,6 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.models import NextSentencePrediction as NextSentencePrediction
     from distilbert_jax.models import PreTraining as PreTraining
     from distilbert_jax.models import SequenceClassification as SequenceClassification
-    from distilbert_jax.models.push import push_to_hub as push_to_hub
     from distilbert_jax.models.student import student_from_teacher as student_from_teacher
     from distilbert_jax.pipelines import FeatureExtraction as FeatureExtraction
     from distilbert_jax.pipelines import FillMask as FillMask
@@ -215,6 +214,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers; a test compar
     from distilbert_jax.training.callbacks import register_callback as register_callback
     from distilbert_jax.training.objective import Objective as Objective
     from distilbert_jax.training.objective import Part as Part
+    from distilbert_jax.training.push import push_to_hub as push_to_hub
     from distilbert_jax.training.terms import Tokens as Tokens
     from distilbert_jax.training.terms import View as View
     from distilbert_jax.training.terms import register_term as register_term

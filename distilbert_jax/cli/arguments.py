@@ -194,6 +194,18 @@ def training_together() -> Iterator[bool]:
         yield together
 
 
+@contextlib.contextmanager
+def directory_called_out() -> Iterator[None]:
+    """Tell of a run's directory by --out, where that is the option that names it."""
+    try:
+        yield
+    except InputError as error:
+        if "--run.directory" not in str(error):
+            raise
+        said = str(error).replace("--run.directory", "--out")
+        raise InputError(said, path=error.path, field=error.field, row=error.row, hint=error.hint) from None
+
+
 def load_config(name: str, *kinds: type) -> Any:
     """`config_io.load_config`, which answers the name of a file that has become a variant of another with what it is now."""
     with _old_names(name):

@@ -1,8 +1,6 @@
 """Rows of one's own: `distilbert-jax finetune`, `score`, `predict`."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,7 +10,7 @@ import tyro
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import to_values, write_config
 from distilbert_jax.base.files import as_name, check_writable
-from distilbert_jax.cli.arguments import print_json, running, training_together
+from distilbert_jax.cli.arguments import directory_called_out, print_json, running, training_together
 from distilbert_jax.config import (
     Activations,
     DistillConfig,
@@ -178,7 +176,7 @@ class FinetuneCommand:
         with signals.leaving_at_ctrl_c():
             from distilbert_jax.finetuning.spread import finetune_spread, told
 
-        with signals.leaving_when_asked(together=together), runtime.compiling_once(), _called_out():
+        with signals.leaving_when_asked(together=together), runtime.compiling_once(), directory_called_out():
             spread = finetune_spread(config, range(self.seed, self.seed + self.seeds), together=self.vmap_seeds)
         distributed.on_main_process(lambda: write_config(spread, out / "spread.json"))
         if self.json:
@@ -276,18 +274,6 @@ class PredictCommand:
             activations=self.activations,
         )
         print(f"{out}: {number:,} rows")
-
-
-@contextlib.contextmanager
-def _called_out() -> Iterator[None]:
-    """Tell of a run's directory by the option that names it here."""
-    try:
-        yield
-    except InputError as error:
-        if "--run.directory" not in str(error):
-            raise
-        said = str(error).replace("--run.directory", "--out")
-        raise InputError(said, path=error.path, field=error.field, row=error.row, hint=error.hint) from None
 
 
 COMMANDS = {

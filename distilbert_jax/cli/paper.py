@@ -8,7 +8,7 @@ from typing import Literal
 from distilbert_jax.base import runtime, signals, tables
 from distilbert_jax.base.config_io import to_values
 from distilbert_jax.base.files import check_writable
-from distilbert_jax.cli.arguments import print_json, running, training_together
+from distilbert_jax.cli.arguments import directory_called_out, print_json, running, training_together
 from distilbert_jax.config import Activations, Dtype, FinetuneConfig, MeshConfig
 from distilbert_jax.errors import DivergedError, InputError, few
 
@@ -70,7 +70,7 @@ class PaperCommand:
         with signals.leaving_at_ctrl_c():
             from distilbert_jax.finetuning.paper_scores import lines, paper_scores, remarks, title
 
-        with signals.leaving_when_asked(together=together), runtime.compiling_once():
+        with signals.leaving_when_asked(together=together), runtime.compiling_once(), directory_called_out():
             results = paper_scores(
                 self.model,
                 config,

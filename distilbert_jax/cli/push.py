@@ -24,7 +24,7 @@ class PushCommand:
     json: bool = False  # one JSON object
 
     def run(self) -> None:
-        from distilbert_jax.models.push import push_to_hub
+        from distilbert_jax.training.push import push_to_hub
 
         pushed = push_to_hub(self.model, self.repo, private=self.private, message=self.message)
         if self.json:

@@ -119,7 +119,7 @@ def _data_name(config: FinetuneConfig, task: Task) -> str:
 def _scored_on(config: FinetuneConfig, task: Task, split: str) -> str:
     """What a split that is scored is."""
     if config.selection_split or (isinstance(task.source, OwnSplits) and task.source.dev is None):
-        return "a tenth of the rows, held out by the hash of their text"
+        return "rows held out by the hash of their text, about a tenth of the different texts"
     if isinstance(task.source, OwnSplits) and task.source.dev:
         return f"{plain(place_name(task.source.dev.name))}"
     return f"the split {plain(split)}"

@@ -240,7 +240,8 @@ def _say(task: Task, roles: Roles, seen: Seen, dev: Seen | None, labels: Labels 
     )
     if dev is None:
         print(
-            f"{table.name}: no --dev: {seen.held_rows:,} of its rows, a tenth by the hash of the text, are held out for the score",
+            f"{table.name}: no --dev: {seen.held_rows:,} of its rows, about a tenth of the different texts by their hash, are held "
+            "out for the score",
             file=sys.stderr,
         )
     for one, other in itertools.combinations(every, 2) if len(every) <= _COMPARED else ():

@@ -71,7 +71,7 @@ def _summary_of(name: str, runs: Sequence[SweepRun]) -> TaskSummary:
         cut_share=first.cut_share,
         train_seconds=statistics.median(result.train_seconds / result.together for result in results),
         choice=runs[0].choice,
-        settings=_settings(runs[0]),
+        settings=_settings(runs),
         held_out=_held_out(runs[0]),
     )
 
@@ -142,14 +142,15 @@ def read_runs(directory: str, only: Collection[tuple[str, int]] | None = None) -
     if left_out:
         warn_once(f"{directory}: not asked for, and left out: {few(left_out, ', ')}")
     for of_task in by_task(list(runs.values())).values():
+        starts_alike = _start_alike(of_task)
         for other in of_task[1:]:
-            _check_alike(of_task[0], other)
+            _check_alike(of_task[0], other, starts_alike)
     return list(runs.values())
 
 
-def _check_alike(one: SweepRun, other: SweepRun) -> None:
+def _check_alike(one: SweepRun, other: SweepRun, starts_alike: bool) -> None:
     """Raise InputError where two runs of a task differ in more than their seed: a median is of one way to fine-tune."""
-    if differing := _settings_apart(one, other) or _rows_apart(one, other):
+    if differing := _settings_apart(one, other, starts_alike) or _rows_apart(one, other):
         raise InputError(
             f"{one.directory.parent}: {one.directory.name} and {other.directory.name} are not of one setting "
             f"({few([str(difference) for difference in differing])}), and a median is; remove those that are not meant, or "
@@ -159,14 +160,21 @@ def _check_alike(one: SweepRun, other: SweepRun) -> None:
         )
 
 
-def _settings_apart(one: SweepRun, other: SweepRun) -> list[Difference]:
+def _settings_apart(one: SweepRun, other: SweepRun, starts_alike: bool) -> list[Difference]:
     """The fields in which the configs of two runs differ beyond their seed, as far as they have left them."""
     config, other_config = config_of(one.directory), config_of(other.directory)
     result = apart(config, other_config) if config and other_config else []
-    starts = [(_is_mnli_model(run.result.model, run.directory.parent), run.result.model) for run in (one, other)]
-    if starts[0][0] != starts[1][0]:
-        result.append(Difference("model", starts[0][1], starts[1][1]))
+    if not starts_alike and one.result.model != other.result.model:
+        result.append(Difference("model", one.result.model, other.result.model))
     return result
+
+
+def _start_alike(runs: Sequence[SweepRun]) -> bool:
+    """Whether the runs of a task began each at the MNLI model of its seed, or all at one model, or none at one of MNLI: `model_of`
+    asks about these."""
+    if all(map(_begins_at_own_mnli, runs)) or len({run.result.model for run in runs}) == 1:
+        return True
+    return not any(_is_mnli_model(run.result.model, run.directory.parent) for run in runs)
 
 
 def apart(one: FinetuneConfig, other: FinetuneConfig, ignored: Collection[str] = ()) -> list[Difference]:
@@ -271,6 +279,10 @@ def _is_mnli_model(model: str, directory: Path) -> bool:
     return run.name.startswith("mnli-") and run.parent == directory.resolve()
 
 
+def _begins_at_own_mnli(run: SweepRun) -> bool:
+    return Path(run.result.model).resolve().parent == run.directory.parent.resolve() / f"mnli-{run.result.seed}"
+
+
 def model_of(runs: Sequence[SweepRun]) -> str:
     """The model that the runs of a sweep were fine-tuned from, as it is now.
 
@@ -314,8 +326,10 @@ def _is_chosen(config: FinetuneConfig, choice: Choice, place: Path) -> bool:
     return not tried or any(not apart(one, config, ["selection_split"]) for one in tried)
 
 
-def _settings(run: SweepRun) -> str:
-    """How a run was fine-tuned, as its config says; empty where there is none."""
+def _settings(runs: Sequence[SweepRun]) -> str:
+    """How the runs of a task were fine-tuned, as a config says; empty where there is none."""
+    # Of several that began at one MNLI model, that model is of the seed of one: the others do not say that it is of theirs.
+    run = next((one for one in runs if not _begins_at_own_mnli(one)), runs[0])
     config, result = config_of(run.directory), run.result
     if config is None:
         return ""

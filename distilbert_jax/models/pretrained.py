@@ -40,7 +40,7 @@ from distilbert_jax.models.hf_format import (
     to_params,
 )
 from distilbert_jax.models.params import count, merge, split
-from distilbert_jax.models.push import Pushed, push_to_hub
+from distilbert_jax.models.push import Pushed, push_model
 from distilbert_jax.text.tokenizer import BertTokenizer, save_tokenizer
 
 
@@ -279,7 +279,7 @@ class PretrainedModel(nnx.Module):
         message: str = "",
         dtype: DTypeLike = jnp.float32,
     ) -> Pushed:
-        """`save_pretrained` to the Hugging Face hub, see `push.push_to_hub`. A run's own directory is pushed with its card."""
+        """`save_pretrained` to the Hugging Face hub, see `distilbert_jax.push_to_hub`. A run's own goes up with its card."""
         with tempfile.TemporaryDirectory() as temporary:
             self.save_pretrained(Path(temporary) / "model", tokenizer, dtype=dtype)
-            return push_to_hub(Path(temporary) / "model", repo_id, private=private, message=message)
+            return push_model(Path(temporary) / "model", repo_id, private=private, message=message)

@@ -19,7 +19,7 @@ class Pushed:
     files: tuple[str, ...]
 
 
-def push_to_hub(directory: str | Path, repo_id: str, *, private: bool = False, message: str = "") -> Pushed:
+def push_model(directory: str | Path, repo_id: str, *, private: bool = False, message: str = "") -> Pushed:
     """Upload a model's directory: config, weights, tokenizer and README.md. The repository is made where there is none.
 
     The token is that of `HF_TOKEN` or `hf auth login`.

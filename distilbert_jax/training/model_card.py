@@ -220,6 +220,8 @@ _LICENCE = (
     "them. distilbert_jax itself is under the Apache License 2.0.",
 )
 
+_WEIGHTS = "SHA-256 of `model.safetensors`: "
+
 
 def _head_of(model: Path) -> _Head:
     name = next(iter(architectures(model)), "")
@@ -234,8 +236,14 @@ def _size(model: Path) -> str:
     return (
         f"`{name}`: {layers}, hidden size {config.hidden_size}, {heads}, {config.vocab_size:,} entries in the vocabulary, "
         f"{config.max_length} tokens at most; {parameters:,} parameters. "
-        f"SHA-256 of `model.safetensors`: `{sha256_of(model / 'model.safetensors')}`."
+        f"{_WEIGHTS}`{sha256_of(model / 'model.safetensors')}`."
     )
+
+
+def weights_of(card: Path) -> str:
+    """The SHA-256, in hex, of the weights that a card is of; "" where it tells none."""
+    told = re.search(f"{re.escape(_WEIGHTS)}`([0-9a-f]{{64}})`", card.read_text(encoding="utf-8", errors="replace"))
+    return told[1] if told else ""
 
 
 def _loading(head: _Head) -> list[str]:

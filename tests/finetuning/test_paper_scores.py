@@ -113,6 +113,17 @@ def test_a_table_of_which_each_seed_diverged_is_shown_and_fails(tmp_path, monkey
     assert "(paper)" in capfd.readouterr().out
 
 
+def test_a_directory_that_holds_something_else_is_called_by_the_option_of_the_command(
+    world, data, tmp_path, monkeypatch
+):
+    (tmp_path / "out/teacher/imdb").mkdir(parents=True)
+    (tmp_path / "out/teacher/imdb/notes.txt").write_text("mine")
+    (tmp_path / "teacher").symlink_to(world.teacher)
+    monkeypatch.chdir(tmp_path)
+    asked = ["paper", "--table", "2", "--model", "teacher", "--data", str(data), "--tasks", "imdb", "--seeds", "0"]
+    refused(lambda: cli.main([*asked, "--out", "out"]), "another --out", path="out/teacher/imdb")
+
+
 def test_what_is_not_there_or_has_no_effect_is_refused_before_any_data_are_read(world, data, tmp_path):
     run = lambda models, **options: paper_scores(models, FinetuneConfig(), out=tmp_path, **options)
     refused(lambda: run([]), field="--model")

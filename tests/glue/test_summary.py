@@ -277,6 +277,25 @@ def test_teachers_and_starts_of_their_own_do_not_tell_seeds_apart(tmp_path):
     refused(lambda: read_runs(str(tmp_path)), path=str(tmp_path), field="distill.teacher")
 
 
+def test_runs_that_began_at_the_mnli_model_of_one_seed_do_not_say_that_it_is_of_theirs(tmp_path):
+    runs_of = [run(tmp_path, "rte", seed, 9) for seed in range(3)]
+
+    def sweep(*starts):
+        for one, start in zip(runs_of, starts, strict=True):
+            config = FinetuneConfig(model=f"{tmp_path}/mnli-{start}/model", task="rte", data="glue", epochs=3)
+            write_result(recorded(one, config), model=config.model)
+        return read_runs(str(tmp_path))
+
+    said = lambda runs: "MNLI model of the same seed" in summary(runs)["rte"].settings
+    assert said(sweep(0, 1, 2))
+    for start in (0, 2):
+        runs = sweep(start, start, start)
+        assert not said(runs)
+        assert not said(runs[::-1])
+    for starts in ((0, 1, 0), (0, 0, 1), (1, 0, 2)):
+        refused(lambda starts=starts: sweep(*starts), path=str(tmp_path), field="model")
+
+
 def test_a_choice_counts_for_runs_of_its_setting_alone(tmp_path):
     config = FinetuneConfig(model="bert", task="rte", data="glue", epochs=3)
     one, place = recorded(run(tmp_path, "rte", 0, 9), config), tmp_path / "choice/rte"

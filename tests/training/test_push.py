@@ -5,11 +5,14 @@ import json
 import huggingface_hub.constants
 import pytest
 
+from distilbert_jax.base.files import sha256_of
 from distilbert_jax.cli.main import main
 from distilbert_jax.errors import warn_once
 from distilbert_jax.models import BertForMaskedLM
-from distilbert_jax.models.push import model_parts, push_to_hub
+from distilbert_jax.models.push import model_parts
 from distilbert_jax.text.tokenizer import load_tokenizer
+from distilbert_jax.training.push import push_to_hub
+from distilbert_jax.training.run_directory import record_outputs
 from tests import hub, runs
 from tests.models.common import build
 from tests.runs import refused
@@ -120,6 +123,31 @@ def test_what_is_no_model_is_not_pushed(directory, receiver, tmp_path):
     (run / "model/model.safetensors").write_bytes(b"cut short")
     refused(lambda: push_to_hub(run / "model", "someone/tiny"), path=str(run / "model/model.safetensors"))
     assert not receiver.requests
+
+
+def test_the_model_of_a_run_goes_up_as_the_run_wrote_it(directory, tiny_bert, receiver, tmp_path, monkeypatch):
+    run = tmp_path / "run"
+    run.mkdir()
+    directory.rename(run / "model")
+    record_outputs(run, {"model": run / "model"})
+    (run / "model/README.md").write_text("# My own card")
+    monkeypatch.chdir(run / "model")
+    push_to_hub(".", "someone/tiny")
+    foreign = run / "model/special_tokens_map.json"
+    foreign.write_text("{}")
+    refused(lambda: push_to_hub(run / "model", "someone/tiny"), path=str(foreign))
+    foreign.unlink()
+    build(BertForMaskedLM, tiny_bert, seed=1).save_pretrained(run / "model")
+    refused(lambda: push_to_hub(".", "someone/tiny"), path=str(run / "model/model.safetensors"))
+    assert len(receiver.committed) == 1
+
+
+def test_a_card_goes_up_with_the_weights_that_it_is_of(directory, receiver):
+    card = directory / "README.md"
+    card.write_text(f"SHA-256 of `model.safetensors`: `{sha256_of(directory / 'model.safetensors')}`.")
+    push_to_hub(directory, "someone/tiny")
+    card.write_text(f"SHA-256 of `model.safetensors`: `{'0' * 64}`.")
+    refused(lambda: push_to_hub(directory, "someone/tiny"), path=str(card), by="training.push._check_card")
 
 
 def test_a_model_without_a_tokenizer_says_so(tiny_bert, receiver, tmp_path, capsys):
