@@ -62,8 +62,8 @@ def paper_passes(
     """
     if not models:
         raise InputError("no model is given; name one or several with --model", field="--model")
-    for name in models if length else ():
-        if length > (longest := read_config(locate(name)).max_length):
+    for name in models:
+        if length is not None and length > (longest := read_config(locate(name)).max_length):
             raise InputError(
                 f"--length {length} is beyond the {longest} positions of {name}", field="--length", path=name
             )
