@@ -112,6 +112,10 @@ def keep_freed_memory() -> bool:
     return all(mallopt(*setting) == 1 for setting in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_ARENA_MAX, 1)))
 
 
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # XLA's flag
+
+
 def deterministic_gpu() -> None:
     """Ask XLA for the same bits at every run on a GPU. The flag is read once, when JAX starts its backend."""
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+    if DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")).split():
+        os.environ["XLA_FLAGS"] = f"{flags} {DETERMINISTIC}".strip()

@@ -72,6 +72,10 @@ def experiment(
     if data and not Path(data).is_dir():
         raise InputError(f"--data {data}: no such folder", path=data, field="--data")
     runtime.keep_freed_memory()
+    if any(
+        run.deterministic for run in (given.glue.run, *(one.pretrain.run for one in given.variants if one.pretrain))
+    ):
+        runtime.deterministic_gpu()
     with signals.leaving_at_ctrl_c():
         from distilbert_jax.experiments.experiment import run_experiment
 
@@ -106,6 +110,8 @@ def ablation(
     tuning = load_config(glue, FinetuneConfig)
     variants = load_variants(config, PretrainConfig)
     runtime.keep_freed_memory()
+    if any(config.run.deterministic for config in (tuning, *variants.values())):
+        runtime.deterministic_gpu()
     with signals.leaving_at_ctrl_c():
         from distilbert_jax.experiments.ablation import run_ablation
 

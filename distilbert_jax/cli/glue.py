@@ -59,10 +59,12 @@ class GlueCommand:
     json: bool = False  # the whole table as one JSON object in the place of the terminal's
 
     def run(self) -> None:
+        given = self.run_with
+        if given.run.deterministic:
+            runtime.deterministic_gpu()
         from distilbert_jax.glue import submission
         from distilbert_jax.glue.summary import check_dev, model_of, read_runs
 
-        given = self.run_with
         _check_other(given)
         if self.submit:
             submission.check_path(self.submit, self.tasks)

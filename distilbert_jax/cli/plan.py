@@ -135,7 +135,8 @@ def plan(args: list[str], prog: str) -> None:
         print(report.comparison(plans) if len(plans) > 1 else report.lines(plans[0]))
     if command.out:
         planning.write(plans, Path(command.out))
-        report.roofline(plans, target.chip.peak / target.chip.cores, Path(command.out) / "roofline.png")
+        peak = plans[0].ridge * target.chip.bandwidth / target.chip.cores
+        report.roofline(plans, peak, Path(command.out) / "roofline.png")
 
 
 def _default(name: str) -> Command:

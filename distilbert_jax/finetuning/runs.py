@@ -64,7 +64,7 @@ def finetune_seeds(configs: Sequence[FinetuneConfig], *, together: bool = False)
         Interrupted, Preempted: after Ctrl-C, after SIGTERM; the same call goes on.
     """
     configs = [dataclasses.replace(config, epochs=config.epochs or find_task(config.task).epochs) for config in configs]
-    check_jax_options()
+    check_jax_options([config.run for config in configs])
     check_callbacks(configs[0].run, several=distributed.several())
     directories = [directory_of(config) for config in configs]
     results: dict[int, RunResult] = {}

@@ -1,5 +1,6 @@
 """Estimate of a step on a target, from what its compiler says: memory, time by part, share of the peak, hours and their price."""
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -105,6 +106,7 @@ class Work:
         batch_size: rows of a step and seed, over all devices.
         seeds: that train side by side in one step.
         model_flops: of a step of all seeds over all devices.
+        dtype: of matmuls.
     """
 
     kind: str = "pre-training"
@@ -116,10 +118,13 @@ class Work:
     accumulate: int
     steps: int
     model_flops: float
+    dtype: str = "bfloat16"
 
 
 def plan_of(compiled: Compiled, target: Target, work: Work, price_per_chip_hour: float | None = None) -> Plan:
     """The plan of a run whose step was compiled for a target."""
+    peak = target.chip.float32_peak if work.dtype == "float32" else None  # which a TPU has none of
+    target = dataclasses.replace(target, chip=dataclasses.replace(target.chip, peak=peak or target.chip.peak))
     chip, cores = target.chip, target.chip.cores
     parts = parts_of(compiled, target)
     traffic = sum(one.bytes for one in compiled.operations)
@@ -133,6 +138,7 @@ def plan_of(compiled: Compiled, target: Target, work: Work, price_per_chip_hour:
         computing = work.model_flops / (target.devices * chip.peak)
         seconds = max(computing, traffic / chip.bandwidth) + exposed
         method = "bound: the longer one of matmuls at the peak and bytes at full bandwidth"
+    method += f"; the peak is that of {'float32' if peak else 'bfloat16'}"
     hours = work.steps * seconds / 3600
     per_device = work.model_flops / target.devices
     return Plan(

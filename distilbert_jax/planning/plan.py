@@ -59,6 +59,7 @@ def plan(config: Config, target: str, *, seeds: int = 1, price_per_chip_hour: fl
         accumulate=run.accumulate,
         steps=run.steps,
         model_flops=run.flops(),
+        dtype=run.dtype,
     )
     return plan_of(compiled, aim, work, price_per_chip_hour)
 

@@ -64,7 +64,9 @@ def lines(plan: Plan) -> str:
         ("speed", f"{plan.tokens_per_second:,.0f} tokens/s {word}"),
         (
             "all of it",
-            f"{plan.steps:,} {steps}: {_hours(plan.hours)}, {plan.chip_hours:,.2f} chip-hours"
+            f"{plan.steps:,} {steps}, {plan.steps * plan.batch_size * plan.length / 1e9:,.2f} G tokens with padding"
+            + (" each" if plan.seeds > 1 else "")
+            + f": {_hours(plan.hours)}, {plan.chip_hours:,.2f} chip-hours"
             + (f", {plan.cost:,.2f} at the price given" if plan.cost is not None else "")
             + f" ({word})",
         ),

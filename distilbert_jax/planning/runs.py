@@ -96,7 +96,11 @@ class Pretraining:
 
     @property
     def models(self) -> str:
-        return _described(self.config.model, self.teacher, self.config.run.dtype)
+        return _described(self.config.model, self.teacher, self.dtype)
+
+    @property
+    def dtype(self) -> Dtype:
+        return self.config.run.dtype
 
     def flops(self) -> float:
         """Of a step over all devices."""
@@ -143,7 +147,11 @@ class Finetuning:
 
     @property
     def models(self) -> str:
-        return _described(self.model, self.teacher, self.config.run.dtype)
+        return _described(self.model, self.teacher, self.dtype)
+
+    @property
+    def dtype(self) -> Dtype:
+        return self.config.run.dtype
 
     def flops(self) -> float:
         """Of a step of all seeds over all devices."""
@@ -181,7 +189,11 @@ class Features:
 
     @property
     def models(self) -> str:
-        return _described(self.model, None, self.config.dtype)
+        return _described(self.model, None, self.dtype)
+
+    @property
+    def dtype(self) -> Dtype:
+        return self.config.dtype
 
     def flops(self) -> float:
         """Of a batch."""

@@ -65,7 +65,7 @@ def pretrain_together(configs: Sequence[PretrainConfig], *, profile: bool = Fals
                 f"{configs[0].run.directory} and {other.run.directory} cannot train side by side: {why}",
                 field=why.partition(": ")[0],
             )
-    check_jax_options()
+    check_jax_options([config.run for config in configs])
     for config in configs:
         if not config.run.directory:
             raise InputError(

@@ -4,8 +4,13 @@ What a run computes follows from its config and its inputs, which are recorded a
 be as JAX has them.
 """
 
+import os
+from collections.abc import Sequence
+
 import jax
 
+from distilbert_jax.base.runtime import DETERMINISTIC
+from distilbert_jax.config import RunConfig
 from distilbert_jax.errors import InputError
 
 _EXPECTED = {
@@ -17,8 +22,15 @@ _EXPECTED = {
 }
 
 
-def check_jax_options() -> None:
-    """Raise InputError where one of these options is not as JAX has it by itself."""
+def check_jax_options(runs: Sequence[RunConfig] = ()) -> None:
+    """Raise InputError where one of these options is not as JAX has it by itself, or is not as one of these runs asks for."""
+    has_flag = DETERMINISTIC in os.environ.get("XLA_FLAGS", "").split()
+    if not has_flag and any(run.deterministic for run in runs) and jax.default_backend() == "gpu":
+        raise InputError(
+            f"run.deterministic = True: JAX's GPU has begun without it; set XLA_FLAGS={DETERMINISTIC} before JAX is imported",
+            field="run.deterministic",
+            hint=f"XLA_FLAGS={DETERMINISTIC}",
+        )
     for name, expected in _EXPECTED.items():
         value = getattr(jax.config, name)
         if value != expected:

@@ -35,7 +35,7 @@ The largest difference of what a model gives (logits, pooled output, last hidden
 reference in float32 on the same weights; rows of unequal lengths, padding left out. Tests ask for 1e-5 in float32. MiniLM has six
 real layers and no heads: those are as the reference draws them. As DistilBERT it is converted, all layers kept.
 
-| class | model | float32 | bfloat16 | bfloat16 in transformers |
+| class | model | float32 | bfloat16 matmuls, float32 between them | bfloat16 in transformers |
 | --- | --- | --- | --- | --- |
 """
 FOOT = """

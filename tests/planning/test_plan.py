@@ -94,6 +94,17 @@ def test_a_gpu_s_step_is_bounded_by_its_matmuls_and_by_its_bytes():
     assert moved.method.startswith("bound")
     computed = plan_of(compiled(operation(bytes=1.0), clock=None), gpu, WORK)
     assert computed.share_of_peak == pytest.approx(1.0)
+    wide = plan_of(compiled(operation(bytes=1.0), clock=None), gpu, dataclasses.replace(WORK, dtype="float32"))
+    assert wide.seconds == pytest.approx(989 / 67 * computed.seconds)
+    assert wide.share_of_peak == pytest.approx(1.0)
+    assert wide.ridge == pytest.approx(67e12 / 3350e9)
+    assert "float32" in wide.method
+    tpu = parse_target("v5e:1x1")  # which has no other matmuls than those of bfloat16
+    shares = {
+        plan_of(compiled(*STEP), tpu, dataclasses.replace(WORK, dtype=dtype)).share_of_peak
+        for dtype in ("float32", "bfloat16")
+    }
+    assert len(shares) == 1
 
 
 @pytest.mark.parametrize(("temporary", "fits"), [(14 * GB, True), (14 * GB + 1, False)])
@@ -110,6 +121,8 @@ def test_share_of_peak_is_a_fraction_and_the_first_share_of_the_json():
     for line in shown.splitlines():
         if any(unit in line for unit in (" ms", "tokens/s", "hours")) and not line.startswith(" "):
             assert "estimate" in line or line.startswith(("where", "collectives"))
+    tokens = WORK.steps * WORK.batch_size * WORK.length / 1e9
+    assert f"{tokens:,.2f} G tokens" in shown
     assert shown.count("(estimated)") == 3  # of the parts, of the collectives, of the run
     assert "taught by BERT" in shown
     assert "(8 chips)" in report.lines(plan_of(compiled(*STEP), parse_target("v5e:2x4"), WORK))
