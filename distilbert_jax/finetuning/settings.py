@@ -62,7 +62,7 @@ def in_words(config: FinetuneConfig, *, similar_lengths: bool = False, added_row
     said = [f"learning rate {rate:g}, {epochs}, batch {config.batch_size}, length {config.length}, {config.run.dtype}"]
     if similar_lengths:
         said.append("batches of similar lengths (of an earlier version)")
-    if _begins_at_mnli(config):
+    if begins_at_own_mnli(config.model, Path(config.run.directory), config.run.seed):
         said.append("from the MNLI model of the same seed")
     if config.distill.teacher:
         said.append(_teacher(config))
@@ -80,10 +80,9 @@ def others(config: FinetuneConfig, said: Collection[str] = ()) -> list[str]:
     return [_one(each) for each in _changed(config) if each.field not in said]
 
 
-def _begins_at_mnli(config: FinetuneConfig) -> bool:
-    """Whether a run's model is that of the MNLI run of its seed, beside it in the directory of a sweep."""
-    run = Path(config.model).parent
-    return run == Path(config.run.directory).parent / f"mnli-{config.run.seed}"
+def begins_at_own_mnli(model: str, directory: Path, seed: int) -> bool:
+    """Whether the model that a run begins with is that of the MNLI run of its seed, beside it in the directory of a sweep."""
+    return Path(model).resolve().parent == directory.parent.resolve() / f"mnli-{seed}"
 
 
 def temperature(config: FinetuneConfig) -> float | None:

@@ -15,7 +15,7 @@ from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.kinds.sentences import majority
 from distilbert_jax.finetuning.predictions import Predictions, read_predictions
 from distilbert_jax.finetuning.results import median_metrics, read_result
-from distilbert_jax.finetuning.settings import in_words
+from distilbert_jax.finetuning.settings import begins_at_own_mnli, in_words
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE, REMARKS
 from distilbert_jax.glue.results import Choice, SweepRun, TaskSummary, by_task
@@ -280,7 +280,7 @@ def _is_mnli_model(model: str, directory: Path) -> bool:
 
 
 def _begins_at_own_mnli(run: SweepRun) -> bool:
-    return Path(run.result.model).resolve().parent == run.directory.parent.resolve() / f"mnli-{run.result.seed}"
+    return begins_at_own_mnli(run.result.model, run.directory, run.result.seed)
 
 
 def model_of(runs: Sequence[SweepRun]) -> str:

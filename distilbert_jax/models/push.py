@@ -20,15 +20,7 @@ class Pushed:
 
 
 def push_model(directory: str | Path, repo_id: str, *, private: bool = False, message: str = "") -> Pushed:
-    """Upload a model's directory: config, weights, tokenizer and README.md. The repository is made where there is none.
-
-    The token is that of `HF_TOKEN` or `hf auth login`.
-
-    Args:
-        directory: an HF directory on this machine, such as RUN/model.
-        repo_id: USER/NAME; NAME alone is one of the token's owner.
-        private: of a new repository.
-        message: of the commit.
+    """Upload a model's directory as it is, as `training.push.push_to_hub` does of one that may be a run's.
 
     Raises:
         InputError: it holds no model, or a damaged one; or `base.hub.upload` says why the hub does not take it.

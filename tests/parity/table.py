@@ -23,7 +23,9 @@ from pyarrow import parquet
 from rich.progress import track
 
 from distilbert_jax.base.files import sha256_of
-from distilbert_jax.models.student import convert
+from distilbert_jax.config import student_config
+from distilbert_jax.models import BertForMaskedLM
+from distilbert_jax.models.student import student_from_teacher
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.golden import record
 from tests.models.common import CLASSES, call, deviation, predictions
@@ -35,9 +37,10 @@ The largest difference of what a model gives (logits, pooled output, last hidden
 reference in float32 on the same weights; rows of unequal lengths, padding left out. Tests ask for 1e-5 in float32. MiniLM has six
 real layers and no heads: those are as the reference draws them. As DistilBERT it is converted, all layers kept.
 
-| class | model | float32 | bfloat16 matmuls, float32 between them | bfloat16 in transformers |
-| --- | --- | --- | --- | --- |
+| class | model | float32 | bfloat16 matmuls, float32 between them | bfloat16 matmuls and activations | bfloat16 in transformers |
+| --- | --- | --- | --- | --- | --- |
 """
+PRECISIONS = ((jnp.float32, jnp.float32), (jnp.bfloat16, jnp.float32), (jnp.bfloat16, jnp.bfloat16))  # matmuls, between
 FOOT = """
 
 `python -m tests.parity.table --out docs/results/parity.md --glue DIR` at commit {commit}, DIR with GLUE as parquet
@@ -75,8 +78,8 @@ def random_tokens() -> dict[str, np.ndarray]:
     return {"input_ids": rng.integers(1000, 30000, mask.shape).astype(np.int32) * mask, "attention_mask": mask}
 
 
-def compare(reference: Any, given: dict[str, np.ndarray]) -> tuple[float, float, float]:
-    """Deviations of ours in float32, of ours in bfloat16, of the reference in bfloat16."""
+def compare(reference: Any, given: dict[str, np.ndarray]) -> tuple[float, ...]:
+    """Deviations of ours in each of `PRECISIONS`, and of the reference in bfloat16."""
     name = type(reference).__name__
     if name.endswith("MultipleChoice") and given["input_ids"].ndim == 2:
         rows = len(given["input_ids"]) // 2 * 2
@@ -95,16 +98,21 @@ def compare(reference: Any, given: dict[str, np.ndarray]) -> tuple[float, float,
         reference.save_pretrained(directory)
         exact = record.predictions(reference(**tensors))
         ours = [
-            gap(predictions(call(CLASSES[name].from_pretrained(directory, dtype=dtype), **given)), exact)
-            for dtype in (jnp.float32, jnp.bfloat16)
+            gap(
+                predictions(call(CLASSES[name].from_pretrained(directory, dtype=dtype, activations=between), **given)),
+                exact,
+            )
+            for dtype, between in PRECISIONS
         ]
         rounded = record.predictions(reference.bfloat16()(**tensors))
         return *ours, gap({key: value.float() for key, value in rounded.items()}, exact)
 
 
-def rows(glue: Path) -> Iterator[tuple[str, str, tuple[float, float, float]]]:
+def rows(glue: Path) -> Iterator[tuple[str, str, tuple[float, ...]]]:
     with tempfile.TemporaryDirectory() as student:
-        convert(str(MINILM), student)
+        teacher = BertForMaskedLM.from_pretrained(MINILM, new_head=True)
+        same = student_config(teacher.config, teacher.config.num_hidden_layers)
+        student_from_teacher(teacher, same).save_pretrained(student, load_tokenizer(MINILM))
         for name in track(CLASSES, "comparing", transient=True):
             yield name, "tiny, weights of size 1", compare(record.build(name), record.inputs(name))
             yield name, "base, as initialised", compare(base(name), random_tokens())
@@ -121,7 +129,8 @@ def main(out: Path, glue: Path) -> None:
     """
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
-    lines = [f"| {name} | {model} | {a:.1e} | {b:.1e} | {c:.1e} |" for name, model, (a, b, c) in rows(glue)]
+    cells = lambda deviations: " | ".join(f"{each:.1e}" for each in deviations)
+    lines = [f"| {name} | {model} | {cells(deviations)} |" for name, model, deviations in rows(glue)]
     describe = ["git", "describe", "--always", "--dirty"]
     commit = subprocess.run(describe, capture_output=True, text=True, check=False).stdout.strip()
     packages = ", ".join(

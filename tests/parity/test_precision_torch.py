@@ -31,6 +31,16 @@ def test_classifiers_have_float32_scores_and_all_else_bfloat16(tmp_path):
     assert {x.dtype for x in (output.last_hidden_state, *output.attentions)} == {jnp.dtype("bfloat16")}
 
 
+def test_the_table_of_docs_results_can_be_made_again():
+    from tests.parity import table
+
+    exact, *rounded = table.compare(record.build("BertForMaskedLM"), record.inputs("BertForMaskedLM"))
+    assert exact < 1e-5
+    assert len(rounded) == len(table.PRECISIONS)
+    assert all(1e-4 < each < 0.03 for each in rounded)
+    assert table.HEAD.splitlines()[-1].count("---") == 2 + 1 + len(rounded)
+
+
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "DistilBertForMaskedLM", "BertForSequenceClassification"])
 def test_outputs_are_as_near_to_float32_as_the_references_in_bfloat16(name, tmp_path):
     """Over 16 batches: ours is off by 0.7 to 1.0 % of the largest output on average and by 1.9 % at most, the reference by 1.0 to
