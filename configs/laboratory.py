@@ -15,6 +15,9 @@ teacher is MiniLM as it is; students begin with its layers 0, 2, 5.
     tinybert         hidden states, embeddings, attention scores of every layer
     minilmv2_mlm     relations, and masked LM
     minilmv2_hidden  relations, and the hidden states of every layer
+    NAME-layers      one of these students that begins with layers 1, 3, 5
+    NAME-masking     … with masking that falls from 30 to 15 %
+    NAME-documents   … with rows of documents in the place of lines
     cut              MiniLM's layers 0, 2, 5 without a step
     encoder          MiniLM as it is
 
@@ -27,6 +30,7 @@ student in `long`, which is for an accelerator.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from distilbert_jax.config import (
@@ -42,6 +46,7 @@ from distilbert_jax.config import (
     MiniLMv2Config,
     MLMConfig,
     PretrainConfig,
+    Schedule,
     SweepConfig,
     Variant,
 )
@@ -67,6 +72,14 @@ LOSSES = {
     "minilmv2_mlm": _alone(minilmv2=_RELATIONS, mlm=MLMConfig(1.0)),
     "minilmv2_hidden": _alone(minilmv2=_RELATIONS, hidden=HiddenConfig(1.0)),
 }
+# What a student may begin or train with besides its loss: `minilmv2-masking`.
+CHANGES: dict[str, Callable[[PretrainConfig], PretrainConfig]] = {
+    "layers": lambda config: dataclasses.replace(config, init=dataclasses.replace(config.init, layers=(1, 3, 5))),
+    "masking": lambda config: dataclasses.replace(
+        config, masking=dataclasses.replace(config.masking, probability=Schedule("linear", 0.3, 0.15))
+    ),
+    "documents": lambda config: dataclasses.replace(config, data=dataclasses.replace(config.data, sequences="document")),
+}
 # Of 32 rows of 128 tokens: as many as make 0.1 PFLOP, which a test counts; ten times as many in `long`.
 STEPS = {
     "teacher": 94,
@@ -78,16 +91,22 @@ STEPS = {
     "minilmv2_mlm": 373,
     "minilmv2_hidden": 427,
     "cut": 0,
+    # Twice the tokens drawn are room for twice the logits.
+    "triple-masking": 201,
+    "mlm-masking": 441,
+    "minilmv2_mlm-masking": 321,
 }
-TRAINED = tuple(name for name in STEPS if name not in ("teacher", "cut"))  # the students that differ by their seed
+TRAINED = ("triple", "mlm", *(name for name in LOSSES if name != "triple"))  # the students that differ by their seed
+_MODELS = ("teacher", *TRAINED, "cut")
 TIERS = ("screen", "long", "toy")
+BEST = "minilmv2"  # of the losses, by the rule: what is changed besides
 # A student's name with a number behind it: of another seed of pre-training than the first, 1.
 MODELS = {
-    "screen": (*STEPS,),
-    "toy": (*STEPS,),
-    "long": (*STEPS, *(f"{name}-{seed}" for seed in (2, 3) for name in TRAINED)),
+    "screen": (*_MODELS, *(f"{BEST}-{change}" for change in CHANGES)),
+    "toy": (*_MODELS, *(f"{BEST}-{change}" for change in CHANGES)),
+    "long": (*_MODELS, *(f"{name}-{seed}" for seed in (2, 3) for name in TRAINED)),
 }
-VARIANTS = ("experiment", *TIERS, *STEPS, *(f"{tier}/{name}" for tier in TIERS for name in MODELS[tier]))
+VARIANTS = ("experiment", *TIERS, *MODELS["screen"], *(f"{tier}/{name}" for tier in TIERS for name in MODELS[tier]))
 
 
 def get_config(variant: str = "experiment") -> ExperimentConfig | PretrainConfig:
@@ -99,7 +118,8 @@ def get_config(variant: str = "experiment") -> ExperimentConfig | PretrainConfig
 
 def model(title: str, tier: str) -> PretrainConfig:
     """One of the models, in a directory of its own."""
-    name, _, seed = title.partition("-")
+    name, *changes = title.split("-")
+    seed = changes.pop() if changes and changes[-1].isdecimal() else ""
     size = "toy" if tier == "toy" else "cpu"
     source = miniature.encoder()
     if name == "teacher":
@@ -114,7 +134,10 @@ def model(title: str, tier: str) -> PretrainConfig:
         )
         if loss := LOSSES.get(name):
             config = dataclasses.replace(config, objective="distillation", teacher=source, loss=loss)
-    steps = {"toy": min(STEPS[name], 20), "screen": STEPS[name], "long": 10 * STEPS[name]}[tier]
+    for change in changes:
+        config = CHANGES[change](config)
+    screened = STEPS.get(title.removesuffix(f"-{seed}"), STEPS[name])
+    steps = {"toy": min(screened, 20), "screen": screened, "long": 10 * screened}[tier]
     run = dataclasses.replace(
         config.run,
         directory=f"runs/laboratory/{tier}/{title}",

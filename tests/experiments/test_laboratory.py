@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from distilbert_jax.base.config_io import load_config
-from distilbert_jax.config import ExperimentConfig, PretrainConfig
+from distilbert_jax.config import ExperimentConfig, PretrainConfig, Schedule
 from distilbert_jax.configs import laboratory
 from distilbert_jax.pretraining.cost import step_flops
 
@@ -20,6 +20,11 @@ def test_students_cost_equal_flops_with_what_their_teacher_took_to_get_a_head(ti
     }
     head = flops.pop("teacher")
     assert flops.pop("cut") == 0
+    flops |= {
+        title: config.steps * step_flops(config, architecture if config.teacher else None)
+        for title in (f"{name}-{change}" for name in laboratory.TRAINED for change in laboratory.CHANGES)
+        for config in [laboratory.model(title, tier)]
+    }
     for name in flops:
         flops[name] += head if name.partition("-")[0] == "triple" else 0
     for name, total in flops.items():
@@ -35,7 +40,7 @@ def test_students_begin_with_the_same_layers_and_ask_a_head_only_where_they_need
             continue
         assert load_config(f"laboratory:{name}", PretrainConfig) == config
         assert config.run.directory == f"runs/laboratory/screen/{name}"
-        if name != "teacher":
+        if name != "teacher" and "-" not in name:
             assert config.init.layers == (0, 2, 5)
             assert config.init.source == (head if name == "triple" else source)
             assert config.teacher == {"triple": head, "mlm": "", "cut": ""}.get(name, source)
@@ -49,3 +54,28 @@ def test_a_student_with_a_number_differs_in_its_seed_alone():
     changed = dataclasses.replace(first.run, seed=3, directory="runs/laboratory/long/minilmv2-3")
     assert third == dataclasses.replace(first, run=changed)
     assert load_config("laboratory:long/minilmv2-3", PretrainConfig) == third
+
+
+@pytest.mark.parametrize(
+    "change, field, value",
+    [
+        ("layers", "init.layers", (1, 3, 5)),
+        ("masking", "masking.probability", Schedule("linear", 0.3, 0.15)),
+        ("documents", "data.sequences", "document"),
+    ],
+)
+def test_a_student_with_a_word_behind_its_name_differs_in_that_alone(change, field, value):
+    group, name = field.split(".")
+    for student in laboratory.TRAINED:
+        plain, changed = (laboratory.model(title, "long") for title in (f"{student}-3", f"{student}-{change}-3"))
+        assert changed.run == dataclasses.replace(plain.run, directory=f"runs/laboratory/long/{student}-{change}-3") or (
+            change == "masking" and changed.steps < plain.steps
+        )
+        as_plain = dataclasses.replace(
+            changed,
+            run=plain.run,
+            steps=plain.steps,
+            **{group: dataclasses.replace(getattr(changed, group), **{name: getattr(getattr(plain, group), name)})},
+        )
+        assert as_plain == plain
+        assert getattr(getattr(changed, group), name) == value
