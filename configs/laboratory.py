@@ -78,7 +78,9 @@ CHANGES: dict[str, Callable[[PretrainConfig], PretrainConfig]] = {
     "masking": lambda config: dataclasses.replace(
         config, masking=dataclasses.replace(config.masking, probability=Schedule("linear", 0.3, 0.15))
     ),
-    "documents": lambda config: dataclasses.replace(config, data=dataclasses.replace(config.data, sequences="document")),
+    "documents": lambda config: dataclasses.replace(
+        config, data=dataclasses.replace(config.data, sequences="document")
+    ),
 }
 # Of 32 rows of 128 tokens: as many as make 0.1 PFLOP, which a test counts; ten times as many in `long`.
 STEPS = {

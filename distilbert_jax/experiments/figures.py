@@ -16,6 +16,16 @@ class ComparisonWith(Comparison):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SeedFigures:
+    """What a report says of runs that differ in their seed of pre-training alone, as in seeds.json: {name of the first: this}."""
+
+    runs: tuple[str, ...]
+    score: float  # mean over them
+    of_teacher: Comparison | None  # with the teacher
+    against: ComparisonWith | None  # seed by seed where the other runs have the same
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunFigures:
     """What a report says of one run. Scores are × 100, losses in nats."""
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import statistics
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from distilbert_jax.base.files import atomic_file, check_results_place
 from distilbert_jax.base.hub import locate
 from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig, Sequences, Variant
 from distilbert_jax.errors import InputError, warn_once
-from distilbert_jax.experiments.figures import ComparisonWith, RunFigures
+from distilbert_jax.experiments.figures import ComparisonWith, RunFigures, SeedFigures
+from distilbert_jax.experiments.variants import leaves
 from distilbert_jax.experiments.views import beside_test, curves, differences, markdown, mean_of, table
 from distilbert_jax.finetuning.results import RunResult, read_result
 from distilbert_jax.glue import bootstrap
@@ -233,7 +235,58 @@ def _teacher(run: Path, config: PretrainConfig) -> ModelConfig | None:
 def compared(ours: Sequence[SweepRun], theirs: Sequence[SweepRun], tasks: Collection[str]) -> Comparison | None:
     """`bootstrap.compare_runs` of what fine-tuning left in two runs, of these tasks; None where none is common to both."""
     common = [name for name in by_task(ours) if name in tasks and name in by_task(theirs)]
-    return bootstrap.compare_runs(ours, theirs, common) if common else None
+    return bootstrap.compare_runs([ours], [theirs], common) if common else None
+
+
+def alike(runs: Iterable[Path]) -> list[dict[int, Path]]:
+    """Runs that differ in nothing but their seed of pre-training, in groups of two or more: {seed: run}."""
+    groups: dict[str, dict[int, Path]] = {}
+    for run in runs:
+        if config := _config(run):
+            same = {
+                name: value for name, value in leaves(config) if name != "run.seed" and not run_directory.is_free(name)
+            }
+            groups.setdefault(repr(same), {}).setdefault(config.run.seed, run)
+    return [dict(sorted(group.items())) for group in groups.values() if len(group) > 1]
+
+
+def over_seeds(
+    rows: Mapping[Path, RunFigures],
+    tuned: Mapping[Path, Sequence[SweepRun]],
+    tasks: Sequence[str],
+    *,
+    teacher: str,
+    against: str,
+) -> dict[str, SeedFigures]:
+    """The figures of the runs that are alike but for their seed of pre-training, under the name of the first.
+
+    Args:
+        rows: the figures of each run. Paths are resolved.
+        tuned: what fine-tuning left in them, in the teacher and in the run that they are compared with.
+        tasks: that the scores are over, which all runs have.
+    """
+    groups = [group for group in alike(tuned) if tasks and all(tuned[run] for run in group.values())]
+
+    def beside(group: Mapping[int, Path], name: str) -> Comparison | None:
+        if not name or (other := Path(name).resolve()) in group.values():
+            return None
+        theirs = next((one for one in groups if other in one.values()), {0: other})
+        of_side = lambda side: [tuned[run] for run in side.values()]
+        return bootstrap.compare_runs(of_side(group), of_side(theirs), tasks, paired=group.keys() == theirs.keys())
+
+    found = {}
+    for group in groups:
+        scores = [row.score for run in group.values() if (row := rows.get(run)) and row.score is not None]
+        if len(scores) < len(group):  # one of them is there to be compared with alone
+            continue
+        other = beside(group, against)
+        found[next(iter(group.values())).name] = SeedFigures(
+            runs=tuple(run.name for run in group.values()),
+            score=statistics.fmean(scores),
+            of_teacher=beside(group, teacher),
+            against=other and ComparisonWith(**vars(other), name=Path(against).name),
+        )
+    return found
 
 
 def report(
@@ -248,7 +301,8 @@ def report(
     only: Mapping[Path, Collection[tuple[str, int]]] = MappingProxyType({}),
     known: Mapping[Path, Variant] = MappingProxyType({}),
 ) -> dict[str, RunFigures]:
-    """Measure the runs, print the table, write results.json ({run's name: its figures}), report.md and curves.png into `out`.
+    """Measure the runs, print the table, write results.json ({run's name: its figures}), report.md and curves.png into `out`; where
+    some differ in their seed of pre-training alone, seeds.json as well.
 
     Args:
         heldout: a corpus; empty: no held-out figures.
@@ -330,8 +384,15 @@ def report(
             tokens_per_second=read_at[path.name],
         )
     config_io.write_config(rows, Path(out) / "results.json")
+    same = over_seeds(
+        {path.resolve(): rows[path.name] for path in paths}, tuned, counted, teacher=teacher, against=against
+    )
+    if same:
+        config_io.write_config(same, Path(out) / "seeds.json")
+    else:  # what an earlier report of other runs has written
+        (Path(out) / "seeds.json").unlink(missing_ok=True)
     with atomic_file(Path(out) / "report.md") as file:
-        file.write(markdown(rows, counted, {path.name: _config(path) for path in paths}).encode())
+        file.write(markdown(rows, counted, {path.name: _config(path) for path in paths}, same).encode())
     curves(paths, Path(out) / "curves.png")
     if any(row.against for row in rows.values()):
         differences(rows, Path(out) / "differences.png")

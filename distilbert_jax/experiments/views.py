@@ -10,7 +10,7 @@ from rich.table import Table
 from distilbert_jax.base import tables
 from distilbert_jax.base.files import save_figure
 from distilbert_jax.config import PretrainConfig
-from distilbert_jax.experiments.figures import RunFigures
+from distilbert_jax.experiments.figures import RunFigures, SeedFigures
 from distilbert_jax.experiments.variants import leaves
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import TEST_REMARK, TEST_SCORES
@@ -126,14 +126,18 @@ def mean_of(tasks: Sequence[str]) -> str:
 
 
 def markdown(
-    rows: Mapping[str, RunFigures], counted: Sequence[str], configs: Mapping[str, PretrainConfig | None] | None = None
+    rows: Mapping[str, RunFigures],
+    counted: Sequence[str],
+    configs: Mapping[str, PretrainConfig | None] | None = None,
+    alike: Mapping[str, SeedFigures] | None = None,
 ) -> str:
-    """The same as a Markdown table with a column for the majority class, what has to be known of the tasks, and the settings in
-    which the runs differ.
+    """The same as a Markdown table with a column for the majority class, what has to be known of the tasks, what runs come to over
+    their seeds of pre-training, and the settings in which the runs differ.
 
     Args:
         counted: tasks that the mean scores are over.
         configs: of the runs, as far as they have some.
+        alike: of the runs that differ in their seed alone.
     """
     apart = settings(configs or {})
     lines = _narrow(_lines(rows, counted, spread=True, majority=True))
@@ -150,8 +154,23 @@ def markdown(
         + ("- In brackets: the lowest and the highest seed.\n" if several else "")
         + "".join(f"- {one}\n" for one in beside_test(rows))
         + "".join(f"- {'' if names == tuned else ', '.join(names) + ': '}{remark}\n" for remark, names in said.items())
+        + (f"\n## Over seeds of pre-training\n\n{tables.markdown(over_seeds(alike))}" if alike else "")
         + (f"\n## Settings that differ\n\n{tables.markdown(apart)}" if apart else "")
     )
+
+
+def over_seeds(alike: Mapping[str, SeedFigures]) -> list[list[str]]:
+    """A line for the runs that are alike but for their seed: mean score, share of the teacher's, and how far they are ahead, with
+    intervals over dev rows, seeds of fine-tuning and of pre-training."""
+    against = next((one.against.name for one in alike.values() if one.against), "")
+    tasks = list(dict.fromkeys(task for one in alike.values() if one.against for task in one.against.tasks))
+    lines = [["", "mean score", "% of the teacher's", *([f"minus {against}", *tasks] if against else [])]]
+    for one in alike.values():
+        share = _interval(one.of_teacher.share) if one.of_teacher and one.of_teacher.share else "–"
+        differences = [one.against.difference, *map(one.against.tasks.get, tasks)] if one.against else []
+        cells = [_interval(value, "+") if value else "–" for value in differences] or ["–"] * (len(lines[0]) - 3)
+        lines.append([", ".join(one.runs), f"{one.score:.1f}", share, *cells])
+    return lines
 
 
 def settings(runs: Mapping[str, PretrainConfig | None]) -> list[list[str]]:

@@ -1,7 +1,9 @@
 """Bootstrap of GLUE scores and of the difference of two models, over dev rows and seeds (Efron 1979).
 
 A resample draws the dev rows with replacement, the same ones for both models and all their seeds, and the seeds of each model with
-replacement; its score of a task is the median over the drawn seeds.
+replacement; its score of a task is the median over the drawn seeds. Where a model was pre-trained with several seeds, these are
+drawn as well, the same ones for all tasks, and its score is the mean over them (Multi-Bootstrap, Sellam et al. 2022, arXiv
+2106.16163).
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -85,15 +87,21 @@ def _ranks(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
 Runs = Mapping[str, Sequence[Predictions]]  # of one model: task → a run for each seed
 
 
-def compare_runs(ours: Sequence[SweepRun], theirs: Sequence[SweepRun], tasks: Collection[str]) -> Comparison:
-    """`compare` of what two models have left of these tasks.
+def compare_runs(
+    ours: Sequence[Sequence[SweepRun]],
+    theirs: Sequence[Sequence[SweepRun]],
+    tasks: Collection[str],
+    *,
+    paired: bool = False,
+) -> Comparison:
+    """`compare_pretrained` of what fine-tuning has left of these tasks, of each seed of pre-training on both sides.
 
     Raises:
-        InputError: as `compare` and `read`, or they were scored on other rows.
+        InputError: as `compare_pretrained` and `read`, or they were scored on other rows.
     """
-    check_same_dev(*([run for run in runs if run.result.task in tasks] for runs in (ours, theirs)))
-    groups = by_task(ours), by_task(theirs)
-    return compare(*({name: list(map(read, group[name])) for name in tasks if name in group} for group in groups))
+    check_same_dev(*([run for runs in side for run in runs if run.result.task in tasks] for side in (ours, theirs)))
+    read_of = lambda runs: {name: list(map(read, group)) for name, group in by_task(runs).items() if name in tasks}
+    return compare_pretrained(list(map(read_of, ours)), list(map(read_of, theirs)), paired=paired)
 
 
 def compare(model: Runs, other: Runs, *, seed: int = 0) -> Comparison:
@@ -102,24 +110,57 @@ def compare(model: Runs, other: Runs, *, seed: int = 0) -> Comparison:
     Raises:
         InputError: no task in common, or dev splits that differ.
     """
-    names = [name for name in model if name in other and name != "wnli"]
+    return compare_pretrained([model], [other], seed=seed)
+
+
+def compare_pretrained(
+    ours: Sequence[Runs], theirs: Sequence[Runs], *, paired: bool = False, seed: int = 0
+) -> Comparison:
+    """`compare` of two ways to pre-train, each with a model for each seed: over dev rows, seeds of fine-tuning and of pre-training.
+
+    Args:
+        ours, theirs: of each seed of pre-training.
+        paired: the i-th of both sides have the same seed, and are drawn together; else each side's are drawn by themselves.
+
+    Raises:
+        InputError: no task in common, or dev splits that differ.
+    """
+    models = (*ours, *theirs)
+    names = [name for name in ours[0] if name != "wnli" and all(name in model for model in models)]
     if not names:
-        raise InputError(f"the two models have no task in common (WNLI aside): {', '.join(model)}; {', '.join(other)}")
+        raise InputError(f"the models have no task in common (WNLI aside): {'; '.join(map(', '.join, models))}")
     for name in names:
-        given = [run.labels for run in (*model[name], *other[name])]
+        given = [run.labels for model in models for run in model[name]]
         if find_task(name).kind == "regression":  # runs of earlier versions have left float32
             given = [labels.astype(np.float32) for labels in given]
         if any(not np.array_equal(labels, given[0]) for labels in given):
             raise InputError(f"{name}: the dev splits of the two models differ; they cannot be compared")
     generator = np.random.default_rng(seed)
-    ours = np.stack(
-        [_resampled(name, (model[name], other[name]), generator) for name in names], axis=1
+    of_models = np.stack(
+        [_resampled(name, [model[name] for model in models], generator) for name in names], axis=1
+    )  # [models, tasks, R+1]
+    mine = _drawn(len(ours), generator)
+    drawn = mine, mine if paired else _drawn(len(theirs), generator)
+    sides = np.stack(
+        [
+            np.einsum("rm,mtr->tr", weights, side)
+            for weights, side in zip(drawn, (of_models[: len(ours)], of_models[len(ours) :]), strict=True)
+        ]
     )  # [2, tasks, R+1]
-    means = ours.mean(1)
+    means = sides.mean(1)
     return Comparison(
         share=_interval(_shares(*means)) if means[1][0] > 0 else None,
         difference=_interval(means[0] - means[1]),
-        tasks={name: _interval(ours[0, i] - ours[1, i]) for i, name in enumerate(names)},
+        tasks={name: _interval(sides[0, i] - sides[1, i]) for i, name in enumerate(names)},
+    )
+
+
+def _drawn(seeds: int, generator: np.random.Generator) -> np.ndarray:
+    """Weights [1 + R, seeds] that sum to 1: all seeds alike, then as each resample drew them."""
+    if seeds == 1:
+        return np.ones((1 + RESAMPLES, 1))
+    return np.vstack(
+        [np.full(seeds, 1 / seeds), generator.multinomial(seeds, np.full(seeds, 1 / seeds), RESAMPLES) / seeds]
     )
 
 

@@ -51,7 +51,7 @@ def table_of(
         of_teacher = summary(teacher)
         common = [name for name in tasks if name in of_teacher]
         rows["teacher"] = {name: of_teacher[name].median for name in common}
-        retained = bootstrap.compare_runs(runs, teacher, common)
+        retained = bootstrap.compare_runs([runs], [teacher], common)
     rows[MAJORITY] = {name: row.majority for name, row in tasks.items()}
     if glue:
         rows |= {name: {task: scores[task] for task in glue if task in scores} for name, scores in REFERENCES.items()}

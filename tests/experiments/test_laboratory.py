@@ -57,7 +57,7 @@ def test_a_student_with_a_number_differs_in_its_seed_alone():
 
 
 @pytest.mark.parametrize(
-    "change, field, value",
+    ("change", "field", "value"),
     [
         ("layers", "init.layers", (1, 3, 5)),
         ("masking", "masking.probability", Schedule("linear", 0.3, 0.15)),
@@ -68,9 +68,9 @@ def test_a_student_with_a_word_behind_its_name_differs_in_that_alone(change, fie
     group, name = field.split(".")
     for student in laboratory.TRAINED:
         plain, changed = (laboratory.model(title, "long") for title in (f"{student}-3", f"{student}-{change}-3"))
-        assert changed.run == dataclasses.replace(plain.run, directory=f"runs/laboratory/long/{student}-{change}-3") or (
-            change == "masking" and changed.steps < plain.steps
-        )
+        assert changed.run == dataclasses.replace(
+            plain.run, directory=f"runs/laboratory/long/{student}-{change}-3"
+        ) or (change == "masking" and changed.steps < plain.steps)
         as_plain = dataclasses.replace(
             changed,
             run=plain.run,

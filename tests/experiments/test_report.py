@@ -9,10 +9,10 @@ from flax import nnx
 
 from distilbert_jax.base.config_io import read_config, to_json, write_config
 from distilbert_jax.base.files import write_json
-from distilbert_jax.config import DataConfig
+from distilbert_jax.config import DataConfig, PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import report as module
-from distilbert_jax.experiments.figures import RunFigures
+from distilbert_jax.experiments.figures import RunFigures, SeedFigures
 from distilbert_jax.experiments.report import common_tasks, curves, report
 from distilbert_jax.experiments.views import markdown
 from distilbert_jax.glue.results import Choice, Setting, TriedSetting
@@ -113,16 +113,55 @@ def test_held_out_text_in_rows_of_another_length_than_in_training_is_told(pair, 
     assert "rows of 16" in said
 
 
-def test_scores_are_compared_in_pairs(pair, tmp_path):
-    third = tmp_path / "third"
-    shutil.copytree(pair / "second", third)
-    for directory in third.glob("glue/*"):
+def turned_around(run):
+    """Every answer of its fine-tuning."""
+    for directory in run.glob("glue/*"):
         predictions = np.load(directory / "predictions/validation.npy")
-        np.save(directory / "predictions/validation.npy", predictions[:, ::-1])  # every answer turned around
+        np.save(directory / "predictions/validation.npy", predictions[:, ::-1])
         found = json.loads((directory / "results.json").read_text())
         score = 100.0 - found["score"]
         scores = {"validation": {"accuracy": score, "score": score}}
         write_json(directory / "results.json", found | {"score": score, "scores": scores})
+
+
+def test_runs_that_differ_in_their_seed_alone_are_taken_together(pair, tmp_path, monkeypatch):
+    base = read_config(PretrainConfig, pair / "second/config.json")
+    of_seed = lambda config, seed: dataclasses.replace(config, run=dataclasses.replace(config.run, seed=seed))
+    other = dataclasses.replace(base, steps=base.steps + 1)
+    configs = {
+        "one-3": of_seed(base, 3),
+        "one": of_seed(base, 1),
+        "other": other,
+        "other-2": of_seed(other, 2),
+        "alone": None,
+    }
+    runs = {name: tmp_path / name for name in configs}
+    for name, run in runs.items():
+        shutil.copytree(pair / "second", run)
+        if name not in ("one", "alone"):
+            turned_around(run)
+    monkeypatch.setattr(module, "_config", lambda run: configs[run.name])
+    asked = {"teacher": str(runs["alone"]), "against": str(runs["other-2"]), "length": 16}
+    report(list(map(str, runs.values())), str(tmp_path / "out"), **asked)
+    found = read_config(dict[str, SeedFigures], tmp_path / "out/seeds.json")
+    assert {name: one.runs for name, one in found.items()} == {"one": ("one", "one-3"), "other": ("other", "other-2")}
+    assert (found["one"].score, found["other"].score) == (50.0, 20.0)
+    assert found["one"].against.name == "other-2"
+    assert found["one"].against.difference.value == pytest.approx(30.0)
+    assert found["one"].against.difference.low < 0 < 60 < found["one"].against.difference.high
+    assert found["one"].of_teacher.share.value == pytest.approx(62.5)
+    assert found["other"].against is None
+    text = (tmp_path / "out/report.md").read_text().partition("## Over seeds of pre-training\n")[2]
+    assert "| one, one-3 | 50.0 | 62.5 (" in text
+    assert "| other, other-2 | 20.0 | 25.0 (" in text
+    report([str(runs["one"])], str(tmp_path / "out"), length=16)
+    assert not (tmp_path / "out/seeds.json").exists(), "of other runs than the report"
+
+
+def test_scores_are_compared_in_pairs(pair, tmp_path):
+    third = tmp_path / "third"
+    shutil.copytree(pair / "second", third)
+    turned_around(third)
     runs = [str(pair / "second"), str(third), str(pair / "first")]
     found = report(runs, str(tmp_path / "out"), teacher=runs[0], against=runs[0], length=16)
     assert found["second"].against is found["first"].against is found["first"].of_teacher is None

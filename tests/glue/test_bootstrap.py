@@ -3,7 +3,7 @@ import pytest
 
 from distilbert_jax.finetuning.predictions import Predictions, read_predictions
 from distilbert_jax.finetuning.tasks import find_task
-from distilbert_jax.glue.bootstrap import compare, scores
+from distilbert_jax.glue.bootstrap import compare, compare_pretrained, scores
 from tests.glue.examples import score
 from tests.runs import refused
 
@@ -97,6 +97,41 @@ def test_the_interval_knows_that_seeds_differ():
     assert compared.difference.high == pytest.approx(scored[2] - scored[1], abs=1.5)
 
 
+def test_seeds_of_pretraining_are_drawn_for_all_tasks_at_once_and_together_on_both_sides():
+    """On so many rows that they do not matter: the mean of three drawn seeds is that of one seed in a ninth of the resamples."""
+    rows = 20_000
+    model = lambda seed, skill: {name: [predictions(name, seed, rows, skill)] for name in ("rte", "mrpc")}
+    ours, theirs = (
+        [model(seed + i, skill) for i, skill in enumerate(skills)]
+        for seed, skills in ((0, (0.0, 1.0, 3.0)), (5, (0.1, 1.1, 3.1)))
+    )
+    scored = [
+        [np.mean([score(find_task(name), *one[0])["score"] for name, one in side.items()]) for side in sides]
+        for sides in (ours, theirs)
+    ]
+    together, apart = (
+        compare_pretrained(ours, theirs, paired=True).difference,
+        compare_pretrained(ours, theirs[:2]).difference,
+    )
+    apart_by_seed = np.subtract(*scored)
+    assert together.value == pytest.approx(apart_by_seed.mean())
+    assert together.low == pytest.approx(apart_by_seed.min(), abs=1.0)
+    assert together.high == pytest.approx(apart_by_seed.max(), abs=1.0)
+    assert apart.value == pytest.approx(np.mean(scored[0]) - np.mean(scored[1][:2]))
+    assert apart.high - apart.low > 5 * (together.high - together.low)
+
+
+def test_seeds_of_fine_tuning_come_to_a_median_and_those_of_pretraining_to_a_mean():
+    skills = ((0.1, 0.2, 3.0), (1.0, 1.1, 1.2))
+    ours = [{"rte": [predictions("rte", i, 400, skill) for i, skill in enumerate(of_one)]} for of_one in skills]
+    other = {"rte": [predictions("rte", 9, 400)]}
+    medians = [np.median([score(find_task("rte"), *run)["score"] for run in one["rte"]]) for one in ours]
+    assert compare_pretrained(ours, [other]).difference.value == pytest.approx(
+        np.mean(medians) - score(find_task("rte"), *other["rte"][0])["score"]
+    )
+    assert compare_pretrained(ours[:1], [other]) == compare(ours[0], other)
+
+
 def test_of_a_score_that_is_not_above_zero_there_is_no_share():
     labels = np.array([0, 1] * 20)
     right, constant = (Predictions(np.eye(2, dtype=np.float32)[answers], labels) for answers in (labels, 0 * labels))
@@ -113,9 +148,9 @@ def test_of_a_score_that_is_not_above_zero_there_is_no_share():
 def test_wnli_does_not_count_and_what_cannot_be_compared_is_refused():
     wnli, rte = {"wnli": [predictions("wnli")]}, {"rte": [predictions("rte")]}
     assert set(compare({**wnli, **rte}, {**wnli, **rte}).tasks) == {"rte"}
-    refused(lambda: compare(wnli, wnli), by="glue.bootstrap.compare")
-    refused(lambda: compare(rte, wnli), by="glue.bootstrap.compare")
-    refused(lambda: compare(rte, {"rte": [predictions("rte", rows=50)]}), by="glue.bootstrap.compare")
+    refused(lambda: compare(wnli, wnli), by="glue.bootstrap.compare_pretrained")
+    refused(lambda: compare(rte, wnli), by="glue.bootstrap.compare_pretrained")
+    refused(lambda: compare(rte, {"rte": [predictions("rte", rows=50)]}), by="glue.bootstrap.compare_pretrained")
 
 
 def test_predictions_that_cannot_be_read_name_their_run(tmp_path):
