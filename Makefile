@@ -149,7 +149,7 @@ venv: $(VENV)/.core
 
 # Each step finds what it finished before and goes on from there.
 demo: $(VENV)/.core
-	distilbert-jax demo --out $(DEMO)
+	distilbert-jax demo --out $(DEMO) $(DEMO_ARGS)
 
 # What its cells give is kept in the notebook, for readers and for the site.
 notebook: $(VENV)/.test

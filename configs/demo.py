@@ -8,6 +8,8 @@
     distilbert-jax glue demo:glue --model runs/demo/student/model --run.directory runs/demo/student/glue \
       --tasks demo-topic demo-order demo-overlap --seeds 0      # generated tasks, which are no part of GLUE
 
+`distilbert-jax demo --toy`, `demo:toy/teacher` and so on run every part of it, too briefly to learn anything.
+
 Cost: minutes on two cores of a CPU, the teacher the longest. Result: runs/demo/report.md; docs/results/first-run.md explains one.
 """
 
@@ -27,13 +29,23 @@ from distilbert_jax.config import (
     student_config,
 )
 
-VARIANTS = ("teacher", "student", "copied", "control", "glue")
+_CONFIGS = ("teacher", "student", "copied", "control", "glue")
+VARIANTS = (*_CONFIGS, *(f"toy/{name}" for name in _CONFIGS))
 
 
-def get_config(variant: str, directory: str = "runs/demo") -> PretrainConfig | FinetuneConfig:
-    """`directory`: where the demo's data, corpora and runs stand."""
-    return {"teacher": teacher, "student": student, "copied": copied, "control": control, "glue": glue}[variant](
-        directory
+def get_config(variant: str, directory: str = "") -> PretrainConfig | FinetuneConfig:
+    """`directory`: where the demo's data, corpora and runs stand; empty: runs/demo, of the toy runs/demo-toy."""
+    tier, _, name = variant.rpartition("/")
+    makers = {"teacher": teacher, "student": student, "copied": copied, "control": control, "glue": glue}
+    config = makers[name](directory or ("runs/demo-toy" if tier else "runs/demo"))
+    return _toy(config) if tier else config
+
+
+def _toy(config: PretrainConfig | FinetuneConfig) -> PretrainConfig | FinetuneConfig:
+    if isinstance(config, FinetuneConfig):
+        return dataclasses.replace(config, epochs=1, max_train_rows=128)
+    return dataclasses.replace(
+        config, steps=20, run=dataclasses.replace(config.run, log_every=5, eval_every=10, save_every=10)
     )
 
 

@@ -18,16 +18,18 @@ TRAININGS = ("teacher", "student", "copied", "control")
 TASKS = ("demo-topic", "demo-order", "demo-overlap")
 
 
-def demo(out: Path = Path("runs/demo"), only: tuple[Step, ...] = STEPS) -> None:
+def demo(out: Path | None = None, only: tuple[Step, ...] = STEPS, toy: bool = False) -> None:
     """Everything once, on the documentation inside this Python: nothing is downloaded, two cores of a CPU are enough.
 
     A small BERT learns masked LM, a student of half its layers is distilled from it, with two controls beside it; they are
     fine-tuned on generated tasks, a mask is filled, and a report compares them. Interrupted, the same command goes on.
 
     Args:
-        out: directory of everything that is made.
+        out: directory of everything that is made; runs/demo if none is given, with --toy runs/demo-toy.
         only: these steps alone, in their order.
+        toy: every step in a few minutes, too briefly to learn anything.
     """
+    out = out or Path("runs/demo-toy" if toy else "runs/demo")
     if not only:
         raise InputError(f"--only: expected one or more of {', '.join(STEPS)}", field="--only")
     check_results_place(out, "--out")
@@ -35,7 +37,7 @@ def demo(out: Path = Path("runs/demo"), only: tuple[Step, ...] = STEPS) -> None:
     runtime.keep_freed_memory()
     for step in STEPS:
         if step in only:
-            _do(step, out)
+            _do(step, out, "toy/" if toy else "")
 
 
 def _check_before(only: tuple[Step, ...], out: Path) -> None:
@@ -68,15 +70,17 @@ def _check_before(only: tuple[Step, ...], out: Path) -> None:
                 )
 
 
-def _do(step: Step, out: Path) -> None:
+def _do(step: Step, out: Path, tier: str) -> None:
+    """tier: what stands before the names of the demo's configs."""
     if step in TRAININGS:
-        _train(step, out)
+        _train(step, out, tier)
+    elif step == "glue":
+        _glue(out, tier)
     else:
         doing: dict[str, Callable[[Path], None]] = {
             "data": _data,
             "tokenizer": _tokenizer,
             "corpora": _corpora,
-            "glue": _glue,
             "fill-mask": _fill_mask,
             "report": _report,
         }
@@ -109,21 +113,21 @@ def _corpora(out: Path) -> None:
         corpus((out / f"data/{text}.txt",), str(out / "tokenizer"), out / name)
 
 
-def _train(name: str, out: Path) -> None:
+def _train(name: str, out: Path, tier: str) -> None:
     with signals.leaving_at_ctrl_c():
         import jax
 
         from distilbert_jax.pretraining.run import pretrain
 
     with signals.leaving_when_asked():
-        pretrain(_configs().get_config(name, str(out)))
+        pretrain(_configs().get_config(f"{tier}{name}", str(out)))
     jax.clear_caches()  # each run compiles its own step
 
 
-def _glue(out: Path) -> None:
+def _glue(out: Path, tier: str) -> None:
     from distilbert_jax.cli.glue import GlueCommand
 
-    config = _configs().get_config("glue", str(out))
+    config = _configs().get_config(f"{tier}glue", str(out))
     with signals.leaving_when_asked(), runtime.compiling_once():  # the models share programs
         for name in TRAININGS:
             run = dataclasses.replace(config.run, directory=str(out / name / "glue"))

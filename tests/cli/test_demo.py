@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from distilbert_jax.base.config_io import load_config
 from distilbert_jax.cli import demo as module
 from distilbert_jax.cli.main import main
+from distilbert_jax.config import PretrainConfig
 from distilbert_jax.demo.documents import DemoManifest, TextCounts
 from distilbert_jax.errors import InputError
 from tests.runs import refused
@@ -16,7 +18,7 @@ from tests.runs import refused
 def steps(monkeypatch):
     """The steps that were done, each with its directory, instead of doing them."""
     done = []
-    monkeypatch.setattr(module, "_do", lambda step, out: done.append((step, out)))
+    monkeypatch.setattr(module, "_do", lambda step, out, tier: done.append((step, out)))
     return done
 
 
@@ -58,16 +60,28 @@ def test_the_data_are_written_where_the_other_steps_look(tmp_path, monkeypatch, 
     assert "written in" in capsys.readouterr().out
 
 
-def test_each_training_and_tuning_is_that_of_the_demos_config(tmp_path, monkeypatch):
+@pytest.mark.parametrize("tier", ["", "toy/"])
+def test_each_training_and_tuning_is_that_of_the_demos_config(tier, tmp_path, monkeypatch):
     trained, tuned = [], []
     monkeypatch.setattr(module, "_check_before", lambda only, out: None)
     monkeypatch.setattr("distilbert_jax.pretraining.run.pretrain", trained.append)
     monkeypatch.setattr("distilbert_jax.cli.glue.GlueCommand.run", lambda self: tuned.append(self))
-    main(["demo", "--out", str(tmp_path), "--only", *module.TRAININGS, "glue"])
+    main(["demo", "--out", str(tmp_path), "--only", *module.TRAININGS, "glue", *["--toy"] * bool(tier)])
     config_of = importlib.import_module("distilbert_jax.configs.demo").get_config
-    assert trained == [config_of(name, str(tmp_path)) for name in module.TRAININGS]
+    assert trained == [config_of(f"{tier}{name}", str(tmp_path)) for name in module.TRAININGS]
     assert [(command.tasks, command.seeds) for command in tuned] == [(module.TASKS, (0,))] * 4
     for command, name in zip(tuned, module.TRAININGS, strict=True):
         assert command.run_with.model == f"{tmp_path}/{name}/model"
         assert command.run_with.run.directory == f"{tmp_path}/{name}/glue"
         assert command.run_with.data == f"{tmp_path}/data/glue"
+        assert command.run_with.max_train_rows == (128 if tier else None)
+
+
+def test_the_toy_stands_beside_the_demo_and_is_short(steps):
+    main(["demo", "--toy", "--only", "data"])
+    assert steps == [("data", Path("runs/demo-toy"))]
+    for name in module.TRAININGS:
+        whole, toy = (load_config(f"demo:{tier}{name}", PretrainConfig) for tier in ("", "toy/"))
+        assert toy.steps == toy.run.eval_every * 2 == 20
+        assert toy.run.directory == f"runs/demo-toy/{name}"
+        assert (toy.model, toy.objective, toy.loss) == (whole.model, whole.objective, whole.loss)
