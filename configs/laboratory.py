@@ -15,9 +15,9 @@ teacher is MiniLM as it is; students begin with its layers 0, 2, 5.
     tinybert         hidden states, embeddings, attention scores of every layer
     minilmv2_mlm     relations, and masked LM
     minilmv2_hidden  relations, and the hidden states of every layer
-    NAME-layers      one of these students that begins with layers 1, 3, 5
-    NAME-masking     … with masking that falls from 30 to 15 %
-    NAME-documents   … with rows of documents in the place of lines
+    mlm-layers       the best of these, `mlm`, that begins with layers 1, 3, 5
+    mlm-masking      … with masking that falls from 30 to 15 %
+    mlm-documents    … with rows of documents in the place of lines
     cut              MiniLM's layers 0, 2, 5 without a step
     encoder          MiniLM as it is
 
@@ -72,7 +72,7 @@ LOSSES = {
     "minilmv2_mlm": _alone(minilmv2=_RELATIONS, mlm=MLMConfig(1.0)),
     "minilmv2_hidden": _alone(minilmv2=_RELATIONS, hidden=HiddenConfig(1.0)),
 }
-# What a student may begin or train with besides its loss: `minilmv2-masking`.
+# What a student may begin or train with besides its loss: `model("minilmv2-masking-2", "long")`, of seed 2.
 CHANGES: dict[str, Callable[[PretrainConfig], PretrainConfig]] = {
     "layers": lambda config: dataclasses.replace(config, init=dataclasses.replace(config.init, layers=(1, 3, 5))),
     "masking": lambda config: dataclasses.replace(

@@ -22,7 +22,9 @@ class SeedFigures:
     runs: tuple[str, ...]
     score: float  # mean over them
     of_teacher: Comparison | None  # with the teacher
-    against: ComparisonWith | None  # seed by seed where the other runs have the same
+    against: (
+        ComparisonWith | None
+    )  # named after all runs of the other side; seed by seed where those have the same seeds
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -238,15 +238,22 @@ def compared(ours: Sequence[SweepRun], theirs: Sequence[SweepRun], tasks: Collec
     return bootstrap.compare_runs([ours], [theirs], common) if common else None
 
 
+# Of inputs.json: what differs with the seed, and what no weight depends on.
+_NOT_SHARED = ("run", "config", "initial weights", "data.heldout", "teacher's files")
+
+
 def alike(runs: Iterable[Path]) -> list[dict[int, Path]]:
-    """Runs that differ in nothing but their seed of pre-training, in groups of two or more: {seed: run}."""
+    """Runs that differ in nothing but their seed of pre-training, in groups of two or more: {seed: run}. Corpora and models are told
+    by their content, wherever they lie."""
     groups: dict[str, dict[int, Path]] = {}
     for run in runs:
         if config := _config(run):
-            same = {
-                name: value for name, value in leaves(config) if name != "run.seed" and not run_directory.is_free(name)
+            free = lambda name: name == "run.seed" or run_directory.is_free(name) or name in run_directory.PLACES
+            settings = {name: value for name, value in leaves(config) if not free(name)}
+            read = {
+                name: digest for name, digest in run_directory.recorded_inputs(run).items() if name not in _NOT_SHARED
             }
-            groups.setdefault(repr(same), {}).setdefault(config.run.seed, run)
+            groups.setdefault(repr((settings, sorted(read.items()))), {}).setdefault(config.run.seed, run)
     return [dict(sorted(group.items())) for group in groups.values() if len(group) > 1]
 
 
@@ -258,33 +265,39 @@ def over_seeds(
     teacher: str,
     against: str,
 ) -> dict[str, SeedFigures]:
-    """The figures of the runs that are alike but for their seed of pre-training, under the name of the first.
+    """The figures of the runs that are alike but for their seed of pre-training, under the name of the first. Runs without scores
+    are left out.
 
     Args:
-        rows: the figures of each run. Paths are resolved.
-        tuned: what fine-tuning left in them, in the teacher and in the run that they are compared with.
-        tasks: that the scores are over, which all runs have.
+        rows: the figures of each run, by its path as it was given.
+        tuned: what fine-tuning left in them, in the teacher and in the run that they are compared with, by their resolved paths.
+        tasks: that the scores are over, which all runs with scores have.
     """
-    groups = [group for group in alike(tuned) if tasks and all(tuned[run] for run in group.values())]
+    given = {path.resolve(): path for path in (*map(Path, filter(None, (teacher, against))), *rows)}
+    groups = alike(run for run, scores in tuned.items() if tasks and scores)
 
-    def beside(group: Mapping[int, Path], name: str) -> Comparison | None:
-        if not name or (other := Path(name).resolve()) in group.values():
+    def side_of(run: Path) -> Mapping[int, Path]:
+        return next((group for group in groups if run in group.values()), {0: run})
+
+    def beside(group: Mapping[int, Path], other: str) -> Comparison | None:
+        if not other or (theirs := side_of(Path(other).resolve())) == group:
             return None
-        theirs = next((one for one in groups if other in one.values()), {0: other})
         of_side = lambda side: [tuned[run] for run in side.values()]
         return bootstrap.compare_runs(of_side(group), of_side(theirs), tasks, paired=group.keys() == theirs.keys())
 
+    names = lambda group: tuple(given[run].name for run in group.values())
     found = {}
     for group in groups:
-        scores = [row.score for run in group.values() if (row := rows.get(run)) and row.score is not None]
+        figures = [rows[given[run]] for run in group.values() if given[run] in rows]
+        scores = [one.score for one in figures if one.score is not None]
         if len(scores) < len(group):  # one of them is there to be compared with alone
             continue
         other = beside(group, against)
-        found[next(iter(group.values())).name] = SeedFigures(
-            runs=tuple(run.name for run in group.values()),
+        found[names(group)[0]] = SeedFigures(
+            runs=names(group),
             score=statistics.fmean(scores),
             of_teacher=beside(group, teacher),
-            against=other and ComparisonWith(**vars(other), name=Path(against).name),
+            against=other and ComparisonWith(**vars(other), name=", ".join(names(side_of(Path(against).resolve())))),
         )
     return found
 
@@ -384,9 +397,7 @@ def report(
             tokens_per_second=read_at[path.name],
         )
     config_io.write_config(rows, Path(out) / "results.json")
-    same = over_seeds(
-        {path.resolve(): rows[path.name] for path in paths}, tuned, counted, teacher=teacher, against=against
-    )
+    same = over_seeds({path: rows[path.name] for path in paths}, tuned, counted, teacher=teacher, against=against)
     if same:
         config_io.write_config(same, Path(out) / "seeds.json")
     else:  # what an earlier report of other runs has written

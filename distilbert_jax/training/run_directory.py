@@ -33,7 +33,7 @@ FREE = (
 )
 
 # Fields that say where something lies whose content is among the run's inputs: whoever moves it may edit config.json.
-_PLACES = ("data.corpus", "data.heldout", "teacher", "init.source", "model", "distill.teacher", "augment.model")
+PLACES = ("data.corpus", "data.heldout", "teacher", "init.source", "model", "distill.teacher", "augment.model")
 
 FOLDERS = ("tensorboard", "checkpoints", "model", "profile")
 INPUTS, OUTPUTS, METRICS = "inputs.json", "outputs.json", "metrics.jsonl"
@@ -245,7 +245,7 @@ def _identity(binding: dict[str, Any], inputs: dict[str, str]) -> dict[str, str]
 
 
 def _config_digest(binding: dict[str, Any]) -> str:
-    return _digest({name: value for name, value in binding.items() if name not in _PLACES})
+    return _digest({name: value for name, value in binding.items() if name not in PLACES})
 
 
 def _digest(values: Any) -> str:

@@ -128,25 +128,32 @@ def test_runs_that_differ_in_their_seed_alone_are_taken_together(pair, tmp_path,
     base = read_config(PretrainConfig, pair / "second/config.json")
     of_seed = lambda config, seed: dataclasses.replace(config, run=dataclasses.replace(config.run, seed=seed))
     other = dataclasses.replace(base, steps=base.steps + 1)
+    moved = dataclasses.replace(base, data=dataclasses.replace(base.data, corpus="elsewhere"))
     configs = {
-        "one-3": of_seed(base, 3),
+        "one-3": of_seed(moved, 3),
         "one": of_seed(base, 1),
+        "untuned": of_seed(base, 4),
+        "other text": of_seed(base, 5),
         "other": other,
         "other-2": of_seed(other, 2),
         "alone": None,
     }
     runs = {name: tmp_path / name for name in configs}
-    for name, run in runs.items():
+    for name, link in runs.items():
+        run = tmp_path / "store" / name / "run"  # of links the report has the names
         shutil.copytree(pair / "second", run)
+        link.symlink_to(run, target_is_directory=True)
         if name not in ("one", "alone"):
             turned_around(run)
-    monkeypatch.setattr(module, "_config", lambda run: configs[run.name])
+    shutil.rmtree(runs["untuned"] / "glue")
+    run_directory.record_input(runs["other text"], "data.corpus", "0" * 64)
+    monkeypatch.setattr(module, "_config", lambda run: configs[run.resolve().parent.name])
     asked = {"teacher": str(runs["alone"]), "against": str(runs["other-2"]), "length": 16}
     report(list(map(str, runs.values())), str(tmp_path / "out"), **asked)
     found = read_config(dict[str, SeedFigures], tmp_path / "out/seeds.json")
     assert {name: one.runs for name, one in found.items()} == {"one": ("one", "one-3"), "other": ("other", "other-2")}
     assert (found["one"].score, found["other"].score) == (50.0, 20.0)
-    assert found["one"].against.name == "other-2"
+    assert found["one"].against.name == "other, other-2"
     assert found["one"].against.difference.value == pytest.approx(30.0)
     assert found["one"].against.difference.low < 0 < 60 < found["one"].against.difference.high
     assert found["one"].of_teacher.share.value == pytest.approx(62.5)
