@@ -243,8 +243,8 @@ _NOT_SHARED = ("run", "config", "initial weights", "data.heldout", "teacher's fi
 
 
 def alike(runs: Iterable[Path]) -> list[dict[int, Path]]:
-    """Runs that differ in nothing but their seed of pre-training, in groups of two or more: {seed: run}. Corpora and models are told
-    by their content, wherever they lie."""
+    """Runs that differ in nothing but their seed of pre-training, in groups of two or more: {seed: run}. Corpora and models go by
+    their content, wherever they lie."""
     groups: dict[str, dict[int, Path]] = {}
     for run in runs:
         if config := _config(run):
