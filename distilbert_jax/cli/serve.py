@@ -53,11 +53,15 @@ class ServeCommand:
         from distilbert_jax.serving.models import load_models
         from distilbert_jax.serving.server import Server, Settings
 
+        token = self.token or os.environ.get("DISTILBERT_JAX_TOKEN", "")
+        if not all(
+            "!" <= character <= "~" for character in token
+        ):  # clients do not agree on how a header spells others
+            raise InputError("--token: expected letters, digits and signs of ASCII, and no spaces", field="--token")
         listening = listen(self.host, self.port)  # before the models are read, which takes long
         models = load_models(
             self.model, dtype=self.dtype, activations=self.activations, batch_size=self.batch_size, pooling=self.pooling
         )
-        token = self.token or os.environ.get("DISTILBERT_JAX_TOKEN", "")
         settings = Settings(token, self.max_body, self.max_texts, seconds=self.timeout)
         metrics = Metrics()
         batcher = Batcher(

@@ -46,9 +46,14 @@ def swept(
     twice = any(one == other for (_, one), (_, other) in itertools.combinations(configs, 2))  # also 2 and 2.0
     if not values or twice:
         raise InputError(f"--sweep {field} {' '.join(values)}: expected values, each once", field="--sweep")
+    titles = [f"{'.'.join(field.split('.')[-2:])}={value.replace('/', '_')}" for value in values]
+    if same := [title for title in titles if titles.count(title) > 1]:
+        raise InputError(
+            f"--sweep {field} {' '.join(values)}: two values would both be called {same[0]}; name one otherwise",
+            field="--sweep",
+        )
     variants = []
-    for value, changed in configs:
-        title = f"{'.'.join(field.split('.')[-2:])}={value.replace('/', '_')}"
+    for title, (_, changed) in zip(titles, configs, strict=True):
         if changed != base:
             run = dataclasses.replace(changed.run, directory=str(Path(config.directory) / title))
             variants.append(Variant(title, student.seeds, pretrain=dataclasses.replace(changed, run=run)))

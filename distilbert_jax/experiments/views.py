@@ -27,7 +27,8 @@ def _title(task: str) -> str:
 
 
 def _interval(one: Interval, sign: str = "") -> str:
-    return f"{one.value:{sign}.1f} ({one.low:{sign}.1f} to {one.high:{sign}.1f})"
+    value, low, high = (round(number, 1) + 0.0 for number in (one.value, one.low, one.high))  # no -0.0
+    return f"{value:{sign}.1f} ({low:{sign}.1f} to {high:{sign}.1f})"
 
 
 def _ratio(one: RelativeSpeed) -> str:

@@ -198,7 +198,9 @@ def _evaluation(config: FinetuneConfig, task: Task, results: Mapping[int, RunRes
     read = "; ".join(
         f"{plain(split)} is {_scored_on(config, task, split)}, {rows:,} rows" for split, rows in own.dev_rows.items()
     )
-    chosen = "of the epoch that is best on another tenth of train" if config.select else "of the last step"
+    chosen = (
+        "of the epoch that is best on other rows of train, held out for that" if config.select else "of the last step"
+    )
     errors = f", but for {', '.join(ERRORS)}" if {*task.beside} & {*ERRORS} else ""
     yield (
         f"Values are × 100{errors}. {read}. Each seed trains a model of its own with the same settings; the weights are those "

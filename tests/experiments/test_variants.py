@@ -18,7 +18,9 @@ from distilbert_jax.config import (
     student_config,
 )
 from distilbert_jax.experiments import experiment, views
+from distilbert_jax.experiments.figures import ComparisonWith, SeedFigures
 from distilbert_jax.experiments.variants import swept
+from distilbert_jax.glue.results import Comparison, Interval
 from tests import runs
 from tests.runs import BERT, change, refused
 
@@ -114,6 +116,7 @@ def test_any_field_of_the_students_config_can_be_swept(field, value, expected):
         ("loss.kl.weight", ("1", "1"), ""),
         ("loss.kl.weight", ("2", "2.0"), ""),
         ("run.log_every", ("1", "2"), ""),
+        ("data.corpus", ("a/b", "a_b"), ""),
         ("init.fold_token_type", ("maybe",), ""),
     ],
 )
@@ -170,6 +173,15 @@ def test_a_report_shows_the_settings_in_which_runs_differ():
     assert views.settings({"first": FIRST, "again": change(FIRST, run__directory="again")}) == []
     text = views.markdown({}, [], {"first": FIRST, "other": OTHER})
     assert text.count("loss.kl.weight") == 1
+
+
+def test_intervals_of_what_is_equal_have_no_sign():
+    nothing = Comparison(
+        share=Interval(100 - 1e-14, 100.0, 100.0), difference=Interval(-1e-14, -1e-14, 1e-14), tasks={}
+    )
+    against = ComparisonWith(**vars(nothing), name="other")
+    lines = views.over_seeds({"a": SeedFigures(runs=("a", "b"), score=50.0, of_teacher=nothing, against=against)})
+    assert lines[1][1:] == ["50.0", "100.0 (100.0 to 100.0)", "+0.0 (+0.0 to +0.0)"]
 
 
 def test_every_metric_has_a_curve(tmp_path, monkeypatch):

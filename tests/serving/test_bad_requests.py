@@ -6,6 +6,9 @@ import time
 
 import pytest
 
+from distilbert_jax.cli.main import main
+from tests.runs import refused
+
 MASK = "reda [MASK]"
 
 WRONG = {
@@ -111,3 +114,14 @@ def test_a_client_that_hangs_up_harms_nobody(endpoint):
     time.sleep(0.1)
     assert endpoint.ask("/", {"inputs": MASK}).status == 200
     assert "Traceback" not in endpoint.child.said()[1]
+
+
+@pytest.mark.parametrize("token", ["sécret", "two words", "tab\t"])
+def test_a_token_that_clients_would_send_in_several_ways_is_refused(token, monkeypatch):
+    refused(
+        lambda: main(["serve", "--model", "no/such", "--token", token]),
+        by="cli.serve.ServeCommand.run",
+        field="--token",
+    )
+    monkeypatch.setenv("DISTILBERT_JAX_TOKEN", token)
+    refused(lambda: main(["serve", "--model", "no/such"]), by="cli.serve.ServeCommand.run", field="--token")
