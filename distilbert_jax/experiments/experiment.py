@@ -102,7 +102,7 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
     if "glue" in stages:
         seeds = dict.fromkeys(seed for variant in variants for seed in variant.seeds)
         to_come = [config.run_of(variant) / "model" for variant in variants] if "pretrain" in stages else []
-        check_ahead(config.glue, config.tasks, list(seeds), config.sweep, to_come)
+        check_ahead(config.glue, config.tasks, list(seeds), config.sweep, to_come, together=config.vmap_seeds)
     models = {str(config.run_of(variant) / "model"): variant for variant in config.variants}
     for variant in variants:
         if variant.published not in ("", *TEST_SCORES):

@@ -47,6 +47,22 @@ class Stage(NamedTuple):
     stop: int
 
 
+def shared_teacher(configs: Sequence[FinetuneConfig]) -> str:
+    """The directory of the teacher of runs that train in one program, or "".
+
+    Raises:
+        InputError: they have several.
+    """
+    names = {config.teacher for config in configs}
+    if len(names) > 1:
+        raise InputError(
+            f"distill.teacher = {configs[0].distill.teacher}: seeds of one program share their teacher; leave out --vmap-seeds, or "
+            "name the teacher of one seed",
+            field="distill.teacher",
+        )
+    return names.pop()
+
+
 class Tuning:
     """One task and setting, ready for any seed.
 
@@ -103,17 +119,6 @@ class Tuning:
     def _batches(self, config: FinetuneConfig) -> RandomBatches:
         return RandomBatches(self.train_rows.lengths, config.batch_size, config.run.seed, self.shape)
 
-    def _teacher_of(self, configs: Sequence[FinetuneConfig]) -> str:
-        """The directory of the teacher of these runs, or ""."""
-        names = {config.teacher for config in configs}
-        if len(names) > 1:
-            raise InputError(
-                f"distill.teacher = {self.config.distill.teacher}: seeds of one program share their teacher; "
-                "leave out --vmap-seeds",
-                field="distill.teacher",
-            )
-        return names.pop()
-
     @functools.lru_cache(maxsize=1)  # noqa: B019 (both end with the runs of a task)
     def _load_teacher(self, name: str) -> Teacher:
         if not name:
@@ -123,7 +128,7 @@ class Tuning:
     def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[RunResult]:
         """Train these runs, side by side when there is more than one, from where they were interrupted, and score them: the results
         of `finetune_seeds`."""
-        teacher = self._load_teacher(self._teacher_of(configs))
+        teacher = self._load_teacher(shared_teacher(configs))
         started, why = time.perf_counter(), {}
         with goes_on(configs, directories, self.steps, why) as runs:
             self._announce(runs)

@@ -16,6 +16,7 @@ from distilbert_jax.finetuning.identity import check_asked
 from distilbert_jax.finetuning.preparation import check_models
 from distilbert_jax.finetuning.runs import finetune_seeds, sweep_directory
 from distilbert_jax.finetuning.tasks import Task, find_task
+from distilbert_jax.finetuning.tuning import shared_teacher
 from distilbert_jax.glue.results import Choice, Setting, SweepRun, TriedSetting
 from distilbert_jax.training import distributed, sharding
 from distilbert_jax.training.callbacks import check_callbacks
@@ -71,7 +72,7 @@ def run_sweep(
             f"--from-mnli: changes nothing of {', '.join(task.name for task in wanted)}; it is for {', '.join(FROM_MNLI)}",
             field="--from-mnli",
         )
-    distributed.on_all_processes(lambda: _check_runs(config, wanted, seeds, sweep))
+    distributed.on_all_processes(lambda: _check_runs(config, wanted, seeds, sweep, together=together))
     runs: list[SweepRun] = []
     for task in wanted:
         start = from_mnli and task.name in FROM_MNLI
@@ -163,13 +164,16 @@ def check_ahead(
     seeds: Sequence[int],
     sweep: SweepConfig | None = None,
     to_come: Collection[Path] = (),
+    *,
+    together: bool = False,
 ) -> None:
     """Raise InputError for what would stop `run_sweep` of a model that is yet to be trained, see `check_length` as well.
 
     Args:
         to_come: directories of models that will be there by then.
     """
-    _check_runs(config, available(config, tasks), seeds, sweep, {place.resolve() for place in to_come})
+    places = {place.resolve() for place in to_come}
+    _check_runs(config, available(config, tasks), seeds, sweep, places, together=together)
 
 
 def _check_runs(
@@ -178,6 +182,8 @@ def _check_runs(
     seeds: Sequence[int],
     sweep: SweepConfig | None,
     to_come: Collection[Path] = (),
+    *,
+    together: bool,
 ) -> None:
     """Raise InputError for what would stop a run of these tasks, whose files are there. The model is not looked at."""
     chooses = sweep is not None and _settings(sweep) != [Setting()]
@@ -193,10 +199,14 @@ def _check_runs(
     for size in (sweep and sweep.batch_size) or (config.batch_size,):
         sharding.check_batch(size, config.optimizer.accumulate, mesh, "batch_size")
     for task in tasks:
+        of_seed = lambda seed, name=task.name: dataclasses.replace(
+            config, task=name, run=dataclasses.replace(config.run, seed=seed)
+        )
         for seed in dict.fromkeys((*(sweep.seeds if sweep and chooses else ()), *seeds)):
-            one = dataclasses.replace(config, task=task.name, run=dataclasses.replace(config.run, seed=seed))
-            check_asked(one)
-            check_models(one, task, to_come)
+            check_asked(of_seed(seed))
+            check_models(of_seed(seed), task, to_come)
+        if together:
+            shared_teacher(list(map(of_seed, seeds)))
 
 
 def check_length(config: FinetuneConfig, model: ModelConfig, name: str) -> None:

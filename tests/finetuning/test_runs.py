@@ -644,7 +644,7 @@ def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
     np.testing.assert_array_equal(losses_of(configs[1]), losses_of(one))
     other = seeds_of(folder, tmp_path / "together", (0, 1), **given)
     refused(
-        lambda: finetune_seeds(other, together=True), by="finetuning.tuning.Tuning._teacher_of", field="distill.teacher"
+        lambda: finetune_seeds(other, together=True), by="finetuning.tuning.shared_teacher", field="distill.teacher"
     )
 
 

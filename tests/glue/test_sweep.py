@@ -177,6 +177,10 @@ def test_what_is_not_of_a_later_task_or_seed_is_told_before_the_first_run(asked,
     refused_by_both(taught, field="distill.teacher", path="cola-1")
     heads["cola"].save_pretrained(tmp_path / "cola-1")
     check_ahead(taught, tasks, seeds)
+    for check in (run_sweep, check_ahead):  # not after settings were chosen with one seed
+        told = {"by": "finetuning.tuning.shared_teacher", "field": "distill.teacher"}
+        refused(lambda: check(taught, tasks, seeds, together=True), **told)  # noqa: B023 - called at once
+    check_ahead(change(taught, distill__teacher=str(tmp_path / "{task}-0")), tasks, seeds, together=True)
     refused_by_both(taught, sweep=grid, path="rte-7")
     refused_by_both(copies, path="masked")
     check_ahead(copies, tasks, seeds, to_come=[tmp_path / "x/../masked"])
