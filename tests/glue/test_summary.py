@@ -322,20 +322,19 @@ def test_pairs_are_of_the_same_dev_rows_in_the_same_order(tmp_path):
     config = FinetuneConfig(data=str(folder))
     for one in (ours, theirs):
         recorded(one, **inputs)
-    assert compare_runs([ours], [theirs], ["rte"]).difference.value == 0.0
+    assert compare_runs([[ours]], [[theirs]], ["rte"]).difference.value == 0.0
     check_dev([theirs], config)
     recorded(theirs, change(FinetuneConfig(task="rte"), data=""), **{"data (validation)": digest("c")})
-    compare_runs(
-        [ours], [theirs], ["rte"]
-    )  # of the hub's rows the digest is of another kind, and the labels are the same
+    # Of the hub's rows the digest is of another kind, and the labels are the same.
+    compare_runs([[ours]], [[theirs]], ["rte"])
     kept = theirs.directory / "predictions/validation-labels.npy"
     labels = np.load(kept)
     np.save(kept, 1 - labels)
-    refused(lambda: compare_runs([ours], [theirs], ["rte"]), path="rte-0", field="data (validation)")
+    refused(lambda: compare_runs([[ours]], [[theirs]], ["rte"]), path="rte-0", field="data (validation)")
     np.save(kept, labels)
     turned = write_split(folder, "rte", "validation", {name: values[::-1] for name, values in rows.items()})
     recorded(theirs, **{"data (validation)": sha256_of(turned)})
-    refused(lambda: compare_runs([ours], [theirs], ["rte"]), path="rte-0", field="data (validation)")
+    refused(lambda: compare_runs([[ours]], [[theirs]], ["rte"]), path="rte-0", field="data (validation)")
     refused(
         lambda: check_dev([ours], config), by="glue.summary.check_dev", path="ours/rte-0", field="data (validation)"
     )
