@@ -31,7 +31,7 @@ class TextCommand:
     def results(self, pipeline: type, *options: Any, pairs: bool = False) -> Iterator[tuple[Any, Any]]:
         """Texts and what a pipeline says of them, as they are read."""
         texts = given_texts(self.texts, self.file, self.column)
-        if len(self.column) > 1 + pairs:
+        if len(self.column) > 1 + pairs or len(set(self.column)) < len(self.column):
             what = "one column, or two of pairs" if pairs else "one column"
             raise InputError(f"--column {' '.join(self.column)}: expected {what}", field="--column")
         loaded = pipeline(self.model, dtype=self.dtype, activations=self.activations, batch_size=self.batch_size)
@@ -200,7 +200,7 @@ class AnswerCommand:
         if not self.question:
             if self.context:
                 raise InputError("--context goes with --question: give at least one", field="--question")
-            if self.column and len(self.column) != 2:
+            if self.column and (len(self.column) != 2 or len(set(self.column)) == 1):
                 said = "expected two columns, that of the questions and that of the contexts"
                 raise InputError(f"--column {' '.join(self.column)}: {said}", field="--column")
             texts = given_texts((), self.file, self.column)

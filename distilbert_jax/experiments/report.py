@@ -244,15 +244,19 @@ _NOT_SHARED = ("run", "config", "initial weights", "data.heldout", "teacher's fi
 
 def alike(runs: Iterable[Path]) -> list[dict[int, Path]]:
     """Runs that differ in nothing but their seed of pre-training, in groups of two or more: {seed: run}. Corpora and models go by
-    their content, wherever they lie."""
+    their content, wherever they lie, as far as inputs.json tells it."""
     groups: dict[str, dict[int, Path]] = {}
     for run in runs:
         if config := _config(run):
-            free = lambda name: name == "run.seed" or run_directory.is_free(name) or name in run_directory.PLACES
-            settings = {name: value for name, value in leaves(config) if not free(name)}
-            read = {
-                name: digest for name, digest in run_directory.recorded_inputs(run).items() if name not in _NOT_SHARED
+            read = run_directory.recorded_inputs(run)
+            # What lies on the hub is told by its name alone.
+            told = lambda name, read=read: name in run_directory.PLACES and (name in read or f"{name}'s files" in read)
+            settings = {
+                name: value
+                for name, value in leaves(config)
+                if name != "run.seed" and not run_directory.is_free(name) and not told(name)
             }
+            read = {name: digest for name, digest in read.items() if name not in _NOT_SHARED}
             groups.setdefault(repr((settings, sorted(read.items()))), {}).setdefault(config.run.seed, run)
     return [dict(sorted(group.items())) for group in groups.values() if len(group) > 1]
 

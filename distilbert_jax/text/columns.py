@@ -110,10 +110,13 @@ def _misread(names: Sequence[str]) -> str:
     if len(names) == 1:
         for sign, called in (("\t", "tabs"), (";", "semicolons"), ("|", "bars"), (",", "commas")):
             if sign in names[0]:
-                mend = {"\t": "name it .tsv", ",": "name it .csv"}.get(sign, f"--delimiter '{sign}'")
+                mend = {"\t": "name it .tsv", ",": "name it .csv"}.get(
+                    sign, f"write it with tabs (.tsv), or say --delimiter '{sign}' where the command has it"
+                )
                 return f"its first line is one column and has {called}: is it separated by {called}? {mend}"
     if any(_is_value(name) for name in names):
-        return "its first line looks like a row: write the names of the columns above it, or give them by --columns"
+        said = "its first line looks like a row: write the names of the columns above it"
+        return f"{said}, or give them by --columns where the command has it"
     return ""
 
 

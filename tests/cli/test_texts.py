@@ -141,6 +141,8 @@ def test_a_file_with_columns_is_asked_for_one(world, tmp_path, capsys):
         refused(lambda asked=asked: evaluate.main([*command[:-1], *asked]), "text", field="--column")
     two = [*command, str(tmp_path / "my.csv"), "--column", "text", "pair"]
     refused(lambda: evaluate.main(two), "text pair", field="--column")
+    twice = [*command, str(tmp_path / "my.csv"), "--pairs", "--column", "text", "text"]
+    refused(lambda: evaluate.main(twice), "text text", field="--column")
 
 
 @pytest.mark.parametrize("options", [["--json"], []])
@@ -206,6 +208,7 @@ def test_answers_come_from_arguments_lines_columns_or_a_whole_file(tmp_path, cap
         (["--question", "who", "--context", "a", "--file", str(tmp_path / "text.txt")], "--file"),
         (["--question", "who", "--file", str(tmp_path / "pairs.csv")], "--file"),
         (["--file", str(tmp_path / "pairs.csv"), "--column", "q"], "--column"),
+        (["--file", str(tmp_path / "pairs.csv"), "--column", "q", "q"], "--column"),
     ):
         refused(lambda options=options: evaluate.main([*command, *options]), field=field)
     standard_input(b"anna \xff")

@@ -9,7 +9,7 @@ from flax import nnx
 
 from distilbert_jax.base.config_io import read_config, to_json, write_config
 from distilbert_jax.base.files import write_json
-from distilbert_jax.config import DataConfig, PretrainConfig
+from distilbert_jax.config import DataConfig, InitConfig, PretrainConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import report as module
 from distilbert_jax.experiments.figures import RunFigures, SeedFigures
@@ -134,6 +134,8 @@ def test_runs_that_differ_in_their_seed_alone_are_taken_together(pair, tmp_path,
         "one": of_seed(base, 1),
         "untuned": of_seed(base, 4),
         "other text": of_seed(base, 5),
+        "of the hub": dataclasses.replace(of_seed(base, 6), init=InitConfig(source="org/one")),
+        "of it, another": dataclasses.replace(of_seed(base, 7), init=InitConfig(source="org/two")),
         "other": other,
         "other-2": of_seed(other, 2),
         "alone": None,
@@ -147,6 +149,11 @@ def test_runs_that_differ_in_their_seed_alone_are_taken_together(pair, tmp_path,
             turned_around(run)
     shutil.rmtree(runs["untuned"] / "glue")
     run_directory.record_input(runs["other text"], "data.corpus", "0" * 64)
+    for name in ("of the hub", "of it, another"):
+        inputs = run_directory.recorded_inputs(runs[name])
+        write_json(
+            runs[name] / "inputs.json", {key: one for key, one in inputs.items() if key != "init.source's files"}
+        )
     monkeypatch.setattr(module, "_config", lambda run: configs[run.resolve().parent.name])
     asked = {"teacher": str(runs["alone"]), "against": str(runs["other-2"]), "length": 16}
     report(list(map(str, runs.values())), str(tmp_path / "out"), **asked)
