@@ -54,9 +54,7 @@ class ServeCommand:
         from distilbert_jax.serving.server import Server, Settings
 
         token = self.token or os.environ.get("DISTILBERT_JAX_TOKEN", "")
-        if not all(
-            "!" <= character <= "~" for character in token
-        ):  # clients do not agree on how a header spells others
+        if not all("!" <= sign <= "~" for sign in token):  # clients do not agree on how a header spells others
             raise InputError("--token: expected letters, digits and signs of ASCII, and no spaces", field="--token")
         listening = listen(self.host, self.port)  # before the models are read, which takes long
         models = load_models(

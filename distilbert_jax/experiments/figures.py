@@ -22,9 +22,8 @@ class SeedFigures:
     runs: tuple[str, ...]
     score: float  # mean over them
     of_teacher: Comparison | None  # with the teacher
-    against: (
-        ComparisonWith | None
-    )  # named after all runs of the other side; seed by seed where those have the same seeds
+    # Named after all runs of the other side; seed by seed where those have the same seeds.
+    against: ComparisonWith | None
 
 
 @dataclass(frozen=True, kw_only=True)
