@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from distilbert_jax.base import runtime, signals
-from distilbert_jax.base.files import check_results_place
+from distilbert_jax.base.files import check_results_place, read_json
 from distilbert_jax.cli.arguments import calling
 from distilbert_jax.errors import InputError
 
@@ -33,15 +33,16 @@ def demo(out: Path | None = None, only: tuple[Step, ...] = STEPS, toy: bool = Fa
     if not only:
         raise InputError(f"--only: expected one or more of {', '.join(STEPS)}", field="--only")
     check_results_place(out, "--out")
-    _check_before(only, out)
+    tier = "toy/" if toy else ""
+    _check_before(only, out, tier)
     runtime.keep_freed_memory()
     for step in STEPS:
         if step in only:
-            _do(step, out, "toy/" if toy else "")
+            _do(step, out, tier)
 
 
-def _check_before(only: tuple[Step, ...], out: Path) -> None:
-    """Raise InputError where a step needs what no earlier one has made."""
+def _check_before(only: tuple[Step, ...], out: Path, tier: str) -> None:
+    """Raise InputError where a step needs what no earlier one has made, or what one of the other demo, whole or toy, has."""
     made = {
         "data": "data/manifest.json",
         "tokenizer": "tokenizer/tokenizer.json",
@@ -68,6 +69,22 @@ def _check_before(only: tuple[Step, ...], out: Path) -> None:
                     field="--only",
                     hint=f"--only {other}",
                 )
+            if other not in only and other in TRAININGS:
+                _check_tier(step, other, out, tier)
+
+
+def _check_tier(step: Step, training: str, out: Path, tier: str) -> None:
+    """Scores of a toy's few rows beside the models of a whole demo would pass for theirs, and the other way round."""
+    recorded = out / training / "config.json"
+    steps = _configs().get_config(f"{tier}{training}", str(out)).steps
+    if recorded.is_file() and (found := read_json(recorded, dict).get("steps")) != steps:
+        asked, change = ("the toy", "leave --toy out") if tier else ("the demo", "add --toy")
+        raise InputError(
+            f"--only {step}: {out / training} is a run of {found} steps, and {asked} has one of {steps}; {change}, or choose "
+            "another --out",
+            path=out / training,
+            field="--toy",
+        )
 
 
 def _do(step: Step, out: Path, tier: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from distilbert_jax.base.config_io import load_config
+from distilbert_jax.base.config_io import load_config, write_config
 from distilbert_jax.cli import demo as module
 from distilbert_jax.cli.main import main
 from distilbert_jax.config import PretrainConfig
@@ -46,6 +46,21 @@ def test_a_step_without_what_earlier_ones_make_says_which(steps, tmp_path, step,
     assert (steps, list(tmp_path.iterdir())) == ([], [])
 
 
+@pytest.mark.parametrize("tier", ["", "toy/"])
+def test_a_demo_goes_on_with_models_of_its_own_length_alone(steps, tier, tmp_path):
+    config_of = importlib.import_module("distilbert_jax.configs.demo").get_config
+    for name in module.TRAININGS:
+        (tmp_path / name / "model").mkdir(parents=True)
+        write_config(config_of(f"{tier}{name}", str(tmp_path)), tmp_path / name / "config.json")
+        (tmp_path / name / "model/model.safetensors").touch()
+    arguments = ["demo", "--out", str(tmp_path), "--only", "fill-mask"]
+    same, other = (arguments, [*arguments, "--toy"]) if not tier else ([*arguments, "--toy"], arguments)
+    main(same)
+    assert steps == [("fill-mask", tmp_path)]
+    refused(lambda: main(other), by="cli.demo._check_tier", field="--toy")
+    assert len(steps) == 1
+
+
 def test_the_data_are_written_where_the_other_steps_look(tmp_path, monkeypatch, capsys):
     rows = {"glue/demo-topic/train.parquet": 2000}
     texts = {name: TextCounts(documents=1, words=2) for name in ("train.txt", "heldout.txt")}
@@ -63,7 +78,7 @@ def test_the_data_are_written_where_the_other_steps_look(tmp_path, monkeypatch, 
 @pytest.mark.parametrize("tier", ["", "toy/"])
 def test_each_training_and_tuning_is_that_of_the_demos_config(tier, tmp_path, monkeypatch):
     trained, tuned = [], []
-    monkeypatch.setattr(module, "_check_before", lambda only, out: None)
+    monkeypatch.setattr(module, "_check_before", lambda only, out, tier: None)
     monkeypatch.setattr("distilbert_jax.pretraining.run.pretrain", trained.append)
     monkeypatch.setattr("distilbert_jax.cli.glue.GlueCommand.run", lambda self: tuned.append(self))
     main(["demo", "--out", str(tmp_path), "--only", *module.TRAININGS, "glue", *["--toy"] * bool(tier)])
