@@ -206,35 +206,41 @@ def _evaluation(config: FinetuneConfig, task: Task, results: Mapping[int, RunRes
         f"Values are × 100{errors}. {read}. Each seed trains a model of its own with the same settings; the weights are those "
         f"{chosen}."
     )
-    if (floor := _floor(task, own, directory)) is not None:
-        yield f"Always giving the most frequent answer scores {number(floor)}."
+    if floors := _floors(task, own, directory):
+        of = lambda split: f" on {plain(split)}" if len(floors) > 1 else ""
+        scored = ", ".join(f"{number(floor)}{of(split)}" for split, floor in floors.items())
+        yield f"Always giving the most frequent answer scores {scored}."
 
 
-def _floor(task: Task, result: RunResult, directory: Path) -> float | None:
-    """`majority_score` on the split of the score; None also of a run whose predictions somebody has removed."""
-    split = next(iter(result.scores))
-    return (
-        majority_score(task, directory, split)
+def _floors(task: Task, result: RunResult, directory: Path) -> dict[str, float]:
+    """`majority_score` on each split that is scored, where there is one; none of a run whose predictions somebody has removed."""
+    floors = {
+        split: majority_score(task, directory, split)
+        for split in result.scores
         if (directory / "predictions" / f"{split}-labels.npy").is_file()
-        else None
-    )
+    }
+    return {split: floor for split, floor in floors.items() if floor is not None}
 
 
 def _limits(config: FinetuneConfig, task: Task, results: Mapping[int, RunResult], directory: Path) -> Iterator[str]:
-    own, split = results[config.run.seed], next(iter(results[config.run.seed].scores))
-    rows = own.dev_rows[split]
-    said = [f"The score is of {rows:,} rows: one of them is worth about {number(100 / rows)} points."]
+    own = results[config.run.seed]
+    said, of = [], lambda split: f" on {plain(split)}" if len(own.scores) > 1 else ""
     recorded = run_directory.recorded_inputs(directory)
-    if recorded.get("data (train)", "") == recorded.get(f"data ({split})"):
-        said.append("These are the rows that it was trained on: the score says nothing of others.")
+    for split in own.scores:
+        rows = own.dev_rows[split]
+        said.append(
+            f"The score{of(split)} is of {rows:,} rows: one of them is worth about {number(100 / rows)} points."
+        )
+        if recorded.get("data (train)", "") == recorded.get(f"data ({split})"):
+            said.append("These are the rows that it was trained on: the score says nothing of others.")
     if len(results) > 1:
         said.append("This is one of the seeds, not the best of them by choice.")
     else:
         said.append("Of one seed: by how much others differ was not measured.")
     if wrong := [str(seed) for seed, one in results.items() if one.diverged]:
         said.append(f"Seed {', '.join(wrong)} diverged, and counts as 0.")
-    floor = _floor(task, own, directory)
-    if floor is not None and own.score <= floor + 1e-9:
+    floors = _floors(task, own, directory)
+    if any(own.scores[split]["score"] <= floor + 1e-9 for split, floor in floors.items()):
         said.append("It is no better than always giving the most frequent answer: it has not learned this task.")
     yield " ".join(said)
     yield (

@@ -29,7 +29,7 @@ from distilbert_jax.models import BertForMaskedLM, DistilBertForMaskedLM, Sequen
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import load_tokenizer, save_tokenizer
 from distilbert_jax.training import cost, run_directory, step
-from distilbert_jax.training.model_card import card_text, number
+from distilbert_jax.training.model_card import card_text, number, plain
 from tests import runs
 from tests.models.common import call
 from tests.runs import BERT, STUDENT, change, metrics, refused
@@ -594,13 +594,18 @@ def test_results_of_earlier_versions_are_read(tmp_path):
 @pytest.mark.slow
 def test_the_model_of_mnli_predicts_ax_too(folder, tmp_path, capsys):
     texts = lambda rows: {"premise": shares(rows, 5)["sentence2"], "hypothesis": ["goes to"] * rows}
-    for name in ("train", "validation_matched", "validation_mismatched"):
+    for name in ("train", "validation_matched"):
         runs.write_split(folder, "mnli", name, {**texts(40), "label": [0, 1, 2, 1] * 10})
+    runs.write_split(folder, "mnli", "validation_mismatched", {**texts(32), "label": [2, 2, 2, 1] * 8})
     runs.write_split(folder, "ax", "test", texts(1104))
     found = tune(tuning(folder, tmp_path / "run", task="mnli", epochs=1, predict_test=True))
     assert set(found.scores) == {"validation_matched", "validation_mismatched"}
     assert [path.name for path in (tmp_path / "run/predictions").glob("*.tsv.npy")] == ["AX.tsv.npy"]
     assert "has no mnli/test_matched.parquet: not predicted" in capsys.readouterr().err
+    card = " ".join((tmp_path / "run/model/README.md").read_text().split())
+    for name, rows, floor in (("validation_matched", 40, 50), ("validation_mismatched", 32, 75)):
+        assert f"{number(floor)} on {plain(name)}" in card
+        assert f"on {plain(name)} is of {rows} rows: one of them is worth about {number(100 / rows)} points" in card
     # RTE starts from it with a head of its own, and again from itself with the head it has.
     runs.write_split(folder, "rte", "train", {**shares(40, 3), "label": [0, 1] * 20})
     runs.write_split(folder, "rte", "validation", {**shares(40, 6), "label": [0, 1] * 20})
