@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from distilbert_jax.base.files import read_json, sha256_of
+from distilbert_jax.base.files import kind_of_place, read_json, sha256_of
 from distilbert_jax.errors import InputError
 from distilbert_jax.training.step import TrainState
 
@@ -51,6 +51,18 @@ def _problem(directory: Path, step: int) -> str | None:
     # Of a file without a digest nobody knows whether it is what was written.
     unknown = sorted(digests.keys() - recorded.keys())
     return f"{DIGESTS} is damaged, it lacks {unknown[0]}" if unknown else None
+
+
+def _check_readable(directory: Path) -> None:
+    """Raise InputError where orbax would read a pipe or a device among what it says of checkpoints, for ever and into memory:
+    it does so before any digest is looked at. What lies within a checkpoint has its digests."""
+    for path in (*directory.glob("*"), *directory.glob("*/*")):
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise InputError(
+                f"{path}: is {kind_of_place(path.stat().st_mode)}, and orbax reads a file there; put it back, or remove "
+                f"{path.parent if path.parent != directory else path}",
+                path=path,
+            )
 
 
 def whole_steps(directory: Path) -> list[int]:
@@ -110,6 +122,7 @@ class Checkpoints:
         logging.getLogger("absl").addFilter(_not_of_orbax)
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         _quieten_threads()
+        _check_readable(self.directory)
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             cleanup_tmp_directories=True,  # of a run that was killed while it saved

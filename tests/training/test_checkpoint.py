@@ -175,6 +175,17 @@ def test_a_checkpoint_without_digests_is_skipped(copy, capsys):
     assert f"{copy / '2'}: skipped: sha256.json is missing or damaged" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "metadata"])
+def test_a_pipe_or_a_device_that_orbax_would_read_for_ever_is_refused(name, copy):
+    place = copy / "2" / name
+    place.unlink(missing_ok=True)
+    os.mkfifo(place)
+    refused(lambda: restore(copy), "named pipe", by="training.checkpoint._check_readable", path=str(place))
+    place.unlink()
+    place.symlink_to("/dev/zero")
+    refused(lambda: restore(copy), "device", by="training.checkpoint._check_readable", path=str(place))
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "null", "3", '["_METADATA"]'])
 def test_digests_that_are_none_are_named(content, copy, capsys):
     (copy / "2/default/sha256.json").write_text(content)
