@@ -117,19 +117,21 @@ def load_teacher(
     *,
     activations: Activations = "auto",
     head: type[MaskedLM | PreTraining] = MaskedLM,
-    new_head: bool = False,
+    new_head: int | None = None,
     vocab_size: int | None = None,
 ) -> MaskedLM | PreTraining:
     """A masked LM whose vocabulary is the corpus' own.
 
     Args:
         vocab_size: not below that of the tokenizer: rows of the embedding beyond it, which are no tokens', are cut off.
-        new_head: True: the masked-LM head may be missing, and is new then. A new head teaches nothing.
+        new_head: None: the masked-LM head may not be missing. A seed: where it is, one is drawn from it; it teaches nothing.
 
     Raises:
         InputError: its tokenizer differs from the corpus', or it has no head.
     """
-    teacher = head.from_pretrained(directory, dtype=dtype, activations=activations, new_head=new_head)
+    teacher = head.from_pretrained(
+        directory, dtype=dtype, activations=activations, new_head=new_head is not None, seed=new_head or 0
+    )
     return _with_vocabulary(teacher, directory, tokenizer, field, vocab_size)
 
 
@@ -208,7 +210,7 @@ def initial_model(
         dtype,
         activations=activations,
         head=head,
-        new_head=True,
+        new_head=config.run.seed,
         vocab_size=rows,
     )
     _with_unigram_bias(source, init, counts)

@@ -558,6 +558,19 @@ def test_a_head_that_is_drawn_may_begin_at_the_frequencies_of_the_tokens(world, 
         np.testing.assert_array_equal(bias(model, "trained"), np.arange(BERT.vocab_size))
 
 
+def test_a_head_that_is_drawn_is_that_of_the_runs_seed(world, tmp_path):
+    BertModel(BERT, rngs=nnx.Rngs(1)).save_pretrained(tmp_path / "bare", load_tokenizer(world.tokenizer))
+
+    def begun(seed):
+        init = InitConfig(source=str(tmp_path / "bare"))
+        return set_up(pretraining(world, tmp_path / "run", model=STUDENT, init=init, run__seed=seed)).state.params
+
+    first, again, other = map(begun, (0, 0, 1))
+    drawn = {name for name in first if not np.array_equal(first[name], other[name])}
+    assert {name for name in first if not np.array_equal(first[name], again[name])} == set()
+    assert drawn == {"head.transform.kernel"}
+
+
 def test_a_run_that_ends_above_its_beginning_says_so(world, tmp_path, capsys):
     """One that ends well does not: `test_the_same_seed_gives_the_same_bits_in_an_hf_directory`."""
     runs.train(pretraining(world, tmp_path / "short", data__heldout="", steps=4, optimizer__learning_rate=30.0))
