@@ -58,24 +58,27 @@ def over_seeds(
     def side_of(run: Path) -> Mapping[int, Path]:
         return next((group for group in groups if run in group.values()), {0: run})
 
-    def beside(group: Mapping[int, Path], other: str) -> Comparison | None:
-        if not other or (theirs := side_of(Path(other).resolve())) == group:
-            return None
+    def beside(group: Mapping[int, Path], theirs: Mapping[int, Path]) -> Comparison:
         of_side = lambda side: [tuned[run] for run in side.values()]
         return bootstrap.compare_runs(of_side(group), of_side(theirs), tasks, paired=group.keys() == theirs.keys())
 
     names = lambda group: tuple(given[run].name for run in group.values())
+    scored = lambda name: bool(name) and bool(tuned[Path(name).resolve()])
+    taught_by = {0: Path(teacher).resolve()} if scored(teacher) else {}  # one model, whatever runs are alike to it
+    compared = side_of(Path(against).resolve()) if scored(against) else {}
     found = {}
-    for group in groups:
-        figures = [rows[given[run]] for run in group.values() if given[run] in rows]
-        scores = [one.score for one in figures if one.score is not None]
-        if len(scores) < len(group):  # one of them is there to be compared with alone
+    for whole in groups:
+        group = {
+            seed: run for seed, run in whole.items() if given[run] in rows
+        }  # others are there to be compared with alone
+        scores = [one.score for one in (rows[given[run]] for run in group.values()) if one.score is not None]
+        if len(scores) < max(2, len(group)):
             continue
-        other = beside(group, against)
+        apart = compared and not set(group.values()) <= set(compared.values())
         found[names(group)[0]] = SeedFigures(
             runs=names(group),
             score=statistics.fmean(scores),
-            of_teacher=beside(group, teacher),
-            against=other and ComparisonWith(**vars(other), name=", ".join(names(side_of(Path(against).resolve())))),
+            of_teacher=beside(group, taught_by) if taught_by else None,
+            against=ComparisonWith(**vars(beside(group, compared)), name=", ".join(names(compared))) if apart else None,
         )
     return found

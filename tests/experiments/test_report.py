@@ -132,6 +132,7 @@ def test_runs_that_differ_in_their_seed_alone_are_taken_together(pair, tmp_path,
     configs = {
         "one-3": of_seed(moved, 3),
         "one": of_seed(base, 1),
+        "one-9": of_seed(base, 9),
         "untuned": of_seed(base, 4),
         "other text": of_seed(base, 5),
         "of the hub": dataclasses.replace(of_seed(base, 6), init=InitConfig(source="org/one")),
@@ -156,7 +157,7 @@ def test_runs_that_differ_in_their_seed_alone_are_taken_together(pair, tmp_path,
         )
     monkeypatch.setattr(module, "_config", lambda run: configs[run.resolve().parent.name])
     asked = {"teacher": str(runs["alone"]), "against": str(runs["other-2"]), "length": 16}
-    report(list(map(str, runs.values())), str(tmp_path / "out"), **asked)
+    report([str(run) for name, run in runs.items() if name != "one-9"], str(tmp_path / "out"), **asked)
     found = read_config(dict[str, SeedFigures], tmp_path / "out/seeds.json")
     assert {name: one.runs for name, one in found.items()} == {"one": ("one", "one-3"), "other": ("other", "other-2")}
     assert (found["one"].score, found["other"].score) == (50.0, 20.0)
@@ -168,6 +169,15 @@ def test_runs_that_differ_in_their_seed_alone_are_taken_together(pair, tmp_path,
     text = (tmp_path / "out/report.md").read_text().partition("## Over seeds of pre-training\n")[2]
     assert "| one, one-3 | 50.0 | 62.5 (" in text
     assert "| other, other-2 | 20.0 | 25.0 (" in text
+    # The teacher is one model; what is compared with is that of every seed, those outside the table among them.
+    asked = {"teacher": str(runs["one"]), "against": str(runs["one-9"]), "length": 16}
+    of_table = ("other", "other-2", "one", "one-3")
+    report([str(runs[name]) for name in of_table], str(tmp_path / "out"), **asked)
+    found = read_config(dict[str, SeedFigures], tmp_path / "out/seeds.json")
+    assert {name: one.runs for name, one in found.items()} == {"other": of_table[:2], "one": of_table[2:]}
+    assert found["other"].of_teacher.share.value == pytest.approx(25.0)
+    assert found["one"].of_teacher.share.value == pytest.approx(62.5)
+    assert (found["other"].against.name, found["one"].against) == ("one, one-3, one-9", None)
     report([str(runs["one"])], str(tmp_path / "out"), length=16)
     assert not (tmp_path / "out/seeds.json").exists(), "of other runs than the report"
 
