@@ -240,8 +240,11 @@ def _limits(config: FinetuneConfig, task: Task, results: Mapping[int, RunResult]
     if wrong := [str(seed) for seed, one in results.items() if one.diverged]:
         said.append(f"Seed {', '.join(wrong)} diverged, and counts as 0.")
     floors = _floors(task, own, directory)
-    if any(own.scores[split]["score"] <= floor + 1e-9 for split, floor in floors.items()):
-        said.append("It is no better than always giving the most frequent answer: it has not learned this task.")
+    if low := [split for split, floor in floors.items() if own.scores[split]["score"] <= floor + 1e-9]:
+        where = "" if len(low) == len(own.scores) else f" on {' and '.join(map(plain, low))}"
+        said.append(
+            f"It is no better than always giving the most frequent answer{where}: it has not learned this task."
+        )
     yield " ".join(said)
     yield (
         "Not measured: rows of another origin than those above, other languages, how it treats groups of people that the rows "
