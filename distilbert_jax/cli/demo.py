@@ -69,19 +69,19 @@ def _check_before(only: tuple[Step, ...], out: Path, tier: str) -> None:
                     field="--only",
                     hint=f"--only {other}",
                 )
-            if other not in only and other in TRAININGS:
-                _check_tier(step, other, out, tier)
+    for training in TRAININGS:
+        if any(training in (step, *needs.get(step, ())) for step in only):
+            _check_tier(training, out, tier)
 
 
-def _check_tier(step: Step, training: str, out: Path, tier: str) -> None:
+def _check_tier(training: str, out: Path, tier: str) -> None:
     """Scores of a toy's few rows beside the models of a whole demo would pass for theirs, and the other way round."""
     recorded = out / training / "config.json"
     steps = _configs().get_config(f"{tier}{training}", str(out)).steps
     if recorded.is_file() and (found := read_json(recorded, dict).get("steps")) != steps:
         asked, change = ("the toy", "leave --toy out") if tier else ("the demo", "add --toy")
         raise InputError(
-            f"--only {step}: {out / training} is a run of {found} steps, and {asked} has one of {steps}; {change}, or choose "
-            "another --out",
+            f"{out / training}: is a run of {found} steps, and {asked} has one of {steps}; {change}, or choose another --out",
             path=out / training,
             field="--toy",
         )
