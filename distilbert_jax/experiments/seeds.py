@@ -68,9 +68,8 @@ def over_seeds(
     compared = side_of(Path(against).resolve()) if scored(against) else {}
     found = {}
     for whole in groups:
-        group = {
-            seed: run for seed, run in whole.items() if given[run] in rows
-        }  # others are there to be compared with alone
+        # Others are there to be compared with alone.
+        group = {seed: run for seed, run in whole.items() if given[run] in rows}
         scores = [one.score for one in (rows[given[run]] for run in group.values()) if one.score is not None]
         if len(scores) < max(2, len(group)):
             continue

@@ -598,7 +598,8 @@ def test_the_model_of_mnli_predicts_ax_too(folder, tmp_path, capsys):
         runs.write_split(folder, "mnli", name, {**texts(40), "label": [0, 1, 2, 1] * 10})
     runs.write_split(folder, "mnli", "validation_mismatched", {**texts(32), "label": [2, 2, 2, 1] * 8})
     runs.write_split(folder, "ax", "test", texts(1104))
-    found = tune(tuning(folder, tmp_path / "run", task="mnli", epochs=1, predict_test=True))
+    config = tuning(folder, tmp_path / "run", task="mnli", epochs=1, predict_test=True)
+    found = tune(config)
     assert set(found.scores) == {"validation_matched", "validation_mismatched"}
     assert [path.name for path in (tmp_path / "run/predictions").glob("*.tsv.npy")] == ["AX.tsv.npy"]
     assert "has no mnli/test_matched.parquet: not predicted" in capsys.readouterr().err
@@ -606,6 +607,11 @@ def test_the_model_of_mnli_predicts_ax_too(folder, tmp_path, capsys):
     for name, rows, floor in (("validation_matched", 40, 50), ("validation_mismatched", 32, 75)):
         assert f"{number(floor)} on {plain(name)}" in card
         assert f"on {plain(name)} is of {rows} rows: one of them is worth about {number(100 / rows)} points" in card
+    scores = {name: {"accuracy": score, "score": score} for name, score in zip(found.scores, (60.0, 60.0), strict=True)}
+    told = card_of(config, tmp_path / "run", {0: dataclasses.replace(found, score=60.0, scores=scores)})
+    assert (
+        f"most frequent answer on {plain('validation_mismatched')}: it has not" in told.sections["Limits and bias"][0]
+    )
     # RTE starts from it with a head of its own, and again from itself with the head it has.
     runs.write_split(folder, "rte", "train", {**shares(40, 3), "label": [0, 1] * 20})
     runs.write_split(folder, "rte", "validation", {**shares(40, 6), "label": [0, 1] * 20})

@@ -117,7 +117,7 @@ def sent(plan: Plan, *kinds: str) -> float:
 _KL = """
 import jax, jax.numpy as jnp
 from distilbert_jax.planning.compile import _devices
-from distilbert_jax.planning.targets import Target, parse_target
+from distilbert_jax.planning.targets import parse_target
 from distilbert_jax.training.losses import distillation, logit_mse
 
 def loss(student, table, teacher):
