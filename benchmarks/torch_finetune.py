@@ -12,7 +12,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,23 +54,32 @@ def main(
     )
     train = train[:max_train_rows]
 
-    steps = epochs * math.ceil(len(train) / batch_size)
-    optimizer = torch.optim.AdamW(decay_groups(classifier), lr=learning_rate, weight_decay=0.01)
-    schedule = transformers.get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * steps), steps)
-    start = time.perf_counter()
-    classifier.train()
-    for _ in range(epochs):
-        for rows in at_random(train, batch_size):
-            loss = classifier(**tokenizer.pad(rows, return_tensors="pt")).loss
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(classifier.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-    seconds = time.perf_counter() - start
+    steps, seconds = take_steps(
+        classifier, train, lambda rows: tokenizer.pad(rows, return_tensors="pt"), epochs, batch_size, learning_rate
+    )
 
     found = {"task": task, "seed": seed, "scores": score(classifier, task, dev, tokenizer, batch_size), "steps": steps}
     print(json.dumps({**found, "train_rows": len(train), "dev_rows": len(dev), "train_seconds": round(seconds, 2)}))
+
+
+def take_steps(
+    model: Any, rows: Rows, batch_of: Callable[[Rows], Any], epochs: int, batch_size: int, learning_rate: float
+) -> tuple[int, float]:
+    """AdamW, a tenth of warm-up and then linear to 0, gradients clipped at 1. Returns the steps and their seconds."""
+    steps = epochs * math.ceil(len(rows) / batch_size)
+    optimizer = torch.optim.AdamW(decay_groups(model), lr=learning_rate, weight_decay=0.01)
+    schedule = transformers.get_linear_schedule_with_warmup(optimizer, math.ceil(0.1 * steps), steps)
+    start = time.perf_counter()
+    model.train()
+    for _ in range(epochs):
+        for some in at_random(rows, batch_size):
+            loss = model(**batch_of(some)).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad(set_to_none=True)
+    return steps, time.perf_counter() - start
 
 
 def encode(file: Path, task: str, tokenizer: Any, length: int) -> Rows:
