@@ -182,6 +182,15 @@ def test_splits(task: Task, folder: str) -> list[tuple[Task, str, str]]:
     return [(of, split, file) for of, split, file in there if has_split(of, split, folder)]
 
 
+def number_of_rows(task: Task, split: str, folder: str) -> int | None:
+    """As the end of a local file says; None of what lies elsewhere."""
+    if not folder or task.source:
+        return None
+    from pyarrow import parquet
+
+    return parquet.read_metadata(_file(task, split, folder)).num_rows
+
+
 def check_file(task: Task, split: str, folder: str) -> None:
     """Raise InputError, before anything is trained, unless a local split can be read and has rows, columns, and those rows that the
     GLUE server counts, by their `idx`; `load_split` looks at every row. The hub is not asked."""

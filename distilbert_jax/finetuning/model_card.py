@@ -116,6 +116,12 @@ def _data_name(config: FinetuneConfig, task: Task) -> str:
     )
 
 
+def _holds_out(config: FinetuneConfig, task: Task) -> bool:
+    """Whether some rows of train are not learned from."""
+    apart = isinstance(task.source, OwnSplits) and task.source.dev is None
+    return config.select or config.selection_split or apart
+
+
 def _scored_on(config: FinetuneConfig, task: Task, split: str) -> str:
     """What a split that is scored is."""
     if config.selection_split or (isinstance(task.source, OwnSplits) and task.source.dev is None):
@@ -135,13 +141,16 @@ def _data(config: FinetuneConfig, task: Task, result: RunResult, directory: Path
         if name.startswith("data (")
     }
     rows = {"train": result.train_rows, **result.dev_rows}
+    # A file has one digest, with what is held out of it.
+    whole = ", of the file with what is held out of it" if _holds_out(config, task) else ""
+    digest = lambda name: f"`{recorded[name]}`{whole if name == 'train' else ''}" if name in recorded else "of train"
     yield table(
         ("Split", "Rows", "SHA-256"),
         [
             (
                 plain(name),
                 f"{rows[name]:,}" if name in rows else "",
-                f"`{recorded[name]}`" if name in recorded else "of train",
+                digest(name),
             )
             for name in dict.fromkeys((*rows, *recorded))
         ],

@@ -29,6 +29,8 @@ from distilbert_jax.text.tokenizer import check_fit, load_tokenizer, same_ids
 from distilbert_jax.text.tokenizer_files import settings_of
 from distilbert_jax.training import sharding
 
+_FEW = 1000  # rows, of which a tenth might be none by chance
+
 
 @dataclasses.dataclass(frozen=True)
 class Splits:
@@ -79,6 +81,14 @@ def training_rows(config: FinetuneConfig, task: Task) -> tuple[Any, Any]:
             f"{task.name}: {len(train)} training rows are too few to hold a tenth of them out", field="selection_split"
         )
     return train.select(np.flatnonzero(~out)), train.select(np.flatnonzero(out))
+
+
+def check_held_out(config: FinetuneConfig, task: Task) -> None:
+    """Raise InputError, before anything is trained, where a tenth of a local train would be none of its rows, or all of them. Long
+    files are not read for that."""
+    rows = datasets.number_of_rows(task, "train", config.data)
+    if rows is not None and min(rows, config.max_train_rows or rows) <= _FEW:
+        training_rows(config, task)
 
 
 def read_splits(config: FinetuneConfig, task: Task) -> Splits:

@@ -13,7 +13,7 @@ from distilbert_jax.config import FinetuneConfig, ModelConfig, SweepConfig
 from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning.datasets import check_file, has_split, test_splits
 from distilbert_jax.finetuning.identity import check_asked
-from distilbert_jax.finetuning.preparation import check_models
+from distilbert_jax.finetuning.preparation import check_held_out, check_models
 from distilbert_jax.finetuning.runs import finetune_seeds, sweep_directory
 from distilbert_jax.finetuning.tasks import Task, find_task
 from distilbert_jax.finetuning.tuning import shared_teacher
@@ -202,6 +202,8 @@ def _check_runs(
         of_seed = lambda seed, name=task.name: dataclasses.replace(
             config, task=name, run=dataclasses.replace(config.run, seed=seed)
         )
+        if chooses or config.select or config.selection_split:
+            check_held_out(dataclasses.replace(config, selection_split=not config.select), task)
         for seed in dict.fromkeys((*(sweep.seeds if sweep and chooses else ()), *seeds)):
             check_asked(of_seed(seed))
             check_models(of_seed(seed), task, to_come)

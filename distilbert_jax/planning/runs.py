@@ -15,7 +15,7 @@ from distilbert_jax.config import (
     require_batch,
     require_positive,
 )
-from distilbert_jax.errors import InputError, nearest
+from distilbert_jax.errors import InputError, counted, nearest
 from distilbert_jax.pretraining.objective_table import check_objective
 
 # Published models whose shape needs no file.
@@ -147,7 +147,9 @@ class Finetuning:
 
     @property
     def models(self) -> str:
-        return _described(self.model, self.teacher, self.dtype)
+        layers = counted(self.config.distill.layer_epochs, "epoch") if self.config.distill.layer_epochs else ""
+        alike = f"; {layers} of layers alone, whose steps are taken to cost what the others do" if layers else ""
+        return _described(self.model, self.teacher, self.dtype) + alike
 
     @property
     def dtype(self) -> Dtype:

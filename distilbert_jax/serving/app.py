@@ -12,9 +12,11 @@ from typing import Any
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from distilbert_jax.base.files import parse_json
 from distilbert_jax.errors import InputError, said, shortened
@@ -112,9 +114,23 @@ def make_app(server: Server, *, lifespan: Any = None) -> Starlette:
         _route("/v1/embeddings", other_apis.embeddings, "POST", style="openai"),
         _route("/v1/models", other_apis.list_models, "GET", style="openai"),
     ]
-    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _no_route})
+    handlers = {HTTPException: _no_route}
+    app = Starlette(routes=routes, lifespan=lifespan, exception_handlers=handlers, middleware=[Middleware(_PathsAlone)])
     app.state.server = server
     return app
+
+
+class _PathsAlone:
+    """Takes `GET http://host/models`, the form of a request to a proxy, for `GET /models` (RFC 9112, section 3.2.2)."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].lower().startswith(("http://", "https://")):
+            _, _, path = scope["path"].partition("://")[2].partition("/")
+            scope = {**scope, "path": f"/{path}", "raw_path": f"/{path}".encode()}
+        await self.app(scope, receive, send)
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
@@ -165,8 +181,9 @@ def _route(path: str, handler: Handler, method: str, *, style: Style = "plain", 
 def _check_token(request: Request, token: str) -> None:
     if not token:
         return
-    given = request.headers.get("authorization", "").encode()
-    if not hmac.compare_digest(given, f"Bearer {token}".encode()):
+    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    same = hmac.compare_digest(given.lstrip(" ").encode(), token.encode())
+    if scheme.lower() != "bearer" or not same:  # the name of a scheme has no case (RFC 9110, section 11.1)
         raise RequestError(401, "Authorization: expected `Bearer` and this server's token", field="authorization")
 
 

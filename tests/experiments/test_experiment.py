@@ -236,7 +236,8 @@ def test_what_lies_there_is_compared_with_the_config_at_every_stage(world, prepa
     monkeypatch.setattr(experiment, "check_finished", lambda config, run: asked.append(config.run.directory))
     for place in ("encoder", "toy/encoder/model", "toy/teacher/model"):
         shutil.copytree(prepared / "encoder", tmp_path / place)
-    runs.write_split(tmp_path / "glue", "sst2", "train", {"sentence": ["red"], "label": [0]})
+    texts = [f"red {i}" for i in range(100)]  # of which some are held out
+    runs.write_split(tmp_path / "glue", "sst2", "train", {"sentence": texts, "label": [0] * 100})
     runs.write_split(tmp_path / "glue", "sst2", "validation", {"sentence": ["red"], "label": [0]})
     config = change(toy(world, tmp_path), glue__data=str(tmp_path / "glue"))
     run_experiment(config, ("glue", "report"), ("encoder",))

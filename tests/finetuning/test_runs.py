@@ -330,6 +330,10 @@ def test_seeds_in_turn_share_one_compiled_step_and_give_what_each_gives_alone(fo
     text = card_text(card_of(rare, tmp_path / "0", {0: found[1]}), tmp_path / "0/model")
     assert "| besides | the first 8 rows of train; 2 micro-batches a step; the head alone trained |" in text
     assert "besides" not in own.text
+    digest = identity.inputs_of(configs[1])["data (train)"]
+    held_out = card_text(card_of(change(configs[1], select=True), tmp_path / "0", {0: found[1]}), tmp_path / "0/model")
+    assert f"`{digest}` |" in own.text
+    assert f"`{digest}`, of the file with" in held_out
     (tmp_path / "0/model/README.md").write_text("mine")
     finetune_seeds(configs)
     assert (tmp_path / "0/model/README.md").read_text() == "mine"

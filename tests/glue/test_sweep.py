@@ -16,10 +16,10 @@ from tests.glue.examples import result
 from tests.runs import STUDENT, change, refused, write_split
 
 
-def write_task(folder, name):
-    """Every split that fine-tuning reads, of one row."""
+def write_task(folder, name, number=1):
+    """Every split that fine-tuning reads, of one row or so many."""
     task = find_task(name)
-    rows = {column: ["a"] for column in task.columns} | {"label": [0]}
+    rows = {column: [f"a {i}" for i in range(number)] for column in task.columns} | {"label": [0] * number}
     for split in ("train", *task.dev):
         write_split(folder, name, split, rows)
 
@@ -152,7 +152,7 @@ def test_what_is_wrong_with_a_later_task_or_seed_is_told_before_the_first_run(as
 def test_what_is_not_of_a_later_task_or_seed_is_told_before_the_first_run(asked, tmp_path):
     tasks, seeds = ("rte", "cola"), (0, 1)
     for task in (*tasks, "stsb"):
-        write_task(tmp_path, task)
+        write_task(tmp_path, task, 200)
     config = FinetuneConfig(model="bert", data=str(tmp_path), length=16)
     grid = SweepConfig(learning_rate=(1e-5, 2e-5), seeds=(7,))
     balanced, selects = change(config, class_weights="balanced"), change(config, select=True)
@@ -209,6 +209,20 @@ def test_a_setting_that_diverged_is_not_chosen(monkeypatch, tmp_path, capsys):
     assert "1 of 2 settings diverged" in capsys.readouterr().err
     monkeypatch.setattr(module, "finetune_seeds", ended(0.0))
     refused(lambda: choose(FinetuneConfig(task="cola"), grid), by="glue.sweep.choose")
+
+
+def test_rows_that_are_too_few_to_choose_on_are_told_of_before_the_first_run(asked, tmp_path):
+    write_task(tmp_path, "rte", 200)
+    write_task(tmp_path, "wnli")
+    config = FinetuneConfig(model="bert", data=str(tmp_path))
+    for few, sweep in ((change(config, select=True), None), (config, SweepConfig(learning_rate=(1e-5, 3e-5)))):
+        refused(
+            lambda few=few, sweep=sweep: run_sweep(few, ("rte", "wnli"), (0,), sweep=sweep),
+            "wnli",
+            by="finetuning.preparation.training_rows",
+            field="selection_split",
+        )
+    assert asked == []
 
 
 def test_settings_are_written_when_the_runs_have_them(asked, monkeypatch, tmp_path):

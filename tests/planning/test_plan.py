@@ -297,6 +297,8 @@ def test_copies_of_rows_and_epochs_of_layers_are_planned_too():
         augment=AugmentConfig(2, model="bert-base-uncased"),
     )
     assert run_of(more).steps == (1 + 5) * -(-3 * 3668 // 32)
+    assert "1 epoch of layers alone" in run_of(more).models
+    assert "epoch" not in run_of(TUNING).models
     for held_out in ({"select": True}, {"selection_split": True}):
         assert run_of(dataclasses.replace(TUNING, **held_out)).steps == 5 * -(-(3668 - 366) // 32)
 

@@ -87,6 +87,14 @@ def test_paths_and_methods_that_are_none(endpoint):
     assert endpoint.ask("/health", {}, method="DELETE").status == 405
 
 
+def test_the_form_of_a_request_to_a_proxy_is_understood(endpoint):
+    models = endpoint.ask("/models").body
+    assert endpoint.ask(f"{endpoint.url}/models").body == models
+    assert endpoint.ask("HTTP://elsewhere/models/lm").body == models[0]
+    assert endpoint.ask("http://elsewhere").status == 200
+    assert endpoint.ask("http://elsewhere/none").status == 404
+
+
 def test_errors_of_openai_have_its_form(endpoint):
     answer = endpoint.ask("/v1/embeddings", {"model": "lm", "input": 3})
     assert answer.status == 422

@@ -150,6 +150,9 @@ def test_a_servers_token_is_asked_for(browser, models):
         page.get_by_role("button", name="Fill-mask").wait_for()
         assert guarded.ask("/", {"inputs": "reda [MASK]"}).status == 401
         assert guarded.ask("/", {"inputs": "reda [MASK]"}, authorization="Bearer secret").status == 200
+        assert guarded.ask("/models", authorization="bearer  secret").status == 200
+        for wrong in ("Bearer secretly", "Bearer", "Basic secret", "secret", "Bearer Bearer secret"):
+            assert guarded.ask("/models", authorization=wrong).status == 401, wrong
         assert guarded.ask("/health").status == 200
     finally:
         page.close()
