@@ -26,6 +26,7 @@ _WITH_COMMA = re.compile(r"[+-]?[\d.]*\d,\d[\d.,]*", re.ASCII)
 _MISSING = {"", "nan", "na", "n/a", "null", "none"}  # in a column of numbers
 FEW_NUMBERS = 20  # so many whole numbers are classes, such as stars; more are amounts, such as years
 _DISTINCT = 20_000  # values that are told apart while a column is read
+_LARGEST = 3.4028234663852886e38  # of float32
 
 
 def cell(value: Any, wrong: Callable[[str], InputError]) -> Any:
@@ -79,7 +80,14 @@ def number_of(value: Any) -> float | None:
         if not _NUMBER.fullmatch(text):
             return None
         return int(text) if text.lstrip("+-").isdecimal() and len(text) < 300 else float(text)
+    if isinstance(value, int) and abs(value) >= 2**1023:  # near what float64 does not hold
+        return math.inf if value > 0 else -math.inf
     return value
+
+
+def is_amount(number: float | None) -> bool:
+    """Whether a number can be learned: it is one, and float32 holds it."""
+    return number is not None and abs(number) <= _LARGEST
 
 
 class Values:
@@ -157,8 +165,8 @@ class Values:
         numbers = {}
         for value in self.counts:
             number = number_of(value)
-            if number is None or not math.isfinite(number):
-                what = "no number" if number is None else "not finite, or missing"
+            if number is None or not is_amount(number):
+                what = "no number" if number is None else "missing, or beyond what float32 holds"
                 raise self.wrong(self.rows[value], f"is {value!r}, {what}; a regression learns numbers")
             numbers[value] = number
         return numbers

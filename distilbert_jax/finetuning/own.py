@@ -173,8 +173,12 @@ def right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
 
 
 def _check_known(dev: Seen, labels: Labels | None) -> None:
-    """Raise InputError where dev has classes that are unknown; all of them are named."""
-    if labels is None or len(dev.values) > 1 or labels.kind == "regression":
+    """Raise InputError where dev has classes that are unknown, all of them are named, or amounts that are none."""
+    if labels is not None and labels.kind == "regression":
+        for values in dev.values:
+            values.numbers()
+        return
+    if labels is None or len(dev.values) > 1:
         return
     values = next(iter(dev.values))
     unknown = [value for value in values.counts if labels.called(value) not in labels.names]

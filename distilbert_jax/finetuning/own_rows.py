@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
+from distilbert_jax.errors import shortened
 from distilbert_jax.finetuning.entities import is_iob2, stray
 from distilbert_jax.finetuning.files import Table, check_texts
-from distilbert_jax.finetuning.inferred import Labels, Values, cell, number_of, truth_of
+from distilbert_jax.finetuning.inferred import Labels, Values, cell, is_amount, number_of, truth_of
 from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.squad import wrong_answers
 from distilbert_jax.text.columns import absent_column
@@ -75,16 +76,18 @@ class Reader:
             of = truth_of if labels.kind == "multi_label" else number_of
             given = [of(row[name]) for name in roles.label]
             for name, value in zip(roles.label, given, strict=True):
-                if value is None or value != value:
-                    expected = "0 or 1" if labels.kind == "multi_label" else "a number"
-                    raise wrong(name).wrong(number, f"is {row[name]!r}; expected {expected}")
+                if not is_amount(value):
+                    expected = "0 or 1" if labels.kind == "multi_label" else "a number that float32 holds"
+                    raise wrong(name).wrong(number, f"is {shortened(repr(row[name]))}; expected {expected}")
             return {SEVERAL: [float(value) for value in given if value is not None]}
         name = roles.one_label
         value = wrong(name).read(number, row[name])
         if labels.kind == "regression":
             amount = number_of(value)
-            if amount is None or amount != amount:
-                raise wrong(name).wrong(number, f"is {row[name]!r}; expected a number")
+            if amount is None or not is_amount(amount):
+                raise wrong(name).wrong(
+                    number, f"is {shortened(repr(row[name]))}; expected a number that float32 holds"
+                )
             return {name: float(amount)}
         if labels.kind == "multi_label":
             given = value if isinstance(value, list) else [value]  # of a model of several a row may name one

@@ -272,6 +272,16 @@ def test_a_row_that_is_wrong_is_told_before_anything_is_trained(change, field, r
     refused(lambda: own_task(reviews(), rows, roles=REVIEWS), path="dev", field=field, row=row)
 
 
+@pytest.mark.parametrize("amount", ["1e999", "-1e39", "7" * 320, 3.5e38, 10**400, float("nan"), "na"])
+def test_an_amount_that_float32_does_not_hold_is_told_in_train_and_in_dev(amount):
+    rows, several = reviews(), Roles(text="review", label=("stars", "length"))
+    rows = [{**row, "stars": i + 0.25, "length": i + 0.5} for i, row in enumerate(rows)]
+    wrong = [*rows[:7], {**rows[7], "stars": amount}, *rows[8:]]
+    for roles in (REVIEWS, several):
+        refused(lambda roles=roles: own_task(wrong, roles=roles), path="train", field="stars", row=8)
+        refused(lambda roles=roles: own_task(rows, wrong, roles=roles), path="dev", field="stars", row=8)
+
+
 def test_what_is_not_there_or_not_enough_is_refused(tmp_path):
     file = written(tmp_path, reviews())
     refused(
