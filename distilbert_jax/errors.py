@@ -55,6 +55,10 @@ class DivergedError(InputError):
     """A loss or a gradient is not finite."""
 
 
+class NotFiniteError(InputError):
+    """What a model computed is infinite or not a number."""
+
+
 class Interrupted(KeyboardInterrupt):
     """A run was asked to stop by Ctrl-C and left what the same command goes on from.
 

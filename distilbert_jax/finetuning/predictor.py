@@ -12,14 +12,18 @@ from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.kinds import Kind
 from distilbert_jax.finetuning.objective import TOKENS, outputs_of
 from distilbert_jax.models.params import Params, merge
+from distilbert_jax.models.ranges import check_finite
 from distilbert_jax.training import sharding
 
 
 def predictor(
-    kind: Kind, graphdef: nnx.GraphDef, shape: PackedShape, pad_id: int, mesh: Mesh
+    kind: Kind, graphdef: nnx.GraphDef, shape: PackedShape, pad_id: int, mesh: Mesh, name: str
 ) -> Callable[[Params, Examples], Sequence[np.ndarray]]:
     """A function from parameters of a kind's model and examples, none longer than a row of `shape`, to what each of them gets, as
-    `Kind.of_examples` says. Examples are packed into as few rows as they fit into; one program is compiled."""
+    `Kind.of_examples` says. Examples are packed into as few rows as they fit into; one program is compiled.
+
+    name: of the model. The function raises NotFiniteError where of something that it read the outputs are not finite.
+    """
     shape = shape.for_mesh(mesh.shape["data"] * mesh.shape["fsdp"])
     where = sharding.batch_sharding(mesh)
     forward = jax.jit(
@@ -33,7 +37,10 @@ def predictor(
             packed = examples.packed(packing, shape, pad_id)
             batch = {name: packed[name] for name in (*TOKENS, *kind.reads)}
             given = np.asarray(forward(params, sharding.put(batch, where)))
-            for index, value in zip(packing.indices, kind.of_examples(packing, given, examples), strict=True):
+            values = kind.of_examples(packing, given, examples)
+            for read in [given[packed["segment_ids"] > 0]] if kind.of_tokens else values:
+                check_finite(read, name)
+            for index, value in zip(packing.indices, values, strict=True):
                 outputs[index] = value
         return outputs
 

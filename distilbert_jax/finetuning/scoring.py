@@ -385,13 +385,13 @@ def _outputs_of(
     """What a head gives for examples, compiled once.
 
     Raises:
-        InputError: an id that the model has no row for.
+        InputError: an id that the model has no row for, or scores that are not finite.
     """
     graphdef, params = split(head)
     mesh = sharding.make_mesh(MeshConfig())
     params = sharding.pad_vocabulary(params)
     params = jax.device_put(params, sharding.shardings(params, mesh))
-    predict = predictor(kind, graphdef, shape, pad_id, mesh)
+    predict = predictor(kind, graphdef, shape, pad_id, mesh, model)
 
     def outputs(examples: Examples) -> Sequence[np.ndarray]:
         for row in examples.rows:

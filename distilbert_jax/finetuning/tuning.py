@@ -16,7 +16,7 @@ from flax import nnx
 from optax import GradientTransformation
 
 from distilbert_jax.config import FinetuneConfig
-from distilbert_jax.errors import DivergedError, InputError
+from distilbert_jax.errors import DivergedError, InputError, NotFiniteError
 from distilbert_jax.finetuning import datasets, objective, preparation
 from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
 from distilbert_jax.finetuning.checkpoints import Run, goes_on
@@ -37,6 +37,8 @@ from distilbert_jax.training.optimizer import schedule
 from distilbert_jax.training.projections import draw_projections, of_model
 from distilbert_jax.training.step import TrainState, init_state, make_train_step, stack_states
 from distilbert_jax.training.terms import all_reads
+
+_NO_SCORE = -1000.0  # of an epoch: less than any metric × 100
 
 
 class Stage(NamedTuple):
@@ -107,7 +109,8 @@ class Tuning:
         places = self.placed_shape.rows * self.placed_shape.length * self._batches(config).batches_per_epoch
         self.padding = 1.0 - int(self.train_rows.lengths.sum()) / places
         predicted = np.concatenate([split.lengths for split in self.data.every() if split is not self.data.train])
-        self.predict = predictor(self.kind, self.graphdef, wide_enough(self.shape, predicted), self.pad_id, self.mesh)
+        wide = wide_enough(self.shape, predicted)
+        self.predict = predictor(self.kind, self.graphdef, wide, self.pad_id, self.mesh, config.model)
         # By the number of seeds that train together, the teacher's shape, and what is learned.
         self._steps: dict[tuple[int, nnx.GraphDef | None, Stage], Callable[..., Any]] = {}
 
@@ -245,10 +248,14 @@ class Tuning:
         return evaluate
 
     def _selected(self, params: Params) -> float:
-        """The score on the selection split."""
+        """The score on the selection split; of outputs that are not finite less than any."""
         examples = self.data.selection
         assert examples is not None
-        return self.kind.score(self.task, self._predicted(params, examples), examples.targets)["score"]
+        try:
+            predicted = self._predicted(params, examples)
+        except NotFiniteError:
+            return _NO_SCORE
+        return self.kind.score(self.task, predicted, examples.targets)["score"]
 
     def _initial_params(self, config: FinetuneConfig, teacher: Teacher) -> Params:
         """The model's, and projections of the teacher's terms."""
@@ -284,10 +291,15 @@ class Tuning:
         config, directory = run.config, run.directory
         if params and not all(bool(jnp.isfinite(value).all()) for value in params.values()):
             params, why = None, "the weights are not finite; try a lower learning rate"
+        scores = {}
+        if params:
+            try:
+                scores = self._evaluate(params, run)
+            except NotFiniteError:
+                params, why = None, "what it predicts is not finite; try a lower learning rate"
         if why:
             print(f"{directory}: diverged, its score counts as 0: {why}", file=sys.stderr)
         if params:
-            scores = self._evaluate(params, run)
             if config.save_model:
                 trained = sharding.cut_vocabulary(distributed.whole(params, self.mesh), self.model_config.vocab_size)
                 distributed.on_main_process(

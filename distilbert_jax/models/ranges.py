@@ -9,7 +9,7 @@ import numpy as np
 
 from distilbert_jax.base.ranges import check_range
 from distilbert_jax.config import ModelConfig
-from distilbert_jax.errors import InputError
+from distilbert_jax.errors import InputError, NotFiniteError
 
 
 def check_rows(batch: Mapping[str, np.ndarray | jax.Array], config: ModelConfig, where: object = "") -> None:
@@ -65,10 +65,10 @@ def check_finite(scores: np.ndarray, name: object) -> None:
         name: of the model: its directory or hub id.
 
     Raises:
-        InputError: a score is infinite or not a number.
+        NotFiniteError: a score is infinite or not a number.
     """
     if not np.isfinite(scores).all():
-        raise InputError(
+        raise NotFiniteError(
             f"{name}: scores that are not finite: its weights are too large for {scores.dtype}, or damaged",
             path=name,
         )

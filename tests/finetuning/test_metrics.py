@@ -108,7 +108,7 @@ def model(request):
 
 
 def predict(graphdef, params, examples, shape, mesh):
-    return np.stack(predictor(KINDS["classification"], graphdef, shape, 0, mesh)(params, examples))
+    return np.stack(predictor(KINDS["classification"], graphdef, shape, 0, mesh, "model")(params, examples))
 
 
 def mesh(devices):

@@ -109,7 +109,7 @@ def test_predictions_are_those_of_padded_rows_in_the_order_of_the_split():
     graphdef, params = split(model)
     examples = examples_of(70, 3, longest=31, seed=1)
     shape = wide_enough(packed_shape(examples_of(100, 3).lengths, SIZE), examples.lengths)
-    logits = np.stack(predictor(kind_with(3), graphdef, shape, 0, mesh)(params, examples))
+    logits = np.stack(predictor(kind_with(3), graphdef, shape, 0, mesh, "model")(params, examples))
     assert logits.dtype == np.float32
     assert deviation(logits, padded_logits(model, examples, range(70))) < 1e-5
 

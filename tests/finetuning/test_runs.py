@@ -376,6 +376,17 @@ def test_a_run_that_diverges_is_kept_as_one_that_failed(folder, tmp_path):
     assert refusal.value.path == config.run.directory
 
 
+@pytest.mark.parametrize("select", [False, True])
+def test_a_run_whose_weights_are_finite_and_whose_scores_are_not_has_diverged(folder, tmp_path, select):
+    one_step = {"epochs": 1, "batch_size": 256, "optimizer__learning_rate": 1e37, "optimizer__warmup": 0.0}
+    (config,) = seeds_of(folder, tmp_path, (0,), **one_step, select=select)
+    (found,) = finetune_seeds([config])
+    assert found.diverged.startswith("what it predicts")
+    assert found.scores == {"validation": {"accuracy": 0.0, "score": 0.0}}
+    assert not (tmp_path / "0/model").exists()
+    assert finetune_seeds([config]) == [found]
+
+
 @pytest.mark.slow
 def test_a_seed_that_diverges_leaves_those_beside_it_alone(folder, tmp_path):
     good = SequenceClassification.from_pretrained(folder / "student", labels=("negative", "positive"))

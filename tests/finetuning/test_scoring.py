@@ -9,7 +9,7 @@ from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.inferred import Values
 from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.scoring import _of_model, predictions, score_rows
-from distilbert_jax.models import QuestionAnswering, SequenceClassification
+from distilbert_jax.models import MultipleChoice, QuestionAnswering, SequenceClassification, TokenClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.finetuning.kinds.test_answers import questions
 from tests.finetuning.test_objective import build_head
@@ -112,3 +112,42 @@ def test_the_answers_that_are_predicted_are_those_that_are_scored(world, tmp_pat
         rows = [row | {"answers": one if one["text"][0] else nothing} for row, one in zip(asked, right, strict=True)]
         result = score_rows(model, rows, roles=dataclasses.replace(roles, answers="answers"))
         assert result.metrics == {"f1": 100.0, "exact_match": 100.0}
+
+
+@pytest.mark.parametrize(
+    ("head", "labels", "row", "roles"),
+    [
+        (SequenceClassification, ("x", "y"), {"text": "reda", "label": "x"}, Roles(text="text", label=("label",))),
+        (SequenceClassification, ("price",), {"text": "reda", "label": 0.5}, Roles(text="text", label=("label",))),
+        (
+            TokenClassification,
+            ("x", "y"),
+            # The last words are beyond what is read, which is no fault of the model.
+            {"words": ["reda", "lorim"] * 20, "tags": ["x", "y"] * 20},
+            Roles(tokens="words", tags="tags"),
+        ),
+        (
+            QuestionAnswering,
+            ("0", "1"),
+            {"q": "reda", "c": "lorim reda", "a": {"text": ["reda"], "answer_start": [6]}},
+            Roles(question="q", context="c", answers="a"),
+        ),
+        (
+            MultipleChoice,
+            ("x",),
+            {"text": "reda", "x": "lorim", "y": "teso", "label": "x"},
+            Roles(text="text", choices=("x", "y"), label=("label",)),
+        ),
+    ],
+)
+def test_scores_that_are_not_finite_are_refused(world, tmp_path, head, labels, row, roles):
+    model, rows = build_head(head, STUDENT, 0, labels), [dict(row) for _ in range(3)]
+    asked = lambda: list(predictions(str(tmp_path), open_table(rows), roles=roles, length=16))
+    model.save_pretrained(tmp_path, load_tokenizer(world.tokenizer))
+    assert len(asked()) == 3
+    assert score_rows(str(tmp_path), rows, roles=roles, length=16).rows == 3
+    last = model.qa_outputs if head is QuestionAnswering else model.classifier
+    last.kernel[...] = 3e38  # finite, as what is loaded has to be, but what it gives is not
+    model.save_pretrained(tmp_path, load_tokenizer(world.tokenizer))
+    refused(asked, by="models.ranges.check_finite", path=str(tmp_path))
+    refused(lambda: score_rows(str(tmp_path), rows, roles=roles, length=16), by="models.ranges.check_finite")

@@ -89,6 +89,7 @@ class Answers(Kind):
 
     head = QuestionAnswering
     own = "qa_outputs."
+    of_tokens = True
 
     def check(self, rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
         """… a question, a context, and answers that stand where they say; none of a question that has no answer."""

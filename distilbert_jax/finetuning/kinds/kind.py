@@ -26,6 +26,7 @@ class Kind(ABC):
         own: how the paths of the head's parameters begin that belong to one task's labels.
         problem_type: as config.json names it.
         reads: what `outputs` reads of a packed batch beside tokens, token types, positions and segments.
+        of_tokens: whether `outputs` are of each token, [R, T, …]; else of each example.
         over: the count that losses are divided by, one of `counts`.
         distance_name: of `distance` among the parts of the loss.
     """
@@ -34,6 +35,7 @@ class Kind(ABC):
     own: ClassVar[str] = "classifier."
     problem_type: ClassVar[str | None] = None
     reads: ClassVar[tuple[str, ...]] = ()
+    of_tokens: ClassVar[bool] = False
     over: ClassVar[str] = "examples"
     distance_name: ClassVar[str] = "loss_ce"
 

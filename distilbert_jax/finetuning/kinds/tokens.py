@@ -68,6 +68,7 @@ class Tokens(Kind):
     """A tag for each word: cross-entropy at its first piece, the mean over all words of a batch."""
 
     head = TokenClassification
+    of_tokens = True
     over = "words"
 
     def check(self, rows: Any, task: Task, where: str, *, labelled: bool = True) -> None:
