@@ -285,6 +285,9 @@ def record_outputs(
         places: {folder of the run: where its files lie now}.
         last: {file's name: what will be in it}, of those that are written after this.
     """
+    for place in places.values():
+        for cut_off in place.rglob(".*.partial"):  # by a kill, before it had its name
+            cut_off.unlink()
     files = {
         f"{name}/{path.relative_to(place).as_posix()}": path
         for name, place in places.items()

@@ -204,6 +204,15 @@ def test_what_a_run_leaves_is_known_again(begun):
     refused(lambda: run_directory.check_outputs(begun), path=str(begun / "outputs.json"))
 
 
+def test_what_a_kill_has_cut_off_is_no_output(begun):
+    (begun / "predictions").mkdir()
+    for name in ("validation.npy", ".validation.npy.host-12.partial"):
+        (begun / "predictions" / name).write_text("1")
+    run_directory.record_outputs(begun, {"predictions": begun / "predictions"})
+    assert [path.name for path in (begun / "predictions").iterdir()] == ["validation.npy"]
+    run_directory.check_outputs(begun, whole=True)
+
+
 @pytest.fixture
 def finished(tmp_path):
     """Two runs that have finished."""
