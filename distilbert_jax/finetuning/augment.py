@@ -119,14 +119,17 @@ def augmented(examples: Examples, config: AugmentConfig, model: MaskedLM, tokeni
 
     Returns:
         Examples of which the copies are not `labelled`: they carry the label of their row, which may not fit them.
+
+    Raises:
+        NotFiniteError: the masked LM gives scores that are not finite.
     """
     pieces, mask = pieces_of(tokenizer, model.config.vocab_size), special_ids(tokenizer).mask
     number = int(min(config.candidates + 1, pieces.begins.sum()))  # one more, for the word itself
     allowed = jnp.asarray(pieces.begins)
 
     def likeliest(model: MaskedLM, batch: dict[str, jax.Array]) -> jax.Array:
-        log_p = FillMask.compute(model, batch)
-        return jax.lax.top_k(jnp.where(allowed, log_p, -jnp.inf), number)[1]
+        log_p, ids = jax.lax.top_k(jnp.where(allowed, FillMask.compute(model, batch), -jnp.inf), number)
+        return jnp.where(jnp.isfinite(log_p), ids, jnp.nan)  # which is refused; float32 tells ids below 2²⁴ apart
 
     batch_size = 8 if jax.default_backend() == "cpu" else 64
     forward = Forward(model, likeliest, pad_id=special_ids(tokenizer).pad, batch_size=batch_size, name=config.model)
@@ -141,6 +144,7 @@ def augmented(examples: Examples, config: AugmentConfig, model: MaskedLM, tokeni
             for n, proposed in forward(masked, list(places.values())):
                 i = which[n]
                 ids, at, generator = examples.rows[i].ids, places[i], np.random.default_rng((copy, i, 1))
+                proposed = proposed.astype(np.int32)
                 others = [words[words != word] for words, word in zip(proposed, ids[at], strict=False)]
                 new = [choice[generator.integers(min(config.candidates, len(choice)))] for choice in others]
                 copies[i] = _with(examples.rows[i], at, new)

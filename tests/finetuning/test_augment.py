@@ -104,6 +104,14 @@ def test_the_words_are_among_those_that_the_masked_lm_finds_likeliest(proposer):
             assert row.ids[place] in best[:2]
 
 
+def test_a_masked_lm_whose_scores_are_not_finite_proposes_nothing(proposer):
+    path, model, tokenizer = proposer
+    broken = type(model).from_pretrained(path)
+    broken.encoder.layers[0].ffn_norm.scale[...] = 3e38
+    told = {"by": "models.ranges.check_finite", "path": str(path)}
+    refused(lambda: copied((path, broken, tokenizer)), **told)
+
+
 def test_copies_are_the_same_every_time_and_those_of_a_row_do_not_depend_on_the_others(proposer):
     (_, once), (_, again), (_, fewer) = copied(proposer), copied(proposer), copied(proposer, texts=TEXTS[:2])
     for one, other in zip(once.rows, again.rows, strict=True):
