@@ -97,7 +97,9 @@ def export(path_or_id: str, out: str, *, format: Format = "onnx", head: Head = "
         raise InputError("--int8 is of ONNX: leave it out, or --format onnx", field="--int8", hint="--format onnx")
     if Path(out).is_dir() and any(Path(out).iterdir()):  # an export of another model may lie there
         raise InputError(f"--out {out}: is there and not empty; name a new directory", path=out, field="--out")
-    model = HEADS[named].from_pretrained(path_or_id, activations="float32", new_head=False)
+    # A pooler is no head: an encoder goes without, where the directory has none.
+    pooler = {} if named != "encoder" or EncoderModel.is_whole(path_or_id) else {"add_pooling_layer": False}
+    model = HEADS[named].from_pretrained(path_or_id, activations="float32", new_head=False, **pooler)
     tokenizer = BertTokenizer.from_pretrained(path_or_id)
     write = {"onnx": _write_onnx, "stablehlo": _write_stablehlo}[format]
     made: dict[str, float] = {}
@@ -187,7 +189,8 @@ def _in_onnxruntime(onnxruntime: Any, file: Path) -> Callable[[Mapping[str, np.n
 def _write_stablehlo(model: PretrainedModel, directory: Path, int8: bool) -> dict[str, float]:
     graphdef, params = split(model)
     names, config = list(rows(model.config)[0]), model.config
-    outputs = {QuestionAnswering: ("start_logits", "end_logits"), EncoderModel: ("last_hidden_state",)}
+    pooled = ("pooler_output",) if hasattr(model, "pooler") else ()
+    outputs = {QuestionAnswering: ("start_logits", "end_logits"), EncoderModel: ("last_hidden_state", *pooled)}
     wanted = next((kept for kind, kept in outputs.items() if isinstance(model, kind)), ("logits",))
 
     def computed(*arrays: jax.Array) -> dict[str, jax.Array]:

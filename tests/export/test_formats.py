@@ -96,6 +96,21 @@ def test_stablehlo_is_called_with_rows_of_any_size(directory, tmp_path, capsys):
     np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize("pooler", [True, False])
+def test_an_encoder_goes_with_its_pooler_or_without(world, directory, tmp_path, pooler):
+    if pooler:
+        small("BertModel").save_pretrained(tmp_path / "model", load_tokenizer(world.tokenizer))
+    source = tmp_path / "model" if pooler else directory  # a masked LM has none
+    for kind in ("onnx", "stablehlo"):
+        told = formats.export(str(source), str(tmp_path / kind), format=kind, head="encoder")
+        assert max(told.difference.values()) < formats.SCALE
+    names = {"last_hidden_state", *(["pooler_output"] if pooler else [])}
+    assert {one.name for one in onnx.load(tmp_path / "onnx/onnx/model.onnx").graph.output} == names
+    exported = jax_export.deserialize(bytearray((tmp_path / "stablehlo/model.stablehlo").read_bytes()))
+    ids = np.full((2, 5), 7, np.int32)
+    assert exported.call(ids, np.ones_like(ids), np.zeros_like(ids)).keys() == names
+
+
 def test_what_differs_is_not_kept(directory, tmp_path, monkeypatch):
     monkeypatch.setitem(graph.ACTIVATIONS, "gelu", graph.ACTIVATIONS["relu"])
     refused(lambda: formats.export(str(directory), str(tmp_path / "out")), field="model.onnx")
