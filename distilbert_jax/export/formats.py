@@ -99,7 +99,8 @@ def export(path_or_id: str, out: str, *, format: Format = "onnx", head: Head = "
         raise InputError(f"--out {out}: is there and not empty; name a new directory", path=out, field="--out")
     # A pooler is no head: an encoder goes without, where the directory has none.
     pooler = {} if named != "encoder" or EncoderModel.is_whole(path_or_id) else {"add_pooling_layer": False}
-    model = HEADS[named].from_pretrained(path_or_id, activations="float32", new_head=False, **pooler)
+    load: Any = HEADS[named].from_pretrained
+    model: PretrainedModel = load(path_or_id, activations="float32", new_head=False, **pooler)
     tokenizer = BertTokenizer.from_pretrained(path_or_id)
     write = {"onnx": _write_onnx, "stablehlo": _write_stablehlo}[format]
     made: dict[str, float] = {}
