@@ -23,9 +23,10 @@ from distilbert_jax.finetuning.datasets import has_split
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import GLUE
 from distilbert_jax.glue.summary import medians
-from distilbert_jax.glue.sweep import check_ahead, check_length, run_sweep
+from distilbert_jax.glue.sweep import check_ahead, check_shape, run_sweep
 from distilbert_jax.pretraining.evaluate import HeldoutFigures, evaluate_mlm
 from distilbert_jax.pretraining.run import pretrain
+from distilbert_jax.pretraining.setup import check_teacher_at
 
 REFERENCE = "full"
 PAPER = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}  # change of the GLUE score
@@ -219,7 +220,9 @@ def _check(
     places: dict[Path, str] = {}
     for name, config in configs.items():
         _check_heldout(name, config, configs[REFERENCE].data)
-        check_length(glue, config.model, name)
+        check_shape(glue, tasks, glue_seeds, config.model, name)
+        if config.objective == "distillation":
+            check_teacher_at(config, config.teacher)
         for seed in seeds:
             place = Path(_directory(config, seed)).resolve()
             if place in places:

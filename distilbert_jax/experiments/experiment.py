@@ -10,25 +10,26 @@ import dataclasses
 import functools
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
 
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.hub import locate, write_directory
-from distilbert_jax.config import STAGES, ExperimentConfig, Stage, Variant
+from distilbert_jax.config import STAGES, ExperimentConfig, PretrainConfig, Stage, Variant
 from distilbert_jax.errors import InputError, few, nearest
 from distilbert_jax.experiments.report import report
 from distilbert_jax.finetuning.identity import check_read
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import TEST_SCORES
 from distilbert_jax.glue.summary import apart, choice_of, config_of
-from distilbert_jax.glue.sweep import check_ahead, check_chosen, check_length, run_sweep
+from distilbert_jax.glue.sweep import check_ahead, check_chosen, check_shape, run_sweep
 from distilbert_jax.models.hf_format import fingerprint, has_weights, loaded_files, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.run import check_finished, pretrain, pretrain_together
+from distilbert_jax.pretraining.setup import check_teacher, check_teacher_at
 from distilbert_jax.pretraining.together import why_apart
 from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import run_directory
@@ -112,7 +113,7 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
             )
         architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
         if "glue" in stages:
-            check_length(config.glue, architecture, variant.name)
+            check_shape(config.glue, config.tasks, variant.seeds, architecture, variant.name)
         if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
             for place in (variant.pretrain.init.source, variant.pretrain.teacher):
                 if (other := models.get(place)) and other not in variants and not has_weights(Path(place)):
@@ -127,8 +128,24 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
                         f"{place}: there is no corpus yet; --stages corpus with --text and --heldout-text makes it",
                         path=place,
                     )
+            _check_teacher(variant.pretrain, models)
     if "pretrain" in stages:
         _check_weights(config, [variant for variant in variants if variant.model])
+
+
+def _check_teacher(config: PretrainConfig, models: Mapping[str, Variant]) -> None:
+    """Raise InputError where a term of a run's loss cannot be computed with its teacher, which may be yet to be made.
+
+    Args:
+        models: {HF directory: variant that makes it}.
+    """
+    if config.objective != "distillation":
+        return
+    made_by = models.get(config.teacher)
+    if made_by and made_by.pretrain:
+        check_teacher(config, made_by.pretrain.model)
+    else:
+        check_teacher_at(config, made_by.model if made_by else config.teacher)
 
 
 def _check_weights(config: ExperimentConfig, variants: Sequence[Variant]) -> None:

@@ -9,17 +9,21 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from distilbert_jax.base.config_io import write_config
+from distilbert_jax.base.hub import locate
 from distilbert_jax.config import FinetuneConfig, ModelConfig, SweepConfig
 from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning.datasets import check_file, has_split, test_splits
 from distilbert_jax.finetuning.identity import check_asked
+from distilbert_jax.finetuning.objective import layer_terms
 from distilbert_jax.finetuning.preparation import check_held_out, check_models
 from distilbert_jax.finetuning.runs import finetune_seeds, sweep_directory
 from distilbert_jax.finetuning.tasks import Task, find_task
 from distilbert_jax.finetuning.tuning import shared_teacher
 from distilbert_jax.glue.results import Choice, Setting, SweepRun, TriedSetting
+from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.training import distributed, sharding
 from distilbert_jax.training.callbacks import check_callbacks
+from distilbert_jax.training.terms import check_terms
 
 FROM_MNLI = (
     "rte",
@@ -167,7 +171,7 @@ def check_ahead(
     *,
     together: bool = False,
 ) -> None:
-    """Raise InputError for what would stop `run_sweep` of a model that is yet to be trained, see `check_length` as well.
+    """Raise InputError for what would stop `run_sweep` of a model that is yet to be trained, see `check_shape` as well.
 
     Args:
         to_come: directories of models that will be there by then.
@@ -211,13 +215,25 @@ def _check_runs(
             shared_teacher(list(map(of_seed, seeds)))
 
 
-def check_length(config: FinetuneConfig, model: ModelConfig, name: str) -> None:
-    """Raise InputError where a model that is yet to be trained has too few positions for fine-tuning. name: what it is called."""
+def check_shape(
+    config: FinetuneConfig, tasks: Sequence[str], seeds: Sequence[int], model: ModelConfig, name: str
+) -> None:
+    """Raise InputError where a model that is yet to be trained has too few positions for fine-tuning, or layers that cannot be
+    compared with those of a task's teacher. name: what it is called."""
     if config.length > model.max_length:
         raise InputError(
             f"glue.length = {config.length}: {name} has {model.max_length} positions",
             field="glue.length",
         )
+    if not (asked := layer_terms(config.distill)):
+        return
+    runs = (
+        dataclasses.replace(config, task=task, run=dataclasses.replace(config.run, seed=seed))
+        for task in tasks
+        for seed in seeds
+    )
+    for teacher in dict.fromkeys(run.teacher for run in runs if run.teacher):
+        check_terms(asked, 0, model, read_config(locate(teacher)))
 
 
 def check_chosen(choice: Choice | None, sweep: SweepConfig, place: Path) -> None:

@@ -16,9 +16,11 @@ from flax import nnx
 from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
+from distilbert_jax.base.hub import locate
 from distilbert_jax.config import Activations, InitConfig, ModelConfig, PretrainConfig, Sequences
 from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.models import EncoderModel, MaskedLM, PreTraining
+from distilbert_jax.models.hf_format import read_config
 from distilbert_jax.models.layers import sinusoids
 from distilbert_jax.models.params import Params, count, digest, merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
@@ -396,6 +398,7 @@ def architecture(config: ModelConfig) -> str:
 
 
 def _check_pair(config: PretrainConfig, teacher: ModelConfig) -> None:
+    """Raise InputError where a teacher that is loaded is none for a run."""
     if teacher.vocab_size != config.model.vocab_size:
         raise InputError(
             f"teacher = {config.teacher}: its vocabulary has {teacher.vocab_size} entries, "
@@ -403,8 +406,22 @@ def _check_pair(config: PretrainConfig, teacher: ModelConfig) -> None:
             field="teacher",
             hint=f"--model.vocab-size {teacher.vocab_size}",
         )
+    check_teacher(config, teacher)
+
+
+def check_teacher_at(config: PretrainConfig, directory: str) -> None:
+    """`check_teacher` of an HF directory, without its weights, which lacks no head that a term needs."""
+    if not MaskedLM.is_whole(directory):
+        _refuse_without_head(config)
+    check_teacher(config, read_config(locate(directory)))
+
+
+def check_teacher(config: PretrainConfig, teacher: ModelConfig) -> None:
+    """Raise InputError where a teacher of this shape cannot teach a run: it has too few positions, or what a term compares is not
+    of one size. Its vocabulary is compared when it is loaded: rows of the embedding that no token has are cut off."""
     if config.objective == "distillation":
-        terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, teacher)
+        alike = dataclasses.replace(teacher, vocab_size=config.model.vocab_size)
+        terms.check_terms(terms.weighted_terms(config.loss), config.loss.chunk, config.model, alike)
     if config.data.length > teacher.max_length:
         raise InputError(
             f"data.length = {config.data.length} is beyond the teacher's {teacher.max_length} positions",

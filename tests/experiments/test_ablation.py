@@ -2,11 +2,13 @@ import json
 from pathlib import Path
 
 import pytest
+from flax import nnx
 
 from distilbert_jax.base.config_io import read_config
 from distilbert_jax.config import DataConfig, FinetuneConfig, ModelConfig, PretrainConfig, RunConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import ablation
+from distilbert_jax.models import BertModel
 from distilbert_jax.pretraining.evaluate import HeldoutFigures
 from tests import runs
 from tests.glue.examples import run
@@ -63,7 +65,7 @@ def test_tasks_are_looked_for_before_anything_is_trained(tmp_path, monkeypatch):
     [
         ({"tasks": ("sst2", "rte")}, {"by": "finetuning.datasets._file", "path": "rte/validation.parquet"}),
         ({"tasks": ("sst2", "cola")}, {"path": "cola/train.parquet", "field": "sentence"}),
-        ({"length": 64}, {"by": "glue.sweep.check_length", "field": "glue.length"}),
+        ({"length": 64}, {"by": "glue.sweep.check_shape", "field": "glue.length"}),
         ({"freeze": "encoder", "layer_decay": 0.5}, {"field": "layer_decay"}),
         ({"batch_size": 6, "optimizer__accumulate": 4}, {"by": "training.sharding.check_batch", "field": "batch_size"}),
         ({"run__callbacks": ("none",)}, {"field": "run.callbacks"}),
@@ -150,12 +152,34 @@ def test_every_config_has_every_seed_of_pre_training_in_a_directory_of_its_own(t
     assert read_config(ablation.AblationResults, tmp_path / "out/results.json").changes["no_ce"].seeds == 2
 
 
+def test_a_teacher_that_terms_cannot_be_computed_with_is_told_before_anything_is_trained(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "pretrain", lambda *_: pytest.fail("something was trained"))
+    BertModel(runs.BERT, rngs=nnx.Rngs(0)).save_pretrained(tmp_path / "bare")
+    for split in ("train", "validation"):
+        runs.write_split(tmp_path, "sst2", split, {"sentence": ["red"], "label": [0]})
+    where = lambda name, teacher: runs.change(
+        PretrainConfig(runs.BERT, data=DataConfig(length=16)),
+        objective="distillation",
+        teacher=teacher,
+        run__directory=str(tmp_path / name),
+    )
+    configs = {"full": where("full", str(world.path / "teacher")), "other": where("other", str(tmp_path / "bare"))}
+    runs.refused(
+        lambda: ablation.run_ablation(
+            configs, FinetuneConfig(length=16, data=str(tmp_path)), tmp_path / "out", ("sst2",)
+        ),
+        field="teacher",
+        path=str(tmp_path / "bare"),
+    )
+
+
 def test_held_out_figures_of_variants_are_of_one_text_read_in_one_way(tmp_path, monkeypatch):
     asked = []
     held = HeldoutFigures(mlm_loss=2.0, mlm_accuracy=0.5, perplexity=7.4, tokens=9)
     monkeypatch.setattr(ablation, "pretrain", lambda config: Path(config.run.directory) / "model")
     monkeypatch.setattr(ablation, "run_sweep", lambda config, *_: [run(Path(config.run.directory), "sst2", 0, 9)])
     monkeypatch.setattr(ablation, "evaluate_mlm", lambda model, *heldout, **how: asked.append((*heldout, how)) or held)
+    monkeypatch.setattr(ablation, "check_teacher_at", lambda *_: None)
     where = lambda name, **changes: runs.change(
         PretrainConfig(),
         **{"run__directory": str(tmp_path / name), "data__heldout": "held", "data__length": 64, **changes},

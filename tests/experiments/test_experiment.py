@@ -21,7 +21,8 @@ from distilbert_jax.configs.miniature import MODELS, TIERS
 from distilbert_jax.errors import InputError
 from distilbert_jax.experiments import experiment
 from distilbert_jax.experiments.experiment import check_tuned, run_experiment
-from distilbert_jax.models import BertModel
+from distilbert_jax.finetuning.tasks import find_task
+from distilbert_jax.models import BertForSequenceClassification, BertModel
 from distilbert_jax.models.hf_format import fingerprint, has_weights
 from distilbert_jax.pretraining.corpus import Corpus
 from distilbert_jax.pretraining.cost import step_flops
@@ -370,7 +371,7 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
         (
             {"glue": change(config.glue, length=999, data=f"{prepared}/glue")},
             "glue",
-            {"by": "glue.sweep.check_length", "field": "glue.length"},
+            {"by": "glue.sweep.check_shape", "field": "glue.length"},
         ),
         (
             {"glue": change(config.glue, freeze="encoder", layer_decay=0.5, data=f"{prepared}/glue")},
@@ -412,6 +413,35 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
     )
     several = dataclasses.replace(config, variants=(config.variants[0], other))
     refused(lambda: run_experiment(several), by="experiments.experiment.build_corpora", path="--text")
+
+
+def test_terms_that_a_teacher_cannot_serve_are_told_before_any_work(world, prepared, tmp_path, monkeypatch):
+    for stage in ("make", "tune", "report", "build_corpus"):
+        monkeypatch.setattr(experiment, stage, lambda *_, **__: pytest.fail("it works"))
+    config = toy(world, tmp_path)
+    shutil.copytree(prepared / "encoder", tmp_path / "encoder")
+    texts = {name: (prepared / f"{file}.txt",) for name, file in (("text", "corpus"), ("heldout_text", "heldout"))}
+    teacher, triple, *others = config.variants
+    seven = c.MiniLMv2Config(1.0, relation_heads=7)
+
+    def asked(variant=triple, stages=("corpus", "pretrain"), **changes):
+        pretrain = change(variant.pretrain, **changes)
+        given = dataclasses.replace(pretrain, init=c.InitConfig()) if "teacher" in changes else pretrain
+        variants = (teacher, dataclasses.replace(variant, pretrain=given), *others)
+        return run_experiment(dataclasses.replace(config, variants=variants), stages, **texts)
+
+    refused(lambda: asked(loss__minilmv2=seven), field="loss.minilmv2.relation_heads")
+    refused(lambda: asked(loss__hidden=c.HiddenConfig(1.0, teacher_layers=(9,))), field="loss.hidden.teacher_layers")
+    for bare in ("encoder", "toy/encoder/model"):  # the second is yet to be copied
+        refused(lambda bare=bare: asked(teacher=str(tmp_path / bare)), field="teacher")
+    # The second step, while fine-tuning: of a teacher that is there.
+    labels = find_task("sst2").labels
+    head = BertForSequenceClassification(change(BERT, labels=labels), rngs=nnx.Rngs(3))
+    head.save_pretrained(tmp_path / "tuned", load_tokenizer(world.tokenizer))
+    distill = c.DistillConfig(str(tmp_path / "tuned"), minilmv2=seven)
+    tuning = change(config.glue, data=str(prepared / "glue"), distill=distill)
+    second = dataclasses.replace(config, glue=tuning)
+    refused(lambda: run_experiment(second, ("glue",), ("triple",)), field="distill.minilmv2.relation_heads")
 
 
 def test_variants_that_do_not_fit_are_refused(world, prepared):
