@@ -1,5 +1,6 @@
 """Rows of one's own: `distilbert-jax finetune`, `score`, `predict`."""
 
+import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,10 @@ import tyro
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.config_io import to_values, write_config
 from distilbert_jax.base.files import as_name, check_writable
-from distilbert_jax.cli.arguments import directory_called_out, print_json, running, training_together
+from distilbert_jax.cli.arguments import check_effect, directory_called_out, print_json, running, training_together
 from distilbert_jax.config import (
     Activations,
+    AugmentConfig,
     DistillConfig,
     Dtype,
     FinetuneConfig,
@@ -104,7 +106,8 @@ class FinetuneCommand:
     freeze: Literal["nothing", "encoder"] = "nothing"  # encoder: the head alone is trained, a linear probe
     layer_decay: float = 1.0  # learning rate of a layer, times that of the one above it, such as 0.9; 1: the same
     select: bool = False  # keep the epoch that is best on another tenth of train, in the place of the last
-    teacher: str = ""  # HF directory of a model fine-tuned on the same labels, to distil from as well
+    # HF directory of a model fine-tuned on the same labels, to distil from as well; --distill.… says how
+    teacher: str = ""
     max_train_rows: int | None = None  # the first so many rows only
     vmap_seeds: bool = False  # train the seeds side by side in one program: for accelerators
     accumulate: int = 1  # micro-batches a step: the same, in less memory
@@ -113,10 +116,17 @@ class FinetuneCommand:
     dtype: Dtype = "float32"  # of the matmuls
     activations: Activations = "auto"  # between layers; auto: bfloat16 on accelerators where dtype is
     json: bool = False  # one JSON object
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def run(self) -> None:
         if not 1 <= self.seeds <= 1000:
             raise InputError(f"--seeds {self.seeds}: expected 1 to 1,000 runs", field="--seeds")
+        if self.teacher and self.distill.teacher not in ("", self.teacher):
+            raise InputError(
+                f"--teacher {self.teacher} and --distill.teacher {self.distill.teacher}: one teacher is expected",
+                field="--teacher",
+            )
         if not self.model:
             raise InputError("--model is empty; expected a directory or a hub id", field="--model")
         out = check_writable(
@@ -168,11 +178,13 @@ class FinetuneCommand:
             freeze=self.freeze,
             layer_decay=self.layer_decay,
             select=self.select,
-            distill=DistillConfig(self.teacher),
+            distill=dataclasses.replace(self.distill, teacher=self.teacher or self.distill.teacher),
+            augment=self.augment,
             optimizer=optimizer,
             mesh=self.mesh,
             run=run,
         )
+        check_effect(dataclasses.replace(config, distill=DistillConfig(), augment=AugmentConfig()), config)
         with signals.leaving_at_ctrl_c():
             from distilbert_jax.finetuning.spread import finetune_spread, told
 

@@ -142,6 +142,64 @@ def test_a_frozen_encoder_keeps_its_bits(folder, tmp_path):
     assert (config.freeze, config.class_weights) == ("encoder", "balanced")
 
 
+def rows_of(kind):
+    """Rows of a kind of task in three words that stand beside "red" or "blue", and the options that name their columns."""
+    colours = [("red", "blue")[i % 2] for i in range(48)]
+    if kind == "tokens":
+        rows = [{"words": [f"{one}a", "goes"], "tags": [one, "other"]} for one in colours]
+        return rows, ["--tokens", "words", "--tags", "tags"]
+    if kind == "answers":
+        rows = [{"q": f"{one}a", "c": f"goes {one}b to", "a": f"{one}b"} for one in colours]
+        return rows, ["--question", "q", "--context", "c", "--answers", "a"]
+    if kind == "choices":
+        rows = [{"t": f"{one}a", "x": "redb", "y": "blueb", "which": "x" if one == "red" else "y"} for one in colours]
+        return rows, ["--text", "t", "--choices", "x", "y", "--label", "which"]
+    value = {"amount": lambda i: i / 7, "several": lambda i: ["red"] if i % 2 else ["red", "blue"]}[kind]
+    rows = [{"t": f"{one}a goes {'to ' * (i % 3)}", "of": value(i)} for i, one in enumerate(colours)]
+    return rows, ["--text", "t", "--label", "of"]
+
+
+@pytest.mark.parametrize("kind", ["tokens", "answers", "choices", "amount", "several"])
+def test_every_kind_of_task_is_distilled_from_a_model_of_its_own(folder, tmp_path, kind):
+    rows, columns = rows_of(kind)
+    file = tmp_path / "train.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    start, usual = str(folder / "start"), ["--train", str(file), *columns, "--epochs", "1", "--batch-size", "16"]
+    asked = ["finetune", "--model", start, *usual, "--dev", str(file)]
+    main([*asked, "--out", str(tmp_path / "teacher")])
+    layers = [
+        "--distill.hidden.weight",
+        "0.5",
+        "--distill.minilmv2.weight",
+        "1",
+        "--distill.minilmv2.relation-heads",
+        "2",
+    ]
+    copies = [] if kind == "choices" else ["--augment.copies", "1", "--augment.model", start]
+    teacher = str(tmp_path / "teacher/model")
+    main([*asked, "--out", str(tmp_path / "out"), "--teacher", teacher, "--distill.alpha", "0.7", *layers, *copies])
+    config = read_config(FinetuneConfig, tmp_path / "out/config.json")
+    assert (config.distill.teacher, config.distill.alpha, config.augment.copies) == (teacher, 0.7, len(copies) // 4)
+    logged = json.loads((tmp_path / "out/metrics.jsonl").read_text().splitlines()[0])
+    assert 0 < logged["loss_hidden"] < 0.2, "they began alike, and one has dropout"
+    assert 0 < logged["loss_minilmv2"] < 0.2
+    result = read_result(tmp_path / "out/results.json")
+    assert (result.added_rows or 0) == (0 if kind == "choices" else len(rows))
+
+
+def test_options_of_distilling_without_a_teacher_or_with_two_are_refused(folder, tmp_path):
+    asked = command(folder, tmp_path / "out")
+    for more, field in (
+        (["--distill.alpha", "0.7"], "--distill.alpha"),
+        (["--distill.hidden.weight", "1"], "--distill.hidden.weight"),
+        (["--augment.share", "0.5"], "--augment.share"),
+        (["--teacher", "a", "--distill.hidden.student-layers", "0"], "--distill.hidden.student-layers"),
+        (["--teacher", "a", "--distill.teacher", "b"], "--teacher"),
+    ):
+        refused(lambda more=more: main([*asked, *more]), field=field)
+    assert not (tmp_path / "out").exists()
+
+
 COLUMNS = ["--text", "review"]
 
 
