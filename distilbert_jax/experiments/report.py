@@ -57,7 +57,7 @@ def measure(
     Args:
         tuned: what fine-tuning left in it.
         heldout: a corpus; empty: no held-out figures.
-        teacher: a run; KL to it is 0 for the teacher itself.
+        teacher: a run; KL to it is 0 for the teacher itself, and none where it has no masked-LM head.
         length: tokens in a row of held-out text.
         max_rows: of held-out text.
         known: the variant of an experiment that the run is.
@@ -71,6 +71,10 @@ def measure(
     if heldout and MaskedLM.is_whole(model):
         itself = bool(teacher) and Path(teacher).resolve() == run.resolve()
         teacher_model = str(Path(teacher) / "model") if teacher and not itself else ""
+        if teacher_model and not MaskedLM.is_whole(
+            teacher_model
+        ):  # it taught by its layers, and gives no probabilities
+            teacher_model = ""
         held = evaluate_mlm(
             str(model), heldout, teacher=teacher_model, length=length, sequences=sequences, max_rows=max_rows
         )

@@ -1,13 +1,20 @@
-"""The laboratory's config: what its students cost, and where they begin."""
+"""The laboratory: what its students cost, where they begin, and all of it at the tests' size."""
 
 import dataclasses
+import json
 
 import pytest
+from flax import nnx
 
-from distilbert_jax.base.config_io import load_config
-from distilbert_jax.config import ExperimentConfig, PretrainConfig, Schedule
+from distilbert_jax.base.config_io import load_config, read_config
+from distilbert_jax.cli.main import main
+from distilbert_jax.config import ExperimentConfig, FinetuneConfig, PretrainConfig, Schedule, student_config
 from distilbert_jax.configs import laboratory
+from distilbert_jax.experiments.experiment import run_experiment
+from distilbert_jax.models import BertModel
 from distilbert_jax.pretraining.cost import step_flops
+from distilbert_jax.text.tokenizer import load_tokenizer
+from tests.runs import BERT, WORDS, change, write_split
 
 
 @pytest.mark.parametrize("tier", ["screen", "long"])
@@ -79,3 +86,58 @@ def test_a_student_with_a_word_behind_its_name_differs_in_that_alone(change, fie
         )
         assert as_plain == plain
         assert getattr(getattr(changed, group), name) == value
+
+
+@pytest.fixture
+def small(world, tmp_path, monkeypatch):
+    """The toy laboratory with models of the tests' size, on their text and tasks of a few rows."""
+    bert = change(BERT, num_hidden_layers=6)
+    BertModel(bert, rngs=nnx.Rngs(5)).save_pretrained(tmp_path / "encoder", load_tokenizer(world.tokenizer))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(laboratory.miniature, "encoder", lambda: "encoder")
+    config, few = laboratory.experiment("toy"), {"relation_heads": 4}
+
+    def sized(one):
+        if (made := one.pretrain) is None:
+            return one
+        loss = dataclasses.replace(made.loss, minilmv2=change(made.loss.minilmv2, **few))
+        data = change(made.data, corpus="corpus", heldout="heldout", length=32, batch_size=8)
+        model = bert if made.model.num_hidden_layers == 6 else student_config(bert, 3)
+        return dataclasses.replace(
+            one, pretrain=dataclasses.replace(made, model=model, data=data, loss=loss, steps=made.steps and 2)
+        )
+
+    sentences = [f"{one} goes to {other}" for one in WORDS[:20] for other in WORDS[20:26]]
+    for task in ("rte", "mrpc"):
+        for split in ("train", "validation"):
+            columns = {"sentence1": sentences, "sentence2": sentences[::-1], "label": [0, 1] * 60}
+            write_split(tmp_path / "glue", task, split, columns)
+    glue = change(config.glue, data="glue", length=32, batch_size=16)
+    # One of each kind: with a head and without, of one layer and of all, and a change of another kind than a loss.
+    kept = ("teacher", "triple", "tinybert", "minilmv2_mlm", "mlm-masking", "encoder")
+    variants = tuple(sized(one) for one in config.variants if one.name in kept)
+    return dataclasses.replace(config, variants=variants, tokenizer="encoder", glue=glue)
+
+
+@pytest.mark.slow
+def test_the_laboratory_goes_from_text_to_students_that_a_fine_tuned_teacher_has_taught(world, small, tmp_path, capsys):
+    text, heldout = (world.path / f"{name}.txt" for name in ("corpus", "heldout"))
+    run_experiment(small, ("corpus", "pretrain"), text=(text,), heldout_text=(heldout,))
+    for one in small.variants:
+        assert (tmp_path / small.directory / one.name / "model/model.safetensors").is_file(), one.name
+    tasks = dataclasses.replace(small, tasks=("rte",))
+    run_experiment(tasks, ("glue", "report"), ("minilmv2_mlm",))
+    found = json.loads((tmp_path / small.directory / "results.json").read_text())
+    assert found["minilmv2_mlm"]["kl_to_teacher"] is None, "the teacher has no masked-LM head"
+    assert found["minilmv2_mlm"]["tasks"].keys() == {"rte"}
+    # The second step, as docs/results/laboratory.md has it.
+    glue = ["--data", "glue", "--tasks", "rte", "--seeds", "0", "--epochs", "1", "--length", "32", "--batch-size", "16"]
+    place, student = f"{small.directory}/second", f"{small.directory}/minilmv2_mlm/model"
+    teacher = ["glue", "--model", f"{small.directory}/encoder/model", *glue, "--save-model"]
+    main([*teacher, "--run.directory", f"{place}/teachers"])
+    taught = ["--distill.teacher", f"{place}/teachers/{{task}}-0/model"]
+    main(["glue", "--model", student, *glue, *taught, "--run.directory", f"{place}/minilmv2_mlm"])
+    config = read_config(FinetuneConfig, tmp_path / place / "minilmv2_mlm/rte-0/config.json")
+    assert config.teacher == f"{place}/teachers/rte-0/model"
+    logged = (tmp_path / place / "minilmv2_mlm/rte-0/metrics.jsonl").read_text()
+    assert "loss_ce" in logged
