@@ -31,8 +31,8 @@ _LOWEST = -1e30  # finite: a segment that nobody has a token of has no gradient
 @dataclasses.dataclass(frozen=True)
 class Questions:
     """Questions as they were asked. questions, contexts: columns, or lists, of which some are read at a time; answers: the texts
-    that are right, none where there is no answer; ids: of each; may_lack: whether some have no answer, as in SQuAD 2: then that there
-    is none is an answer, too."""
+    that are right, none where there is no answer; ids: of each; may_lack: whether some have no answer, as in SQuAD 2: then that
+    there is none is an answer, too."""
 
     ids: Sequence[str]
     questions: Sequence[str]
