@@ -72,7 +72,7 @@ class Choices(Kind):
         before, choices = _columns(task)
         check_texts(rows, (*before, *(choices if task.labels else ())), where)
         numbers = [len(task.labels)] * len(rows)
-        lists: list[Any] = [] if task.labels else list(rows[choices[0]])
+        lists: Iterable[Any] = () if task.labels else rows[choices[0]]
         for row, value in enumerate(lists):
             if not isinstance(value, list) or len(value) < 2 or not all(isinstance(text, str) for text in value):
                 raise InputError(
