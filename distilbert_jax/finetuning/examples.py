@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from distilbert_jax.finetuning.batches import PackedShape, Packing
+from distilbert_jax.finetuning.ragged import Rows
 from distilbert_jax.text.tokenizer import Row
 
 
@@ -30,6 +31,8 @@ class Examples:
     @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of each, int64 [n]."""
+        if isinstance(self.rows, Rows):
+            return self.rows.lengths
         return np.array([len(row.ids) for row in self.rows], np.int64)
 
     @property
@@ -41,6 +44,12 @@ class Examples:
     def targets(self) -> Any:
         """What a kind's `score` compares outputs with."""
         raise NotImplementedError
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """The examples of all parts, one or more, one after the other; `cut` is their sum."""
+        names = [field.name for field in dataclasses.fields(cls)]
+        return cls(**{name: _joined([getattr(part, name) for part in parts]) for name in names})
 
     def copied(self, indices: Sequence[int], rows: Sequence[Row]) -> Self:
         """These rows in place of those of `indices`, of the same lengths: what is learned goes along. Of a kind that has copies."""
@@ -69,3 +78,13 @@ class Examples:
         if self.importance is not None:
             batch["importance"] = packing.examples(self.importance[packing.indices].astype(np.float32), shape)
         return batch
+
+
+def _joined(values: Sequence[Any]) -> Any:
+    """The values of a field, None where it has none: arrays, `Rows`, `Ragged` or counts."""
+    first = values[0]
+    if first is None:
+        return None
+    if isinstance(first, int):
+        return sum(values)
+    return np.concatenate(values) if isinstance(first, np.ndarray) else type(first).joined(values)

@@ -19,6 +19,7 @@ from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning.augment import augmented, check_proposer, load_proposer
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.kinds import kind_of
+from distilbert_jax.finetuning.kinds.kind import AT_ONCE
 from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models.heads import ModelWithHead, SequenceClassification
@@ -177,8 +178,10 @@ def check_sizes(config: FinetuneConfig, model: ModelWithHead, tokenizer: Tokeniz
 def check_ids(data: Data, model: ModelWithHead, where: str) -> None:
     """Raise InputError for an id of any split that a model has no row for: a compiled program would not."""
     for examples in data.every():
-        ids, types = (np.concatenate([row[place] for row in examples.rows]) for place in (0, 1))
-        check_rows({"input_ids": ids, "token_type_ids": types}, model.config, where)
+        for start in range(0, len(examples), AT_ONCE):
+            some = examples.rows[start : start + AT_ONCE]
+            ids, types = (np.concatenate([row[place] for row in some]) for place in (0, 1))
+            check_rows({"input_ids": ids, "token_type_ids": types}, model.config, where)
 
 
 def _kept_order(

@@ -13,8 +13,10 @@ from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.examples import Examples
+from distilbert_jax.finetuning.kinds import kind
 from distilbert_jax.finetuning.kinds.kind import Kind, check_texts, learned
 from distilbert_jax.finetuning.metrics import in_order
+from distilbert_jax.finetuning.ragged import Rows
 from distilbert_jax.finetuning.squad import answer_score, wrong_answers
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models import QuestionAnswering
@@ -23,14 +25,14 @@ from distilbert_jax.text.tokenizer import BertTokenizer, Row
 from distilbert_jax.text.windows import Window, context_windows
 from distilbert_jax.training.objective import Batch
 
-_AT_ONCE = 1000  # questions whose windows are held
 _LOWEST = -1e30  # finite: a segment that nobody has a token of has no gradient
 
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
-    """Questions as they were asked. answers: the texts that are right, none where there is no answer; ids: of each; may_lack:
-    whether some have no answer, as in SQuAD 2: then that there is none is an answer, too."""
+    """Questions as they were asked. questions, contexts: columns, or lists, of which some are read at a time; answers: the texts
+    that are right, none where there is no answer; ids: of each; may_lack: whether some have no answer, as in SQuAD 2: then that
+    there is none is an answer, too."""
 
     ids: Sequence[str]
     questions: Sequence[str]
@@ -123,10 +125,10 @@ class Answers(Kind):
         have 128 tokens in common, or half the length."""
         (asked, read), (target,) = task.columns, task.target
         empty = [{"text": [], "answer_start": []}] * len(rows)
-        answers = list(rows[target]) if target in rows.column_names else empty
+        answers = rows[target] if target in rows.column_names else empty
         ids = list(map(str, rows["id"])) if "id" in rows.column_names else list(map(str, range(len(rows))))
         texts = [one["text"] for one in answers]
-        questions = Questions(ids, list(rows[asked]), list(rows[read]), texts, may_lack=not all(texts))
+        questions = Questions(ids, rows[asked], rows[read], texts, may_lack=not all(texts))
         return _examples(questions, answers, BertTokenizer(tokenizer, max_length=length))
 
     def blank(self, config: ModelConfig, *, labelled: np.ndarray | None = None) -> AnswerExamples:
@@ -167,15 +169,15 @@ class Answers(Kind):
         one, if [CLS] has more in every window."""
         assert examples.tokenizer is not None
         answers, done = [], 0
-        for windows, first, _ in _windows(examples.tokenizer, examples.questions):
+        for windows, contexts, first, _ in _windows(examples.tokenizer, examples.questions):
             logits = outputs[done : done + len(windows)]
             done += len(windows)
             places: dict[int, list[int]] = {}
             for place, window in enumerate(windows):
                 places.setdefault(window.example, []).append(place)
             for number, at in sorted(places.items()):
-                ours = [logits[place] for place in at]
-                answers.append(_answer(examples.questions, first + number, [windows[place] for place in at], ours))
+                of, ours = [windows[place] for place in at], [logits[place] for place in at]
+                answers.append(_answer(examples.questions, first + number, contexts[number], of, ours))
         return answers
 
     def score(self, task: Task, predicted: Sequence[Answer], targets: Questions) -> dict[str, float]:
@@ -220,28 +222,24 @@ def _examples(
 ) -> AnswerExamples:
     """number: of the first question, for what errors say."""
     made, spans, cut = [], [], 0
-    for windows, of, more in _windows(reader, questions, number):
+    for windows, contexts, of, more in _windows(reader, questions, number):
         cut += more
-        made += [window.row for window in windows]
-        spans += [_tokens_of(window, answers[of + window.example]) for window in windows]
-    starts, ends = np.array(spans, np.int32).T
-    return AnswerExamples(made, starts, ends, questions, reader, cut=cut)
+        right = answers[of : of + len(contexts)]
+        made.append(Rows.of([window.row for window in windows]))
+        spans.append(np.array([_tokens_of(window, right[window.example]) for window in windows], np.int32))
+    starts, ends = np.concatenate(spans).T
+    return AnswerExamples(Rows.joined(made), starts, ends, questions, reader, cut=cut)
 
 
 def _windows(
     tokenizer: BertTokenizer, questions: Questions, number: int = 0
-) -> Iterator[tuple[list[Window], int, int]]:
-    """Windows of some questions, the place of the first of these, and how many were cut."""
-    for first in range(0, len(questions.ids), _AT_ONCE):
-        some = slice(first, first + _AT_ONCE)
-        windows, cut = context_windows(
-            tokenizer,
-            questions.questions[some],
-            questions.contexts[some],
-            length=tokenizer.max_length,
-            first=number + first,
-        )
-        yield windows, first, cut
+) -> Iterator[tuple[list[Window], Sequence[str], int, int]]:
+    """Windows of some questions, the contexts of these, the place of the first, and how many were cut."""
+    for first in range(0, len(questions.ids), kind.AT_ONCE):
+        some = slice(first, first + kind.AT_ONCE)
+        asked, contexts = questions.questions[some], questions.contexts[some]
+        windows, cut = context_windows(tokenizer, asked, contexts, length=tokenizer.max_length, first=number + first)
+        yield windows, contexts, first, cut
 
 
 def _tokens_of(window: Window, answers: Mapping[str, Any]) -> tuple[int, int]:
@@ -270,9 +268,11 @@ def _log_softmax(logits: jax.Array, batch: Batch) -> jax.Array:
     return jnp.where(segments[..., None] > 0, logits - norms, 0.0)
 
 
-def _answer(questions: Questions, number: int, windows: Sequence[Window], logits: Sequence[np.ndarray]) -> Answer:
+def _answer(
+    questions: Questions, number: int, context: str, windows: Sequence[Window], logits: Sequence[np.ndarray]
+) -> Answer:
     starts, ends = ([values[:, place] for values in logits] for place in (0, 1))
-    spans, absent = squad_spans(windows, starts, ends, questions.contexts[number], n_best=1)
+    spans, absent = squad_spans(windows, starts, ends, context, n_best=1)
     best = spans[0]
     lacks = questions.may_lack and absent > best.score
     text, start, end, score = ("", 0, 0, absent) if lacks else best

@@ -13,9 +13,10 @@ from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.examples import Examples
-from distilbert_jax.finetuning.kinds.kind import Kind, check_texts, learned
-from distilbert_jax.finetuning.kinds.sentences import encoded_texts
+from distilbert_jax.finetuning.kinds.kind import Kind, check_texts, in_chunks, learned
+from distilbert_jax.finetuning.kinds.sentences import text_encoder
 from distilbert_jax.finetuning.metrics import scored
+from distilbert_jax.finetuning.ragged import Ragged, Rows
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models import MultipleChoice
 from distilbert_jax.models.layers import at_positions
@@ -71,7 +72,7 @@ class Choices(Kind):
         before, choices = _columns(task)
         check_texts(rows, (*before, *(choices if task.labels else ())), where)
         numbers = [len(task.labels)] * len(rows)
-        lists: list[Any] = [] if task.labels else list(rows[choices[0]])
+        lists: Iterable[Any] = () if task.labels else rows[choices[0]]
         for row, value in enumerate(lists):
             if not isinstance(value, list) or len(value) < 2 or not all(isinstance(text, str) for text in value):
                 raise InputError(
@@ -105,24 +106,27 @@ class Choices(Kind):
     def encode(self, rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> ChoiceExamples:
         """`[CLS] context [SEP] choice [SEP]`, the question before the choice, each of at most `length` tokens, the longer part cut
         first; without a context `[CLS] choice [SEP]`."""
-        before, names = _columns(task)
-        columns = [list(rows[name]) for name in names]
-        choices = list(zip(*columns, strict=True)) if task.labels else columns[0]
-        asked = list(rows[before[1]]) if len(before) > 1 else [""] * len(rows)
-        texts = [f"{ask} {one}".strip() for ask, own in zip(asked, choices, strict=True) for one in own]
-        given: Sequence[Any] = texts
-        if before:
-            contexts = [context for context, own in zip(rows[before[0]], choices, strict=True) for _ in own]
-            given = list(zip(contexts, texts, strict=True))
-        encoded, too_long = encoded_texts(given, tokenizer, length)
-        ends = np.cumsum([len(own) for own in choices])
-        parts = [encoded[end - len(own) : end] for end, own in zip(ends, choices, strict=True)]
-        cut = sum(bool(too_long[end - len(own) : end].any()) for end, own in zip(ends, choices, strict=True))
-        joined = [Row(*(np.concatenate(values) for values in zip(*own, strict=True))) for own in parts]
-        (target,) = task.target
-        labels = rows[target] if target in rows.column_names else np.zeros(len(rows))
-        sizes = [np.array([len(row.ids) for row in own], np.int64) for own in parts]
-        return ChoiceExamples(joined, sizes, np.asarray(labels, np.int32), cut=cut)
+        (before, names), (target,), encode = _columns(task), task.target, text_encoder(tokenizer, length)
+
+        def some(rows: Any, _: int) -> ChoiceExamples:
+            columns = [rows[name][:] for name in names]
+            choices = list(zip(*columns, strict=True)) if task.labels else columns[0]
+            asked = rows[before[1]][:] if len(before) > 1 else [""] * len(rows)
+            texts = [f"{ask} {one}".strip() for ask, own in zip(asked, choices, strict=True) for one in own]
+            given: Sequence[Any] = texts
+            if before:
+                contexts = [context for context, own in zip(rows[before[0]][:], choices, strict=True) for _ in own]
+                given = list(zip(contexts, texts, strict=True))
+            encoded, too_long = encode(given)
+            ends = np.cumsum([len(own) for own in choices])
+            parts = [encoded[end - len(own) : end] for end, own in zip(ends, choices, strict=True)]
+            cut = sum(bool(too_long[end - len(own) : end].any()) for end, own in zip(ends, choices, strict=True))
+            joined = [Row(*(np.concatenate(values) for values in zip(*own, strict=True))) for own in parts]
+            labels = rows[target][:] if target in rows.column_names else np.zeros(len(rows))
+            sizes = Ragged.of([np.array([len(row.ids) for row in own], np.int64) for own in parts])
+            return ChoiceExamples(Rows.of(joined), sizes, np.asarray(labels, np.int32), cut=cut)
+
+        return in_chunks(rows, some)
 
     def blank(self, config: ModelConfig, *, labelled: np.ndarray | None = None) -> ChoiceExamples:
         place = np.zeros(1, np.int32)

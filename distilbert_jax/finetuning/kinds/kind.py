@@ -1,8 +1,8 @@
 """Kinds of labelled tasks: what each of them has to say of its rows, its examples, its head, its loss and its score."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models.heads import ModelWithHead
 from distilbert_jax.training.objective import Batch, Metrics
+
+E = TypeVar("E", bound=Examples)
+AT_ONCE = 1000  # rows that are encoded at once: the tokenizer's own objects take some 150 bytes a token
 
 
 class Kind(ABC):
@@ -123,6 +126,18 @@ class Kind(ABC):
         Args:
             predicted: None of a run that diverged. targets: None of a test split.
         """
+
+
+def in_chunks(rows: Any, encode: Callable[[Any, int], E]) -> E:
+    """The examples of a split, encoded some rows at a time, so that arrays of them are all that is held.
+
+    Args:
+        rows: a `datasets.Dataset`.
+        encode: of some of the rows, and the number of the first, from 0.
+    """
+    starts = range(0, max(len(rows), 1), AT_ONCE)
+    parts = [encode(rows.select(range(start, min(start + AT_ONCE, len(rows)))), start) for start in starts]
+    return parts[0].joined(parts)
 
 
 def check_columns(names: Sequence[str], columns: Sequence[str], task: Task, where: str) -> None:

@@ -1,7 +1,8 @@
 """Classification and regression of a sentence or a pair: one row of outputs an example, from its first token."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,9 +14,10 @@ from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.examples import Examples
-from distilbert_jax.finetuning.kinds.kind import Kind, check_texts, learned
+from distilbert_jax.finetuning.kinds.kind import Kind, check_texts, in_chunks, learned
 from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.metrics import scored
+from distilbert_jax.finetuning.ragged import Rows
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.layers import at_positions
@@ -53,16 +55,24 @@ class SentenceExamples(Examples):
         }
 
 
-def encoded_texts(given: Sequence[Any], tokenizer: Tokenizer, length: int) -> tuple[list[Row], np.ndarray]:
-    """Texts or pairs of texts as rows of at most `length` tokens, the longer part of a pair cut first; and which were too long,
-    bool [n]."""
-    with told_in_a_line(settings_of(tokenizer).path), whole(tokenizer):
-        encodings = tokenizer.encode_batch(given)
-        too_long = np.array([len(encoding) > length for encoding in encodings], bool)
-        if too_long.any():
-            encodings = cutting(tokenizer, length).encode_batch(given)
-    rows = [Row(np.asarray(one.ids, np.int32), np.asarray(one.type_ids, np.int32)) for one in encodings]
-    return rows, too_long
+def text_encoder(
+    tokenizer: Tokenizer, length: int
+) -> Callable[[Sequence[str | tuple[str, str]]], tuple[list[Row], np.ndarray]]:
+    """A function from texts or pairs of texts to rows of at most `length` tokens, the longer part of a pair cut first, and which
+    were too long, bool [n]."""
+    shorter = functools.cache(lambda: cutting(tokenizer, length))  # a copy of the vocabulary: made once, if at all
+
+    def encoded(given: Sequence[str | tuple[str, str]]) -> tuple[list[Row], np.ndarray]:
+        with told_in_a_line(settings_of(tokenizer).path), whole(tokenizer):
+            encodings = tokenizer.encode_batch(given)
+            too_long = np.array([len(encoding) > length for encoding in encodings], bool)
+            if places := np.flatnonzero(too_long).tolist():
+                cut = shorter().encode_batch([given[place] for place in places])
+                for place, encoding in zip(places, cut, strict=True):
+                    encodings[place] = encoding
+        return [Row.of(encoding) for encoding in encodings], too_long
+
+    return encoded
 
 
 class _Sentences(Kind):
@@ -87,15 +97,19 @@ class _Sentences(Kind):
 
     def encode(self, rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> SentenceExamples:
         """`[CLS] A [SEP]` or `[CLS] A [SEP] B [SEP]`, the longer part cut first."""
-        texts = [list(rows[name]) for name in task.columns]
-        given = list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0]
-        encoded, too_long = encoded_texts(given, tokenizer, length)
-        return SentenceExamples(encoded, self.labels_of(rows, task), cut=int(too_long.sum()))
+        encode = text_encoder(tokenizer, length)
+
+        def some(rows: Any, _: int) -> SentenceExamples:
+            texts = [rows[name][:] for name in task.columns]
+            encoded, too_long = encode(list(zip(*texts, strict=True)) if len(texts) == 2 else texts[0])
+            return SentenceExamples(Rows.of(encoded), self.labels_of(rows, task), cut=int(too_long.sum()))
+
+        return in_chunks(rows, some)
 
     def labels_of(self, rows: Any, task: Task) -> np.ndarray:
         """What is learned of each row [n, …], 0 where the split has no labels."""
         (target,) = task.target
-        return np.asarray(rows[target] if target in rows.column_names else np.zeros(len(rows)), self.dtype)
+        return np.asarray(rows[target][:] if target in rows.column_names else np.zeros(len(rows)), self.dtype)
 
     def blank(self, config: ModelConfig, *, labelled: np.ndarray | None = None) -> SentenceExamples:
         row = Row(np.zeros(1, np.int32), np.zeros(1, np.int32))
@@ -158,7 +172,7 @@ class MultiLabel(_Sentences):
         """Whether each label holds, float32 [n, labels]."""
         if not set(task.target) <= set(rows.column_names):
             return np.zeros((len(rows), len(task.labels)), np.float32)
-        columns = [list(rows[name]) for name in task.target]
+        columns = [rows[name][:] for name in task.target]
         if len(columns) > 1:
             return np.array(columns, np.float32).T
         return np.array([_holding(value, task.labels) for value in columns[0]], np.float32)
@@ -221,7 +235,7 @@ class Regression(_Sentences):
             return super().labels_of(rows, task)
         if not set(task.target) <= set(rows.column_names):
             return np.zeros((len(rows), len(task.outputs)), self.dtype)
-        columns = [list(rows[name]) for name in task.target]
+        columns = [rows[name][:] for name in task.target]
         return np.array(columns, self.dtype).T if len(columns) > 1 else np.array(columns[0], self.dtype)
 
     def blank(self, config: ModelConfig, *, labelled: np.ndarray | None = None) -> SentenceExamples:

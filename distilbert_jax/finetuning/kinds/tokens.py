@@ -15,9 +15,10 @@ from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.entities import OUTSIDE, entities, is_iob2, stray
 from distilbert_jax.finetuning.examples import Examples
-from distilbert_jax.finetuning.kinds.kind import Kind, learned
+from distilbert_jax.finetuning.kinds.kind import Kind, in_chunks, learned
 from distilbert_jax.finetuning.kinds.sentences import check_names
 from distilbert_jax.finetuning.metrics import in_order
+from distilbert_jax.finetuning.ragged import Ragged, Rows
 from distilbert_jax.finetuning.tasks import OF_ENTITIES, Task
 from distilbert_jax.models import TokenClassification
 from distilbert_jax.text.tokenizer import BertTokenizer, Row
@@ -91,18 +92,23 @@ class Tokens(Kind):
 
     def encode(self, rows: Any, task: Task, tokenizer: Tokenizer, length: int) -> TokenExamples:
         """`[CLS] words [SEP]`; words beyond `length` tokens are cut off, and predicted as nothing."""
-        sentences = list(rows[task.columns[0]])
-        (target,), ids = task.target, _ids(task)
-        encoded = word_rows(BertTokenizer(tokenizer, max_length=length), sentences, first=0)
-        columns = [np.full(len(words), _UNREAD, np.int32) for words in sentences]
-        for one, places in zip(encoded, columns, strict=True):
-            at = np.flatnonzero(one.first)
-            places[one.words[at]] = at
-        if target in rows.column_names:
-            tags = [np.array([ids[tag] for tag in given], np.int32) for given in rows[target]]
-        else:
-            tags = [np.zeros(len(words), np.int32) for words in sentences]
-        return TokenExamples([one.row for one in encoded], columns, tags, cut=sum(one.cut > 0 for one in encoded))
+        (target,), ids, reader = task.target, _ids(task), BertTokenizer(tokenizer, max_length=length)
+
+        def some(rows: Any, first: int) -> TokenExamples:
+            sentences = rows[task.columns[0]][:]
+            encoded = word_rows(reader, sentences, first=first)
+            columns = [np.full(len(words), _UNREAD, np.int32) for words in sentences]
+            for one, places in zip(encoded, columns, strict=True):
+                at = np.flatnonzero(one.first)
+                places[one.words[at]] = at
+            if target in rows.column_names:
+                tags = [np.array([ids[tag] for tag in given], np.int32) for given in rows[target][:]]
+            else:
+                tags = [np.zeros(len(words), np.int32) for words in sentences]
+            cut = sum(one.cut > 0 for one in encoded)
+            return TokenExamples(Rows.of([one.row for one in encoded]), Ragged.of(columns), Ragged.of(tags), cut=cut)
+
+        return in_chunks(rows, some)
 
     def blank(self, config: ModelConfig, *, labelled: np.ndarray | None = None) -> TokenExamples:
         place = np.zeros(1, np.int32)
