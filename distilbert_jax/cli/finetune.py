@@ -90,7 +90,8 @@ class FinetuneCommand:
     rows: Annotated[RowOptions, tyro.conf.arg(name="")] = field(default_factory=RowOptions)
     dev: str = ""  # file of rows to score; none: a tenth of train
     out: str = ""  # directory of the runs; default: runs/own/<name of the file>
-    kind: LabelKind | None = None  # what the labels are, where it is not to be told
+    # what the labels are, where it is not to be told; of tags classification: plain ones, not of entities
+    kind: LabelKind | None = None
     labels: tuple[str, ...] = ()  # names of the classes in their order, where it is not to be told
     seeds: int = 1  # so many runs, from --seed on, for the spread
     seed: int = 0  # of the head, the order of the rows and dropout

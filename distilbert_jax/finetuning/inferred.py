@@ -362,6 +362,12 @@ def _classes(values: Values, given: Sequence[str], told: Sequence[str]) -> Label
             path=values.table.name,
             field=values.column,
         )
+    if not values.sets and len(seen) < 2:
+        raise InputError(
+            f"{values.table.name}: every word has the tag {seen.pop()!r}: expected two tags or more",
+            path=values.table.name,
+            field=values.column,
+        )
     if kind == "multi_label" and values.sets and all(rows == values.total for rows in values.counts.values()):
         raise InputError(
             f"{values.table.name}: every row has each of the {values.column} {few(names, ', ')}: nothing is to be learned",

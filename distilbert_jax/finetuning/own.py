@@ -13,6 +13,7 @@ from typing import Any, cast
 from distilbert_jax.base.files import as_name
 from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError, few, shortened
+from distilbert_jax.finetuning.entities import are_of_other_scheme, no_iob2
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import LabelKind, Labels, Values, infer, number_of, truth_of
 from distilbert_jax.finetuning.labels import meaning
@@ -42,7 +43,7 @@ def own_task(
     Args:
         train, dev: as `open_table` takes them; dev None: a tenth of train, by the hash of its text.
         roles: of their columns.
-        kind: what the labels are, where it is not to be told from them.
+        kind: what the labels are, where it is not to be told from them; of tags "classification": plain ones, not of entities.
         labels: names of the classes in their order, where it is not to be told.
         layout: of the files.
 
@@ -131,7 +132,27 @@ def _labels_of(seen: Seen, roles: Roles, kind: LabelKind | None, names: Sequence
     if roles.tags and not names and column not in table.classes:
         order = lambda tag: (tag != "O", tag.partition("-")[2], tag)
         learned = dataclasses.replace(learned, names=tuple(sorted(learned.names, key=order)))
+    if roles.tags and kind != "classification":
+        _check_iob2(seen.values[0], learned)
     return learned
+
+
+def _check_iob2(tags: Values, labels: Labels) -> None:
+    """Raise InputError where some tags are of entities and others are none of IOB2, which would be scored as plain ones."""
+    bad = [name for name in no_iob2(labels.names) if not are_of_other_scheme([name])]
+    if not bad:
+        return
+    hint = "--kind classification"
+    said = f"of entities are others; in IOB2 they are O, B-TYPE and I-TYPE; if they are plain tags: {hint}"
+    value = min((one for one in tags.counts if labels.called(one) in bad), key=lambda one: tags.rows[one], default=None)
+    if value is None:  # no row has it, but it is named
+        raise InputError(
+            f"{tags.table.name}: {tags.column} has the tag {bad[0]!r}, and {said}",
+            path=tags.table.name,
+            field=tags.column,
+            hint=hint,
+        )
+    raise tags.wrong(tags.rows[value], f"has the tag {labels.called(value)!r}, and {said}", hint)
 
 
 def right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
@@ -246,6 +267,12 @@ def _say(task: Task, roles: Roles, seen: Seen, dev: Seen | None, labels: Labels 
         print(
             f"{table.name}: no --dev: {seen.held_rows:,} of its rows, about a tenth of the different texts by their hash, are held "
             "out for the score",
+            file=sys.stderr,
+        )
+    if roles.tags and no_iob2(task.labels) and are_of_other_scheme(no_iob2(task.labels)):
+        print(
+            f"{table.name}: {few(no_iob2(task.labels), ', ')} are no tags of IOB2: all are learned as plain tags, and scored by "
+            "accuracy; for F1 of entities, S- and U- become B-, and E-, L- and M- become I-",
             file=sys.stderr,
         )
     for one, other in itertools.combinations(every, 2) if len(every) <= _COMPARED else ():

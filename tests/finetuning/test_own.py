@@ -190,6 +190,55 @@ def test_tags_that_are_no_iob2_are_told_with_the_row(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.arrow"))
 
 
+def sentences(*pairs, times=40):
+    """Rows of words, `EU/B-ORG rejects/O` each, every one so many times."""
+    split = lambda pair: zip(*(word.split("/") for word in pair.split()), strict=True)
+    return [dict(zip(("tokens", "tags"), map(list, split(pair)), strict=True)) for pair in pairs for _ in range(times)]
+
+
+TAGGED = Roles(tokens="tokens", tags="tags")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "tag"),
+    [("Al/BPER ran/O", "BPER"), ("Al/b-per ran/O", "b-per"), ("Al/I_PER ran/O", "I_PER"), ("Al/B-PER ran/o", "o")],
+)
+def test_tags_that_are_nearly_iob2_are_told_with_the_row(wrong, tag):
+    rows = [*sentences("EU/B-ORG rejects/O"), *sentences(wrong, times=1)]
+    refused(lambda: own_task(rows, roles=TAGGED), tag, path="train", field="tags", row=41, hint="--kind classification")
+    plain = own_task(rows, rows, roles=TAGGED, kind="classification")
+    assert plain.metrics == ("accuracy",)
+    assert tag in plain.labels
+    small = sentences("al/b-per ran/o", "bo/i-per ran/o")
+    refused(lambda: own_task(small, roles=TAGGED), field="tags", row=1)
+
+
+def test_names_of_tags_that_no_row_has_are_to_be_iob2_too():
+    rows = named_rows(["O", "B-A", "BB"], sentences("a/O b/B-A"), "tags")
+    refused(lambda: own_task(rows, roles=TAGGED), "BB", field="tags", hint="--kind classification")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("Al/NN ran/VB", "I/II O/UH"), ""),
+        (("a/B b/I", "a/O b/O"), ""),
+        (("Al/S-PER ran/O", "Al/B-PER Bo/E-PER"), "S-PER"),
+    ],
+)
+def test_plain_tags_stay_as_they_are_and_other_schemes_are_told(given, said, capsys):
+    task = own_task(sentences(*given), sentences(*given), roles=TAGGED)
+    lines = capsys.readouterr().err.splitlines()
+    assert task.metrics == (("f1",) if "B" in task.labels else ("accuracy",))
+    assert (len(lines) == 2 and said in lines[1]) if said else len(lines) == 1
+
+
+@pytest.mark.parametrize("given", ["a/O b/O", "a/B-X b/B-X", "a/NN"])
+def test_words_of_one_tag_teach_nothing(given):
+    refused(lambda: own_task(sentences(given), roles=TAGGED), field="tags", path="train")
+    refused(lambda: own_task(sentences(given), roles=TAGGED, labels=("O", "B-X", "NN")), field="tags", path="train")
+
+
 def test_answers_stand_at_their_offset():
     roles = Roles(question="question", context="context", answers="answers")
     row = {"question": "who?", "context": "Bo ran. Al ran.", "answers": {"text": ["Al"], "answer_start": [8]}}
