@@ -59,9 +59,12 @@ def own_task(
     columns = Reader(roles).columns
     pinned, pinned_dev = Pinned.of(given, columns(given)), scored and Pinned.of(scored, columns(scored))
     seen, held = look(given, roles, apart=scored is None), None
+    check_begin = lambda of: _check_begin(of, roles, labels) if layout.names else None
+    check_begin(seen)
     learned = _labels_of(seen, roles, kind, labels, given)
     if scored is not None:
         held = look(scored, roles)
+        check_begin(held)
         _check_known(held, learned)
     elif not 0 < seen.held_rows < seen.rows:
         raise InputError(
@@ -88,13 +91,14 @@ def require_columns(table: Table, roles: Roles, *, labelled: bool = True) -> Non
 
 @dataclasses.dataclass
 class Seen:
-    """What a look at a table has shown: values of its labels, rows, and of those held out the same."""
+    """What a look at a table has shown: values of its labels, rows, of those held out the same, and which row is the first."""
 
     table: Table
     values: tuple[Values, ...]
     rows: int = 0
     held: tuple[Values, ...] = ()
     held_rows: int = 0
+    first: tuple[int, Mapping[str, Any]] | None = None
 
 
 def look(table: Table, roles: Roles, *, apart: bool = False) -> Seen:
@@ -105,6 +109,7 @@ def look(table: Table, roles: Roles, *, apart: bool = False) -> Seen:
     with progress(f"reading {table.name}", table.size) as done:
         for number, row in table.rows(reader.columns(table)):
             reader.inputs(table, number, row)
+            seen.first = seen.first or (number, row)
             if roles.answers:
                 answers_of(table, number, row, roles)
             held_out = apart and is_held_out(group_of(roles, row))
@@ -114,6 +119,45 @@ def look(table: Table, roles: Roles, *, apart: bool = False) -> Seen:
             seen.held_rows += held_out
             done(seen.rows)
     return seen
+
+
+def _check_begin(seen: Seen, roles: Roles, names: Sequence[str]) -> None:
+    """Of a file whose columns are named by --columns, raise InputError where its first row names them, too; say so where it may.
+
+    It does where its label alone is none of numbers, or is called as the column. Where it is of a class that no other row has, it
+    may: a class is seldom so rare, but it can be.
+    """
+    assert seen.first is not None
+    number, row = seen.first
+    for one in seen.values:
+        given = [value for value, first in one.rows.items() if first == number]
+        if len(given) != 1 or one.counts[given[0]] > 1 or given[0] in names or len(one.counts) < 2:
+            continue
+        (value,) = given
+        is_number = lambda label: number_of(label) is not None or truth_of(label) is not None
+        odd = not is_number(value) and all(is_number(other) for other in one.counts if other != value)
+        if odd or str(value).casefold() == one.column.casefold():
+            others = "a number in all other rows" if odd else "another in all other rows"
+            hint = "leave --columns out"
+            raise one.wrong(
+                number, f"is {value!r}, and {others}: this row names the columns; {hint}, or remove it", hint
+            )
+        if (
+            _are_names([row[name] for name in (*roles.inputs, one.column)])
+            and min(rows for other, rows in one.counts.items() if other != value) > 1
+        ):
+            print(
+                f"{one.table.name}, row {number}: no other row has the {one.column} {value!r}: if this row names the columns, "
+                "leave --columns out",
+                file=sys.stderr,
+            )
+
+
+def _are_names(cells: Sequence[Any]) -> bool:
+    """Whether what stands in a row may be the names of columns: a word or a few each, no two the same."""
+    short = [cell.strip() for cell in cells if isinstance(cell, str) and len(cell) <= 30 and len(cell.split()) <= 3]
+    plain = [text.casefold() for text in short if number_of(text) is None and text[-1:] not in ".!?"]
+    return len({*plain}) == len(cells)
 
 
 def _labels_of(seen: Seen, roles: Roles, kind: LabelKind | None, names: Sequence[str], table: Table) -> Labels | None:

@@ -344,6 +344,60 @@ def test_what_is_not_there_or_not_enough_is_refused(tmp_path):
     refused(lambda: own_task([{"review": "a b", "stars": "good"}] * 30, roles=REVIEWS, layout=Layout()), field="stars")
 
 
+def headless(path, first, labels=("0", "1"), rows=60, name="a.csv"):
+    """A file of texts and labels under a first line, and the layout of `--columns text label`."""
+    lines = [first, *(f"{row['review']},{row['stars']}" for row in reviews(rows, labels=labels))]
+    (path / name).write_text("\n".join(lines))
+    return str(path / name), Layout(names=("text", "label"))
+
+
+HEADLESS = Roles(text="text", label=("label",))
+
+
+@pytest.mark.parametrize(
+    ("first", "labels"),
+    [
+        ("review,stars", ("0", "1")),
+        ("review,stars", ("0.5", "1.25")),
+        ("review,spam", ("true", "false")),
+        ("review,Label", ("good", "bad")),
+        ("Text, label", ("good", "bad")),
+    ],
+)
+def test_a_header_that_is_taken_for_a_row_is_refused(tmp_path, first, labels, capsys):
+    file, layout = headless(tmp_path, first, labels)
+    hint = "leave --columns out"
+    refused(lambda: own_task(file, roles=HEADLESS, layout=layout), path=file, row=1, hint=hint)
+    good, _ = headless(tmp_path, f"a good one,{labels[0]}", labels, name="good.csv")
+    own_task(good, good, roles=HEADLESS, layout=layout)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    refused(lambda: own_task(good, file, roles=HEADLESS, layout=layout), path=file, row=1, hint=hint)
+
+
+@pytest.mark.parametrize(
+    ("first", "labels", "names", "said"),
+    [
+        ("review,verdict", ("good", "bad"), (), True),
+        ("a film that I would not have seen,mixed", ("good", "bad"), (), False),
+        ("so so,mixed", ("good", "bad"), ("good", "bad", "mixed"), False),
+        ("so so,unknown", ("0", "1"), ("0", "1", "unknown"), False),
+        ("so so,2", ("0", "1"), (), False),
+        ("so so,0", ("0", "1"), (), False),
+    ],
+)
+def test_a_first_row_that_may_be_a_header_is_told(tmp_path, first, labels, names, said, capsys):
+    file, layout = headless(tmp_path, first, labels)
+    task = own_task(file, roles=HEADLESS, layout=layout, labels=names)
+    assert sum(task.rows.values()) == 61
+    assert ("if this row names the columns" in capsys.readouterr().err) == said
+
+
+def test_a_row_of_its_own_class_is_no_header_where_the_file_names_its_columns(tmp_path, capsys):
+    rows = [{"review": "so so", "stars": "unknown"}, *[{"review": f"red {i}", "stars": i % 3} for i in range(60)]]
+    assert "unknown" in own_task(written(tmp_path, rows), roles=REVIEWS).labels
+    assert "names the columns" not in capsys.readouterr().err
+
+
 def test_names_of_a_dataset_are_the_labels():
     rows = reviews(labels=(0, 1))
     features = datasets.Features(
