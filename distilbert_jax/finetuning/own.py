@@ -326,8 +326,28 @@ def _say(task: Task, roles: Roles, seen: Seen, dev: Seen | None, labels: Labels 
                 file=sys.stderr,
             )
     learned = {name: rows - (0 if dev else of_dev[name]) for name, rows in every.items()}
-    if lacking := [name for name, rows in learned.items() if not rows and of_dev[name]]:
+    constant = _constant(seen, labels) if labels and labels.kind != "classification" and not roles.tags else {}
+    for name, value in constant.items():
+        print(
+            f"{table.name}: {name} is {value:g} in every row to learn from: nothing is learned of it but that",
+            file=sys.stderr,
+        )
+    if lacking := [name for name, rows in learned.items() if not rows and of_dev[name] and name not in constant]:
         print(f"{table.name}: no row to learn from of {few(lacking, ', ')}, which dev has", file=sys.stderr)
+
+
+def _constant(seen: Seen, labels: Labels) -> dict[str, float]:
+    """{class or column: its value} of those of several that have one value alone in the rows to learn from."""
+    rows, held = seen.rows - seen.held_rows, {one.column: one.counts for one in seen.held}
+    counts = {one.column: one.counts - held[one.column] for one in seen.values}
+    if (
+        labels.kind == "multi_label" and len(counts) == 1
+    ):  # lists; of a class that is only named there is nothing to say
+        (column,) = counts
+        return {labels.called(value): 1.0 for value, number in counts[column].items() if number == rows}
+    meant = truth_of if labels.kind == "multi_label" else number_of
+    values = {column: {meant(value) for value in of} for column, of in counts.items()}
+    return {column: float(value) for column, of in values.items() if len(of) == 1 for value in of if value is not None}
 
 
 def _class_counts(labels: Labels | None, columns: Sequence[Values]) -> dict[str, int]:

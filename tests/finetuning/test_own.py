@@ -163,6 +163,35 @@ def test_amounts_pairs_and_several_labels():
     assert list(task.source.load("train")[SEVERAL])[:3] == [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
 
 
+def test_a_label_that_every_row_has_or_none_is_told_and_refused_where_all_are_so(capsys):
+    rows = [
+        {**row, "no": 0, "yes": True, "two": 2, "half": i / 2, "kinds": ["x", *["y"][: i % 2]]}
+        for i, row in enumerate(reviews())
+    ]
+    told = lambda *label, dev=None: (
+        own_task(rows, dev, roles=Roles(text="review", label=label)),
+        [line for line in capsys.readouterr().err.splitlines() if "in every row to learn from" in line],
+    )[1]
+    for row in rows:
+        row["id"] = row["id"] % 2
+    for dev in (None, rows):
+        assert [line.split()[2:5] for line in told("id", "no", "yes", dev=dev)] == [
+            ["no", "is", "0"],
+            ["yes", "is", "1"],
+        ]
+        assert [line.split()[2:5] for line in told("half", "two", dev=dev)] == [["two", "is", "2"]]
+        assert [line.split()[2:5] for line in told("kinds", dev=dev)] == [["x", "is", "1"]]
+        assert not told("id", "half", dev=dev)
+        assert not told("stars", dev=dev)
+        assert not told("half", dev=dev)
+    held = next(row for row in rows if is_held_out(row["review"]))
+    held["no"] = 1  # the only one, and it is not learned from
+    assert len(told("id", "no")) == 1
+    held["no"] = 0
+    for label in (("no", "yes"), ("two", "no")):
+        refused(lambda label=label: own_task(rows, roles=Roles(text="review", label=label)), field=label[0])
+
+
 def test_words_and_tags_from_any_form(tmp_path):
     (tmp_path / "a.conll").write_text("EU B-ORG\nrejects O\n\nPeter B-PER\nBlack I-PER\n" * 30)
     roles = Roles(tokens="tokens", tags="tags")
