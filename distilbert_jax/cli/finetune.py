@@ -238,7 +238,8 @@ class PredictCommand:
 
     distilbert-jax predict --model runs/own/train/model --data new.csv --text review --out predicted.csv
 
-    Columns are added: predicted, score and scores (of every label; in a .csv as JSON). A question is answered as `score` scores it.
+    Columns are added: predicted, score and scores (of every label; in a .csv as JSON); of words with tags in IOB2 also entities,
+    each with its first word and the one after its last. A question is answered as `score` scores it.
     Rows are read and written as they come, so that memory does not grow with the file, which takes its name when it is whole.
     """
 

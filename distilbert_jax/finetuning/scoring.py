@@ -18,6 +18,7 @@ from distilbert_jax.config import Activations, MeshConfig, ModelConfig
 from distilbert_jax.errors import InputError, few, nearest
 from distilbert_jax.finetuning.batches import PackedShape
 from distilbert_jax.finetuning.datasets import load_split
+from distilbert_jax.finetuning.entities import OUTSIDE, entities, is_iob2
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import Labels, Values, name_of, number_of
@@ -248,7 +249,8 @@ def predictions(
 
     Of texts: `predicted` (the best label; of several at once a list of those above 0.5; of an amount the number), `score` (of the
     best label) and `scores` ({label: score}); of texts that a model of words reads a list of spans, as `TokenClassification` gives
-    them. Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what the model reads both are None. Of
+    them. Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what the model reads both are None; where
+    its labels are IOB2 also `entities`, a list of `{entity_group, score, word, start, end}`, of `words[start:end]` each. Of
     questions: `predicted`, the answer that `score_rows` scores, `score`, the sum of its two logits, `start` and `end` in the
     context. Of choices: `predicted`, the column of the best, `score` and `scores`. The names have a number where the table has such
     columns.
@@ -303,12 +305,30 @@ def _of_words(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
     reader = BertTokenizer.from_pretrained(model)
     length = how.tokens(_longest(reader, head.config))
-    for row, logits in _by_chunks(head, task, reader, model, asked, how.batch_size or _ROWS, length, length):
+    for row, read, logits in _by_chunks(head, task, reader, model, asked, how.batch_size or _ROWS, length, length):
         p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
         best = p.argmax(-1)
         tags = [None if lacks else labels[at] for at, lacks in zip(best, unread, strict=True)]
         scores = [None if lacks else float(of[at]) for of, at, lacks in zip(p, best, unread, strict=True)]
-        yield row, {"predicted": tags, "scores": scores}
+        spans = {"entities": _spans(read[roles.tokens], tags, scores)} if is_iob2(labels) else {}
+        yield row, {"predicted": tags, "scores": scores, **spans}
+
+
+def _spans(
+    words: Sequence[str], tags: Sequence[str | None], scores: Sequence[float | None]
+) -> list[dict[str, str | float | int]]:
+    """The entities of a sentence as `TokenClassification` groups tokens, `start` and `end` in words; none of words that are not
+    read."""
+    return [
+        {
+            "entity_group": one.type,
+            "score": float(np.mean([score for score in scores[one.start : one.end] if score is not None])),
+            "word": " ".join(words[one.start : one.end]),
+            "start": one.start,
+            "end": one.end,
+        }
+        for one in entities([tag or OUTSIDE for tag in tags])
+    ]
 
 
 def _of_choices(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
@@ -319,7 +339,7 @@ def _of_choices(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     length = how.tokens(_longest(reader, head.config))
     whole = length * len(names)  # all choices of an example lie in one row
     rows = how.batch_size or max(1, _ROWS // len(names))
-    for row, logits in _by_chunks(head, task, reader, model, asked, rows, length, whole):
+    for row, _, logits in _by_chunks(head, task, reader, model, asked, rows, length, whole):
         p = softmax(logits[: len(names)])
         best = int(p.argmax())
         scores = dict(zip(names, map(float, p), strict=True))
@@ -335,8 +355,9 @@ def _by_chunks(
     batch_size: int,
     length: int,
     longest: int,
-) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """Rows and what a head gives for each, as a kind encodes them. length: tokens that are read of a text; longest: of a row."""
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], np.ndarray]]:
+    """Rows, what of each is read, and what a head gives for it, as a kind encodes them. length: tokens that are read of a text;
+    longest: of a row."""
     import datasets
 
     tokenizer, kind = reader.tokenizer, kind_of(task)
@@ -346,7 +367,7 @@ def _by_chunks(
     while chunk := list(itertools.islice(asked, _WINDOW)):
         rows = datasets.Dataset.from_list([read for _, read in chunk])
         outputs = outputs_of(kind.encode(rows, task, tokenizer, length))
-        yield from ((row, output) for (row, _), output in zip(chunk, outputs, strict=True))
+        yield from ((*pair, output) for pair, output in zip(chunk, outputs, strict=True))
 
 
 def _of_questions(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:

@@ -253,6 +253,21 @@ def test_words_are_tagged_scored_and_predicted(folder, tagged, tmp_path, capsys)
     assert all(len(row["predicted"]) == len(row["scores"]) == len(row["tokens"]) for row in rows)
     right = [tag == true for row in rows for tag, true in zip(row["predicted"], row["tags"], strict=True)]
     assert sum(right) > 0.9 * len(right)
+    for row in rows:
+        hot = [place for place, tag in enumerate(row["predicted"]) if tag == "B-HOT"]
+        of = lambda place, row=row: {
+            "entity_group": "HOT",
+            "score": pytest.approx(row["scores"][place]),
+            "word": row["tokens"][place],
+            "start": place,
+            "end": place + 1,
+        }
+        assert row["entities"] == [of(place) for place in hot]
+    for name in ("out.csv", "out.parquet"):
+        main(["predict", *words, "--out", str(tmp_path / name)])
+        again = [row["entities"] for _, row in open_table(tmp_path / name).rows()]
+        again = [json.loads(one) for one in again] if name == "out.csv" else again
+        assert again == [row["entities"] for row in rows]
     texts = [{"text": " ".join(row["tokens"])} for row in rows]
     spans = [
         row["predicted"] for row in predictions(str(tagged / "model"), open_table(texts), roles=Roles(text="text"))

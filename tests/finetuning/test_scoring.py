@@ -8,7 +8,7 @@ import pytest
 from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.inferred import Values
 from distilbert_jax.finetuning.roles import Roles
-from distilbert_jax.finetuning.scoring import _of_model, predictions, score_rows
+from distilbert_jax.finetuning.scoring import _of_model, _spans, predict_rows, predictions, score_rows
 from distilbert_jax.models import MultipleChoice, QuestionAnswering, SequenceClassification, TokenClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.finetuning.kinds.test_answers import questions
@@ -91,6 +91,31 @@ def test_one_label_of_no_said_kind_is_an_amount_scored_or_predicted(world, tmp_p
 def test_a_model_of_one_label_is_not_scored_on_several():
     refused(lambda: ids_of(("a", "b"), [["a"], ["a", "b"]]), path="model", field="--label")
     refused(lambda: ids_of(("a", "b"), [0, 1], [1, 0], names=("a", "b")), path="model", field="--label")
+
+
+def test_the_entities_of_words_are_those_of_their_tags():
+    tags = ["B-PER", "I-PER", "O", "I-LOC", "B-LOC", None]
+    said = _spans(["Ada", "Lovelace", "in", "Great", "Britain", "now"], tags, [0.5, 1.0, 0.9, 0.75, 0.25, None])
+    assert said == [
+        {"entity_group": "PER", "score": 0.75, "word": "Ada Lovelace", "start": 0, "end": 2},
+        {"entity_group": "LOC", "score": 0.75, "word": "Great", "start": 3, "end": 4},
+        {"entity_group": "LOC", "score": 0.25, "word": "Britain", "start": 4, "end": 5},
+    ]
+    assert _spans(["Ada"], [None], [None]) == []
+
+
+@pytest.mark.parametrize(("labels", "whether"), [(("O", "B-X", "I-X"), True), (("O", "B-X", "E-X"), False)])
+def test_entities_are_predicted_where_the_labels_are_iob2(world, tmp_path, labels, whether, monkeypatch):
+    model, rows = str(tmp_path), [{"words": ["reda", "lorim"] * (1 + 20 * (i == 99))} for i in range(130)]
+    build_head(TokenClassification, STUDENT, 0, labels).save_pretrained(model, load_tokenizer(world.tokenizer))
+    monkeypatch.setattr("distilbert_jax.finetuning.written._AT_ONCE", 50)
+    only = lambda words, tags, scores: [{"start": 1, "end": 2}] if len(words) > 2 else []  # in one group of rows alone
+    monkeypatch.setattr("distilbert_jax.finetuning.scoring._spans", only)
+    for name in ("a.jsonl", "a.parquet"):
+        assert predict_rows(model, rows, tmp_path / name, roles=Roles(tokens="words"), length=16) == 130
+        said = [row for _, row in open_table(tmp_path / name).rows()]
+        assert all(("entities" in row) is whether for row in said)
+        assert not whether or [len(row["entities"]) for row in said] == [int(i == 99) for i in range(130)]
 
 
 def test_a_length_of_nothing_is_refused():
