@@ -23,7 +23,7 @@ from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import Labels, Values, name_of, number_of
 from distilbert_jax.finetuning.kinds import KINDS, Kind, kind_of
-from distilbert_jax.finetuning.kinds.answers import unanswered
+from distilbert_jax.finetuning.kinds.answers import in_windows, unanswered
 from distilbert_jax.finetuning.labels import by_meaning
 from distilbert_jax.finetuning.own import look, require_columns, right_choice, task_of
 from distilbert_jax.finetuning.own_rows import Reader
@@ -36,7 +36,7 @@ from distilbert_jax.models.params import split
 from distilbert_jax.models.ranges import check_rows
 from distilbert_jax.pipelines import TextClassification, TokenClassification
 from distilbert_jax.text.columns import USUAL, Layout
-from distilbert_jax.text.tokenizer import BertTokenizer, check_fit, special_ids
+from distilbert_jax.text.tokenizer import BertTokenizer, announce_cut, check_fit, special_ids
 from distilbert_jax.training import sharding
 
 _HEADS = {
@@ -61,7 +61,11 @@ class Score:
     score: float  # × 100: mean of the metrics
     metrics: Mapping[str, float]  # × 100
     labels: tuple[str, ...]  # of the model, by id
-    cut_share: float  # of the rows, those that are longer than `length`
+    length: int  # tokens that were read of a row, of a question those of a window
+    cut_share: (
+        float  # of the rows, those that are longer than `length`; of questions those that are too long themselves
+    )
+    remark: str  # on what of the rows was read, or ""
 
 
 def score_rows(
@@ -100,7 +104,8 @@ def score_rows(
     tokenizer = reader.tokenizer
     check_fit(tokenizer, head.config.vocab_size, model)
     longest = _longest(reader, head.config)
-    examples = kind.encode(load_split(task, DEV), task, tokenizer, min(length or longest, longest))
+    read = min(length or longest, longest)
+    examples = kind.encode(load_split(task, DEV), task, tokenizer, read)
     widest = -(-int(examples.lengths.max()) // _MULTIPLE) * _MULTIPLE
     shape = PackedShape(_ROWS, widest, widest // int(examples.lengths.min()))
     outputs = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)(examples)
@@ -113,7 +118,9 @@ def score_rows(
         score=values["score"],
         metrics={name: value for name, value in values.items() if name != "score"},
         labels=() if labels is None else labels.names,
+        length=read,
         cut_share=examples.cut / seen.rows,
+        remark=kind.remark(examples),
     )
 
 
@@ -364,10 +371,12 @@ def _by_chunks(
     check_fit(tokenizer, head.config.vocab_size, model)
     shape = PackedShape(batch_size, -(-longest // _MULTIPLE) * _MULTIPLE, longest // 3)
     outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
+    number = cut = 0
     while chunk := list(itertools.islice(asked, _WINDOW)):
-        rows = datasets.Dataset.from_list([read for _, read in chunk])
-        outputs = outputs_of(kind.encode(rows, task, tokenizer, length))
-        yield from ((*pair, output) for pair, output in zip(chunk, outputs, strict=True))
+        examples = kind.encode(datasets.Dataset.from_list([read for _, read in chunk]), task, tokenizer, length)
+        yield from ((*pair, output) for pair, output in zip(chunk, outputs_of(examples), strict=True))
+        number, cut = number + len(chunk), cut + examples.cut
+    announce_cut(cut, number, length)
 
 
 def _of_questions(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
@@ -377,14 +386,16 @@ def _of_questions(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     check_fit(tokenizer, head.config.vocab_size, model)
     shape = PackedShape(how.batch_size or _ROWS, -(-length // _MULTIPLE) * _MULTIPLE, length // 3)
     outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
-    number = cut = 0
+    number = cut = windows = 0
     while chunk := list(itertools.islice(asked, _WINDOW)):
         pairs = [(read[roles.question], read[roles.context]) for _, read in chunk]
         examples = unanswered(pairs, tokenizer, length, first=number + 1, may_lack=how.no_answer)
         for (row, _), answer in zip(chunk, kind.decoded(outputs_of(examples), examples), strict=True):
             where = {"start": answer.start, "end": answer.end}
             yield row, {"predicted": answer.text, "score": answer.score, **where}
-        number, cut = number + len(chunk), cut + examples.cut
+        number, cut, windows = number + len(chunk), cut + examples.cut, windows + len(examples.rows)
+    if said := in_windows(number, windows, length):
+        print(said, file=sys.stderr)
     if cut:
         print(f"{cut:,} of {number:,} questions {'is' if cut == 1 else 'are'} too long and cut", file=sys.stderr)
 

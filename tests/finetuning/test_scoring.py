@@ -73,7 +73,7 @@ def test_as_many_tokens_are_scored_as_are_predicted(world, tmp_path):
     texts = [" ".join(["reda", "lorim", "teso"][i % 3 :] * (1 + i)) for i in range(9)]
     rows = list(predictions(model, open_table([{"text": text} for text in texts]), roles=Roles(text="text")))
     result = score_rows(model, rows, roles=Roles(text="text", label=("predicted",)))
-    assert (result.score, result.cut_share) == (100.0, pytest.approx(5 / 9))
+    assert (result.score, result.cut_share, result.length) == (100.0, pytest.approx(5 / 9), 8)
 
 
 def test_one_label_of_no_said_kind_is_an_amount_scored_or_predicted(world, tmp_path):
@@ -118,12 +118,25 @@ def test_entities_are_predicted_where_the_labels_are_iob2(world, tmp_path, label
         assert not whether or [len(row["entities"]) for row in said] == [int(i == 99) for i in range(130)]
 
 
+def test_the_length_at_which_rows_are_cut_is_told(world, tmp_path, capsys):
+    for head, roles, labels in (
+        (TokenClassification, Roles(tokens="text"), ("x", "y")),
+        (MultipleChoice, Roles(text="text", choices=("a", "b")), ("x",)),
+    ):
+        build_head(head, STUDENT, 0, labels).save_pretrained(tmp_path, load_tokenizer(world.tokenizer))
+        rows = [{"text": "reda " * (1 + 20 * (i < 3)), "a": "lorim", "b": "teso"} for i in range(70)]
+        for some, said in ((rows, "3 of 70 texts are longer than 16 tokens"), (rows[3:], "")):
+            assert len(list(predictions(str(tmp_path), open_table(some), roles=roles, length=16))) == len(some)
+            lines = capsys.readouterr().err
+            assert said in lines if said else not lines
+
+
 def test_a_length_of_nothing_is_refused():
     rows = [{"text": "a", "label": "x"}]
     refused(lambda: score_rows("model", rows, roles=Roles(text="text", label=("label",)), length=0), field="length")
 
 
-def test_the_answers_that_are_predicted_are_those_that_are_scored(world, tmp_path):
+def test_the_answers_that_are_predicted_are_those_that_are_scored(world, tmp_path, capsys):
     model = str(tmp_path)
     build_head(QuestionAnswering, STUDENT, 0, ("0", "1")).save_pretrained(model, load_tokenizer(world.tokenizer))
     table = questions(9, 0, longest=60)
@@ -137,6 +150,9 @@ def test_the_answers_that_are_predicted_are_those_that_are_scored(world, tmp_pat
         rows = [row | {"answers": one if one["text"][0] else nothing} for row, one in zip(asked, right, strict=True)]
         result = score_rows(model, rows, roles=dataclasses.replace(roles, answers="answers"))
         assert result.metrics == {"f1": 100.0, "exact_match": 100.0}
+        windows = f"windows of {result.length} tokens"
+        assert windows in result.remark
+        assert windows in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
