@@ -92,14 +92,16 @@ class FinetuneCommand:
     rows: Annotated[RowOptions, tyro.conf.arg(name="")] = field(default_factory=RowOptions)
     dev: str = ""  # file of rows to score; none: a tenth of train
     out: str = ""  # directory of the runs; default: runs/own/<name of the file>
-    kind: LabelKind | None = None  # what the labels are, where it is not to be told
+    # what the labels are, where it is not to be told; of tags classification: plain ones, not of entities
+    kind: LabelKind | None = None
     labels: tuple[str, ...] = ()  # names of the classes in their order, where it is not to be told
     seeds: int = 1  # so many runs, from --seed on, for the spread
     seed: int = 0  # of the head, the order of the rows and dropout
     epochs: int | None = None  # default: 3, and of few rows up to 20
     learning_rate: float = 5e-5  # at its highest
     batch_size: int = 32
-    # tokens; what is longer is cut, and the share is told; default: 128, or as many as the model takes
+    # tokens that are read of a row, of a question those of a window of its context; what is longer is cut, and the share is told;
+    # default: 128, of questions 384, or as many as the model takes
     length: int | None = None
     # balanced: a class counts as much as another, however few its rows
     class_weights: Literal["none", "balanced"] = "none"
@@ -148,6 +150,7 @@ class FinetuneCommand:
     def _train(self, out: Path, run: RunConfig, optimizer: OptimizerConfig, *, together: bool) -> None:
         from distilbert_jax.models.hf_format import read_config as read_model_config
         from distilbert_jax.text.tokenizer import BertTokenizer
+        from distilbert_jax.text.windows import LENGTH
         from distilbert_jax.training import distributed
 
         read = lambda: own_task(
@@ -163,7 +166,7 @@ class FinetuneCommand:
             self.model,
             task.name,
             length=min(
-                FinetuneConfig.length,
+                LENGTH if task.kind == "answers" else FinetuneConfig.length,
                 read_model_config(self.model).max_length,
                 BertTokenizer.from_pretrained(self.model).max_length,
             )
@@ -194,7 +197,7 @@ class FinetuneCommand:
         if self.json:
             print_json(to_values(spread))
         else:
-            print("\n".join(told(spread)))
+            print("\n".join(told(spread, config.length)))
         if spread.is_diverged:
             raise DivergedError(f"{out}: each seed diverged; try a lower --learning-rate", path=out)
 
@@ -240,7 +243,11 @@ class ScoreCommand:
         metrics = ", ".join(f"{name} {value:.1f}" for name, value in result.metrics.items())
         print(f"{result.score:.1f} ({metrics}) on {result.rows:,} rows of {result.data}")
         if result.cut_share:
-            print(f"{result.cut_share:.1%} of the rows were cut", file=sys.stderr)
+            answers = result.kind == "answers"
+            cut = "questions were too long, and cut" if answers else f"rows were cut at {result.length} tokens"
+            print(f"{result.cut_share:.1%} of the {cut}", file=sys.stderr)
+        if result.remark:
+            print(result.remark, file=sys.stderr)
 
 
 @dataclass(frozen=True)
@@ -249,7 +256,8 @@ class PredictCommand:
 
     distilbert-jax predict --model runs/own/train/model --data new.csv --text review --out predicted.csv
 
-    Columns are added: predicted, score and scores (of every label; in a .csv as JSON). A question is answered as `score` scores it.
+    Columns are added: predicted, score and scores (of every label; in a .csv as JSON); of words with tags in IOB2 also entities,
+    each with its first word and the one after its last. A question is answered as `score` scores it.
     Rows are read and written as they come, so that memory does not grow with the file, which takes its name when it is whole.
     """
 

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 OUTSIDE = "O"
 _TAG = re.compile(r"O|[BI](-.+)?")
+_NEARLY = re.compile(r"([BbIi])[-_](.+)")  # a tag of a type, but for its case or its hyphen
+_OTHER_SCHEMES = re.compile(r"[ESLUM](-.+)?")  # of BIOES, BILOU and the like, beside those of IOB2
 
 
 class Entity(NamedTuple):
@@ -19,6 +21,20 @@ class Entity(NamedTuple):
 def is_iob2(labels: Sequence[str]) -> bool:
     """Whether these names are tags of entities: `O`, and `B-` and `I-` with types or without."""
     return OUTSIDE in labels and len(labels) > 1 and all(_TAG.fullmatch(label) for label in labels)
+
+
+def no_iob2(labels: Sequence[str]) -> tuple[str, ...]:
+    """Of names that are meant as tags of entities and are not, those that are wrong, such as `BPER` beside `B-LOC` and `O`, or
+    `b-per`; none of tags in IOB2, and of plain ones."""
+    mended = tuple("O" if one == "o" else _NEARLY.sub(lambda tag: f"{tag[1].upper()}-{tag[2]}", one) for one in labels)
+    if OUTSIDE not in mended or not any(tag[:2] in ("B-", "I-") and tag[2:] for tag in mended):
+        return ()
+    return tuple(label for label in labels if not _TAG.fullmatch(label))
+
+
+def are_of_other_scheme(labels: Sequence[str]) -> bool:
+    """Whether these names are of the tags that BIOES, BILOU and the like have and IOB2 has not."""
+    return all(_OTHER_SCHEMES.fullmatch(label) for label in labels)
 
 
 def _parts(tag: str) -> tuple[str, str]:

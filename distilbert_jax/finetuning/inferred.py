@@ -362,6 +362,12 @@ def _classes(values: Values, given: Sequence[str], told: Sequence[str]) -> Label
             path=values.table.name,
             field=values.column,
         )
+    if not values.sets and len(seen) < 2:
+        raise InputError(
+            f"{values.table.name}: every word has the tag {seen.pop()!r}: expected two tags or more",
+            path=values.table.name,
+            field=values.column,
+        )
     if kind == "multi_label" and values.sets and all(rows == values.total for rows in values.counts.values()):
         raise InputError(
             f"{values.table.name}: every row has each of the {values.column} {few(names, ', ')}: nothing is to be learned",
@@ -415,7 +421,20 @@ def _several(columns: Sequence[Values], kind: LabelKind | None) -> Labels:
         if wrong:
             one, value = wrong
             raise one.wrong(one.rows[value], f"is {value!r}; expected 0 or 1 of each class")
+        _check_several(columns, truth_of)
         return Labels("multi_label", names, "columns of 0 and 1")
     for one in columns:
         one.numbers()
+    _check_several(columns, number_of)
     return Labels("regression", names, "columns of numbers")
+
+
+def _check_several(columns: Sequence[Values], meant: Callable[[Any], Any]) -> None:
+    """Raise InputError where each of several columns has one value alone."""
+    if all(len({meant(value) for value in one.counts}) < 2 for one in columns):
+        table, names = columns[0].table.name, few([one.column for one in columns], ", ")
+        raise InputError(
+            f"{table}: each of {names} has the same value in every row: nothing is to be learned",
+            path=table,
+            field=columns[0].column,
+        )

@@ -13,6 +13,7 @@ from typing import Any, cast
 from distilbert_jax.base.files import as_name
 from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError, few, shortened
+from distilbert_jax.finetuning.entities import are_of_other_scheme, no_iob2
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import LabelKind, Labels, Values, infer, number_of, truth_of
 from distilbert_jax.finetuning.labels import meaning
@@ -42,7 +43,7 @@ def own_task(
     Args:
         train, dev: as `open_table` takes them; dev None: a tenth of train, by the hash of its text.
         roles: of their columns.
-        kind: what the labels are, where it is not to be told from them.
+        kind: what the labels are, where it is not to be told from them; of tags "classification": plain ones, not of entities.
         labels: names of the classes in their order, where it is not to be told.
         layout: of the files.
 
@@ -58,9 +59,12 @@ def own_task(
     columns = Reader(roles).columns
     pinned, pinned_dev = Pinned.of(given, columns(given)), scored and Pinned.of(scored, columns(scored))
     seen, held = look(given, roles, apart=scored is None), None
+    check_begin = lambda of: _check_begin(of, roles, labels) if layout.names else None
+    check_begin(seen)
     learned = _labels_of(seen, roles, kind, labels, given)
     if scored is not None:
         held = look(scored, roles)
+        check_begin(held)
         _check_known(held, learned)
     elif not 0 < seen.held_rows < seen.rows:
         raise InputError(
@@ -87,13 +91,14 @@ def require_columns(table: Table, roles: Roles, *, labelled: bool = True) -> Non
 
 @dataclasses.dataclass
 class Seen:
-    """What a look at a table has shown: values of its labels, rows, and of those held out the same."""
+    """What a look at a table has shown: values of its labels, rows, of those held out the same, and which row is the first."""
 
     table: Table
     values: tuple[Values, ...]
     rows: int = 0
     held: tuple[Values, ...] = ()
     held_rows: int = 0
+    first: tuple[int, Mapping[str, Any]] | None = None
 
 
 def look(table: Table, roles: Roles, *, apart: bool = False) -> Seen:
@@ -104,6 +109,7 @@ def look(table: Table, roles: Roles, *, apart: bool = False) -> Seen:
     with progress(f"reading {table.name}", table.size) as done:
         for number, row in table.rows(reader.columns(table)):
             reader.inputs(table, number, row)
+            seen.first = seen.first or (number, row)
             if roles.answers:
                 answers_of(table, number, row, roles)
             held_out = apart and is_held_out(group_of(roles, row))
@@ -113,6 +119,45 @@ def look(table: Table, roles: Roles, *, apart: bool = False) -> Seen:
             seen.held_rows += held_out
             done(seen.rows)
     return seen
+
+
+def _check_begin(seen: Seen, roles: Roles, names: Sequence[str]) -> None:
+    """Of a file whose columns are named by --columns, raise InputError where its first row names them, too; say so where it may.
+
+    It does where its label alone is none of numbers, or is called as the column. Where it is of a class that no other row has, it
+    may: a class is seldom so rare, but it can be.
+    """
+    assert seen.first is not None
+    number, row = seen.first
+    for one in seen.values:
+        given = [value for value, first in one.rows.items() if first == number]
+        if len(given) != 1 or one.counts[given[0]] > 1 or given[0] in names or len(one.counts) < 2:
+            continue
+        (value,) = given
+        is_number = lambda label: number_of(label) is not None or truth_of(label) is not None
+        odd = not is_number(value) and all(is_number(other) for other in one.counts if other != value)
+        if odd or str(value).casefold() == one.column.casefold():
+            others = "a number in all other rows" if odd else "another in all other rows"
+            hint = "leave --columns out"
+            raise one.wrong(
+                number, f"is {value!r}, and {others}: this row names the columns; {hint}, or remove it", hint
+            )
+        if (
+            _are_names([row[name] for name in (*roles.inputs, one.column)])
+            and min(rows for other, rows in one.counts.items() if other != value) > 1
+        ):
+            print(
+                f"{one.table.name}, row {number}: no other row has the {one.column} {value!r}: if this row names the columns, "
+                "leave --columns out",
+                file=sys.stderr,
+            )
+
+
+def _are_names(cells: Sequence[Any]) -> bool:
+    """Whether what stands in a row may be the names of columns: a word or a few each, no two the same."""
+    short = [cell.strip() for cell in cells if isinstance(cell, str) and len(cell) <= 30 and len(cell.split()) <= 3]
+    plain = [text.casefold() for text in short if number_of(text) is None and text[-1:] not in ".!?"]
+    return len({*plain}) == len(cells)
 
 
 def _labels_of(seen: Seen, roles: Roles, kind: LabelKind | None, names: Sequence[str], table: Table) -> Labels | None:
@@ -131,7 +176,27 @@ def _labels_of(seen: Seen, roles: Roles, kind: LabelKind | None, names: Sequence
     if roles.tags and not names and column not in table.classes:
         order = lambda tag: (tag != "O", tag.partition("-")[2], tag)
         learned = dataclasses.replace(learned, names=tuple(sorted(learned.names, key=order)))
+    if roles.tags and kind != "classification":
+        _check_iob2(seen.values[0], learned)
     return learned
+
+
+def _check_iob2(tags: Values, labels: Labels) -> None:
+    """Raise InputError where some tags are of entities and others are none of IOB2, which would be scored as plain ones."""
+    bad = [name for name in no_iob2(labels.names) if not are_of_other_scheme([name])]
+    if not bad:
+        return
+    hint = "--kind classification"
+    said = f"of entities are others; in IOB2 they are O, B-TYPE and I-TYPE; if they are plain tags: {hint}"
+    value = min((one for one in tags.counts if labels.called(one) in bad), key=lambda one: tags.rows[one], default=None)
+    if value is None:  # no row has it, but it is named
+        raise InputError(
+            f"{tags.table.name}: {tags.column} has the tag {bad[0]!r}, and {said}",
+            path=tags.table.name,
+            field=tags.column,
+            hint=hint,
+        )
+    raise tags.wrong(tags.rows[value], f"has the tag {labels.called(value)!r}, and {said}", hint)
 
 
 def right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
@@ -248,6 +313,12 @@ def _say(task: Task, roles: Roles, seen: Seen, dev: Seen | None, labels: Labels 
             "out for the score",
             file=sys.stderr,
         )
+    if roles.tags and no_iob2(task.labels) and are_of_other_scheme(no_iob2(task.labels)):
+        print(
+            f"{table.name}: {few(no_iob2(task.labels), ', ')} are no tags of IOB2: all are learned as plain tags, and scored by "
+            "accuracy; for F1 of entities, S- and U- become B-, and E-, L- and M- become I-",
+            file=sys.stderr,
+        )
     for one, other in itertools.combinations(every, 2) if len(every) <= _COMPARED else ():
         if meaning(one) == meaning(other):
             print(
@@ -255,8 +326,28 @@ def _say(task: Task, roles: Roles, seen: Seen, dev: Seen | None, labels: Labels 
                 file=sys.stderr,
             )
     learned = {name: rows - (0 if dev else of_dev[name]) for name, rows in every.items()}
-    if lacking := [name for name, rows in learned.items() if not rows and of_dev[name]]:
+    constant = _constant(seen, labels) if labels and labels.kind != "classification" and not roles.tags else {}
+    for name, value in constant.items():
+        print(
+            f"{table.name}: {name} is {value:g} in every row to learn from: nothing is learned of it but that",
+            file=sys.stderr,
+        )
+    if lacking := [name for name, rows in learned.items() if not rows and of_dev[name] and name not in constant]:
         print(f"{table.name}: no row to learn from of {few(lacking, ', ')}, which dev has", file=sys.stderr)
+
+
+def _constant(seen: Seen, labels: Labels) -> dict[str, float]:
+    """{class or column: its value} of those of several that have one value alone in the rows to learn from."""
+    rows, held = seen.rows - seen.held_rows, {one.column: one.counts for one in seen.held}
+    counts = {one.column: one.counts - held[one.column] for one in seen.values}
+    if (
+        labels.kind == "multi_label" and len(counts) == 1
+    ):  # lists; of a class that is only named there is nothing to say
+        (column,) = counts
+        return {labels.called(value): 1.0 for value, number in counts[column].items() if number == rows}
+    meant = truth_of if labels.kind == "multi_label" else number_of
+    values = {column: {meant(value) for value in of} for column, of in counts.items()}
+    return {column: float(value) for column, of in values.items() if len(of) == 1 for value in of if value is not None}
 
 
 def _class_counts(labels: Labels | None, columns: Sequence[Values]) -> dict[str, int]:

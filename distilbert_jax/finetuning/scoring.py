@@ -18,11 +18,12 @@ from distilbert_jax.config import Activations, MeshConfig, ModelConfig
 from distilbert_jax.errors import InputError, few, nearest
 from distilbert_jax.finetuning.batches import PackedShape
 from distilbert_jax.finetuning.datasets import load_split
+from distilbert_jax.finetuning.entities import OUTSIDE, entities, is_iob2
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import Labels, Values, name_of, number_of
 from distilbert_jax.finetuning.kinds import KINDS, Kind, kind_of
-from distilbert_jax.finetuning.kinds.answers import unanswered
+from distilbert_jax.finetuning.kinds.answers import in_windows, unanswered
 from distilbert_jax.finetuning.labels import by_meaning
 from distilbert_jax.finetuning.own import look, require_columns, right_choice, task_of
 from distilbert_jax.finetuning.own_rows import Reader
@@ -35,7 +36,7 @@ from distilbert_jax.models.params import split
 from distilbert_jax.models.ranges import check_rows
 from distilbert_jax.pipelines import TextClassification, TokenClassification
 from distilbert_jax.text.columns import USUAL, Layout
-from distilbert_jax.text.tokenizer import BertTokenizer, check_fit, special_ids
+from distilbert_jax.text.tokenizer import BertTokenizer, announce_cut, check_fit, special_ids
 from distilbert_jax.training import sharding
 
 _HEADS = {
@@ -60,7 +61,11 @@ class Score:
     score: float  # × 100: mean of the metrics
     metrics: Mapping[str, float]  # × 100
     labels: tuple[str, ...]  # of the model, by id
-    cut_share: float  # of the rows, those that are longer than `length`
+    length: int  # tokens that were read of a row, of a question those of a window
+    cut_share: (
+        float  # of the rows, those that are longer than `length`; of questions those that are too long themselves
+    )
+    remark: str  # on what of the rows was read, or ""
 
 
 def score_rows(
@@ -99,7 +104,8 @@ def score_rows(
     tokenizer = reader.tokenizer
     check_fit(tokenizer, head.config.vocab_size, model)
     longest = _longest(reader, head.config)
-    examples = kind.encode(load_split(task, DEV), task, tokenizer, min(length or longest, longest))
+    read = min(length or longest, longest)
+    examples = kind.encode(load_split(task, DEV), task, tokenizer, read)
     widest = -(-int(examples.lengths.max()) // _MULTIPLE) * _MULTIPLE
     shape = PackedShape(_ROWS, widest, widest // int(examples.lengths.min()))
     outputs = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)(examples)
@@ -112,7 +118,9 @@ def score_rows(
         score=values["score"],
         metrics={name: value for name, value in values.items() if name != "score"},
         labels=() if labels is None else labels.names,
+        length=read,
         cut_share=examples.cut / seen.rows,
+        remark=kind.remark(examples),
     )
 
 
@@ -248,7 +256,8 @@ def predictions(
 
     Of texts: `predicted` (the best label; of several at once a list of those above 0.5; of an amount the number), `score` (of the
     best label) and `scores` ({label: score}); of texts that a model of words reads a list of spans, as `TokenClassification` gives
-    them. Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what the model reads both are None. Of
+    them. Of words: `predicted`, a tag for each, and `scores`; of words that are beyond what the model reads both are None; where
+    its labels are IOB2 also `entities`, a list of `{entity_group, score, word, start, end}`, of `words[start:end]` each. Of
     questions: `predicted`, the answer that `score_rows` scores, `score`, the sum of its two logits, `start` and `end` in the
     context. Of choices: `predicted`, the column of the best, `score` and `scores`. The names have a number where the table has such
     columns.
@@ -303,12 +312,30 @@ def _of_words(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     task = Task("words", "words", (roles.tokens,), labels, (), kind="tokens", target=("no tags",))
     reader = BertTokenizer.from_pretrained(model)
     length = how.tokens(_longest(reader, head.config))
-    for row, logits in _by_chunks(head, task, reader, model, asked, how.batch_size or _ROWS, length, length):
+    for row, read, logits in _by_chunks(head, task, reader, model, asked, how.batch_size or _ROWS, length, length):
         p, unread = softmax(logits, axis=-1), np.isnan(logits[:, 0])
         best = p.argmax(-1)
         tags = [None if lacks else labels[at] for at, lacks in zip(best, unread, strict=True)]
         scores = [None if lacks else float(of[at]) for of, at, lacks in zip(p, best, unread, strict=True)]
-        yield row, {"predicted": tags, "scores": scores}
+        spans = {"entities": _spans(read[roles.tokens], tags, scores)} if is_iob2(labels) else {}
+        yield row, {"predicted": tags, "scores": scores, **spans}
+
+
+def _spans(
+    words: Sequence[str], tags: Sequence[str | None], scores: Sequence[float | None]
+) -> list[dict[str, str | float | int]]:
+    """The entities of a sentence as `TokenClassification` groups tokens, `start` and `end` in words; none of words that are not
+    read."""
+    return [
+        {
+            "entity_group": one.type,
+            "score": float(np.mean([score for score in scores[one.start : one.end] if score is not None])),
+            "word": " ".join(words[one.start : one.end]),
+            "start": one.start,
+            "end": one.end,
+        }
+        for one in entities([tag or OUTSIDE for tag in tags])
+    ]
 
 
 def _of_choices(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
@@ -319,7 +346,7 @@ def _of_choices(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     length = how.tokens(_longest(reader, head.config))
     whole = length * len(names)  # all choices of an example lie in one row
     rows = how.batch_size or max(1, _ROWS // len(names))
-    for row, logits in _by_chunks(head, task, reader, model, asked, rows, length, whole):
+    for row, _, logits in _by_chunks(head, task, reader, model, asked, rows, length, whole):
         p = softmax(logits[: len(names)])
         best = int(p.argmax())
         scores = dict(zip(names, map(float, p), strict=True))
@@ -335,18 +362,21 @@ def _by_chunks(
     batch_size: int,
     length: int,
     longest: int,
-) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
-    """Rows and what a head gives for each, as a kind encodes them. length: tokens that are read of a text; longest: of a row."""
+) -> Iterator[tuple[dict[str, Any], dict[str, Any], np.ndarray]]:
+    """Rows, what of each is read, and what a head gives for it, as a kind encodes them. length: tokens that are read of a text;
+    longest: of a row."""
     import datasets
 
     tokenizer, kind = reader.tokenizer, kind_of(task)
     check_fit(tokenizer, head.config.vocab_size, model)
     shape = PackedShape(batch_size, -(-longest // _MULTIPLE) * _MULTIPLE, longest // 3)
     outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
+    number = cut = 0
     while chunk := list(itertools.islice(asked, _WINDOW)):
-        rows = datasets.Dataset.from_list([read for _, read in chunk])
-        outputs = outputs_of(kind.encode(rows, task, tokenizer, length))
-        yield from ((row, output) for (row, _), output in zip(chunk, outputs, strict=True))
+        examples = kind.encode(datasets.Dataset.from_list([read for _, read in chunk]), task, tokenizer, length)
+        yield from ((*pair, output) for pair, output in zip(chunk, outputs_of(examples), strict=True))
+        number, cut = number + len(chunk), cut + examples.cut
+    announce_cut(cut, number, length)
 
 
 def _of_questions(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
@@ -356,14 +386,16 @@ def _of_questions(model: str, asked: Asked, roles: Roles, how: _Asking) -> Said:
     check_fit(tokenizer, head.config.vocab_size, model)
     shape = PackedShape(how.batch_size or _ROWS, -(-length // _MULTIPLE) * _MULTIPLE, length // 3)
     outputs_of = _outputs_of(head, kind, shape, model, special_ids(tokenizer).pad)
-    number = cut = 0
+    number = cut = windows = 0
     while chunk := list(itertools.islice(asked, _WINDOW)):
         pairs = [(read[roles.question], read[roles.context]) for _, read in chunk]
         examples = unanswered(pairs, tokenizer, length, first=number + 1, may_lack=how.no_answer)
         for (row, _), answer in zip(chunk, kind.decoded(outputs_of(examples), examples), strict=True):
             where = {"start": answer.start, "end": answer.end}
             yield row, {"predicted": answer.text, "score": answer.score, **where}
-        number, cut = number + len(chunk), cut + examples.cut
+        number, cut, windows = number + len(chunk), cut + examples.cut, windows + len(examples.rows)
+    if said := in_windows(number, windows, length):
+        print(said, file=sys.stderr)
     if cut:
         print(f"{cut:,} of {number:,} questions {'is' if cut == 1 else 'are'} too long and cut", file=sys.stderr)
 

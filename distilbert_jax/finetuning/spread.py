@@ -126,8 +126,8 @@ def _holds_out(spread: Spread) -> bool:
     return isinstance(source, OwnSplits) and source.dev is None
 
 
-def told(spread: Spread) -> list[str]:
-    """What a spread says, in lines."""
+def told(spread: Spread, length: int) -> list[str]:
+    """What a spread says, in lines. length: tokens that were read of a row."""
     seeds, single = len(spread.scores), len(spread.scores) == 1
     metrics = ", ".join(f"{name} {value:.1f}" for name, value in spread.metrics.items())
     rows = f"{spread.scored_rows:,} {'held-out ' if _holds_out(spread) else ''}rows"
@@ -141,7 +141,9 @@ def told(spread: Spread) -> list[str]:
         lines.append("seeds: " + ", ".join(f"{seed} {score:.1f}" for seed, score in spread.scores.items()))
     lines += [f"failed: seed {seed}: {why}" for seed, why in spread.failed.items()]
     if spread.cut_share > 0.05:
-        lines.append(f"{spread.cut_share:.0%} of the rows were cut: --length reads more of them")
+        share = f"{spread.cut_share:.0%} of the"
+        rows = f"{share} rows were cut at {length} tokens: --length reads more of them"
+        lines.append(f"{share} questions are too long, and were cut" if spread.kind == "answers" else rows)
     if spread.saved:
         kept = "" if single else ", that of the first seed, not of the best"
         lines.append(f"model: {spread.saved}{kept}")

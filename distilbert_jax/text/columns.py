@@ -201,7 +201,9 @@ def _separated(usual: str, quoting: Any) -> Callable[[Path, Sequence[str], Layou
                 begins, last = last + 1, rows.line_num
                 if not fields:  # a blank line, such as the last
                     continue
-                if len(names) > 1 and tuple(fields) == names:
+                given = tuple(fields)
+                again = given == names or (bool(layout.names) and begins == 1 and _folded(given) == _folded(names))
+                if again and len(names) > 1:
                     raise _names_again(path, begins, layout)
                 if len(fields) != len(names):
                     if layout.drop_uneven:
@@ -239,6 +241,11 @@ def _next(path: Path, rows: Any, last: int) -> list[str] | None:
 def _named(header: Sequence[str]) -> list[str]:
     """Names of columns; one without a name, such as the index that pandas writes, goes by its place."""
     return [name.strip() or f"column {place}" for place, name in enumerate(header, 1)]
+
+
+def _folded(names: Sequence[str]) -> list[str]:
+    """Names without blanks at their ends, and without case."""
+    return [name.strip().casefold() for name in names]
 
 
 def check_names(path: object, names: Sequence[str]) -> None:

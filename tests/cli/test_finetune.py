@@ -19,7 +19,7 @@ from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.results import read_result
 from distilbert_jax.finetuning.roles import Roles
 from distilbert_jax.finetuning.scoring import predictions, score_rows
-from distilbert_jax.finetuning.spread import Spread
+from distilbert_jax.finetuning.spread import Spread, told
 from distilbert_jax.finetuning.tuning import Tuning
 from distilbert_jax.models import (
     DistilBertForMaskedLM,
@@ -73,6 +73,7 @@ def test_a_model_its_score_and_its_spread(done):
     assert spread.median > 90 > spread.majority
     assert spread.failed == {}
     assert spread.train_rows + spread.scored_rows == 160
+    assert any("50% of the rows were cut at 32 tokens" in line for line in told(runs.change(spread, cut_share=0.5), 32))
     config = SequenceClassification.from_pretrained(done / "model").config
     assert config.labels == ("thumbs down", "thumbs up")
     written = json.loads((done / "model/config.json").read_text())
@@ -311,6 +312,21 @@ def test_words_are_tagged_scored_and_predicted(folder, tagged, tmp_path, capsys)
     assert all(len(row["predicted"]) == len(row["scores"]) == len(row["tokens"]) for row in rows)
     right = [tag == true for row in rows for tag, true in zip(row["predicted"], row["tags"], strict=True)]
     assert sum(right) > 0.9 * len(right)
+    for row in rows:
+        hot = [place for place, tag in enumerate(row["predicted"]) if tag == "B-HOT"]
+        of = lambda place, row=row: {
+            "entity_group": "HOT",
+            "score": pytest.approx(row["scores"][place]),
+            "word": row["tokens"][place],
+            "start": place,
+            "end": place + 1,
+        }
+        assert row["entities"] == [of(place) for place in hot]
+    for name in ("out.csv", "out.parquet"):
+        main(["predict", *words, "--out", str(tmp_path / name)])
+        again = [row["entities"] for _, row in open_table(tmp_path / name).rows()]
+        again = [json.loads(one) for one in again] if name == "out.csv" else again
+        assert again == [row["entities"] for row in rows]
     texts = [{"text": " ".join(row["tokens"])} for row in rows]
     spans = [
         row["predicted"] for row in predictions(str(tagged / "model"), open_table(texts), roles=Roles(text="text"))
@@ -335,13 +351,16 @@ def test_a_row_may_have_several_labels(folder, tmp_path):
         assert row["predicted"] == [label for label in row["scores"] if row["scores"][label] > 0.5]
 
 
-def test_of_long_rows_so_many_tokens_are_read_as_are_asked_for(folder, done, tmp_path):
+def test_of_long_rows_so_many_tokens_are_read_as_are_asked_for(folder, done, tmp_path, capsys):
     words = ["red", "a", "blue", "b", "red", "c", "blue", "d", "blue", "e"]
     long, cut = ([{"review": " ".join(words[:count])}] for count in (10, 6))
     said = lambda rows, **how: next(
         predictions(str(done / "model"), open_table(rows), roles=Roles(text="review"), **how)
     )
     assert said(long, length=8)["scores"] == said(cut)["scores"] != said(long)["scores"]
+    of_score = ["--data", str(folder / "new.csv"), "--label", "verdict", "--length", "8"]
+    main(["score", "--model", str(done / "model"), *COLUMNS, *of_score])
+    assert "of the rows were cut at 8 tokens" in capsys.readouterr().err
     asked = ["predict", "--model", str(done / "model"), *COLUMNS, "--data", str(folder / "new.csv")]
     refused(lambda: main([*asked, "--out", str(tmp_path / "out.csv"), "--length", "7"]), field="length")
 
@@ -366,6 +385,37 @@ def test_answers_are_learned_and_predicted_with_their_place(folder, tmp_path):
     for row in predictions(str(tmp_path / "out/model"), open_table(rows), roles=Roles(question="q", context="c")):
         assert row["predicted"] == row["c"][row["start"] : row["end"]] != ""
         assert row["score"] > 0
+
+
+@pytest.mark.parametrize(("positions", "of_texts", "of_questions"), [(512, 128, 384), (200, 128, 200), (32, 32, 32)])
+def test_as_many_tokens_are_read_as_are_usual_of_a_text_or_a_question(
+    world, tmp_path, positions, of_texts, of_questions, monkeypatch
+):
+    config, start = runs.change(STUDENT, max_position_embeddings=positions), tmp_path / "start"
+    DistilBertForMaskedLM(config, rngs=nnx.Rngs(3)).save_pretrained(start, load_tokenizer(world.tokenizer))
+    rows = [{"q": f"red {i}", "c": f"blue a red b {i}", "a": "red b", "n": i % 2} for i in range(48)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    given = []
+
+    def stop(config, *_, **__):
+        given.append(config.length)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distilbert_jax.finetuning.spread.finetune_spread", stop)
+    asked = [
+        "finetune",
+        "--model",
+        str(start),
+        "--train",
+        str(tmp_path / "train.jsonl"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    questions = ["--question", "q", "--context", "c", "--answers", "a"]
+    for columns in (["--text", "c", "--label", "n"], questions, [*questions, "--length", "24"]):
+        with pytest.raises(KeyboardInterrupt):
+            main([*asked, *columns])
+    assert given == [of_texts, of_questions, 24]
 
 
 def test_one_of_several_texts_is_chosen(folder, tmp_path):

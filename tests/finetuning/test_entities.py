@@ -1,6 +1,6 @@
 import pytest
 
-from distilbert_jax.finetuning.entities import entities, is_iob2, stray
+from distilbert_jax.finetuning.entities import are_of_other_scheme, entities, is_iob2, no_iob2, stray
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,27 @@ def test_entities_begin_and_end_as_conlleval_has_it(tags, expected, first_stray)
 )
 def test_labels_tell_whether_tags_are_of_entities(labels, expected):
     assert is_iob2(labels) is expected
+
+
+@pytest.mark.parametrize(
+    ("labels", "wrong"),
+    [
+        ("O B-PER I-PER", ""),
+        ("O B I", ""),
+        ("B-PER I-PER", ""),
+        ("NOUN VERB O", ""),
+        ("II IO O", ""),
+        ("O B-PER BPER", "BPER"),
+        ("O B-PER B-", "B-"),
+        ("o b-per i-per", "o b-per i-per"),
+        ("O B_PER I-PER", "B_PER"),
+        ("O B-PER E-PER S", "E-PER S"),
+    ],
+)
+def test_labels_tell_which_tags_of_entities_are_wrong(labels, wrong):
+    assert no_iob2(labels.split()) == tuple(wrong.split())
+
+
+def test_tags_of_other_schemes_are_known():
+    assert are_of_other_scheme(["E-PER", "S", "L-a", "U-a", "M-a"])
+    assert not are_of_other_scheme(["E-PER", "EPER"])

@@ -163,6 +163,35 @@ def test_amounts_pairs_and_several_labels():
     assert list(task.source.load("train")[SEVERAL])[:3] == [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0]]
 
 
+def test_a_label_that_every_row_has_or_none_is_told_and_refused_where_all_are_so(capsys):
+    rows = [
+        {**row, "no": 0, "yes": True, "two": 2, "half": i / 2, "kinds": ["x", *["y"][: i % 2]]}
+        for i, row in enumerate(reviews())
+    ]
+    told = lambda *label, dev=None: (
+        own_task(rows, dev, roles=Roles(text="review", label=label)),
+        [line for line in capsys.readouterr().err.splitlines() if "in every row to learn from" in line],
+    )[1]
+    for row in rows:
+        row["id"] = row["id"] % 2
+    for dev in (None, rows):
+        assert [line.split()[2:5] for line in told("id", "no", "yes", dev=dev)] == [
+            ["no", "is", "0"],
+            ["yes", "is", "1"],
+        ]
+        assert [line.split()[2:5] for line in told("half", "two", dev=dev)] == [["two", "is", "2"]]
+        assert [line.split()[2:5] for line in told("kinds", dev=dev)] == [["x", "is", "1"]]
+        assert not told("id", "half", dev=dev)
+        assert not told("stars", dev=dev)
+        assert not told("half", dev=dev)
+    held = next(row for row in rows if is_held_out(row["review"]))
+    held["no"] = 1  # the only one, and it is not learned from
+    assert len(told("id", "no")) == 1
+    held["no"] = 0
+    for label in (("no", "yes"), ("two", "no")):
+        refused(lambda label=label: own_task(rows, roles=Roles(text="review", label=label)), field=label[0])
+
+
 def test_words_and_tags_from_any_form(tmp_path):
     (tmp_path / "a.conll").write_text("EU B-ORG\nrejects O\n\nPeter B-PER\nBlack I-PER\n" * 30)
     roles = Roles(tokens="tokens", tags="tags")
@@ -188,6 +217,55 @@ def test_tags_that_are_no_iob2_are_told_with_the_row(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     refused(lambda: task.source.load("train"), "I-PER", path="a.conll", field="tags", row=121)
     assert not list(tmp_path.glob("*.arrow"))
+
+
+def sentences(*pairs, times=40):
+    """Rows of words, `EU/B-ORG rejects/O` each, every one so many times."""
+    split = lambda pair: zip(*(word.split("/") for word in pair.split()), strict=True)
+    return [dict(zip(("tokens", "tags"), map(list, split(pair)), strict=True)) for pair in pairs for _ in range(times)]
+
+
+TAGGED = Roles(tokens="tokens", tags="tags")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "tag"),
+    [("Al/BPER ran/O", "BPER"), ("Al/b-per ran/O", "b-per"), ("Al/I_PER ran/O", "I_PER"), ("Al/B-PER ran/o", "o")],
+)
+def test_tags_that_are_nearly_iob2_are_told_with_the_row(wrong, tag):
+    rows = [*sentences("EU/B-ORG rejects/O"), *sentences(wrong, times=1)]
+    refused(lambda: own_task(rows, roles=TAGGED), tag, path="train", field="tags", row=41, hint="--kind classification")
+    plain = own_task(rows, rows, roles=TAGGED, kind="classification")
+    assert plain.metrics == ("accuracy",)
+    assert tag in plain.labels
+    small = sentences("al/b-per ran/o", "bo/i-per ran/o")
+    refused(lambda: own_task(small, roles=TAGGED), field="tags", row=1)
+
+
+def test_names_of_tags_that_no_row_has_are_to_be_iob2_too():
+    rows = named_rows(["O", "B-A", "BB"], sentences("a/O b/B-A"), "tags")
+    refused(lambda: own_task(rows, roles=TAGGED), "BB", field="tags", hint="--kind classification")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("Al/NN ran/VB", "I/II O/UH"), ""),
+        (("a/B b/I", "a/O b/O"), ""),
+        (("Al/S-PER ran/O", "Al/B-PER Bo/E-PER"), "S-PER"),
+    ],
+)
+def test_plain_tags_stay_as_they_are_and_other_schemes_are_told(given, said, capsys):
+    task = own_task(sentences(*given), sentences(*given), roles=TAGGED)
+    lines = capsys.readouterr().err.splitlines()
+    assert task.metrics == (("f1",) if "B" in task.labels else ("accuracy",))
+    assert (len(lines) == 2 and said in lines[1]) if said else len(lines) == 1
+
+
+@pytest.mark.parametrize("given", ["a/O b/O", "a/B-X b/B-X", "a/NN"])
+def test_words_of_one_tag_teach_nothing(given):
+    refused(lambda: own_task(sentences(given), roles=TAGGED), field="tags", path="train")
+    refused(lambda: own_task(sentences(given), roles=TAGGED, labels=("O", "B-X", "NN")), field="tags", path="train")
 
 
 def test_answers_stand_at_their_offset():
@@ -293,6 +371,60 @@ def test_what_is_not_there_or_not_enough_is_refused(tmp_path):
     refused(lambda: own_task(file, roles=Roles(text="review")), field="--label")
     refused(lambda: own_task(reviews(3), roles=REVIEWS), field="--dev")
     refused(lambda: own_task([{"review": "a b", "stars": "good"}] * 30, roles=REVIEWS, layout=Layout()), field="stars")
+
+
+def headless(path, first, labels=("0", "1"), rows=60, name="a.csv"):
+    """A file of texts and labels under a first line, and the layout of `--columns text label`."""
+    lines = [first, *(f"{row['review']},{row['stars']}" for row in reviews(rows, labels=labels))]
+    (path / name).write_text("\n".join(lines))
+    return str(path / name), Layout(names=("text", "label"))
+
+
+HEADLESS = Roles(text="text", label=("label",))
+
+
+@pytest.mark.parametrize(
+    ("first", "labels"),
+    [
+        ("review,stars", ("0", "1")),
+        ("review,stars", ("0.5", "1.25")),
+        ("review,spam", ("true", "false")),
+        ("review,Label", ("good", "bad")),
+        ("Text, label", ("good", "bad")),
+    ],
+)
+def test_a_header_that_is_taken_for_a_row_is_refused(tmp_path, first, labels, capsys):
+    file, layout = headless(tmp_path, first, labels)
+    hint = "leave --columns out"
+    refused(lambda: own_task(file, roles=HEADLESS, layout=layout), path=file, row=1, hint=hint)
+    good, _ = headless(tmp_path, f"a good one,{labels[0]}", labels, name="good.csv")
+    own_task(good, good, roles=HEADLESS, layout=layout)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    refused(lambda: own_task(good, file, roles=HEADLESS, layout=layout), path=file, row=1, hint=hint)
+
+
+@pytest.mark.parametrize(
+    ("first", "labels", "names", "said"),
+    [
+        ("review,verdict", ("good", "bad"), (), True),
+        ("a film that I would not have seen,mixed", ("good", "bad"), (), False),
+        ("so so,mixed", ("good", "bad"), ("good", "bad", "mixed"), False),
+        ("so so,unknown", ("0", "1"), ("0", "1", "unknown"), False),
+        ("so so,2", ("0", "1"), (), False),
+        ("so so,0", ("0", "1"), (), False),
+    ],
+)
+def test_a_first_row_that_may_be_a_header_is_told(tmp_path, first, labels, names, said, capsys):
+    file, layout = headless(tmp_path, first, labels)
+    task = own_task(file, roles=HEADLESS, layout=layout, labels=names)
+    assert sum(task.rows.values()) == 61
+    assert ("if this row names the columns" in capsys.readouterr().err) == said
+
+
+def test_a_row_of_its_own_class_is_no_header_where_the_file_names_its_columns(tmp_path, capsys):
+    rows = [{"review": "so so", "stars": "unknown"}, *[{"review": f"red {i}", "stars": i % 3} for i in range(60)]]
+    assert "unknown" in own_task(written(tmp_path, rows), roles=REVIEWS).labels
+    assert "names the columns" not in capsys.readouterr().err
 
 
 def test_names_of_a_dataset_are_the_labels():

@@ -8,7 +8,7 @@ import pytest
 from distilbert_jax.finetuning.files import open_table
 from distilbert_jax.finetuning.inferred import Values
 from distilbert_jax.finetuning.roles import Roles
-from distilbert_jax.finetuning.scoring import _of_model, predictions, score_rows
+from distilbert_jax.finetuning.scoring import _of_model, _spans, predict_rows, predictions, score_rows
 from distilbert_jax.models import MultipleChoice, QuestionAnswering, SequenceClassification, TokenClassification
 from distilbert_jax.text.tokenizer import load_tokenizer
 from tests.finetuning.kinds.test_answers import questions
@@ -73,7 +73,7 @@ def test_as_many_tokens_are_scored_as_are_predicted(world, tmp_path):
     texts = [" ".join(["reda", "lorim", "teso"][i % 3 :] * (1 + i)) for i in range(9)]
     rows = list(predictions(model, open_table([{"text": text} for text in texts]), roles=Roles(text="text")))
     result = score_rows(model, rows, roles=Roles(text="text", label=("predicted",)))
-    assert (result.score, result.cut_share) == (100.0, pytest.approx(5 / 9))
+    assert (result.score, result.cut_share, result.length) == (100.0, pytest.approx(5 / 9), 8)
 
 
 def test_one_label_of_no_said_kind_is_an_amount_scored_or_predicted(world, tmp_path):
@@ -93,12 +93,50 @@ def test_a_model_of_one_label_is_not_scored_on_several():
     refused(lambda: ids_of(("a", "b"), [0, 1], [1, 0], names=("a", "b")), path="model", field="--label")
 
 
+def test_the_entities_of_words_are_those_of_their_tags():
+    tags = ["B-PER", "I-PER", "O", "I-LOC", "B-LOC", None]
+    said = _spans(["Ada", "Lovelace", "in", "Great", "Britain", "now"], tags, [0.5, 1.0, 0.9, 0.75, 0.25, None])
+    assert said == [
+        {"entity_group": "PER", "score": 0.75, "word": "Ada Lovelace", "start": 0, "end": 2},
+        {"entity_group": "LOC", "score": 0.75, "word": "Great", "start": 3, "end": 4},
+        {"entity_group": "LOC", "score": 0.25, "word": "Britain", "start": 4, "end": 5},
+    ]
+    assert _spans(["Ada"], [None], [None]) == []
+
+
+@pytest.mark.parametrize(("labels", "whether"), [(("O", "B-X", "I-X"), True), (("O", "B-X", "E-X"), False)])
+def test_entities_are_predicted_where_the_labels_are_iob2(world, tmp_path, labels, whether, monkeypatch):
+    model, rows = str(tmp_path), [{"words": ["reda", "lorim"] * (1 + 20 * (i == 99))} for i in range(130)]
+    build_head(TokenClassification, STUDENT, 0, labels).save_pretrained(model, load_tokenizer(world.tokenizer))
+    monkeypatch.setattr("distilbert_jax.finetuning.written._AT_ONCE", 50)
+    only = lambda words, tags, scores: [{"start": 1, "end": 2}] if len(words) > 2 else []  # in one group of rows alone
+    monkeypatch.setattr("distilbert_jax.finetuning.scoring._spans", only)
+    for name in ("a.jsonl", "a.parquet"):
+        assert predict_rows(model, rows, tmp_path / name, roles=Roles(tokens="words"), length=16) == 130
+        said = [row for _, row in open_table(tmp_path / name).rows()]
+        assert all(("entities" in row) is whether for row in said)
+        assert not whether or [len(row["entities"]) for row in said] == [int(i == 99) for i in range(130)]
+
+
+def test_the_length_at_which_rows_are_cut_is_told(world, tmp_path, capsys):
+    for head, roles, labels in (
+        (TokenClassification, Roles(tokens="text"), ("x", "y")),
+        (MultipleChoice, Roles(text="text", choices=("a", "b")), ("x",)),
+    ):
+        build_head(head, STUDENT, 0, labels).save_pretrained(tmp_path, load_tokenizer(world.tokenizer))
+        rows = [{"text": "reda " * (1 + 20 * (i < 3)), "a": "lorim", "b": "teso"} for i in range(70)]
+        for some, said in ((rows, "3 of 70 texts are longer than 16 tokens"), (rows[3:], "")):
+            assert len(list(predictions(str(tmp_path), open_table(some), roles=roles, length=16))) == len(some)
+            lines = capsys.readouterr().err
+            assert said in lines if said else not lines
+
+
 def test_a_length_of_nothing_is_refused():
     rows = [{"text": "a", "label": "x"}]
     refused(lambda: score_rows("model", rows, roles=Roles(text="text", label=("label",)), length=0), field="length")
 
 
-def test_the_answers_that_are_predicted_are_those_that_are_scored(world, tmp_path):
+def test_the_answers_that_are_predicted_are_those_that_are_scored(world, tmp_path, capsys):
     model = str(tmp_path)
     build_head(QuestionAnswering, STUDENT, 0, ("0", "1")).save_pretrained(model, load_tokenizer(world.tokenizer))
     table = questions(9, 0, longest=60)
@@ -112,6 +150,9 @@ def test_the_answers_that_are_predicted_are_those_that_are_scored(world, tmp_pat
         rows = [row | {"answers": one if one["text"][0] else nothing} for row, one in zip(asked, right, strict=True)]
         result = score_rows(model, rows, roles=dataclasses.replace(roles, answers="answers"))
         assert result.metrics == {"f1": 100.0, "exact_match": 100.0}
+        windows = f"windows of {result.length} tokens"
+        assert windows in result.remark
+        assert windows in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,11 @@ class Answers(Kind):
                 answers.append(_answer(examples.questions, first + number, contexts[number], of, ours))
         return answers
 
+    def remark(self, examples: AnswerExamples) -> str:
+        """How many windows the contexts are read in, where these are more than one a question."""
+        length = examples.tokenizer.max_length if examples.tokenizer else 0
+        return in_windows(examples.count, len(examples.rows), length)
+
     def score(self, task: Task, predicted: Sequence[Answer], targets: Questions) -> dict[str, float]:
         """Exact match and F1 of the official script, the mean over questions."""
         each = zip(predicted, targets.answers, strict=True)
@@ -196,6 +201,11 @@ class Answers(Kind):
             "": {answer.id: answer.text for answer in predicted},
             **(lacking if targets is not None and targets.may_lack else {}),
         }
+
+
+def in_windows(questions: int, windows: int, length: int) -> str:
+    """How so many questions are read, "" where each context is whole in a window."""
+    return f"{questions:,} questions are read in {windows:,} windows of {length} tokens" if windows > questions else ""
 
 
 def unanswered(
