@@ -200,10 +200,24 @@ def _check_iob2(tags: Values, labels: Labels) -> None:
 
 
 def right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
-    """Which column is right: its name, its letter, or its place from 0, or from 1 where the values say so."""
-    named = lambda value: str(value).strip() in choices
-    numbers = {number for value in values.counts if not named(value) and (number := number_of(value)) is not None}
+    """Which column is right: its name, its letter, or its place from 0, or from 1 where the values say so. Numbers are either all
+    of them names of columns, as whole numbers or with a fraction of 0, or all of them places."""
+    of_number = {number: name for name in choices if (number := number_of(name)) is not None}
+
+    def named(value: Any) -> str | None:
+        text = str(value).strip()
+        return text if text in choices else of_number.get(number) if (number := number_of(value)) is not None else None
+
+    in_numbers = [value for value in values.counts if number_of(value) is not None]
+    numbers = {number for value in in_numbers if not named(value) and (number := number_of(value)) is not None}
     last = len(choices)
+    if numbers and (name := next(filter(named, in_numbers), None)) is not None:
+        value = next(value for value in in_numbers if not named(value))
+        raise values.wrong(
+            values.rows[value],
+            f"is {value!r}, the name of none of the columns, and {name!r} of another row is one's: numbers are either names or "
+            "places; rename the columns, or write their letters",
+        )
     if numbers and not numbers & {0, last} and numbers <= {*range(last)}:
         value = min((value for value in values.counts if number_of(value) in numbers), key=lambda one: values.rows[one])
         hint = f"{choices[0]}, {choices[1]}, …"
@@ -214,19 +228,15 @@ def right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
             hint,
         )
     first = 1 if last in numbers and 0 not in numbers else 0
-    places: dict[float, str] = {float(place): name for place, name in enumerate(choices, first)}
+    by_place = {float(place): name for place, name in enumerate(choices, first)}
+    places = {} if of_number and not numbers else by_place  # where numbers are names here, dev has no places
     letters = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", choices, strict=False))
 
     def called(value: Any) -> str:
-        text = str(value).strip()
-        number = number_of(value)
-        return (
-            text
-            if text in choices
-            else places.get(number, text)
-            if number is not None
-            else letters.get(text.upper(), text)
-        )
+        text, number = str(value).strip(), number_of(value)
+        if (name := named(value)) is not None:
+            return name
+        return letters.get(text.upper(), text) if number is None else places.get(number, text)
 
     wrong = next((value for value in values.counts if called(value) not in choices), None)
     if wrong is not None:

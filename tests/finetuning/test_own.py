@@ -316,6 +316,31 @@ def test_the_right_choice_is_a_place_a_letter_or_a_name(values, expected):
 
 
 @pytest.mark.parametrize(
+    ("choices", "values", "expected"),
+    [
+        (("1", "2", "3"), [1, 2, 3], [0, 1, 2]),
+        (("1", "2", "3"), ["3", "1.0", 2.0], [2, 0, 1]),
+        (("3", "2", "1"), [3, 2.0, "1"], [0, 1, 2]),
+        (("1", "2", "3"), ["A", "c", "B"], [0, 2, 1]),
+        (("1", "2", "3"), [0, 1, 2], None),  # places from 0, or two names?
+        (("0", "1", "2"), [1, 2, 3], None),
+        (("1", "2", "yes"), [1, 2, 0], None),
+    ],
+)
+def test_choices_that_are_called_by_numbers_are_meant_by_their_names_all_or_none(choices, values, expected):
+    text = any(isinstance(value, str) for value in values)
+    values = list(map(str, values)) if text else values
+    rows = [{**{name: f"is {name}" for name in choices}, "right": values[i % 3], "id": i} for i in range(60)]
+    asked = lambda dev=rows: own_task(rows, dev, roles=Roles(choices=choices, label=("right",)))
+    if expected is None:
+        refused(asked, path="train", field="right")
+        return
+    assert asked().source.load("train")["right"][:3] == expected
+    beyond = [{**row, "right": "0" if text else 0} for row in rows]
+    refused(lambda: asked(beyond), path="dev", field="right", row=1)
+
+
+@pytest.mark.parametrize(
     ("given", "field"),
     [
         ({}, "--text"),
