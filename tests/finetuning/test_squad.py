@@ -1,6 +1,10 @@
+import hashlib
+import json
+
 import pytest
 
 from distilbert_jax.finetuning.squad import answer_score, normalized
+from tests.golden import record_squad
 
 
 @pytest.mark.parametrize(
@@ -55,3 +59,16 @@ def test_where_questions_may_lack_an_answer_none_is_right_for_those(given, answe
 
 def test_the_two_scores_are_the_best_each_on_its_own():
     assert answer_score("a b c", ["b", "b c d"]) == (0, pytest.approx(0.8))
+
+
+@pytest.mark.parametrize(("version", "may_lack"), [("1.1", False), ("2.0", True)])
+def test_every_question_of_dev_is_scored_as_by_the_official_script(squad_dir, version, may_lack):
+    """Right, partial, empty, wrong and Unicode predictions, in turn; tests/golden/record_squad.py asked the scripts."""
+    recorded, file = json.loads(record_squad.FILE.read_text()), squad_dir / "validation.parquet"
+    if hashlib.sha256(file.read_bytes()).hexdigest() != recorded["questions"]:
+        pytest.skip(f"{file}: another file than the scores were recorded of")
+    questions = record_squad.read(file)
+    pairs = zip(record_squad.predictions(questions), record_squad.answers(questions, may_lack=may_lack), strict=True)
+    found = [answer_score(given, right, may_lack=may_lack) for given, right in pairs]
+    assert record_squad.digest(found) == recorded[version]
+    assert 20 < recorded[version]["exact_match"] < recorded[version]["f1"] < 80
