@@ -79,7 +79,8 @@ def main(data: str, *scripts: str) -> None:
 
 def _module(script: str) -> Any:
     spec = importlib.util.spec_from_file_location(Path(script).stem.replace("-", "_").replace(".", "_"), script)
-    assert spec and spec.loader
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
