@@ -346,7 +346,8 @@ def report(
         (Path(out) / "seeds.json").unlink(missing_ok=True)
     with atomic_file(Path(out) / "report.md") as file:
         file.write(markdown(rows, counted, {path.name: _config(path) for path in paths}, same).encode())
-    curves(paths, Path(out) / "curves.png")
+    ends = {name: {"mlm_loss": row.mlm_loss, "kl_to_teacher": row.kl_to_teacher} for name, row in rows.items()}
+    curves(paths, Path(out) / "curves.png", ends)
     if any(row.against for row in rows.values()):
         differences(rows, Path(out) / "differences.png")
     else:  # what an earlier report of other runs has drawn

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from rich.table import Table
@@ -204,8 +205,15 @@ _PANELS = (
 _NO_CURVE = (*MEASURED, "tokens", "masked", "rows")
 
 
-def curves(runs: Sequence[Path], path: Path) -> None:
-    """Each metric of the runs over their steps, a panel a metric: of training smoothed, of held-out text as it was measured."""
+Ends = Mapping[str, Mapping[str, float | None]]  # {run: {metric on held-out text: its value at the end}}
+
+
+def curves(runs: Sequence[Path], path: Path, ends: Ends = MappingProxyType({})) -> None:
+    """Each metric of the runs over their steps, a panel a metric: of training smoothed, of held-out text as it was measured.
+
+    Args:
+        ends: what was measured of all runs in one way when they had ended, as a run logs nothing of what is no part of its loss.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -213,7 +221,7 @@ def curves(runs: Sequence[Path], path: Path) -> None:
     from matplotlib.lines import Line2D
 
     logs = {run.name: read_metrics(run / "metrics.jsonl") for run in runs}
-    panels = _panels(logs.values())
+    panels = _panels(logs.values(), ends)
     columns = min(len(panels), 3)
     lines = -(-len(panels) // columns)
     size = (7, 4.2) if len(panels) == 1 else (4.2 * columns, 2.9 * lines + 0.6)
@@ -224,22 +232,40 @@ def curves(runs: Sequence[Path], path: Path) -> None:
                 axes.plot(*zip(*_smoothed(train), strict=True), color=f"C{i}", alpha=0.35, linewidth=1)
             if points := _points(entries, "eval", held):
                 axes.plot(*zip(*points, strict=True), color=f"C{i}", marker="o", markersize=3)
+        for i, (name, entries) in enumerate(logs.items()):
+            if (value := ends.get(name, {}).get(held)) is not None and entries:
+                last = max(entry.step for entry in entries)
+                axes.plot([last], [value], color=f"C{i}", marker="x", markersize=7, linestyle="none", zorder=3)
         axes.set(xlabel="step", title=title)
         axes.grid(alpha=0.25)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
-    figure.suptitle("pale: training, moving average · dots: held out", fontsize="medium")
+    marks = "pale: training, moving average · dots: held out" + (" · crosses: held out, at the end" if ends else "")
+    figure.suptitle("\n".join(filter(None, (_seen(ends), marks))), fontsize="medium")
     if shown := [name for name, entries in logs.items() if entries]:
         lines_of = [Line2D([], [], color=f"C{list(logs).index(name)}", marker="o", markersize=3) for name in shown]
         figure.legend(lines_of, shown, loc="outside lower center", ncols=4)  # inside it would cover the ends of curves
     save_figure(figure, path)
 
 
-def _panels(logs: Iterable[Sequence[Entry]]) -> list[tuple[str, str, str]]:
-    """The panels for all that the logs hold."""
+def _seen(ends: Ends) -> str:
+    """Which run stands where at the end, in a line."""
+    said = []
+    for metric, called in (("mlm_loss", "lowest masked-LM loss"), ("kl_to_teacher", "nearest to the teacher (KL)")):
+        values = {name: value for name, of in ends.items() if (value := of.get(metric)) is not None}
+        values = {name: value for name, value in values.items() if value or metric == "mlm_loss"}  # a teacher is at 0
+        if len(values) > 1:
+            best = min(values, key=lambda name: values[name])
+            said.append(f"{called}: {best}, {values[best]:.2f}")
+    return " · ".join(said)
+
+
+def _panels(logs: Iterable[Sequence[Entry]], ends: Ends) -> list[tuple[str, str, str]]:
+    """The panels for all that the logs hold, and for what all runs were asked at the end."""
     names: dict[Kind, dict[str, None]] = {"train": {}, "eval": {}}
     for entry in (entry for log in logs for entry in log):
         names[entry.kind] |= dict.fromkeys(name for name in entry.values if name not in _NO_CURVE)
+    names["eval"] |= dict.fromkeys(name for of in ends.values() for name, value in of.items() if value is not None)
     first = [one for one in _PANELS if one[1] in names["train"] or one[2] in names["eval"]] or [_PANELS[0]]
     # The part of the loss on held-out text is the masked-LM loss there, and is in its panel.
     done = {name for one in first for name in one[1:]}

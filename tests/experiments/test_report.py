@@ -377,6 +377,28 @@ def test_the_pale_curve_is_of_training_alone(tmp_path, monkeypatch):
     assert list(pale) == [1, 2, 3]
 
 
+def test_what_a_run_does_not_log_is_drawn_at_its_end_and_the_title_says_who_is_ahead(tmp_path, monkeypatch):
+    for name, loss in (("student", 3.0), ("copied", 2.9), ("teacher", 2.0)):
+        (tmp_path / name).mkdir()
+        line = json.dumps({"kind": "train", "step": 7, "loss_mlm": loss})
+        (tmp_path / name / "metrics.jsonl").write_text(line + "\n")
+    drawn, titles = [], []
+    monkeypatch.setattr("matplotlib.axes.Axes.plot", lambda _, x, y, **style: drawn.append((x, y, style)))
+    monkeypatch.setattr("matplotlib.figure.Figure.suptitle", lambda _, text, **style: titles.append(text))
+    ends = {
+        "student": {"mlm_loss": 3.1, "kl_to_teacher": 0.5},
+        "copied": {"mlm_loss": 3.0, "kl_to_teacher": 0.9},
+        "teacher": {"mlm_loss": 2.1, "kl_to_teacher": 0.0},
+    }
+    curves([tmp_path / name for name in ends], tmp_path / "curves.png", ends)
+    crosses = [(x, y) for x, y, style in drawn if style.get("marker") == "x"]
+    assert crosses == [
+        ([7], [value]) for metric in ("mlm_loss", "kl_to_teacher") for value in (of[metric] for of in ends.values())
+    ]
+    said = "lowest masked-LM loss: teacher, 2.10 · nearest to the teacher (KL): student, 0.50"
+    assert titles[0].splitlines()[0] == said
+
+
 def test_speed_is_that_of_the_rounds_beside_the_teacher(pair, tmp_path, monkeypatch):
     monkeypatch.setattr("distilbert_jax.probes.speed.encoder_speed", lambda *_, **__: pytest.fail("it times alone"))
     shutil.copytree(pair / "first/model", tmp_path / "large/model")
