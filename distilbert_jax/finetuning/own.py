@@ -65,7 +65,7 @@ def own_task(
     if scored is not None:
         held = look(scored, roles)
         check_begin(held)
-        _check_known(held, learned)
+        _check_known(held, learned, roles.choices)
     elif not 0 < seen.held_rows < seen.rows:
         raise InputError(
             f"{given.name}: {seen.rows} rows are too few to hold a tenth of them out for the score: name others with --dev",
@@ -228,9 +228,11 @@ def right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
             hint,
         )
     first = 1 if last in numbers and 0 not in numbers else 0
-    by_place = {float(place): name for place, name in enumerate(choices, first)}
-    places = {} if of_number and not numbers else by_place  # where numbers are names here, dev has no places
+    # Where no row of train has a place, dev's could count from 0 or from 1.
+    places = {float(place): name for place, name in enumerate(choices, first)} if numbers else {}
     letters = dict(zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", choices, strict=False))
+    if any(len(name) == 1 and name.upper() in letters for name in choices):  # columns b and a: "A" may be either
+        letters = {}
 
     def called(value: Any) -> str:
         text, number = str(value).strip(), number_of(value)
@@ -244,10 +246,10 @@ def right_choice(values: Values, choices: tuple[str, ...]) -> Labels:
             values.rows[wrong],
             f"is {wrong!r}; expected the place, the letter or the name of one of {few(choices, ', ')}",
         )
-    return Labels("classification", choices, f"places count from {first}" if numbers else "by name", called)
+    return Labels("classification", choices, f"places count from {first}" if numbers else "by name or letter", called)
 
 
-def _check_known(dev: Seen, labels: Labels | None) -> None:
+def _check_known(dev: Seen, labels: Labels | None, choices: Sequence[str]) -> None:
     """Raise InputError where dev has classes that are unknown, all of them are named, or amounts that are none."""
     if labels is not None and labels.kind == "regression":
         for values in dev.values:
@@ -256,6 +258,14 @@ def _check_known(dev: Seen, labels: Labels | None) -> None:
     if labels is None or len(dev.values) > 1:
         return
     values = next(iter(dev.values))
+    if (
+        choices
+        and (value := next((one for one in values.counts if labels.called(one) not in choices), None)) is not None
+    ):
+        raise values.wrong(
+            values.rows[value],
+            f"is {shortened(repr(value), 40)}, which is none of {few(choices, ', ')} as train has them ({labels.why})",
+        )
     unknown = [value for value in values.counts if labels.called(value) not in labels.names]
     if unknown:
         first = min(unknown, key=lambda value: values.rows[value])

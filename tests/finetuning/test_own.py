@@ -311,8 +311,12 @@ def test_the_right_choice_is_a_place_a_letter_or_a_name(values, expected):
     assert task.source.load("train")["right"][:2] == expected
     three = [{**row, "a3": "none", "right": 1 + i % 2} for i, row in enumerate(rows)]  # from 0, or from 1?
     refused(lambda: own_task(three, roles=Roles(choices=("a1", "a2", "a3"), label=("right",))), field="right", row=1)
-    rows[3]["right"] = "C"
-    refused(lambda: own_task(rows, roles=Roles(text="q", choices=("a1", "a2"), label=("right",))), field="right", row=4)
+    wrong = [*rows[:3], {**rows[3], "right": "C"}, *rows[4:]]
+    roles = Roles(text="q", choices=("a1", "a2"), label=("right",))
+    refused(lambda: own_task(wrong, roles=roles), field="right", row=4)
+    refused(lambda: own_task(rows, wrong, roles=roles), path="dev", field="right", row=4)
+    if values[0] in ("A", "a1"):  # a place of dev alone: from 0, or from 1?
+        refused(lambda: own_task(rows, [{**row, "right": "1"} for row in rows], roles=roles), path="dev", row=1)
 
 
 @pytest.mark.parametrize(
@@ -325,9 +329,11 @@ def test_the_right_choice_is_a_place_a_letter_or_a_name(values, expected):
         (("1", "2", "3"), [0, 1, 2], None),  # places from 0, or two names?
         (("0", "1", "2"), [1, 2, 3], None),
         (("1", "2", "yes"), [1, 2, 0], None),
+        (("b", "a", "c"), ["a", "b", "c"], [1, 0, 2]),
+        (("b", "a", "c"), ["A", "B", "C"], None),
     ],
 )
-def test_choices_that_are_called_by_numbers_are_meant_by_their_names_all_or_none(choices, values, expected):
+def test_choices_that_are_called_by_numbers_or_letters_are_meant_by_their_names(choices, values, expected):
     text = any(isinstance(value, str) for value in values)
     values = list(map(str, values)) if text else values
     rows = [{**{name: f"is {name}" for name in choices}, "right": values[i % 3], "id": i} for i in range(60)]
@@ -336,6 +342,7 @@ def test_choices_that_are_called_by_numbers_are_meant_by_their_names_all_or_none
         refused(asked, path="train", field="right")
         return
     assert asked().source.load("train")["right"][:3] == expected
+    assert asked().source.load("validation")["right"][:3] == expected
     beyond = [{**row, "right": "0" if text else 0} for row in rows]
     refused(lambda: asked(beyond), path="dev", field="right", row=1)
 
