@@ -8,26 +8,42 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from distilbert_jax.errors import InputError
+from distilbert_jax.base.config_io import read_config
+from distilbert_jax.cli.main import main
+from distilbert_jax.errors import InputError, one_line_errors
+from distilbert_jax.finetuning.spread import Spread
+from distilbert_jax.models import DistilBertForMaskedLM
+from distilbert_jax.text.tokenizer import load_tokenizer
 from distilbert_jax.training import distributed
 from distilbert_jax.training import distributed as module
+from distilbert_jax.training.logging import read_metrics
 from tests import children, compiling, runs
 from tests.children import Child
+from tests.cli.test_finetune import write_reviews
+
+
+def finetune(*arguments: str) -> None:
+    with one_line_errors():
+        main(["finetune", *arguments])
 
 
 def started(
-    count: int, *commands: list[str], last: Mapping[str, str] = MappingProxyType({})
+    count: int,
+    *commands: list[str],
+    last: Mapping[str, str] = MappingProxyType({}),
+    function: Callable[..., None] = runs.train_command,
 ) -> contextlib.AbstractContextManager[list[Child]]:
-    """`train.py` in `count` processes of one device each, with the arguments of `commands`, the last of them for the rest, and
-    the variables `last` for the last process alone."""
+    """`train.py`, or another function, in `count` processes of one device each, with the arguments of `commands`, the last of them
+    for the rest, and the variables `last` for the last process alone."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         coordinator = f"localhost:{free.getsockname()[1]}"
@@ -35,7 +51,7 @@ def started(
     common |= {"XLA_FLAGS": compiling.quick_flags(), "NPROC": "16"}
     return children.together(
         Child(
-            runs.train_command,
+            function,
             *commands[min(index, len(commands) - 1)],
             environment={**common, "JAX_PROCESS_ID": str(index), **(last if index == count - 1 else {})},
         )
@@ -80,6 +96,51 @@ def test_two_processes_are_preempted_and_two_or_one_go_on(world, tmp_path):
     for directory in ("run", "copy"):
         np.testing.assert_allclose(losses(tmp_path / directory), expected, rtol=1e-5)
         assert (tmp_path / directory / "model/model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_as_one_does(world, tmp_path):
+    """Micro-batches, a selection split and a held-out tenth with them; interrupted, and by two processes to the end."""
+    write_reviews(tmp_path / "train.csv", 160, 0)
+    DistilBertForMaskedLM(runs.STUDENT, rngs=nnx.Rngs(3)).save_pretrained(
+        tmp_path / "start", load_tokenizer(world.tokenizer)
+    )
+    asked = [
+        *(
+            "--model",
+            str(tmp_path / "start"),
+            "--train",
+            str(tmp_path / "train.csv"),
+            "--text",
+            "review",
+            "--label",
+            "verdict",
+        ),
+        *("--epochs", "3", "--batch-size", "16", "--accumulate", "2", "--select", "--learning-rate", "1e-2"),
+        *("--save-every", "5"),
+    ]
+    finetune(*asked, "--out", str(tmp_path / "alone"))
+    log = tmp_path / "run/metrics.jsonl"
+    command = [*asked, "--out", str(tmp_path / "run")]
+    with started(2, command, function=finetune) as processes:
+        while not (log.is_file() and log.read_text().count("\n") >= 6):
+            assert all(process.poll() is None for process in processes)
+            time.sleep(0.02)
+        processes[1].send_signal(signal.SIGTERM)
+        statuses, said = ends(processes)
+    assert statuses in ([75, 75], [0, 0]), said  # it may have ended before it heard
+    with started(2, command, function=finetune) as processes:
+        statuses, said = ends(processes)
+    assert statuses == [0, 0], said
+    assert not [line for line in said[1][0].splitlines() if "[Gloo]" not in line], "one process speaks"
+    ours, theirs = (read_metrics(tmp_path / name / "metrics.jsonl") for name in ("run", "alone"))
+    assert [(one.kind, one.step) for one in ours] == [(one.kind, one.step) for one in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        compared = [name for name in ("loss", "selection/score", "validation/score") if name in other.values]
+        for name in compared:
+            assert one.values[name] == pytest.approx(other.values[name], rel=1e-4), (one.step, name)
+    scores = [read_config(Spread, tmp_path / name / "spread.json").scores for name in ("run", "alone")]
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.slow
