@@ -27,9 +27,25 @@ def no_iob2(labels: Sequence[str]) -> tuple[str, ...]:
     """Of names that are meant as tags of entities and are not, those that are wrong, such as `BPER` beside `B-LOC` and `O`, or
     `b-per`; none of tags in IOB2, and of plain ones."""
     mended = tuple("O" if one == "o" else _NEARLY.sub(lambda tag: f"{tag[1].upper()}-{tag[2]}", one) for one in labels)
-    if OUTSIDE not in mended or not any(tag[:2] in ("B-", "I-") and tag[2:] for tag in mended):
+    typed = OUTSIDE in mended and any(tag[:2] in ("B-", "I-") and tag[2:] for tag in mended)
+    if not typed and not have_pair(labels):
         return ()
     return tuple(label for label in labels if not _TAG.fullmatch(label))
+
+
+def have_pair(labels: Sequence[str]) -> bool:
+    """Whether names say of one type where it begins and where it goes on: `B-PER` and `I-PER`, however they are written (`b:PER`,
+    `PER_B`); without a sign between, as `BPER`, where all names but one are such."""
+    places: dict[tuple[str, str], set[str]] = {}
+    for label in labels:
+        if tag := re.fullmatch(r"([BbIi])[\W_](.+)", label):
+            places.setdefault(("before", tag[2]), set()).add(tag[1].upper())
+        if tag := re.fullmatch(r"(.+)[\W_]([BbIi])", label):
+            places.setdefault(("behind", tag[1]), set()).add(tag[2].upper())
+    if any(len(of_type) == 2 for of_type in places.values()):
+        return True
+    joined = [label.upper() for label in labels if label[:1] in ("B", "b", "I", "i")]
+    return len(joined) >= len(labels) - 1 and any(f"I{tag[1:]}" in joined for tag in joined if tag[0] == "B")
 
 
 def are_of_other_scheme(labels: Sequence[str]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, cast
 from distilbert_jax.base.files import as_name
 from distilbert_jax.base.progress import progress
 from distilbert_jax.errors import InputError, few, shortened
-from distilbert_jax.finetuning.entities import are_of_other_scheme, no_iob2
+from distilbert_jax.finetuning.entities import OUTSIDE, are_of_other_scheme, have_pair, no_iob2
 from distilbert_jax.finetuning.files import Table, open_table
 from distilbert_jax.finetuning.inferred import LabelKind, Labels, Values, infer, number_of, truth_of
 from distilbert_jax.finetuning.labels import meaning
@@ -337,6 +337,12 @@ def _say(task: Task, roles: Roles, seen: Seen, dev: Seen | None, labels: Labels 
         print(
             f"{table.name}: {few(no_iob2(task.labels), ', ')} are no tags of IOB2: all are learned as plain tags, and scored by "
             "accuracy; for F1 of entities, S- and U- become B-, and E-, L- and M- become I-",
+            file=sys.stderr,
+        )
+    if roles.tags and OUTSIDE not in task.labels and not no_iob2(task.labels) and have_pair(task.labels):
+        print(
+            f"{table.name}: no word is {OUTSIDE}, outside of all entities: {few(task.labels, ', ')} are learned as plain tags, and "
+            f"scored by accuracy; for F1 of entities: --labels {' '.join((OUTSIDE, *task.labels))}",
             file=sys.stderr,
         )
     for one, other in itertools.combinations(every, 2) if len(every) <= _COMPARED else ():

@@ -51,6 +51,16 @@ def test_labels_tell_whether_tags_are_of_entities(labels, expected):
         ("o b-per i-per", "o b-per i-per"),
         ("O B_PER I-PER", "B_PER"),
         ("O B-PER E-PER S", "E-PER S"),
+        ("0 B-P I-P", "0"),
+        ("_ B-P I-P B-L", "_"),
+        ("О B-P I-P", "О"),  # a Cyrillic letter
+        ("O B:P I:P", "B:P I:P"),
+        ("O B–P I–P", "B–P I–P"),
+        ("O PER-B PER-I", "PER-B PER-I"),
+        ("O BPER IPER", "BPER IPER"),
+        ("o b i", "o b i"),
+        ("BN IN NN VB", ""),
+        ("B-P B-L X", ""),
     ],
 )
 def test_labels_tell_which_tags_of_entities_are_wrong(labels, wrong):

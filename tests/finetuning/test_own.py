@@ -253,6 +253,7 @@ def test_names_of_tags_that_no_row_has_are_to_be_iob2_too():
         (("Al/NN ran/VB", "I/II O/UH"), ""),
         (("a/B b/I", "a/O b/O"), ""),
         (("Al/S-PER ran/O", "Al/B-PER Bo/E-PER"), "S-PER"),
+        (("Al/B-P Bo/I-P", "Al/B-L Bo/B-P"), "--labels O "),
     ],
 )
 def test_plain_tags_stay_as_they_are_and_other_schemes_are_told(given, said, capsys):
