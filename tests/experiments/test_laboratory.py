@@ -91,10 +91,10 @@ def test_a_student_with_a_word_behind_its_name_differs_in_that_alone(change, fie
 @pytest.fixture
 def small(world, tmp_path, monkeypatch):
     """The toy laboratory with models of the tests' size, on their text and tasks of a few rows."""
-    bert = change(BERT, num_hidden_layers=6)
-    BertModel(bert, rngs=nnx.Rngs(5)).save_pretrained(tmp_path / "encoder", load_tokenizer(world.tokenizer))
+    BertModel(BERT, rngs=nnx.Rngs(5)).save_pretrained(tmp_path / "encoder", load_tokenizer(world.tokenizer))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(laboratory.miniature, "encoder", lambda: "encoder")
+    monkeypatch.setattr(laboratory, "_LAYERS", (0,))
     config, few = laboratory.experiment("toy"), {"relation_heads": 4}
 
     def sized(one):
@@ -102,7 +102,7 @@ def small(world, tmp_path, monkeypatch):
             return one
         loss = dataclasses.replace(made.loss, minilmv2=change(made.loss.minilmv2, **few))
         data = change(made.data, corpus="corpus", heldout="heldout", length=32, batch_size=8)
-        model = bert if made.model.num_hidden_layers == 6 else student_config(bert, 3)
+        model = BERT if made.model.num_hidden_layers == 6 else student_config(BERT, 1)
         return dataclasses.replace(
             one, pretrain=dataclasses.replace(made, model=model, data=data, loss=loss, steps=made.steps and 2)
         )

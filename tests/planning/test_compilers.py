@@ -173,7 +173,7 @@ def test_no_other_command_sees_an_installed_compiler(command, world, tmp_path):
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=place, env=environment, capture_output=True, check=False
         )
-        return done.returncode, done.stdout, done.stderr
+        return done.returncode, done.stdout, re.sub(rb"after \d+ s", b"after some s", done.stderr)  # on a busy machine
 
     with ThreadPoolExecutor(2) as pool:  # a process takes one core
         seen, unseen = pool.map(said, (set(), where))
