@@ -215,7 +215,11 @@ def _from_others(declared: Declared, given: str | Path) -> tuple[Tokenizer, Toke
 
 def _read_vocabulary(file: Path) -> dict[str, int]:
     """vocab.txt: token → line. Space at a line's end is none of the token's, as for the reference."""
-    read_text(file, _LARGEST, "a vocabulary")
+    if read_text(file, _LARGEST, "a vocabulary").startswith("\ufeff"):
+        raise InputError(
+            f"{file}: begins with a byte order mark, which would be part of its first token: save it as UTF-8 without one",
+            path=file,
+        )
     with told_in_a_line(file):
         return models.WordPiece.read_file(str(file))
 

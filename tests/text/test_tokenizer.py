@@ -152,6 +152,8 @@ def test_what_cannot_be_loaded_is_named(tmp_path):
     refused(lambda: load_tokenizer(tmp_path), by="text.tokenizer_files._from_others", path=str(tmp_path))
     (tmp_path / "vocab.txt").write_text("one\ntwo\n")
     refused(lambda: load_tokenizer(tmp_path), by="text.tokenizer_files._berts", path="vocab.txt")
+    (tmp_path / "vocab.txt").write_text("\ufeff[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\none\n", encoding="utf-8")
+    refused(lambda: load_tokenizer(tmp_path), by="text.tokenizer_files._read_vocabulary", path="vocab.txt")
     for broken, by in (
         ('{"version": "1.0"', "base.files.parse_json"), ('{"version": "1.0"}', "text.tokenizer_files.told_in_a_line")
     ):  # fmt: skip
