@@ -26,7 +26,7 @@ from distilbert_jax.glue.summary import medians
 from distilbert_jax.glue.sweep import check_ahead, check_shape, run_sweep
 from distilbert_jax.pretraining.evaluate import HeldoutFigures, evaluate_mlm
 from distilbert_jax.pretraining.run import pretrain
-from distilbert_jax.pretraining.setup import check_teacher_at
+from distilbert_jax.pretraining.setup import check_teacher, check_teacher_at
 
 REFERENCE = "full"
 PAPER = {"no_ce": -2.96, "no_cos": -1.46, "no_mlm": -0.31, "random_init": -3.69}  # change of the GLUE score
@@ -215,14 +215,19 @@ def _check(
             )
     for seed in seeds:
         dataclasses.replace(glue.run, seed=seed)  # says what is wrong with it
-    to_come = [Path(_directory(config, seed), "model") for config in configs.values() for seed in seeds]
+    made = {Path(_directory(config, seed), "model"): config for config in configs.values() for seed in seeds}
+    to_come = list(made)
+    teachers = {place.resolve(): config.model for place, config in made.items()}
     check_ahead(glue, tasks, glue_seeds, to_come=to_come)
     places: dict[Path, str] = {}
     for name, config in configs.items():
         _check_heldout(name, config, configs[REFERENCE].data)
         check_shape(glue, tasks, glue_seeds, config.model, name)
         if config.objective == "distillation":
-            check_teacher_at(config, config.teacher)
+            if theirs := teachers.get(Path(config.teacher).expanduser().resolve()):
+                check_teacher(config, theirs)
+            else:
+                check_teacher_at(config, config.teacher)
         for seed in seeds:
             place = Path(_directory(config, seed)).resolve()
             if place in places:

@@ -104,7 +104,7 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
         seeds = dict.fromkeys(seed for variant in variants for seed in variant.seeds)
         to_come = [config.run_of(variant) / "model" for variant in variants] if "pretrain" in stages else []
         check_ahead(config.glue, config.tasks, list(seeds), config.sweep, to_come, together=config.vmap_seeds)
-    models = {str(config.run_of(variant) / "model"): variant for variant in config.variants}
+    models = {_place(config.run_of(variant) / "model"): variant for variant in config.variants}
     for variant in variants:
         if variant.published not in ("", *TEST_SCORES):
             hint = nearest(variant.published, TEST_SCORES)
@@ -116,7 +116,7 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
             check_shape(config.glue, config.tasks, variant.seeds, architecture, variant.name)
         if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
             for place in (variant.pretrain.init.source, variant.pretrain.teacher):
-                if (other := models.get(place)) and other not in variants and not has_weights(Path(place)):
+                if (other := models.get(_place(place))) and other not in variants and not has_weights(Path(place)):
                     raise InputError(
                         f"{variant.name}: begins with {place}, which is not there yet; "
                         f"--stages pretrain --variants {other.name} makes it",
@@ -133,7 +133,12 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
         _check_weights(config, [variant for variant in variants if variant.model])
 
 
-def _check_teacher(config: PretrainConfig, models: Mapping[str, Variant]) -> None:
+def _place(directory: str | Path) -> Path:
+    """One name of a directory, however a config spells it; of an id of the hub one that no variant has."""
+    return Path(directory).expanduser().resolve()
+
+
+def _check_teacher(config: PretrainConfig, models: Mapping[Path, Variant]) -> None:
     """Raise InputError where a term of a run's loss cannot be computed with its teacher, which may be yet to be made.
 
     Args:
@@ -141,7 +146,7 @@ def _check_teacher(config: PretrainConfig, models: Mapping[str, Variant]) -> Non
     """
     if config.objective != "distillation":
         return
-    made_by = models.get(config.teacher)
+    made_by = models.get(_place(config.teacher))
     if made_by and made_by.pretrain:
         check_teacher(config, made_by.pretrain.model)
     else:
@@ -163,13 +168,13 @@ def _check_weights(config: ExperimentConfig, variants: Sequence[Variant]) -> Non
 def side_by_side(config: ExperimentConfig, variants: Sequence[Variant]) -> list[list[Variant]]:
     """The variants in groups that train in one program, in an order in which what a variant begins with, or is taught by, is there
     before it. Why students train in turn is said."""
-    models = {str(config.run_of(variant) / "model"): variant.name for variant in variants}
+    models = {_place(config.run_of(variant) / "model"): variant.name for variant in variants}
     groups: list[list[Variant]] = []
     for variant in variants:
         if (wanted := variant.pretrain) is None or not config.together:
             groups.append([variant])
             continue
-        needed = {models.get(place) for place in (wanted.init.source, wanted.teacher)}
+        needed = {models.get(_place(place)) for place in (wanted.init.source, wanted.teacher) if place}
         later = 1 + max((i for i, group in enumerate(groups) if needed & {one.name for one in group}), default=-1)
         why = ""
         for group in groups[later:]:

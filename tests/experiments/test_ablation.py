@@ -171,6 +171,12 @@ def test_a_teacher_that_terms_cannot_be_computed_with_is_told_before_anything_is
         field="teacher",
         path=str(tmp_path / "bare"),
     )
+    # One that another variant is, and that is yet to be trained.
+    configs = {"full": where("full", str(world.path / "teacher")), "other": where("other", f"{tmp_path}/full-0/model/")}
+    with pytest.raises(pytest.fail.Exception):  # no mistake is found, and the work begins
+        ablation.run_ablation(
+            configs, FinetuneConfig(length=16, data=str(tmp_path)), tmp_path / "out", ("sst2",), (0,), (0,)
+        )
 
 
 def test_held_out_figures_of_variants_are_of_one_text_read_in_one_way(tmp_path, monkeypatch):

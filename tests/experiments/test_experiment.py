@@ -434,6 +434,13 @@ def test_terms_that_a_teacher_cannot_serve_are_told_before_any_work(world, prepa
     refused(lambda: asked(loss__hidden=c.HiddenConfig(1.0, teacher_layers=(9,))), field="loss.hidden.teacher_layers")
     for bare in ("encoder", "toy/encoder/model"):  # the second is yet to be copied
         refused(lambda bare=bare: asked(teacher=str(tmp_path / bare)), field="teacher")
+    made = config.run_of(teacher) / "model"  # that is yet to be trained, however it is spelled
+    for spelled in (f"{made}/", f"{made.parent}/../teacher/model"):
+        with pytest.raises(pytest.fail.Exception):  # no mistake is found, and the work begins
+            asked(teacher=spelled, stages=("corpus", "pretrain"))
+        refused(
+            lambda spelled=spelled: asked(teacher=spelled, loss__minilmv2=seven), field="loss.minilmv2.relation_heads"
+        )
     # The second step, while fine-tuning: of a teacher that is there.
     labels = find_task("sst2").labels
     head = BertForSequenceClassification(change(BERT, labels=labels), rngs=nnx.Rngs(3))
