@@ -24,7 +24,7 @@ from distilbert_jax.finetuning.identity import check_read
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.glue.references import TEST_SCORES
 from distilbert_jax.glue.summary import apart, choice_of, config_of
-from distilbert_jax.glue.sweep import check_ahead, check_chosen, check_shape, run_sweep
+from distilbert_jax.glue.sweep import available, check_ahead, check_chosen, check_shape, run_sweep
 from distilbert_jax.models.hf_format import fingerprint, has_weights, loaded_files, read_config, read_tensors
 from distilbert_jax.pretraining.build_corpus import build_corpus, describe, totals
 from distilbert_jax.pretraining.corpus import Corpus
@@ -113,7 +113,8 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
             )
         architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
         if "glue" in stages:
-            check_shape(config.glue, config.tasks, variant.seeds, architecture, variant.name)
+            tasks = [task.name for task in available(config.glue, config.tasks)]
+            check_shape(config.glue, tasks, variant.seeds, architecture, variant.name)
         if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
             for place in (variant.pretrain.init.source, variant.pretrain.teacher):
                 if (other := models.get(_place(place))) and other not in variants and not has_weights(Path(place)):

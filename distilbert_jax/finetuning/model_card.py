@@ -180,7 +180,7 @@ def _training(config: FinetuneConfig, result: RunResult, directory: Path) -> Ite
     rest = settings.others(config, _SAID)
     values = {
         "length": f"{epochs} of batches of {config.batch_size}",
-        "tokens of a row": f"{config.length} at most; {number(100 * result.cut_share)} % of the rows of train were longer, and cut",
+        **_cut(config, result),
         "optimiser": f"AdamW, β {optimizer.beta1} and {optimizer.beta2}, ε {optimizer.eps}, weight decay {optimizer.weight_decay}, "
         f"gradients clipped at {optimizer.clip_norm}",
         "learning rate": f"{optimizer.learning_rate} at its highest, {number(100 * optimizer.warmup)} % warm-up, then linear to 0",
@@ -189,6 +189,14 @@ def _training(config: FinetuneConfig, result: RunResult, directory: Path) -> Ite
         **({"besides": "; ".join(rest)} if rest else {}),
     }
     yield table(("Setting", "Value"), [*values.items()])
+
+
+def _cut(config: FinetuneConfig, result: RunResult) -> dict[str, str]:
+    """How many tokens were read at once, and of how much of train that was not all."""
+    share = f"{config.length} at most; {number(100 * result.cut_share)} % of the"
+    if find_task(config.task).kind == "answers":  # a context is cut by none of them
+        return {"tokens of a window": f"{share} questions of train were too long, and cut"}
+    return {"tokens of a row": f"{share} rows of train were longer, and cut"}
 
 
 def _evaluation(config: FinetuneConfig, task: Task, results: Mapping[int, RunResult], directory: Path) -> Iterator[str]:

@@ -147,11 +147,13 @@ class Tuning:
 
     def _announce(self, runs: Sequence[Run]) -> None:
         added = f" and {self.added} copies of them" if self.config.augment.copies else ""
-        train = self.data.train
+        train, length = self.data.train, self.config.length
+        rows = f"of the questions too long and cut, contexts in windows of {length} tokens"
+        cut = rows if self.task.kind == "answers" else f"of the rows cut at {length} tokens"
         for run in runs:
             print(
                 f"{run.directory}: {self.task.name}, seed {run.config.run.seed}: {train.count} rows{added}, {self.steps} steps of "
-                f"{self.config.batch_size}; {train.cut / train.count:.1%} of the rows cut at {self.config.length} tokens; "
+                f"{self.config.batch_size}; {train.cut / train.count:.1%} {cut}; "
                 f"{self.padding:.0%} of the places padding" + (f"; goes on from step {run.begun}" if run.begun else ""),
                 file=sys.stderr,
             )

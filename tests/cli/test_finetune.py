@@ -373,7 +373,7 @@ def test_where_each_seed_diverges_the_command_fails_and_its_results_are_kept(fol
     assert read_config(Spread, tmp_path / "spread.json").failed.keys() == {"0"}
 
 
-def test_answers_are_learned_and_predicted_with_their_place(folder, tmp_path):
+def test_answers_are_learned_and_predicted_with_their_place(folder, tmp_path, capsys):
     rows = [{"q": f"red {'abc'[i % 3]}", "c": "blue a red b blue c", "a": "red b"} for i in range(48)]
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     file, options = str(tmp_path / "train.jsonl"), command(folder, tmp_path / "out")
@@ -381,7 +381,10 @@ def test_answers_are_learned_and_predicted_with_their_place(folder, tmp_path):
     main([*options[:3], "--train", file, "--dev", file, *roles, *options[9:], "--epochs", "2", "--seeds", "1"])
     spread = read_config(Spread, tmp_path / "out/spread.json")
     assert list(spread.metrics) == ["f1", "exact_match"]
-    assert "rows that it was trained on" in (tmp_path / "out/model/README.md").read_text(encoding="utf-8")
+    card = (tmp_path / "out/model/README.md").read_text(encoding="utf-8")
+    assert "rows that it was trained on" in card
+    assert "| tokens of a window |" in card, "contexts are not cut"
+    assert "of the questions too long and cut" in capsys.readouterr().err
     for row in predictions(str(tmp_path / "out/model"), open_table(rows), roles=Roles(question="q", context="c")):
         assert row["predicted"] == row["c"][row["start"] : row["end"]] != ""
         assert row["score"] > 0

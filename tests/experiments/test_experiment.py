@@ -449,6 +449,12 @@ def test_terms_that_a_teacher_cannot_serve_are_told_before_any_work(world, prepa
     tuning = change(config.glue, data=str(prepared / "glue"), distill=distill)
     second = dataclasses.replace(config, glue=tuning)
     refused(lambda: run_experiment(second, ("glue",), ("triple",)), field="distill.minilmv2.relation_heads")
+    # … and of a task that there are no data of, and so no teacher.
+    head.save_pretrained(tmp_path / "of-sst2", load_tokenizer(world.tokenizer))
+    distill = c.DistillConfig(f"{tmp_path}/of-{{task}}", hidden=c.HiddenConfig(1.0))
+    lacking = dataclasses.replace(second, tasks=("sst2", "rte"), glue=change(tuning, distill=distill))
+    with pytest.raises(pytest.fail.Exception):  # no mistake is found, and the work begins
+        run_experiment(lacking, ("glue",), ("triple",))
 
 
 def test_variants_that_do_not_fit_are_refused(world, prepared):
