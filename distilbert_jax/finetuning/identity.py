@@ -126,6 +126,13 @@ def check_asked(config: FinetuneConfig) -> None:
             field="class_weights",
             hint="--class-weights none",
         )
+    if config.distill.teacher and not config.distill.alpha and not asked and not config.augment.copies:
+        raise InputError(
+            f"distill.teacher = {config.distill.teacher}: with distill.alpha = 0 and no term of layers nothing is learned of it: "
+            "--distill.alpha 0.5, or no teacher",
+            field="distill.teacher",
+            hint="--distill.alpha",
+        )
     if not config.augment.copies:
         return
     said = f"augment.copies = {config.augment.copies}: "

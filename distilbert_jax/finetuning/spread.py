@@ -10,9 +10,11 @@ import numpy as np
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.finetuning.own_splits import OwnSplits
 from distilbert_jax.finetuning.predictions import majority_score, read_predictions
+from distilbert_jax.finetuning.preparation import check_models
 from distilbert_jax.finetuning.results import RunResult, median_metrics
 from distilbert_jax.finetuning.runs import finetune_seeds
 from distilbert_jax.finetuning.tasks import Task, find_task
+from distilbert_jax.training import distributed
 
 _EPSILON = 1e-9
 DIVERGED = "diverged: "  # how `Spread.failed` begins of such a seed
@@ -70,6 +72,8 @@ def finetune_spread(config: FinetuneConfig, seeds: Sequence[int], *, together: b
         )
         for place, seed in enumerate(seeds)
     ]
+    # Each seed may have a teacher of its own.
+    distributed.on_all_processes(lambda: [check_models(one, find_task(one.task)) for one in configs])
     results = finetune_seeds(configs, together=together)
     return spread_of(results, [Path(one.run.directory) for one in configs], config.epochs or 0)
 

@@ -196,6 +196,8 @@ def test_options_of_distilling_without_a_teacher_or_with_two_are_refused(folder,
         (["--augment.share", "0.5"], "--augment.share"),
         (["--teacher", "a", "--distill.hidden.student-layers", "0"], "--distill.hidden.student-layers"),
         (["--teacher", "a", "--distill.teacher", "b"], "--teacher"),
+        (["--teacher", str(folder / "start"), "--distill.alpha", "0"], "distill.teacher"),
+        (["--teacher", str(folder / "start")], "distill.teacher"),  # it has no head
     ):
         refused(lambda more=more: main([*asked, *more]), field=field)
     assert not (tmp_path / "out").exists()

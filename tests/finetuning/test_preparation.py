@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.config import DistillConfig, FinetuneConfig, HiddenConfig
 from distilbert_jax.finetuning.batches import PackedShape, packings
 from distilbert_jax.finetuning.identity import check_asked
 from distilbert_jax.finetuning.kinds.kind import learned
@@ -38,6 +38,13 @@ def test_weights_of_classes_are_refused_where_labels_have_no_share():
     taught = change(BALANCED, task="sst2", distill__teacher="taught", distill__alpha=1.0)
     refused(lambda: check_asked(taught), field="class_weights", hint="--class-weights none")
     check_asked(change(taught, distill__alpha=0.9))
+
+
+def test_a_teacher_of_which_nothing_is_learned_is_refused():
+    taught = FinetuneConfig(distill=DistillConfig("taught", alpha=0.0))
+    refused(lambda: check_asked(taught), field="distill.teacher", hint="--distill.alpha")
+    check_asked(change(taught, distill__hidden=HiddenConfig(1.0)))
+    check_asked(change(taught, distill__teacher=""))
 
 
 @pytest.mark.parametrize(
