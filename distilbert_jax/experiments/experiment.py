@@ -100,10 +100,12 @@ def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -
 
 def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequence[Stage]) -> None:
     """Raise InputError, before any work, for what would stop a later stage: a model, a variant or a task that is not there."""
+    tasks: list[str] = []
     if "glue" in stages:
         seeds = dict.fromkeys(seed for variant in variants for seed in variant.seeds)
         to_come = [config.run_of(variant) / "model" for variant in variants] if "pretrain" in stages else []
         check_ahead(config.glue, config.tasks, list(seeds), config.sweep, to_come, together=config.vmap_seeds)
+        tasks = [task.name for task in available(config.glue, config.tasks)]
     models = {_place(config.run_of(variant) / "model"): variant for variant in config.variants}
     for variant in variants:
         if variant.published not in ("", *TEST_SCORES):
@@ -113,7 +115,6 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
             )
         architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
         if "glue" in stages:
-            tasks = [task.name for task in available(config.glue, config.tasks)]
             check_shape(config.glue, tasks, variant.seeds, architecture, variant.name)
         if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
             for place in (variant.pretrain.init.source, variant.pretrain.teacher):

@@ -71,10 +71,8 @@ def measure(
     if heldout and MaskedLM.is_whole(model):
         itself = bool(teacher) and Path(teacher).resolve() == run.resolve()
         teacher_model = str(Path(teacher) / "model") if teacher and not itself else ""
-        if teacher_model and not MaskedLM.is_whole(
-            teacher_model
-        ):  # it taught by its layers, and gives no probabilities
-            teacher_model = ""
+        if teacher_model and not MaskedLM.is_whole(teacher_model):
+            teacher_model = ""  # it taught by its layers, and gives no probabilities
         held = evaluate_mlm(
             str(model), heldout, teacher=teacher_model, length=length, sequences=sequences, max_rows=max_rows
         )

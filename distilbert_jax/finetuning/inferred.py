@@ -26,7 +26,7 @@ _WITH_COMMA = re.compile(r"[+-]?[\d.]*\d,\d[\d.,]*", re.ASCII)
 _MISSING = {"", "nan", "na", "n/a", "null", "none"}  # in a column of numbers
 FEW_NUMBERS = 20  # so many whole numbers are classes, such as stars; more are amounts, such as years
 _DISTINCT = 20_000  # values that are told apart while a column is read
-_LARGEST = 3.4028234663852886e38  # of float32
+LARGEST = 3.4028234663852886e38  # of float32
 
 
 def cell(value: Any, wrong: Callable[[str], InputError]) -> Any:
@@ -87,7 +87,7 @@ def number_of(value: Any) -> float | None:
 
 def is_amount(number: float | None) -> bool:
     """Whether a number can be learned: it is one, and float32 holds it."""
-    return number is not None and abs(number) <= _LARGEST
+    return number is not None and abs(number) <= LARGEST
 
 
 class Values:

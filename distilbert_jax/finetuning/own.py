@@ -258,17 +258,14 @@ def _check_known(dev: Seen, labels: Labels | None, choices: Sequence[str]) -> No
     if labels is None or len(dev.values) > 1:
         return
     values = next(iter(dev.values))
-    if (
-        choices
-        and (value := next((one for one in values.counts if labels.called(one) not in choices), None)) is not None
-    ):
-        raise values.wrong(
-            values.rows[value],
-            f"is {shortened(repr(value), 40)}, which is none of {few(choices, ', ')} as train has them ({labels.why})",
-        )
     unknown = [value for value in values.counts if labels.called(value) not in labels.names]
     if unknown:
         first = min(unknown, key=lambda value: values.rows[value])
+        if choices:  # to which no name can be added
+            raise values.wrong(
+                values.rows[first],
+                f"is {shortened(repr(first), 40)}, which is none of {few(choices, ', ')} as train has them ({labels.why})",
+            )
         names = [labels.called(value) for value in unknown]
         if len(names) == 1:
             labels.id_of(values, values.rows[first], first)
@@ -366,10 +363,8 @@ def _constant(seen: Seen, labels: Labels) -> dict[str, float]:
     """{class or column: its value} of those of several that have one value alone in the rows to learn from."""
     rows, held = seen.rows - seen.held_rows, {one.column: one.counts for one in seen.held}
     counts = {one.column: one.counts - held[one.column] for one in seen.values}
-    if (
-        labels.kind == "multi_label" and len(counts) == 1
-    ):  # lists; of a class that is only named there is nothing to say
-        (column,) = counts
+    if labels.kind == "multi_label" and len(counts) == 1:
+        (column,) = counts  # of lists; of a class that is only named there is nothing to say
         return {labels.called(value): 1.0 for value, number in counts[column].items() if number == rows}
     meant = truth_of if labels.kind == "multi_label" else number_of
     values = {column: {meant(value) for value in of} for column, of in counts.items()}

@@ -62,9 +62,7 @@ class Score:
     metrics: Mapping[str, float]  # × 100
     labels: tuple[str, ...]  # of the model, by id
     length: int  # tokens that were read of a row, of a question those of a window
-    cut_share: (
-        float  # of the rows, those that are longer than `length`; of questions those that are too long themselves
-    )
+    cut_share: float  # of the rows, those longer than `length`; of questions those too long themselves
     remark: str  # on what of the rows was read, or ""
 
 

@@ -14,6 +14,7 @@ from distilbert_jax.config import ModelConfig
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.examples import Examples
+from distilbert_jax.finetuning.inferred import LARGEST
 from distilbert_jax.finetuning.kinds.kind import Kind, check_texts, in_chunks, learned
 from distilbert_jax.finetuning.labels import label_order
 from distilbert_jax.finetuning.metrics import scored
@@ -26,7 +27,6 @@ from distilbert_jax.text.tokenizer_files import cutting, settings_of, told_in_a_
 from distilbert_jax.training import losses
 from distilbert_jax.training.objective import Batch
 
-_LARGEST = float(np.finfo(np.float32).max)
 _SMALLEST = float(np.sqrt(np.finfo(np.float32).tiny))  # a spread: the square of a smaller one is 0 in float32
 _LOST = 1e-3  # of the spread of what is learned, the most that rounding may take
 
@@ -206,7 +206,7 @@ class Regression(_Sentences):
 
     def check_labels(self, rows: Any, task: Task, where: str) -> None:
         """… numbers: one, a column each, or a list."""
-        limits, several = task.label_range or (-_LARGEST, _LARGEST), len(task.outputs) > len(task.target)
+        limits, several = task.label_range or (-LARGEST, LARGEST), len(task.outputs) > len(task.target)
         for target in task.target:
             if not several:
                 _check_numbers(rows, target, task, where, limits, int | float)
@@ -291,7 +291,7 @@ def _check_numbers(rows: Any, target: str, task: Task, where: str, limits: tuple
     for i, label in enumerate(rows[target]):
         if not _is_number(label, limits, kinds):
             kind = "whole numbers" if kinds is int else "numbers"
-            span = f" from {limits[0]} to {limits[1]}" if limits[1] < _LARGEST else ""
+            span = f" from {limits[0]} to {limits[1]}" if limits[1] < LARGEST else ""
             raise InputError(
                 f"{where}: row {i}: {target} {label!r}: expected {kind}{span} of {task.name}",
                 path=where,
