@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -226,7 +227,8 @@ def _begin(setup: Setup, last: int | None, *, keep: int) -> _Begun:
 
 
 def _train(configs: Sequence[PretrainConfig], last: int | None, *, profile: bool) -> dict[str, str]:
-    """Train one run, or several side by side, to the end; returns why those diverged that did, by their directories.
+    """Train one run, or several side by side, each to its own end, where its model is written and the others go on without it.
+    Returns why those diverged that did, by their directories.
 
     Args:
         last: the step that all go on from; None: the newest of the one run.
@@ -235,40 +237,55 @@ def _train(configs: Sequence[PretrainConfig], last: int | None, *, profile: bool
     for config in configs:
         setups.append(set_up(config, setups[0] if setups else None))
     first, several = setups[0], len(setups) > 1
-    runs: list[_Begun] = []
+    ends = [config.steps for config in configs]
+    begun: dict[int, _Begun] = {}  # those that have not ended, by their places
     failed: dict[int, str] = {}
     try:
         # Of two checkpoints each, one is of the same step in all of them, whenever they are killed.
-        for setup in setups:
-            runs.append(_begin(setup, last, keep=max(setup.config.run.keep, 1 + several)))
+        for place, setup in enumerate(setups):
+            begun[place] = _begin(setup, last, keep=max(setup.config.run.keep, 1 + several))
+        runs = [*begun.values()]
         if several:
             _say(f"{_names(configs)}: side by side, their teacher is asked once")
         rates = [schedule(config.optimizer, config.steps) for config in configs]
         together = StepTogether(setups) if several else None
-        states = fit(
-            tuple(one.state for one in runs) if several else runs[0].state,
-            together or first.train_step,
-            first.frozen,
-            first.batches,
-            first.config.run,
-            first.config.steps,
-            (lambda step: [np.asarray(rate(step)) for rate in rates]) if several else rates[0],
-            title=_names(configs),
-            names=[one.directory.name for one in runs],
-            flops=together.flops if together else first.step_flops,
-            logs=[log for one in runs for log in one.logs],
-            checkpoints=[one.checkpoints for one in runs],
-            evaluate=[one.evaluate for one in runs if one.evaluate],
-            profile=Path(first.config.run.directory) / "profile" if profile else None,
-            diverged=failed,
-            origins=[setup.origins for setup in setups],
-        )
+        state: Any = tuple(one.state for one in runs) if several else runs[0].state
+        for stop in sorted(set(ends)):
+            if not (there := [place for place in begun if place not in failed]):
+                break
+            state = fit(
+                state,
+                together or first.train_step,
+                first.frozen,
+                first.batches,
+                first.config.run,
+                ends if several else stop,
+                (lambda step: [np.asarray(rate(step)) for rate in rates]) if several else rates[0],
+                title=_names([configs[place] for place in there]),
+                names=[one.directory.name for one in runs],
+                flops=together.flops(there) if together else first.step_flops,
+                logs=[log for one in runs for log in one.logs],
+                checkpoints=[one.checkpoints for one in runs],
+                evaluate=[one.evaluate for one in runs if one.evaluate],
+                eval_every=[config.run.eval_every for config in configs],
+                profile=Path(first.config.run.directory) / "profile" if profile and stop == min(ends) else None,
+                diverged=failed,
+                origins=[setup.origins for setup in setups],
+                until=stop,
+            )
+            ended = [place for place in begun if ends[place] == stop and place not in failed]
+            for place in ended:
+                one = begun.pop(place)
+                one.close()
+                _finish(one, state[place] if several else state)
+            if several:
+                state = tuple(None if place in ended else one for place, one in enumerate(state))
+    except DivergedError:
+        if not several:
+            raise  # of several the last ones that were left; each has its reason in `failed`
     finally:
-        for one in runs:
+        for one in begun.values():
             one.close()
-    for place, (one, state) in enumerate(zip(runs, states if several else [states], strict=True)):
-        if place not in failed:
-            _finish(one, state)
     return {configs[place].run.directory: f"{configs[place].run.directory}: {why}" for place, why in failed.items()}
 
 

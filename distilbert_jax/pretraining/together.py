@@ -10,7 +10,7 @@ from typing import Any
 import jax
 
 from distilbert_jax.base.config_io import differences
-from distilbert_jax.config import PretrainConfig
+from distilbert_jax.config import PretrainConfig, Schedule
 from distilbert_jax.pretraining import cost, objectives
 from distilbert_jax.pretraining.objectives import Given
 from distilbert_jax.pretraining.setup import Setup, held_of, optimizer_of
@@ -22,7 +22,6 @@ from distilbert_jax.training.step import TrainState, make_step_together
 _SHARED = (
     "objective",
     "teacher",
-    "steps",
     "model.vocab_size",
     "data.",
     "masking.",
@@ -33,7 +32,6 @@ _SHARED = (
     "run.activations",
     "run.deterministic",
     "run.save_every",
-    "run.eval_every",
 )
 
 
@@ -47,6 +45,8 @@ def why_apart(first: PretrainConfig, other: PretrainConfig) -> str:
     for one in differences(first, other):
         if any(one.field.startswith(name) if name.endswith(".") else one.field == name for name in _SHARED):
             return str(one)
+        if one.field == "steps" and isinstance(first.masking.probability, Schedule):
+            return f"{one}, over which masking.probability changes"
     return ""
 
 
@@ -100,12 +100,11 @@ class StepTogether:
             )
         return self._programs[places]
 
-    @property
-    def flops(self) -> float:
-        """Of a step of all of them, over all devices."""
+    def flops(self, places: Sequence[int]) -> float:
+        """Of a step of the students at these places, over all devices."""
         teacher = self._setups[0].teacher
         assert teacher is not None, "students side by side have one"
-        return cost.step_flops_together([one.config for one in self._setups], teacher.config)
+        return cost.step_flops_together([self._setups[place].config for place in places], teacher.config)
 
 
 def parties(directories: Sequence[Path]) -> list[tuple[list[int], int]]:

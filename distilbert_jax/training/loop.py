@@ -82,6 +82,11 @@ def _blamed(broken: Sequence[str], origins: Mapping[str, str]) -> str:
     )
 
 
+def _is_there(state: States, place: int) -> bool:
+    """Whether the model of a place trains: of several side by side one may have left."""
+    return not isinstance(state, tuple) or state[place] is not None
+
+
 def _of_model(state: States, place: int) -> TrainState:
     """The state of one of the models that train."""
     if isinstance(state, tuple):
@@ -107,7 +112,7 @@ def fit(
     frozen: Params,
     batches: Batches,
     run: RunConfig,
-    steps: int,
+    steps: int | Sequence[int],
     schedule: Rates,
     *,
     title: str,
@@ -118,15 +123,19 @@ def fit(
     logs: Sequence[RunLog] = (),
     checkpoints: Sequence[Saves] = (),
     evaluate: Sequence[Evaluate] = (),
+    eval_every: Sequence[int] = (),
     diverged: dict[int, str] | None = None,
     origins: Sequence[Mapping[str, str]] = (),
     until: int | None = None,
 ) -> Any:
     """Train from `state.step` to `steps`, the run's last; returns the state, in the form in which it came.
 
+    Models side by side may have a last step each (`steps` of all of them, by their places); `until` is the first of these then at
+    the latest: what ends there is evaluated and logged as ended, and all are saved.
+
     Several models train together where they are of one architecture and stacked (`step.stack_states`: seeds), or side by side as a
     tuple of states. Of these, one that diverges is None from then on, in the state that comes back too, and `train_step` is called
-    with it so.
+    with it so; one may be None from the beginning.
 
     Metrics of a step are fetched while the next one runs, so that logging never waits for the device. Before a checkpoint they
     are all written: what the logs hold up to step s is there whenever the checkpoint of s is.
@@ -143,6 +152,7 @@ def fit(
             theirs was once not finite, whatever came after.
         origins: of each model {part of the loss: the user's file and function that it comes from}, named where it is not finite at
             the first step.
+        eval_every: of each model, in the place of `run.eval_every`.
         until: where another call goes on, the step up to which this one trains.
 
     Raises:
@@ -153,13 +163,27 @@ def fit(
     failed = {} if diverged is None else diverged
     first = next(one for one in state if one is not None) if isinstance(state, tuple) else state
     start = int(np.ravel(first.step)[0])
-    skipped = min(5, max(steps - start - 1, 0))  # the first of them compiles
-    traced = range(start + skipped + 1, min(start + skipped + 5, steps) + 1)
+    ends = () if isinstance(steps, int) else steps
+    total = steps if isinstance(steps, int) else max(end for place, end in enumerate(ends) if _is_there(state, place))
+    stop_at = total if until is None else until
+    skipped = min(5, max(stop_at - start - 1, 0))  # the first of them compiles
+    traced = range(start + skipped + 1, min(start + skipped + 5, stop_at) + 1)
     pending: tuple[int, Any] | None = None
     since = time.perf_counter()  # when the last step was done, or the work between two steps
 
     def state_of(place: int) -> TrainState:
         return _of_model(state, place)
+
+    def ends_at(step: int, place: int) -> bool:
+        return step == (ends[place] if ends else total)
+
+    def is_evaluated_at(step: int, place: int) -> bool:
+        every = eval_every[place] if eval_every else run.eval_every
+        return ends_at(step, place) or bool(every and step % every == 0)
+
+    def there(some: Sequence[Any]) -> list[int]:
+        """The places, of those of whom there is one each, of models that train."""
+        return [place for place in range(len(some)) if _is_there(state, place)]
 
     def settle(progress: StepProgress, *, with_state: bool = False) -> None:
         """Write the metrics of the step taken last; with_state: while its state is still there."""
@@ -197,7 +221,7 @@ def fit(
                 "train",
                 step,
                 {**values, "learning_rate": rate, **measured, "memory_bytes": cost.peak_memory()},
-                last=step == steps,
+                last=ends_at(step, place),
                 state=functools.partial(state_of, place) if with_state else None,
             )
         common = [name for name in next(iter(sound.values())) if all(name in values for values in sound.values())]
@@ -207,17 +231,15 @@ def fit(
     def save(progress: StepProgress, step: int) -> None:
         nonlocal since
         settle(progress)
-        left = failed if isinstance(state, tuple) else ()
-        there = [place for place in range(len(checkpoints)) if place not in left]
         if len(checkpoints) > 1:  # none is ahead of another by more than the one that is being written
-            for place in there:
+            for place in there(checkpoints):
                 checkpoints[place].wait()
-        for place in there:
+        for place in there(checkpoints):
             checkpoints[place].save(step, state_of(place), logs[place].digest if logs else "")
         since = time.perf_counter()
 
-    with StepProgress(title, steps, start, run.log_every, unit) as progress, _stop_requests() as stop_asked:
-        for step, batch in enumerate(batches(start, until or steps), start=start + 1):
+    with StepProgress(title, total, start, run.log_every, unit) as progress, _stop_requests() as stop_asked:
+        for step, batch in enumerate(batches(start, stop_at), start=start + 1):
             if profile and step == traced.start:
                 jax.profiler.start_trace(str(profile), create_perfetto_trace=True)
             state, metrics = train_step(state, frozen, batch)
@@ -229,30 +251,30 @@ def fit(
                     f"{profile}: a trace of steps {traced[0]} to {step}, for TensorBoard or https://ui.perfetto.dev"
                 )
             pending = (step, metrics)
-            last = step == steps
-            if any(log.wants_state(step, last=last) for log in logs):
+            if any(logs[place].wants_state(step, last=ends_at(step, place)) for place in there(logs)):
                 settle(progress, with_state=True)
                 since = time.perf_counter()
-            if evaluate and (last or (run.eval_every and step % run.eval_every == 0)):
+            if due := [place for place in there(evaluate) if is_evaluated_at(step, place)]:
                 settle(progress)
-                for place in (place for place in range(len(evaluate)) if place not in failed):
+                for place in (place for place in due if place not in failed):
                     values = evaluate[place](state_of(place).params)
                     if logs:
+                        last = ends_at(step, place)
                         logs[place].write("eval", step, values, last=last, state=functools.partial(state_of, place))
                     name = names[place] if names else title
                     progress.say(f"{name} held out at {step}: " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
                 since = time.perf_counter()
-            if last or (run.save_every and step % run.save_every == 0):
+            if step in ends or step == total or (run.save_every and step % run.save_every == 0):
                 save(progress, step)
             if step == until:
                 settle(progress)  # now: afterwards nobody listens to who asks to stop while this step is waited for
-            if (stop := stop_asked(step)) and not last:
+            if (stop := stop_asked(step)) and step != total:
                 save(progress, step)
                 for one in checkpoints:
                     one.wait()
                 whence = "goes on from there" if checkpoints else "begins this run anew"
                 raise stop(
-                    f"stopped after step {step} of {steps}; the same command {whence}",
+                    f"stopped after step {step} of {total}; the same command {whence}",
                     step=step,
                     kept=bool(checkpoints),
                 )

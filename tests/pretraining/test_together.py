@@ -127,6 +127,42 @@ def test_killed_when_one_had_saved_and_the_others_not_and_then_stopped_they_end_
 
 
 @pytest.mark.slow
+def test_each_ends_at_its_own_step_and_the_others_go_on(world, alone, tmp_path, monkeypatch):
+    def configs(name):
+        long, short = variants(world, tmp_path / name).values()
+        return [long, change(short, steps=12, run__eval_every=5)]
+
+    def stop(self, kind, step, values, **more):
+        write(self, kind, step, values, **more)
+        if step == 14:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    write = RunLog.write
+    pretrain_together(configs("whole"))
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "write", stop)
+        with pytest.raises(Interrupted) as left:
+            pretrain_together(configs("killed"))
+    assert left.value.step == 15
+    long, short = directories(configs("killed"))
+    assert (short / "model" / "model.safetensors").is_file(), "written where it ends"
+    assert not (long / "model").exists()
+    shutil.rmtree(short / "model")  # as killed before it was written, and before the other one had saved any more
+    shutil.rmtree(long / "checkpoints" / "15")
+    pretrain_together(configs("killed"))
+    taken = [entry["together"] for entry in runs.metrics(long / "metrics.jsonl") if entry["kind"] == "train"]
+    assert taken == [2] * 12 + [1] * (STEPS - 12)
+    for ours, theirs in zip(directories(configs("killed")), directories(configs("whole")), strict=True):
+        assert runs.weights(ours / "model") == runs.weights(theirs / "model")
+        assert runs.entries(ours) == runs.entries(theirs)
+    assert whole_steps(short / "checkpoints") == [10, 12]
+    assert_same_losses(long, alone("triple"))
+    itself = runs.train(change(configs("itself")[1], run__directory=str(tmp_path / "itself")))
+    assert_same_losses(short, Path(itself.run.directory))
+    assert [entry["step"] for entry in runs.entries(short) if entry["kind"] == "eval"] == [5, 10, 12]
+
+
+@pytest.mark.slow
 def test_begun_side_by_side_a_run_goes_on_alone(side_by_side, tmp_path):
     one = again(side_by_side, tmp_path)[1]
     directory = Path(one.run.directory)
@@ -151,6 +187,17 @@ def test_one_that_diverges_leaves_the_others(world, alone, tmp_path):
     assert_same_losses(tmp_path / "triple", alone("triple"))
 
 
+@pytest.mark.slow
+def test_where_all_that_are_left_diverge_those_that_have_ended_stay(world, tmp_path):
+    first, short = variants(world, tmp_path).values()
+    broken = change(first, optimizer__learning_rate=3e38)
+    with pytest.raises(DivergedError) as told:
+        pretrain_together([broken, change(short, steps=1)])
+    assert str(told.value).startswith(f"{broken.run.directory}: ")
+    assert (tmp_path / "narrow" / "model" / "model.safetensors").is_file()
+    assert not (tmp_path / "triple" / "model").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
@@ -158,7 +205,7 @@ def test_one_that_diverges_leaves_the_others(world, alone, tmp_path):
         ({"teacher": "other"}, "teacher"),
         ({"data__batch_size": 4}, "data.batch_size"),
         ({"masking": MaskingConfig(probability=0.3)}, "masking.probability"),
-        ({"steps": 7}, "steps"),
+        ({"run__save_every": 7}, "run.save_every"),
         ({"optimizer__accumulate": 1}, "optimizer.accumulate"),
         ({"objective": "masked_lm", "teacher": ""}, "objective"),
     ],
@@ -170,6 +217,21 @@ def test_what_cannot_train_side_by_side_is_told_by_the_field(changes, field, wor
     assert why_apart(first, other).startswith(field)
     refused(lambda: pretrain_together([first, other]), field, by="pretraining.run.pretrain_together")
     assert not (tmp_path / "triple").exists()
+
+
+def test_students_of_other_steps_do_not_share_masking_that_changes_over_the_steps(world, tmp_path):
+    masking = MaskingConfig(probability=Schedule("linear", 0.3, 0.15))
+    first, second = (change(one, masking=masking) for one in variants(world, tmp_path).values())
+    assert why_apart(first, second) == ""
+    other = change(second, steps=7)
+    refused(
+        lambda: pretrain_together([first, other]),
+        "steps",
+        "masking.probability",
+        by="pretraining.run.pretrain_together",
+        field="steps",
+    )
+    assert why_apart(change(first, masking=MaskingConfig()), change(other, masking=MaskingConfig())) == ""
 
 
 @pytest.mark.parametrize(
