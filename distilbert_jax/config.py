@@ -838,7 +838,8 @@ class Variant:
     name: str
     seeds: tuple[int, ...]  # of fine-tuning
     pretrain: PretrainConfig | None = None
-    model: str = ""  # HF directory or hub id
+    model: str = ""  # HF directory or hub id, or the model/ of a variant before it
+    glue: FinetuneConfig | None = None  # how it is fine-tuned; None: as the experiment says
     published: str = ""  # whose scores on the test sets the report has beside it: a row of `glue.references`
     remark: str = ""  # what the report has to say of it
 
@@ -877,12 +878,19 @@ class ExperimentConfig:
             require(getattr(self, name) in names, self, name, nearest(getattr(self, name), names))
         require(len(self.tasks) == len(set(self.tasks)) > 0, self, "tasks", "expected one or more, each once")
         require(self.heldout_rows > 0, self, "heldout_rows", "expected 1 or more")
+        later = {self.run_of(variant) / "model": variant.name for variant in self.variants}
         for variant in self.variants:
             if variant.pretrain:
                 place = f"{self.directory}/{variant.name}"
                 require(
                     variant.pretrain.run.directory == place, variant, "pretrain", f"its run.directory is not {place}"
                 )
+            maker = later.get(Path(variant.model)) if variant.model else None
+            require(maker is None, variant, "model", f"is that of {maker}, which is not named before {variant.name}")
+            del later[self.run_of(variant) / "model"]
 
     def run_of(self, variant: Variant) -> Path:
         return Path(self.directory) / variant.name
+
+    def glue_of(self, variant: Variant) -> FinetuneConfig:
+        return variant.glue or self.glue

@@ -11,7 +11,7 @@ from distilbert_jax.base import runtime, signals
 from distilbert_jax.cli.arguments import calling, check_effect, load_config, load_variants, parse, running
 from distilbert_jax.config import STAGES, ExperimentConfig, FinetuneConfig, PretrainConfig, Stage
 from distilbert_jax.errors import InputError
-from distilbert_jax.experiments.variants import swept
+from distilbert_jax.experiments.variants import Config, swept
 from distilbert_jax.glue.references import GLUE
 
 
@@ -59,12 +59,14 @@ def experiment(
         heldout_text: files for evaluation only.
         data: folder with <task>/{train,validation}.parquet; empty: what the config says, else GLUE from the hub.
         sweep: a field of the student's config and values of it, as in --sweep loss.kl.weight 1 2 linear:5:1: each a variant
-            beside the student, in the place of the config's others.
+            beside the student, in the place of the config's others. Of its fine-tuning: --sweep glue.distill.alpha 0.5 1.
         apart: train students in turn, where memory does not hold several.
     """
     given = load_config(config, ExperimentConfig)
     if data:
-        given = dataclasses.replace(given, glue=dataclasses.replace(given.glue, data=data))
+        there = lambda glue: glue and dataclasses.replace(glue, data=data)
+        variants_there = tuple(dataclasses.replace(one, glue=there(one.glue)) for one in given.variants)
+        given = dataclasses.replace(given, glue=there(given.glue), variants=variants_there)
     if sweep:
         given = swept(given, sweep[0], sweep[1:], _with_options)
     if apart:
@@ -73,7 +75,9 @@ def experiment(
         raise InputError(f"--data {data}: no such folder", path=data, field="--data")
     runtime.keep_freed_memory()
     if any(
-        run.deterministic for run in (given.glue.run, *(one.pretrain.run for one in given.variants if one.pretrain))
+        run.deterministic
+        for one in given.variants
+        for run in (given.glue_of(one).run, *([one.pretrain.run] if one.pretrain else ()))
     ):
         runtime.deterministic_gpu()
     with signals.leaving_at_ctrl_c():
@@ -82,8 +86,8 @@ def experiment(
     run_experiment(given, stages, variants, text, heldout_text)
 
 
-def _with_options(options: Sequence[str], config: PretrainConfig) -> PretrainConfig:
-    changed = parse(PretrainConfig, options, prog="--sweep", default=config)
+def _with_options(options: Sequence[str], config: Config) -> Config:
+    changed = parse(type(config), options, prog="--sweep", default=config)
     check_effect(config, changed)
     return changed
 

@@ -17,7 +17,7 @@ import jax
 
 from distilbert_jax.base import runtime, signals
 from distilbert_jax.base.hub import locate, write_directory
-from distilbert_jax.config import STAGES, ExperimentConfig, PretrainConfig, Stage, Variant
+from distilbert_jax.config import STAGES, ExperimentConfig, FinetuneConfig, ModelConfig, PretrainConfig, Stage, Variant
 from distilbert_jax.errors import InputError, few, nearest
 from distilbert_jax.experiments.report import report
 from distilbert_jax.finetuning.identity import check_read
@@ -104,7 +104,11 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
     if "glue" in stages:
         seeds = dict.fromkeys(seed for variant in variants for seed in variant.seeds)
         to_come = [config.run_of(variant) / "model" for variant in variants] if "pretrain" in stages else []
-        check_ahead(config.glue, config.tasks, list(seeds), config.sweep, to_come, together=config.vmap_seeds)
+        tunings: list[FinetuneConfig] = []
+        for tuning in map(config.glue_of, variants):
+            if tuning not in tunings:
+                check_ahead(tuning, config.tasks, list(seeds), config.sweep, to_come, together=config.vmap_seeds)
+                tunings.append(tuning)
         tasks = [task.name for task in available(config.glue, config.tasks)]
     models = {_place(config.run_of(variant) / "model"): variant for variant in config.variants}
     for variant in variants:
@@ -113,31 +117,42 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
             raise InputError(
                 f"{variant.name}: published = {variant.published!r}: no such row; {hint}", field="published", hint=hint
             )
-        architecture = variant.pretrain.model if variant.pretrain else read_config(locate(variant.model))
+        architecture = _architecture(variant, models)
         if "glue" in stages:
-            check_shape(config.glue, tasks, variant.seeds, architecture, variant.name)
-        if "pretrain" in stages and variant.pretrain and not has_weights(config.run_of(variant) / "model"):
-            for place in (variant.pretrain.init.source, variant.pretrain.teacher):
+            check_shape(config.glue_of(variant), tasks, variant.seeds, architecture, variant.name)
+        if "pretrain" in stages and not has_weights(config.run_of(variant) / "model"):
+            trained = variant.pretrain
+            for place in (trained.init.source, trained.teacher) if trained else (variant.model,):
                 if (other := models.get(_place(place))) and other not in variants and not has_weights(Path(place)):
                     raise InputError(
                         f"{variant.name}: begins with {place}, which is not there yet; "
                         f"--stages pretrain --variants {other.name} makes it",
                         path=variant.name,
                     )
-            for place in filter(None, (variant.pretrain.data.corpus, variant.pretrain.data.heldout)):
+            if not trained:
+                continue
+            for place in filter(None, (trained.data.corpus, trained.data.heldout)):
                 if "corpus" not in stages and not (Path(place) / "manifest.json").is_file():
                     raise InputError(
                         f"{place}: there is no corpus yet; --stages corpus with --text and --heldout-text makes it",
                         path=place,
                     )
-            _check_teacher(variant.pretrain, models)
+            _check_teacher(trained, models)
     if "pretrain" in stages:
-        _check_weights(config, [variant for variant in variants if variant.model])
+        _check_weights(config, [one for one in variants if one.model and _place(one.model) not in models])
 
 
 def _place(directory: str | Path) -> Path:
     """One name of a directory, however a config spells it; of an id of the hub one that no variant has."""
     return Path(directory).expanduser().resolve()
+
+
+def _architecture(variant: Variant, models: Mapping[Path, Variant]) -> ModelConfig:
+    """Of a variant's model, which may be that of another one, and yet to be made."""
+    if variant.pretrain:
+        return variant.pretrain.model
+    made_by = models.get(_place(variant.model))
+    return _architecture(made_by, models) if made_by else read_config(locate(variant.model))
 
 
 def _check_teacher(config: PretrainConfig, models: Mapping[Path, Variant]) -> None:
@@ -249,9 +264,10 @@ def check_tuned(config: ExperimentConfig, variant: Variant) -> None:
         directory = base / f"{task}-{seed}"
         if (old := config_of(directory)) is None:
             continue
-        epochs = config.glue.epochs or find_task(task).epochs
-        run = dataclasses.replace(config.glue.run, seed=seed)
-        now = dataclasses.replace(config.glue, task=task, epochs=epochs, run=run)
+        tuning = config.glue_of(variant)
+        epochs = tuning.epochs or find_task(task).epochs
+        run = dataclasses.replace(tuning.run, seed=seed)
+        now = dataclasses.replace(tuning, task=task, epochs=epochs, run=run)
         if (directory / "results.json").is_file():  # digests of files and those of the hub's rows are of two kinds
             check_read(now if old.data else dataclasses.replace(now, data=""), directory)
         changed = [each for each in apart(old, now) if each.old not in tried.get(each.field, ())]
@@ -277,8 +293,9 @@ def tune(config: ExperimentConfig, variant: Variant) -> None:
         raise InputError(f"{run}: has no model yet; --stages pretrain makes it", path=run)
     run_directory.check_outputs(run, "model/")
     print(f"{variant.name}: fine-tuning", file=sys.stderr)
-    where = dataclasses.replace(config.glue.run, directory=str(run / "glue"))
-    tuning = dataclasses.replace(config.glue, model=str(run / "model"), run=where)
+    given = config.glue_of(variant)
+    where = dataclasses.replace(given.run, directory=str(run / "glue"))
+    tuning = dataclasses.replace(given, model=str(run / "model"), run=where)
     run_sweep(tuning, config.tasks, variant.seeds, sweep=config.sweep, together=config.vmap_seeds)
     jax.clear_caches()
 

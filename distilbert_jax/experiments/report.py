@@ -12,7 +12,7 @@ from rich.console import Console
 from distilbert_jax.base import config_io
 from distilbert_jax.base.files import atomic_file, check_results_place
 from distilbert_jax.base.hub import locate
-from distilbert_jax.config import DataConfig, ModelConfig, PretrainConfig, Sequences, Variant
+from distilbert_jax.config import DataConfig, FinetuneConfig, ModelConfig, PretrainConfig, Sequences, Variant
 from distilbert_jax.errors import InputError, warn_once
 from distilbert_jax.experiments.figures import ComparisonWith, RunFigures
 from distilbert_jax.experiments.seeds import over_seeds
@@ -24,6 +24,7 @@ from distilbert_jax.glue.summary import (
     begun_with,
     check_same_dev,
     choices,
+    config_of,
     mean_score,
     mnli_models,
     read_runs,
@@ -170,6 +171,10 @@ def _tuned(run: Path, only: Collection[tuple[str, int]] | None = None) -> list[S
                 path=one.directory,
             )
     return tuned
+
+
+def _tunings(runs: Sequence[SweepRun]) -> list[FinetuneConfig]:
+    return [config for one in runs if (config := config_of(one.directory))]
 
 
 def common_tasks(tasks: Iterable[Collection[str]]) -> list[str]:
@@ -343,7 +348,9 @@ def report(
     else:  # what an earlier report of other runs has written
         (Path(out) / "seeds.json").unlink(missing_ok=True)
     with atomic_file(Path(out) / "report.md") as file:
-        file.write(markdown(rows, counted, {path.name: _config(path) for path in paths}, same).encode())
+        trained_as = {path.name: _config(path) for path in paths}
+        tuned_as = {path.name: _tunings(tuned[path.resolve()]) for path in paths}
+        file.write(markdown(rows, counted, trained_as, same, tuned_as).encode())
     ends = {name: {"mlm_loss": row.mlm_loss, "kl_to_teacher": row.kl_to_teacher} for name, row in rows.items()}
     curves(paths, Path(out) / "curves.png", ends)
     if any(row.against for row in rows.values()):

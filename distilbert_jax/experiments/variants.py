@@ -2,46 +2,86 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from distilbert_jax.config import ExperimentConfig, PretrainConfig, Schedule, Variant
+from distilbert_jax.config import ExperimentConfig, FinetuneConfig, PretrainConfig, Schedule, Variant
 from distilbert_jax.errors import InputError, nearest
 from distilbert_jax.training.run_directory import is_free
 
-_NOT_SWEPT = ("run.directory",)  # each variant has its own
+_GLUE = "glue."  # before a field of the fine-tuning
+# Each variant has its own, or is fine-tuned for each of them.
+_NOT_SWEPT = ("run.directory", *(f"{_GLUE}{name}" for name in ("run.directory", "run.seed", "task", "model")))
+
+Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
 
-def swept(
-    config: ExperimentConfig,
-    field: str,
-    values: Sequence[str],
-    read: Callable[[Sequence[str], PretrainConfig], PretrainConfig],
-) -> ExperimentConfig:
+class Read(Protocol):
+    """(options of the command line, a config) → the config with these."""
+
+    def __call__(self, options: Sequence[str], config: Config, /) -> Config: ...
+
+
+def swept(config: ExperimentConfig, field: str, values: Sequence[str], read: Read) -> ExperimentConfig:
     """The experiment of the student and of variants of it, and of what these need: the teacher, and what they begin with.
 
-    A variant is called by its value: `kl.weight=2`. A value that is the student's own makes none.
+    A variant is called by its value: `kl.weight=2`. A value that is the student's own makes none. Where the field is one of the
+    fine-tuning the variants are the student's model, fine-tuned otherwise.
 
     Args:
-        field: of the student's pre-training config, by its dotted name, as on the command line or in Python.
-        read: (options of the command line, a config) → the config with these.
+        field: of the student's pre-training config, or behind `glue.` of its fine-tuning, by its dotted name, as on the command
+            line or in Python.
 
     Raises:
         InputError: the student is not pre-trained, there is no such field (the nearest is named), or a value does not fit.
     """
     (student,) = (variant for variant in config.variants if variant.name == config.student)
-    if (base := student.pretrain) is None:
-        raise InputError(
-            f"--sweep {field}: the student, {student.name}, is not pre-trained in this experiment", field="--sweep"
-        )
-    name, old = field.replace("-", "_"), dict(leaves(base))
-    own = name.startswith("loss.own.")
-    if name in _NOT_SWEPT or (name not in old and not own):
-        hint = nearest(name, [one for one in old if one not in _NOT_SWEPT])
-        raise InputError(f"--sweep {field}: no such field of a pre-training config; {hint}", field="--sweep", hint=hint)
-    if is_free(name):
+    name = field.replace("-", "_")
+    if name.startswith(_GLUE):
+        tuning = config.glue_of(student)
+        _check_field(field, name, {f"{_GLUE}{one}": value for one, value in leaves(tuning)}, "fine-tuning")
+        if tried := config.sweep.tried().get(name.removeprefix(_GLUE)):
+            raise InputError(
+                f"--sweep {field}: each variant chooses it among {', '.join(map(str, tried))} by the experiment's own `sweep`",
+                field="--sweep",
+            )
+        model = student.model or str(config.run_of(student) / "model")
+        variants = [
+            Variant(title, student.seeds, model=model, glue=changed)
+            for title, changed in _changed(field, name.removeprefix(_GLUE), values, tuning, read)
+        ]
+    else:
+        if (base := student.pretrain) is None:
+            raise InputError(
+                f"--sweep {field}: the student, {student.name}, is not pre-trained in this experiment", field="--sweep"
+            )
+        _check_field(field, name, dict(leaves(base)), "pre-training")
+        variants = []
+        for title, changed in _changed(field, name, values, base, read):
+            run = dataclasses.replace(changed.run, directory=str(Path(config.directory) / title))
+            trained = dataclasses.replace(changed, run=run)
+            variants.append(Variant(title, student.seeds, pretrain=trained, glue=student.glue))
+    needed = _needed(config, [student, *variants])
+    kept = [variant for variant in config.variants if variant.name in needed]
+    return dataclasses.replace(config, variants=(*kept, *variants))
+
+
+def _check_field(field: str, name: str, there: Mapping[str, Any], kind: str) -> None:
+    """Raise InputError unless values of this field make variants."""
+    if name in _NOT_SWEPT or (name not in there and not name.startswith("loss.own.")):
+        hint = nearest(name, [one for one in there if one not in _NOT_SWEPT])
+        raise InputError(f"--sweep {field}: no such field of a {kind} config; {hint}", field="--sweep", hint=hint)
+    if is_free(name.removeprefix(_GLUE)):
         raise InputError(f"--sweep {field}: changes nothing of what is computed", field="--sweep")
+
+
+def _changed(field: str, name: str, values: Sequence[str], base: Config, read: Read) -> list[tuple[str, Config]]:
+    """Names of variants and their configs, of those values that are not the config's own.
+
+    Args:
+        field, name: as it was given, and as the config calls it.
+    """
     configs = [(value, read(_options(name, value, base), base)) for value in values]
     twice = any(one == other for (_, one), (_, other) in itertools.combinations(configs, 2))  # also 2 and 2.0
     if not values or twice:
@@ -52,14 +92,7 @@ def swept(
             f"--sweep {field} {' '.join(values)}: two values would both be called {same[0]}; name one otherwise",
             field="--sweep",
         )
-    variants = []
-    for title, (_, changed) in zip(titles, configs, strict=True):
-        if changed != base:
-            run = dataclasses.replace(changed.run, directory=str(Path(config.directory) / title))
-            variants.append(Variant(title, student.seeds, pretrain=dataclasses.replace(changed, run=run)))
-    needed = _needed(config, [student, *variants])
-    kept = [variant for variant in config.variants if variant.name in needed]
-    return dataclasses.replace(config, variants=(*kept, *variants))
+    return [(title, changed) for title, (_, changed) in zip(titles, configs, strict=True) if changed != base]
 
 
 def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -72,9 +105,9 @@ def leaves(config: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{item.name}", value
 
 
-def _options(name: str, value: str, base: PretrainConfig) -> list[str]:
+def _options(name: str, value: str, base: PretrainConfig | FinetuneConfig) -> list[str]:
     """How the command line gives a field a value."""
-    if name.startswith("loss.own."):
+    if name.startswith("loss.own.") and isinstance(base, PretrainConfig):
         weights = {
             **{term: str(weight) for term, weight in base.loss.own.items()},
             name.removeprefix("loss.own."): value,
@@ -96,8 +129,8 @@ def _needed(config: ExperimentConfig, variants: Sequence[Variant]) -> set[str]:
     result, left = {config.teacher, config.student}, list(variants)
     left += [variant for variant in config.variants if variant.name == config.teacher]
     while left:
-        pretrain = left.pop().pretrain
-        for place in (pretrain.init.source, pretrain.teacher) if pretrain else ():
+        one = left.pop()
+        for place in (one.pretrain.init.source, one.pretrain.teacher) if one.pretrain else (one.model,):
             if (other := models.get(place)) and other.name not in result:
                 result.add(other.name)
                 left.append(other)

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from distilbert_jax.base import tables
 from distilbert_jax.base.files import save_figure
-from distilbert_jax.config import PretrainConfig
+from distilbert_jax.config import FinetuneConfig, PretrainConfig
 from distilbert_jax.experiments.figures import RunFigures, SeedFigures
 from distilbert_jax.experiments.variants import leaves
 from distilbert_jax.finetuning.tasks import find_task
@@ -132,6 +132,7 @@ def markdown(
     counted: Sequence[str],
     configs: Mapping[str, PretrainConfig | None] | None = None,
     alike: Mapping[str, SeedFigures] | None = None,
+    tunings: Mapping[str, Sequence[FinetuneConfig]] | None = None,
 ) -> str:
     """The same as a Markdown table with a column for the majority class, what has to be known of the tasks, what runs come to over
     their seeds of pre-training, and the settings in which the runs differ.
@@ -140,8 +141,9 @@ def markdown(
         counted: tasks that the mean scores are over.
         configs: of the runs, as far as they have some.
         alike: of the runs that differ in their seed alone.
+        tunings: of the runs, how each was fine-tuned for its tasks.
     """
-    apart = settings(configs or {})
+    apart = settings(configs or {}, tunings or {})
     lines = _narrow(_lines(rows, counted, spread=True, majority=True))
     several = any(len(scores) > 1 for row in rows.values() for scores in row.seeds.values())
     said: dict[str, list[str]] = {}
@@ -175,21 +177,46 @@ def over_seeds(alike: Mapping[str, SeedFigures]) -> list[list[str]]:
     return lines
 
 
-def settings(runs: Mapping[str, PretrainConfig | None]) -> list[list[str]]:
+def settings(
+    runs: Mapping[str, PretrainConfig | None],
+    tunings: Mapping[str, Sequence[FinetuneConfig]] = MappingProxyType({}),
+) -> list[list[str]]:
     """In what the configs of runs differ, but for where they write and how often they report: a line a field, its value in every
-    run; "–" of a run without a config. The first line names the runs; nothing where none differs."""
-    fields = {name: _texts(config) if config else {} for name, config in runs.items()}
+    run; "–" of a run without a config. The first line names the runs; nothing where none differs.
+
+    Args:
+        tunings: how each was fine-tuned, a config a task and seed; fields that these have in common are named `glue.…`.
+    """
+    trained = {name: _texts(config) if config else {} for name, config in runs.items()}
+    tuned = {name: _in_common(tunings.get(name, ())) for name in runs}
+    return [["", *runs], *lines] if (lines := [*_differing(trained), *_differing(tuned)]) else []
+
+
+def _differing(fields: Mapping[str, Mapping[str, str]]) -> list[list[str]]:
+    """A line of each field that is not the same in all runs that have fields."""
     there = [values for values in fields.values() if values]
-    names = dict.fromkeys(name for values in there for name in values if not run_directory.is_free(name))
+    names = dict.fromkeys(name for values in there for name in values)
     differ = [name for name in names if len({values.get(name, "–") for values in there}) > 1]
-    lines = [[name, *(values.get(name, "–") for values in fields.values())] for name in differ]
-    return [["", *runs], *lines] if lines else []
+    return [[name, *(values.get(name, "–") for values in fields.values())] for name in differ]
 
 
-def _texts(config: PretrainConfig) -> dict[str, str]:
-    """The fields of a config by their dotted names, as text."""
+_OF_ONE_TASK = ("task", "model", "run.seed")
+
+
+def _in_common(configs: Sequence[FinetuneConfig]) -> dict[str, str]:
+    """The fields of a run's fine-tuning; "several": another value for another task."""
+    texts = [_texts(config) for config in configs]
+    names = [name for name in (texts[0] if texts else ()) if name not in _OF_ONE_TASK]
+    values = {name: {one.get(name, "–") for one in texts} for name in names}
+    return {f"glue.{name}": "several" if len(found) > 1 else found.pop() for name, found in values.items()}
+
+
+def _texts(config: PretrainConfig | FinetuneConfig) -> dict[str, str]:
+    """The fields of a config by their dotted names, as text, those aside that change nothing of what is computed."""
     result = {}
     for name, value in leaves(config):
+        if run_directory.is_free(name):
+            continue
         if isinstance(value, Mapping):
             result |= {f"{name}.{key}": str(one) for key, one in value.items()}
         else:

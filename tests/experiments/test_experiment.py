@@ -181,6 +181,17 @@ def test_models_without_a_step_are_what_they_were(done, prepared):
 
 
 @pytest.mark.slow
+def test_a_sweep_of_fine_tuning_tunes_the_students_model_anew(done):
+    config, line = done
+    main(["experiment", line[0], *line[5:], "--stages", "pretrain", "glue", "--sweep", "glue.freeze", "encoder"])
+    student, swept = (Path(config.directory) / name for name in ("triple", "glue.freeze=encoder"))
+    assert fingerprint(swept / "model") == fingerprint(student / "model")
+    found = {path: json.loads((path / "glue/sst2-1/config.json").read_text()) for path in (student, swept)}
+    assert (found[student]["freeze"], found[swept]["freeze"]) == ("nothing", "encoder")
+    assert {path.name for path in (swept / "glue").glob("sst2-*")} == {"sst2-0", "sst2-1"}
+
+
+@pytest.mark.slow
 def test_called_again_it_finds_everything(done, monkeypatch, capsys):
     monkeypatch.setattr("distilbert_jax.pretraining.run._train", lambda *_: pytest.fail("it trains"))
     monkeypatch.setattr("distilbert_jax.finetuning.tuning.Tuning.train", lambda *_: pytest.fail("it fine-tunes"))
@@ -365,6 +376,7 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
     )
     refused(lambda: run(variants=("triple", "triple")), by="experiments.experiment.run_experiment", field="--variants")
     refused(lambda: run(stages=()), by="experiments.experiment.run_experiment", field="--stages")
+    own = change(config.glue, data=f"{prepared}/glue")
     for changes, stage, told in (
         ({"tasks": ("ax",)}, "glue", {"by": "glue.sweep.available", "field": "task"}),
         ({"tasks": ("rte",)}, "glue", {"by": "glue.sweep.available", "path": f"{prepared}/glue"}),
@@ -399,11 +411,30 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
             "report",
             {"by": "base.hub.locate", "path": "/no/such"},
         ),
+        (
+            {"variants": (change(config.variants[0], glue=change(own, length=999)), *config.variants[1:])},
+            "glue",
+            {"by": "glue.sweep.check_shape", "field": "glue.length"},
+        ),
+        (
+            {"variants": (change(config.variants[0], glue=change(own, select=True)), *config.variants[1:])},
+            "glue",
+            {"by": "glue.sweep._check_runs", "field": "select"},
+        ),
     ):
         changes = {"glue": change(config.glue, data=f"{prepared}/glue"), **changes}
         given = dataclasses.replace(config, **changes)
         refused(lambda given=given, stage=stage: run_experiment(given, (stage,)), **told)
     refused(lambda: run(("pretrain",)), "--stages", by="experiments.experiment.check", path=f"{tmp_path}/corpus")
+    copy = Variant("copy", (0,), model=f"{tmp_path}/toy/triple/model")
+    given = dataclasses.replace(config, variants=(*config.variants, copy))
+    refused(
+        lambda: run_experiment(given, ("pretrain",), ("copy",)),
+        "--variants triple",
+        by="experiments.experiment.check",
+        path="copy",
+    )
+    refused(lambda: run_experiment(given, ("pretrain",)), "--stages", path=f"{tmp_path}/corpus")
     refused(
         lambda: run(("pretrain",), ("triple",)),
         "--stages",
@@ -466,6 +497,14 @@ def test_variants_that_do_not_fit_are_refused(world, prepared):
         field="variants",
     )
     refused(lambda: dataclasses.replace(config, directory="elsewhere"), by="config.require", field="pretrain")
+    for name in ("triple", "copy"):
+        early = Variant("copy", (0,), model=f"{config.directory}//{name}/model")
+        refused(
+            lambda early=early: dataclasses.replace(config, variants=(early, *config.variants)),
+            name,
+            by="config.require",
+            field="model",
+        )
     refused(lambda: Variant("a", (0,)), by="config.require", field="model")
     refused(lambda: Variant("a", (), model="m"), by="config.require", field="seeds")
     for seed in (-1, 2**32):

@@ -7,6 +7,7 @@ import pytest
 from distilbert_jax.cli import experiments as command
 from distilbert_jax.config import (
     ExperimentConfig,
+    FinetuneConfig,
     InitConfig,
     KLConfig,
     LossConfig,
@@ -14,6 +15,7 @@ from distilbert_jax.config import (
     PretrainConfig,
     RunConfig,
     Schedule,
+    SweepConfig,
     Variant,
     student_config,
 )
@@ -124,6 +126,47 @@ def test_a_field_that_is_not_there_is_answered_with_the_nearest(field, values, h
     refused(lambda: sweep(field, *values), field, field="--sweep", hint=hint)
 
 
+def test_a_field_behind_glue_is_of_the_fine_tuning_of_the_students_model():
+    teacher = "runs/{task}-0/model"
+    result = sweep("glue.distill.teacher", "", teacher)
+    assert [one.name for one in result.variants] == [
+        "teacher",
+        "first",
+        "student",
+        "distill.teacher=runs_{task}-0_model",
+    ]
+    student, taught = result.variants[2:]
+    assert (taught.pretrain, taught.model, taught.seeds) == (None, f"{OUT}/student/model", (0, 1))
+    assert result.glue_of(student) == GIVEN.glue
+    assert result.glue_of(taught) == change(GIVEN.glue, distill__teacher=teacher)
+    assert names(experiment.side_by_side(result, result.variants)) == [[one.name] for one in result.variants]
+    plain = change(GIVEN, variants=(GIVEN.variants[0], Variant("student", (0,), model="somewhere")))
+    frozen = sweep("glue.freeze", "encoder", given=plain).variants[-1]
+    assert (frozen.name, frozen.model, frozen.glue.freeze) == ("glue.freeze=encoder", "somewhere", "encoder")
+    of_its_own = change(GIVEN, variants=(*GIVEN.variants[:-1], change(GIVEN.variants[-1], glue=frozen.glue)))
+    assert sweep("loss.kl.weight", "1", given=of_its_own).variants[-1].glue == frozen.glue
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("glue.distil.alpha", "1", "glue.distill.alpha"),
+        ("glue.model", "a", "no such field"),
+        ("glue.task", "rte", "no such field"),
+        ("glue.run.seed", "1", "no such field"),
+        ("glue.save_model", "false", "changes nothing"),
+        ("glue.optimizer.learning-rate", "1e-4", "0.001, 0.005"),
+    ],
+)
+def test_fields_of_fine_tuning_that_make_no_variants_are_told(field, value, says):
+    given = change(GIVEN, sweep=SweepConfig(learning_rate=(1e-3, 5e-3)))
+    refused(lambda: sweep(field, value, given=given), field, says, field="--sweep")
+
+
+def test_a_field_of_fine_tuning_without_effect_is_told_as_on_the_command_line():
+    refused(lambda: sweep("glue.distill.temperature", "3"), "--distill.teacher", field="--distill.temperature")
+
+
 def test_a_value_that_does_not_fit_is_told_as_on_the_command_line():
     refused(lambda: sweep("loss.kl.weight", "high"), "'high'", field="--loss.kl.weight")
     refused(lambda: sweep("data.length", "1024"), "1024")
@@ -173,6 +216,18 @@ def test_a_report_shows_the_settings_in_which_runs_differ():
     assert views.settings({"first": FIRST, "again": change(FIRST, run__directory="again")}) == []
     text = views.markdown({}, [], {"first": FIRST, "other": OTHER})
     assert text.count("loss.kl.weight") == 1
+
+
+def test_a_report_shows_in_what_the_fine_tuning_of_runs_differs():
+    plain, frozen = (
+        FinetuneConfig(task="rte", freeze=one, save_model=one == "nothing") for one in ("nothing", "encoder")
+    )
+    tunings = {"a": [plain, change(plain, task="sst2", epochs=3)], "b": [frozen, change(frozen, run__seed=1)], "c": []}
+    assert views.settings(dict.fromkeys(tunings), tunings) == [
+        ["", "a", "b", "c"],
+        ["glue.epochs", "several", "–", "–"],
+        ["glue.freeze", "nothing", "encoder", "–"],
+    ]
 
 
 def test_intervals_of_what_is_equal_have_no_sign():
