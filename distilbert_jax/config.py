@@ -712,8 +712,8 @@ class DistillConfig:
     """
 
     teacher: str = ""  # HF directory of a classifier; {task} and {seed} stand for the run's own; empty: labels alone
-    alpha: float = 0.5  # share of the teacher in the loss
-    temperature: float = 2.0  # T
+    alpha: Scheduled = 0.5  # share of the teacher in the loss
+    temperature: Scheduled = 2.0  # T
     hidden: HiddenConfig = field(default_factory=HiddenConfig)
     embeddings: EmbeddingsConfig = field(default_factory=EmbeddingsConfig)
     attention_scores: AttentionScoresConfig = field(default_factory=AttentionScoresConfig)
@@ -730,7 +730,7 @@ class DistillConfig:
             "layer_epochs",
             "expected 0 (layers and answers together) or a number of epochs",
         )
-        require(0.0 <= self.alpha <= 1.0, self, "alpha", "expected a share, 0 to 1")
+        require(all(0.0 <= end <= 1.0 for end in ends(self.alpha)), self, "alpha", "expected a share, 0 to 1")
         require_temperature(self, "temperature")
 
 

@@ -99,7 +99,7 @@ def check_effect(before: Any, now: Any, sweep: SweepConfig | None = None) -> Non
     if isinstance(now, FinetuneConfig):
         idle |= {} if now.distill.teacher else {"distill.": "--distill.teacher DIR"}
         idle |= {} if now.augment.copies else {"augment.": "--augment.copies N"}
-        idle |= {} if now.distill.alpha else {"distill.temperature": "--distill.alpha SHARE"}
+        idle |= {} if any(ends(now.distill.alpha)) else {"distill.temperature": "--distill.alpha SHARE"}
         idle |= _without_weight(now.distill, "distill")
     else:
         idle |= {"loss.": "--objective distillation"} if now.objective in ("masked_lm", "masked_lm_nsp") else {}

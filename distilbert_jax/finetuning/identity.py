@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distilbert_jax.base.files import read_json
 from distilbert_jax.base.hub import locate
-from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.config import FinetuneConfig, ends
 from distilbert_jax.errors import InputError
 from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning.objective import layer_terms
@@ -119,14 +119,14 @@ def check_asked(config: FinetuneConfig) -> None:
             field="distill.layer_epochs",
             hint="--distill.layer-epochs 0",
         )
-    if config.class_weights != "none" and config.distill.teacher and config.distill.alpha == 1:
+    if config.class_weights != "none" and config.distill.teacher and set(ends(config.distill.alpha)) == {1}:
         raise InputError(
             f"class_weights = {config.class_weights!r}: weighs the task's labels, of which distill.alpha = 1 leaves none in the "
             "loss: --class-weights none, or --distill.alpha 0.5",
             field="class_weights",
             hint="--class-weights none",
         )
-    if config.distill.teacher and not config.distill.alpha and not asked and not config.augment.copies:
+    if config.distill.teacher and not any(ends(config.distill.alpha)) and not asked and not config.augment.copies:
         raise InputError(
             f"distill.teacher = {config.distill.teacher}: with distill.alpha = 0 and no term of layers nothing is learned of it: "
             "--distill.alpha 0.5, or no teacher",
@@ -154,7 +154,7 @@ def check_asked(config: FinetuneConfig) -> None:
             field="augment.model",
             hint="--augment.model",
         )
-    if not config.distill.alpha and not asked:
+    if not any(ends(config.distill.alpha)) and not asked:
         raise InputError(
             f"{said}with distill.alpha = 0 nothing is learned from copies: --distill.alpha 0.5",
             field="distill.alpha",

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from distilbert_jax.base.hub import CARD, is_from_hub
-from distilbert_jax.config import FinetuneConfig
+from distilbert_jax.config import FinetuneConfig, Schedule
 from distilbert_jax.errors import counted, few
 from distilbert_jax.finetuning import settings
 from distilbert_jax.finetuning.datasets import HUB
@@ -21,6 +21,7 @@ from distilbert_jax.training.model_card import (
     place_name,
     plain,
     table,
+    weighted,
     weighted_terms,
     write_card,
 )
@@ -168,13 +169,12 @@ def _training(config: FinetuneConfig, result: RunResult, directory: Path) -> Ite
     yield f"Began with {plain(place_name(config.model))}{of('model')}, and a new head unless that has one for these labels."
     if distill.teacher:
         yield f"Teacher: {plain(place_name(config.teacher))}{of('distill.teacher')}."
-        terms = [
-            f"{number(1 - distill.alpha)} · labels",
-            f"{number(distill.alpha)} · teacher",
-            *weighted_terms(distill),
-        ]
-        heat = settings.temperature(config)
-        yield f"Loss: {' + '.join(terms)}{'' if heat is None else f', temperature {number(heat)}'}."
+        alpha, heat = distill.alpha, settings.temperature(config)
+        labels = "(1 − α)" if isinstance(alpha, Schedule) else number(1 - alpha)
+        share = f"α · teacher, α {alpha}" if isinstance(alpha, Schedule) else weighted(alpha, "teacher")
+        terms = [f"{labels} · labels", share, *weighted_terms(distill)]
+        heated = "" if heat is None else f", temperature {heat if isinstance(heat, Schedule) else number(heat)}"
+        yield f"Loss: {' + '.join(terms)}{heated}."
     before = f"{counted(distill.layer_epochs, 'epoch')} of layers and then " if distill.layer_epochs else ""
     epochs = f"{before}{counted(config.epochs or 0, 'epoch')}" + (f", {result.steps:,} steps" if result.steps else "")
     rest = settings.others(config, _SAID)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from distilbert_jax.config import DistillConfig, Reads
+from distilbert_jax.config import DistillConfig, Reads, Schedule
 from distilbert_jax.finetuning.kinds import Kind
 from distilbert_jax.models.encoder import LayerOutputs
 from distilbert_jax.models.layers import fold_rows
@@ -36,6 +36,7 @@ def supervised(
     *,
     dtype: DTypeLike = jnp.float32,
     stage: Stage = "together",
+    start: int = 0,
     steps: int = 1,
 ) -> Objective:
     """The loss of a kind of task; with a teacher also the distance from it, as `DistillConfig` says. The teacher's parameters are
@@ -47,10 +48,18 @@ def supervised(
     Args:
         dtype: of the matmuls of projections.
         stage: what is learned: terms of layers, answers, or both together.
-        steps: over which the weights of layers change that are scheduled.
+        start, steps: the first step, and the number of them, over which what is scheduled changes: α, the temperature, weights of
+            layers.
     """
     asked = layer_terms(config) if teacher is not None and config is not None and stage != "answers" else ()
-    scheduled = {name: value for one in asked for name, value in one.schedules.items()}
+    answers = teacher is not None and config is not None and stage != "layers"
+    changing = {"alpha": config.alpha, "temperature": config.temperature} if config and answers else {}
+    scheduled = {f"distill_{name}": value for name, value in changing.items() if isinstance(value, Schedule)}
+    scheduled |= {name: value for one in asked for name, value in one.schedules.items()}
+
+    def values(step: jax.Array) -> Metrics:
+        found = {name: value_at(one, step - start, steps) for name, one in scheduled.items()}
+        return {**found, "labels_weight": 1.0 - found["distill_alpha"]} if "distill_alpha" in found else found
 
     def prepare(rngs: jax.Array, batch: Batch, values: Metrics | None = None) -> tuple[Batch, Metrics]:
         counts = kind.counts(batch)
@@ -61,7 +70,10 @@ def supervised(
     parts, to_labels, to_teacher = {"loss": Part(kind.over, 1.0)}, "loss", kind.distance_name
     if teacher is not None and config is not None:
         to_labels = "loss_labels"
-        parts = {to_labels: Part(kind.over, 1.0 - config.alpha), to_teacher: Part(kind.over, config.alpha)}
+        shares = "labels_weight", "distill_alpha"
+        if not isinstance(config.alpha, Schedule):
+            shares = 1.0 - config.alpha, config.alpha
+        parts = {name: Part(kind.over, share) for name, share in zip((to_labels, to_teacher), shares, strict=True)}
         parts = {**(parts if stage != "layers" else {}), **{one.term.metric: part_of(one) for one in asked}}
 
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Metrics:
@@ -80,7 +92,9 @@ def supervised(
         if stage != "layers":
             with jax.named_scope("teacher"):
                 their_outputs = _outputs(kind, taught_by, theirs, batch, None)
-            terms[to_teacher] = kind.distance(outputs, their_outputs, batch, config.temperature)
+            heat = config.temperature
+            heat = counts["distill_temperature"] if isinstance(heat, Schedule) else heat
+            terms[to_teacher] = kind.distance(outputs, their_outputs, batch, heat)
         student, other = compared(model, taught_by, asked, params, dtype)
         segment_ids = batch["segment_ids"]
         at = Tokens((segment_ids > 0).astype(jnp.float32), None, segment_ids)
@@ -88,9 +102,7 @@ def supervised(
             terms[one.term.metric] = value_of(one, student.view(one, ours), other.view(one, theirs), at, counts)
         return terms
 
-    return Objective(
-        prepare, sums, parts, lambda step: {name: value_at(one, step, steps) for name, one in scheduled.items()}
-    )
+    return Objective(prepare, sums, parts, values)
 
 
 def outputs_of(kind: Kind, model: Any, batch: Batch, rngs: jax.Array | None) -> jax.Array:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from distilbert_jax.base.config_io import Difference, differences
-from distilbert_jax.config import AugmentConfig, FinetuneConfig
+from distilbert_jax.config import AugmentConfig, FinetuneConfig, Schedule, Scheduled
 from distilbert_jax.errors import counted
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.training import run_directory
@@ -85,7 +85,7 @@ def begins_at_own_mnli(model: str, directory: Path, seed: int) -> bool:
     return Path(model).resolve().parent == directory.parent.resolve() / f"mnli-{seed}"
 
 
-def temperature(config: FinetuneConfig) -> float | None:
+def temperature(config: FinetuneConfig) -> Scheduled | None:
     """Of the teacher's labels; None of a regression, which has none."""
     return None if find_task(config.task).kind == "regression" else config.distill.temperature
 
@@ -94,7 +94,12 @@ def _teacher(config: FinetuneConfig) -> str:
     distill, heat = config.distill, temperature(config)
     terms = "".join(f", {one.term.name} {one.weight}" for one in weighted_terms(distill, "distill"))
     before = f"; {counted(distill.layer_epochs, 'epoch')} of layers first" if distill.layer_epochs else ""
-    return f"distilled from {distill.teacher} (α {distill.alpha:g}{'' if heat is None else f', T {heat:g}'}{terms}{before})"
+    heated = "" if heat is None else f", T {_amount(heat)}"
+    return f"distilled from {distill.teacher} (α {_amount(distill.alpha)}{heated}{terms}{before})"
+
+
+def _amount(value: Scheduled) -> str:
+    return str(value) if isinstance(value, Schedule) else f"{value:g}"
 
 
 def _copies(augment: AugmentConfig, rows: int) -> str:

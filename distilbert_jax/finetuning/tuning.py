@@ -227,6 +227,7 @@ class Tuning:
                 self.config.distill,
                 dtype=jnp.dtype(self.config.run.dtype),
                 stage=stage.learned,
+                start=stage.start,
                 steps=stage.stop - stage.start,
             )
             accumulate = self.config.optimizer.accumulate

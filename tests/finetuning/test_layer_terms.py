@@ -139,8 +139,17 @@ def test_neither_mesh_nor_micro_batches_change_the_losses(cooled, tmp_path):
 
 @pytest.mark.slow
 def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_own(taught, tmp_path):
-    """Also of seeds beside each other, which have the losses of the same seeds in turn."""
-    config = tuning(taught, tmp_path / "0", distill__layer_epochs=2, epochs=1, distill__hidden=c.HiddenConfig(0.5))
+    """Also of seeds beside each other, which have the losses of the same seeds in turn. What is scheduled of answers changes over
+    the steps of these."""
+    config = tuning(
+        taught,
+        tmp_path / "0",
+        distill__layer_epochs=2,
+        epochs=1,
+        distill__hidden=c.HiddenConfig(0.5),
+        distill__alpha=c.Schedule("linear", 0.5, 0.1),
+        distill__temperature=c.Schedule("linear", 5.0, 1.0),
+    )
     of_seed = lambda seed, place: change(config, run__seed=seed, run__directory=str(tmp_path / place))
     apart = [config, of_seed(3, "3")]
     result, _ = finetune_seeds(apart)
@@ -152,8 +161,11 @@ def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_ow
         layers = sum(weight * entry[name] for name, weight in weights_of(config).items())
         assert entry["loss"] == pytest.approx(layers, rel=1e-5)
         assert "loss_labels" not in entry
-    for entry in second:
-        assert entry["loss"] == pytest.approx(0.7 * entry["loss_labels"] + 0.3 * entry["loss_ce"], rel=1e-5)
+    shares = [entry["distill_alpha"] for entry in second]
+    assert shares == pytest.approx([0.5, 0.4, 0.3, 0.2, 0.1])
+    assert [entry["distill_temperature"] for entry in second] == pytest.approx([5, 4, 3, 2, 1])
+    for alpha, entry in zip(shares, second, strict=True):
+        assert entry["loss"] == pytest.approx((1 - alpha) * entry["loss_labels"] + alpha * entry["loss_ce"], rel=1e-5)
         assert "loss_hidden" not in entry
     rates = [entry["learning_rate"] for entry in logged]
     assert max(rates[:10]) == max(rates[10:]) == pytest.approx(1e-3), "each stage warms up and decays"
@@ -161,7 +173,10 @@ def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_ow
     rows, length, _ = Tuning(config).placed_shape
     passes = 3 * forward_flops(STUDENT, length, 0.0) + forward_flops(WIDER, length, 0.0)
     assert result.flops == pytest.approx(15 * rows * length * passes)
-    assert "2 epochs of layers and then 1 epoch, 15 steps" in (tmp_path / "0/model/README.md").read_text()
+    card = (tmp_path / "0/model/README.md").read_text()
+    assert "2 epochs of layers and then 1 epoch, 15 steps" in card
+    assert "(1 − α) · labels + α · teacher, α linear:0.5:0.1 + " in card
+    assert "temperature linear:5:1." in card
     beside = [of_seed(seed, f"beside{seed}") for seed in (0, 3)]
     finetune_seeds(beside, together=True)
     for one, other in zip(beside, apart, strict=True):

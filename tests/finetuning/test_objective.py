@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from distilbert_jax.config import DistillConfig, MeshConfig
+from distilbert_jax.config import DistillConfig, MeshConfig, Schedule
 from distilbert_jax.finetuning import objective
 from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
 from distilbert_jax.finetuning.kinds import KINDS
@@ -101,6 +101,33 @@ def test_packed_rows_have_the_losses_and_gradients_of_padded_ones(config, distil
     for name, value in wanted.items():
         scale = max(float(jnp.linalg.norm(value)), 0.01 * norm)  # key biases have no gradient, only noise
         assert float(jnp.linalg.norm(grads[name] - value)) <= 1e-5 * scale, name
+
+
+def test_share_and_temperature_of_the_teacher_may_change_over_the_steps():
+    """At each step value and gradient are those of the numbers of that step; what does not change is no value."""
+    _, batch = packed(examples_of(40, 3))
+    (graphdef, params), (of_teacher, frozen) = split(classifier(STUDENT, 3, 1)), split(classifier(BERT, 3, 2))
+    keys = jax.random.split(jax.random.key(0), len(batch["input_ids"]))
+
+    def at(step, alpha, temperature):
+        config = DistillConfig("x", alpha, temperature)
+        given = objective.supervised(kind_with(3), graphdef, of_teacher, config, start=5, steps=11)
+        values = given.values(jnp.int32(step))
+        ready, counts = given.prepared(keys, batch, values)
+        lost = lambda params: given.loss(params, frozen, {**ready, "rngs": None}, counts)[0]
+        return {name: float(value) for name, value in values.items()}, *jax.value_and_grad(lost)(params)
+
+    for step, alpha, temperature in ((5, 0.0, 1.0), (10, 0.5, 2.0), (15, 1.0, 3.0)):
+        values, loss, grads = at(step, Schedule("linear", 0.0, 1.0), Schedule("cosine", 1.0, 3.0))
+        assert values == pytest.approx(
+            {"distill_alpha": alpha, "labels_weight": 1 - alpha, "distill_temperature": temperature}
+        )
+        none, wanted, expected = at(step, alpha, temperature)
+        assert none == {}
+        assert float(loss) == pytest.approx(float(wanted), rel=1e-6)
+        for name, value in expected.items():
+            np.testing.assert_allclose(grads[name], value, atol=1e-6, err_msg=name)
+    assert set(at(0, 0.5, Schedule("cosine", 1.0, 3.0))[0]) == {"distill_temperature"}
 
 
 def test_predictions_are_those_of_padded_rows_in_the_order_of_the_split():

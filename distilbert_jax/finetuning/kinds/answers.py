@@ -151,7 +151,9 @@ class Answers(Kind):
         at = [jnp.take_along_axis(log_p[..., i], batch[name], axis=1) for i, name in enumerate(("starts", "ends"))]
         return -jnp.sum(learned(batch) * (at[0] + at[1])) / 2
 
-    def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    def distance(
+        self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: jax.Array | float
+    ) -> jax.Array:
         """T² · KL(teacher ‖ student) over the tokens of a window, mean of start and end."""
         log_q, log_p = (
             _log_softmax(logits / temperature, batch) for logits in (outputs, jax.lax.stop_gradient(theirs))

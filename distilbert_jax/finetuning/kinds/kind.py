@@ -94,7 +94,9 @@ class Kind(ABC):
         """Sum of the loss over what is labelled; divided by the count `over`, it is the mean that is minimised."""
 
     @abstractmethod
-    def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    def distance(
+        self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: jax.Array | float
+    ) -> jax.Array:
         """Sum of the distance from a teacher's outputs, over labelled and others; divided by the same count."""
 
     # On the host

@@ -143,7 +143,9 @@ class Classification(_Sentences):
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         return losses.cross_entropy(outputs, batch["labels"], learned(batch))
 
-    def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    def distance(
+        self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: jax.Array | float
+    ) -> jax.Array:
         return losses.distillation(outputs, theirs, batch["weights"], temperature)
 
     def score(self, task: Task, predicted: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:
@@ -185,7 +187,9 @@ class MultiLabel(_Sentences):
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         return losses.binary_cross_entropy(outputs, batch["labels"], learned(batch)) / outputs.shape[-1]
 
-    def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    def distance(
+        self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: jax.Array | float
+    ) -> jax.Array:
         """T² · KL(teacher ‖ student) of each label, the mean over labels."""
         s, t = outputs / temperature, jax.lax.stop_gradient(theirs) / temperature
         p, weights = jax.nn.sigmoid(t), batch["weights"]
@@ -248,7 +252,9 @@ class Regression(_Sentences):
             return jnp.sum(learned(batch) * jnp.square(outputs[..., 0] - labels))
         return jnp.sum(learned(batch) * jnp.mean(jnp.square(outputs - labels), -1))
 
-    def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    def distance(
+        self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: jax.Array | float
+    ) -> jax.Array:
         return losses.logit_mse(outputs, theirs, batch["weights"]) / outputs.shape[-1]
 
     def score(self, task: Task, predicted: Sequence[np.ndarray], targets: np.ndarray) -> dict[str, float]:

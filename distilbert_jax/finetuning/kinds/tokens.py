@@ -124,7 +124,9 @@ class Tokens(Kind):
     def loss(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         return losses.cross_entropy(outputs, batch["labels"], learned(batch, "words"))
 
-    def distance(self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: float) -> jax.Array:
+    def distance(
+        self, outputs: jax.Array, theirs: jax.Array, batch: Batch, temperature: jax.Array | float
+    ) -> jax.Array:
         return losses.distillation(outputs, theirs, batch["words"], temperature)
 
     def of_examples(self, packing: Packing, outputs: np.ndarray, examples: TokenExamples) -> Sequence[np.ndarray]:
