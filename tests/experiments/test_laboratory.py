@@ -10,7 +10,7 @@ from distilbert_jax.base.config_io import load_config, read_config
 from distilbert_jax.cli.main import main
 from distilbert_jax.config import ExperimentConfig, FinetuneConfig, PretrainConfig, Schedule, student_config
 from distilbert_jax.configs import laboratory
-from distilbert_jax.experiments.experiment import run_experiment
+from distilbert_jax.experiments.experiment import run_experiment, side_by_side
 from distilbert_jax.models import BertModel
 from distilbert_jax.pretraining.cost import step_flops
 from distilbert_jax.text.tokenizer import load_tokenizer
@@ -54,6 +54,15 @@ def test_students_begin_with_the_same_layers_and_ask_a_head_only_where_they_need
             unlike = ("init", "teacher", "objective", "loss", "steps", "run")
             same = {field.name for field in dataclasses.fields(config)} - set(unlike)
             assert all(getattr(config, field) == getattr(variants["triple"], field) for field in same), name
+
+
+@pytest.mark.parametrize("tier", ["screen", "long"])
+def test_students_of_equal_flops_that_minilm_teaches_train_side_by_side(tier):
+    config = laboratory.experiment(tier)
+    groups = [[one.name for one in group] for group in side_by_side(config, config.variants)]
+    taught = [name for name in laboratory.LOSSES if name != "triple"]
+    assert sorted(taught) in map(sorted, groups)
+    assert len({laboratory.model(name, tier).steps for name in taught}) == len(taught)
 
 
 def test_a_student_with_a_number_differs_in_its_seed_alone():
