@@ -88,7 +88,14 @@ def experiment(
 
 def _with_options(options: Sequence[str], config: Config) -> Config:
     changed = parse(type(config), options, prog="--sweep", default=config)
-    check_effect(config, changed)
+    try:
+        check_effect(config, changed)
+    except InputError as error:
+        raise InputError(
+            f"--sweep: {error}; what does not change is a field of the experiment's config",
+            field=error.field,
+            hint=error.hint,
+        ) from None
     return changed
 
 

@@ -86,7 +86,9 @@ def _changed(field: str, name: str, values: Sequence[str], base: Config, read: R
     twice = any(one == other for (_, one), (_, other) in itertools.combinations(configs, 2))  # also 2 and 2.0
     if not values or twice:
         raise InputError(f"--sweep {field} {' '.join(values)}: expected values, each once", field="--sweep")
-    titles = [f"{'.'.join(field.split('.')[-2:])}={value.replace('/', '_')}" for value in values]
+    prefix = _GLUE if isinstance(base, FinetuneConfig) else ""
+    short = prefix + ".".join(field.removeprefix(prefix).split(".")[-2:])
+    titles = [f"{short}={value.replace('/', '_')}" for value in values]
     if same := [title for title in titles if titles.count(title) > 1]:
         raise InputError(
             f"--sweep {field} {' '.join(values)}: two values would both be called {same[0]}; name one otherwise",
@@ -119,7 +121,7 @@ def _options(name: str, value: str, base: PretrainConfig | FinetuneConfig) -> li
         no = {"true": "", "false": "no-"}.get(value.lower())
         if no is None:
             raise InputError(f"--sweep {name} {value}: expected true or false", field="--sweep")
-        return [f"--{head}.{no}{last}"]
+        return [f"--{head}{'.' if head else ''}{no}{last}"]
     return [f"--{option}", *value.split(",")]
 
 

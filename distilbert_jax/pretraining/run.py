@@ -253,6 +253,7 @@ def _train(configs: Sequence[PretrainConfig], last: int | None, *, profile: bool
         for stop in sorted(set(ends)):
             if not (there := [place for place in begun if place not in failed]):
                 break
+            begin = int((state[there[0]] if several else state).step)
             state = fit(
                 state,
                 together or first.train_step,
@@ -263,16 +264,17 @@ def _train(configs: Sequence[PretrainConfig], last: int | None, *, profile: bool
                 (lambda step: [np.asarray(rate(step)) for rate in rates]) if several else rates[0],
                 title=_names([configs[place] for place in there]),
                 names=[one.directory.name for one in runs],
-                flops=together.flops(there) if together else first.step_flops,
+                flops=together.flops if together else first.step_flops,
                 logs=[log for one in runs for log in one.logs],
                 checkpoints=[one.checkpoints for one in runs],
                 evaluate=[one.evaluate for one in runs if one.evaluate],
                 eval_every=[config.run.eval_every for config in configs],
-                profile=Path(first.config.run.directory) / "profile" if profile and stop == min(ends) else None,
+                profile=Path(first.config.run.directory) / "profile" if profile and begin < stop else None,
                 diverged=failed,
                 origins=[setup.origins for setup in setups],
                 until=stop,
             )
+            profile = profile and begin == stop
             ended = [place for place in begun if ends[place] == stop and place not in failed]
             for place in ended:
                 one = begun.pop(place)
@@ -281,8 +283,7 @@ def _train(configs: Sequence[PretrainConfig], last: int | None, *, profile: bool
             if several:
                 state = tuple(None if place in ended else one for place, one in enumerate(state))
     except DivergedError:
-        if not several:
-            raise  # of several the last ones that were left; each has its reason in `failed`
+        pass  # of the last ones that were left: each has its reason in `failed`
     finally:
         for one in begun.values():
             one.close()

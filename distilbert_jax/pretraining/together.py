@@ -3,6 +3,7 @@
 Each keeps its own directory, log, checkpoints and identity; its losses are those it has alone, but for rounding.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ class StepTogether:
             )
         return self._programs[places]
 
-    def flops(self, places: Sequence[int]) -> float:
+    @functools.cache  # noqa: B019 (both end with the runs)
+    def flops(self, places: tuple[int, ...]) -> float:
         """Of a step of the students at these places, over all devices."""
         teacher = self._setups[0].teacher
         assert teacher is not None, "students side by side have one"

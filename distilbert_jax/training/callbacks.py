@@ -146,6 +146,7 @@ def _weights_and_biases(run: RunConfig, directory: Path, step: int) -> Callback:
             name=directory.name,
             id=file.read_text(encoding="utf-8").strip(),
             resume="allow",
+            reinit="create_new",  # else runs side by side would all be the first of them
             dir=str(directory),
             config=read_json(directory / "config.json", dict),
         )

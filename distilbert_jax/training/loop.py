@@ -27,6 +27,7 @@ Evaluate = Callable[[Params], dict[str, float]]
 # One model; several of one architecture, with an axis of seeds before every other; several side by side, None of one that has left.
 States = TrainState | tuple[TrainState | None, ...]
 Rates = Callable[[int], Any]  # the learning rate of a step, from 0, or that of each model
+Flops = Callable[[tuple[int, ...]], float]
 
 
 class Saves(Protocol):
@@ -118,7 +119,7 @@ def fit(
     title: str,
     names: Sequence[str] = (),
     unit: str = "tokens",
-    flops: float | None = None,
+    flops: Flops | float | None = None,
     profile: Path | None = None,
     logs: Sequence[RunLog] = (),
     checkpoints: Sequence[Saves] = (),
@@ -143,7 +144,8 @@ def fit(
     Args:
         names: of the models, where there are several that are evaluated.
         unit: the total of the step ("tokens" or "examples") that the throughput counts.
-        flops: of a step over all devices; where it and the devices' peak are known, the log says how much of it is used.
+        flops: of a step over all devices, or a function of the places of the models that are there; where it and the devices' peak
+            are known, the log says how much of it is used.
         profile: a directory for a trace of five steps after the first five.
         logs: one of each model, up to the step in which it diverges. Left out, as `checkpoints` and `evaluate`, for runs that need
             none.
@@ -209,11 +211,12 @@ def fit(
         if isinstance(state, tuple):
             state = tuple(None if place in failed else one for place, one in enumerate(state))
         seconds, since = time.perf_counter() - since, time.perf_counter()
+        taken = flops(tuple(models)) if callable(flops) else flops
         rates = np.atleast_1d(np.asarray(schedule(step - 1)))
         for place, values in sound.items() if logs else ():
             rate = float(rates[place % len(rates)])
             measured = {"seconds": round(seconds, 6), f"{unit}_per_second": round(values[unit] / max(seconds, 1e-9), 1)}
-            if flops and (share := cost.utilisation(flops / max(seconds, 1e-9), run.dtype)) is not None:
+            if taken and (share := cost.utilisation(taken / max(seconds, 1e-9), run.dtype)) is not None:
                 measured["mfu"] = share
             if isinstance(state, tuple):
                 measured["together"] = len(models)

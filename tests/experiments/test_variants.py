@@ -133,7 +133,7 @@ def test_a_field_behind_glue_is_of_the_fine_tuning_of_the_students_model():
         "teacher",
         "first",
         "student",
-        "distill.teacher=runs_{task}-0_model",
+        "glue.distill.teacher=runs_{task}-0_model",
     ]
     student, taught = result.variants[2:]
     assert (taught.pretrain, taught.model, taught.seeds) == (None, f"{OUT}/student/model", (0, 1))
@@ -143,6 +143,8 @@ def test_a_field_behind_glue_is_of_the_fine_tuning_of_the_students_model():
     plain = change(GIVEN, variants=(GIVEN.variants[0], Variant("student", (0,), model="somewhere")))
     frozen = sweep("glue.freeze", "encoder", given=plain).variants[-1]
     assert (frozen.name, frozen.model, frozen.glue.freeze) == ("glue.freeze=encoder", "somewhere", "encoder")
+    assert sweep("glue.select", "true", "false").variants[-1].name == "glue.select=true"
+    assert sweep("glue.run.dtype", "bfloat16").variants[-1].name != sweep("run.dtype", "bfloat16").variants[-1].name
     of_its_own = change(GIVEN, variants=(*GIVEN.variants[:-1], change(GIVEN.variants[-1], glue=frozen.glue)))
     assert sweep("loss.kl.weight", "1", given=of_its_own).variants[-1].glue == frozen.glue
 

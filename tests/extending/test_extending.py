@@ -319,4 +319,5 @@ def test_wandb_has_every_step_once_also_of_a_run_that_goes_on(world, outside, mo
     assert begun[0]["project"] == "project"
     assert begun[0]["config"]["steps"] == 8
     assert begun[0]["id"] == begun[1]["id"]
+    assert begun[0]["reinit"] == "create_new", "else the runs of a process are the first of them"
     assert ended == [True, True]

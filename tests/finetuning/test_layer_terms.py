@@ -175,8 +175,8 @@ def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_ow
     assert result.flops == pytest.approx(15 * rows * length * passes)
     card = (tmp_path / "0/model/README.md").read_text()
     assert "2 epochs of layers and then 1 epoch, 15 steps" in card
-    assert "(1 − α) · labels + α · teacher, α linear:0.5:0.1 + " in card
-    assert "temperature linear:5:1." in card
+    assert "(1 − α) · labels + α · teacher + " in card
+    assert ", α linear:0.5:0.1, temperature linear:5:1." in card
     beside = [of_seed(seed, f"beside{seed}") for seed in (0, 3)]
     finetune_seeds(beside, together=True)
     for one, other in zip(beside, apart, strict=True):

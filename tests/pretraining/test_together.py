@@ -149,7 +149,8 @@ def test_each_ends_at_its_own_step_and_the_others_go_on(world, alone, tmp_path, 
     assert not (long / "model").exists()
     shutil.rmtree(short / "model")  # as killed before it was written, and before the other one had saved any more
     shutil.rmtree(long / "checkpoints" / "15")
-    pretrain_together(configs("killed"))
+    pretrain_together(configs("killed"), profile=True)
+    assert (long / "profile").is_dir(), "of the first steps that are left"
     taken = [entry["together"] for entry in runs.metrics(long / "metrics.jsonl") if entry["kind"] == "train"]
     assert taken == [2] * 12 + [1] * (STEPS - 12)
     for ours, theirs in zip(directories(configs("killed")), directories(configs("whole")), strict=True):
@@ -172,7 +173,8 @@ def test_begun_side_by_side_a_run_goes_on_alone(side_by_side, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_that_diverges_leaves_the_others(world, alone, tmp_path):
+def test_one_that_diverges_leaves_the_others(world, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr("distilbert_jax.training.cost.utilisation", lambda flops, dtype: flops)
     first, second = variants(world, tmp_path).values()
     # Of the second one's program: the rate is data.
     broken = change(second, run__directory=str(tmp_path / "broken"), optimizer__learning_rate=3e38)
@@ -184,6 +186,8 @@ def test_one_that_diverges_leaves_the_others(world, alone, tmp_path):
     assert (tmp_path / "triple" / "model" / "model.safetensors").is_file()
     taken = [entry["together"] for entry in runs.metrics(tmp_path / "triple" / "metrics.jsonl") if "together" in entry]
     assert taken == [2, 2, 2, 2, *[1] * (STEPS - 4)], "known a step later, it is no part of the program then"
+    last = runs.metrics(tmp_path / "triple" / "metrics.jsonl")[-2]
+    assert last["mfu"] * last["seconds"] == pytest.approx(step_flops(first, BERT), rel=0.01)
     assert_same_losses(tmp_path / "triple", alone("triple"))
 
 
@@ -192,6 +196,9 @@ def test_where_all_that_are_left_diverge_those_that_have_ended_stay(world, tmp_p
     first, short = variants(world, tmp_path).values()
     broken = change(first, optimizer__learning_rate=3e38)
     with pytest.raises(DivergedError) as told:
+        pretrain_together([broken, change(short, steps=1)])
+    assert str(told.value).startswith(f"{broken.run.directory}: ")
+    with pytest.raises(DivergedError) as told:  # nobody trains beside it now
         pretrain_together([broken, change(short, steps=1)])
     assert str(told.value).startswith(f"{broken.run.directory}: ")
     assert (tmp_path / "narrow" / "model" / "model.safetensors").is_file()
