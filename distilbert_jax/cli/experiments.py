@@ -64,9 +64,9 @@ def experiment(
     """
     given = load_config(config, ExperimentConfig)
     if data:
-        there = lambda glue: glue and dataclasses.replace(glue, data=data)
-        variants_there = tuple(dataclasses.replace(one, glue=there(one.glue)) for one in given.variants)
-        given = dataclasses.replace(given, glue=there(given.glue), variants=variants_there)
+        reading = lambda glue: glue and dataclasses.replace(glue, data=data)
+        read = tuple(dataclasses.replace(one, glue=reading(one.glue)) for one in given.variants)
+        given = dataclasses.replace(given, glue=reading(given.glue), variants=read)
     if sweep:
         given = swept(given, sweep[0], sweep[1:], _with_options)
     if apart:

@@ -147,12 +147,16 @@ def _place(directory: str | Path) -> Path:
     return Path(directory).expanduser().resolve()
 
 
+def _origin(variant: Variant, models: Mapping[Path, Variant]) -> Variant:
+    """The variant that trains what a variant is, or copies it from outside; models: {HF directory: variant that makes it}."""
+    made_by = models.get(_place(variant.model)) if variant.model else None
+    return _origin(made_by, models) if made_by else variant
+
+
 def _architecture(variant: Variant, models: Mapping[Path, Variant]) -> ModelConfig:
-    """Of a variant's model, which may be that of another one, and yet to be made."""
-    if variant.pretrain:
-        return variant.pretrain.model
-    made_by = models.get(_place(variant.model))
-    return _architecture(made_by, models) if made_by else read_config(locate(variant.model))
+    """Of a variant's model, which may be yet to be made."""
+    origin = _origin(variant, models)
+    return origin.pretrain.model if origin.pretrain else read_config(locate(origin.model))
 
 
 def _check_teacher(config: PretrainConfig, models: Mapping[Path, Variant]) -> None:
@@ -163,7 +167,8 @@ def _check_teacher(config: PretrainConfig, models: Mapping[Path, Variant]) -> No
     """
     if config.objective != "distillation":
         return
-    made_by = models.get(_place(config.teacher))
+    variant = models.get(_place(config.teacher))
+    made_by = variant and _origin(variant, models)
     if made_by and made_by.pretrain:
         check_teacher(config, made_by.pretrain.model)
     else:
