@@ -440,7 +440,7 @@ def test_what_does_not_fit_is_refused_before_any_work(world, prepared, tmp_path,
     )
     copy, late = dataclasses.replace(copy, model=f"{tmp_path}/toy/teacher/model"), Variant("late", (0,), by_copy)
     given = dataclasses.replace(config, variants=(*config.variants, copy, late))
-    refused(lambda: run_experiment(given, ("pretrain",)), "--stages", path=f"{tmp_path}/corpus")
+    refused(lambda: run_experiment(given), "--text", by="experiments.experiment.build_corpora")
     refused(
         lambda: run(("pretrain",), ("triple",)),
         "--stages",
