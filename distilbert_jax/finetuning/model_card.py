@@ -170,12 +170,12 @@ def _training(config: FinetuneConfig, result: RunResult, directory: Path) -> Ite
     if distill.teacher:
         yield f"Teacher: {plain(place_name(config.teacher))}{of('distill.teacher')}."
         alpha, heat = distill.alpha, settings.temperature(config)
-        labels = "(1 − α)" if isinstance(alpha, Schedule) else number(1 - alpha)
-        share = "α · teacher" if isinstance(alpha, Schedule) else weighted(alpha, "teacher")
-        terms = " + ".join([f"{labels} · labels", share, *weighted_terms(distill)])
-        changing = f", α {alpha}" if isinstance(alpha, Schedule) else ""
-        heated = "" if heat is None else f", temperature {heat if isinstance(heat, Schedule) else number(heat)}"
-        yield f"Loss: {terms}{changing}{heated}."
+        if isinstance(alpha, Schedule):
+            shares, said = ["(1 − α) · labels", "α · teacher"], f", α {number(alpha)}"
+        else:
+            shares, said = [weighted(1 - alpha, "labels"), weighted(alpha, "teacher")], ""
+        said += "" if heat is None else f", temperature {number(heat)}"
+        yield f"Loss: {' + '.join([*shares, *weighted_terms(distill)])}{said}."
     before = f"{counted(distill.layer_epochs, 'epoch')} of layers and then " if distill.layer_epochs else ""
     epochs = f"{before}{counted(config.epochs or 0, 'epoch')}" + (f", {result.steps:,} steps" if result.steps else "")
     rest = settings.others(config, _SAID)

@@ -6,10 +6,11 @@ from types import MappingProxyType
 from typing import Any
 
 from distilbert_jax.base.config_io import Difference, differences
-from distilbert_jax.config import AugmentConfig, FinetuneConfig, Schedule, Scheduled
+from distilbert_jax.config import AugmentConfig, FinetuneConfig, Scheduled
 from distilbert_jax.errors import counted
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.training import run_directory
+from distilbert_jax.training.model_card import number
 from distilbert_jax.training.terms import weighted_terms
 
 # Said always, of runs of another kind, or where a table has them: model and task, seeds.
@@ -94,12 +95,8 @@ def _teacher(config: FinetuneConfig) -> str:
     distill, heat = config.distill, temperature(config)
     terms = "".join(f", {one.term.name} {one.weight}" for one in weighted_terms(distill, "distill"))
     before = f"; {counted(distill.layer_epochs, 'epoch')} of layers first" if distill.layer_epochs else ""
-    heated = "" if heat is None else f", T {_amount(heat)}"
-    return f"distilled from {distill.teacher} (α {_amount(distill.alpha)}{heated}{terms}{before})"
-
-
-def _amount(value: Scheduled) -> str:
-    return str(value) if isinstance(value, Schedule) else f"{value:g}"
+    heated = "" if heat is None else f", T {number(heat)}"
+    return f"distilled from {distill.teacher} (α {number(distill.alpha)}{heated}{terms}{before})"
 
 
 def _copies(augment: AugmentConfig, rows: int) -> str:

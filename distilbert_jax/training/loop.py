@@ -27,7 +27,7 @@ Evaluate = Callable[[Params], dict[str, float]]
 # One model; several of one architecture, with an axis of seeds before every other; several side by side, None of one that has left.
 States = TrainState | tuple[TrainState | None, ...]
 Rates = Callable[[int], Any]  # the learning rate of a step, from 0, or that of each model
-Flops = Callable[[tuple[int, ...]], float]
+Flops = Callable[[tuple[int, ...]], float]  # of a step of the models at these places
 
 
 class Saves(Protocol):

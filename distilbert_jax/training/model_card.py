@@ -144,8 +144,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def number(value: float) -> str:
-    """A number as a card gives it, to four digits."""
+def number(value: Scheduled) -> str:
+    """A number as a card gives it, to four digits; `linear:5:1` of one that changes over the steps."""
+    if isinstance(value, Schedule):
+        return str(value)
     if not math.isfinite(value):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
@@ -169,7 +171,7 @@ def weighted_terms(config: Any) -> list[str]:
 
 def weighted(weight: Scheduled, term: str) -> str:
     """`5 · term`, or `linear:5:1 · term` where the weight changes over the steps."""
-    return f"{weight if isinstance(weight, Schedule) else number(weight)} · {term}"
+    return f"{number(weight)} · {term}"
 
 
 def card_text(card: Card, model: Path) -> str:
