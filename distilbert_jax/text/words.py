@@ -36,7 +36,7 @@ def word_rows(
         first: the number of the first sentence, for what errors say.
 
     Raises:
-        InputError: a sentence is a string, has no word to read, or a word that is no string; `max_length` leaves no room for a
+        InputError: a sentence is a string, has no words, or a word that is no string; `max_length` leaves no room for a
             word, or is beyond the model's positions.
     """
     inner, limit = tokenizer.tokenizer, tokenizer.max_length if max_length is None else max_length
@@ -52,6 +52,8 @@ def word_rows(
                 f"sentence {number} is a {type(sentence).__name__} ({sentence!r:.60}); expected a list of words",
                 row=number,
             )
+        if not sentence:
+            raise InputError(f"sentence {number} has no words", row=number)
         for word in sentence:
             check_text(word, f"sentence {number}: a word")
     with told_in_a_line(tokenizer.settings.path), whole(inner):
@@ -59,11 +61,9 @@ def word_rows(
             [list(sentence) for sentence in sentences], is_pretokenized=True, add_special_tokens=False
         )
         rows = []
-        for number, encoding in enumerate(encodings, first):
-            if not len(encoding):
-                raise InputError(f"sentence {number} is empty: it has no word to read", row=number)
-            words = np.array(encoding.word_ids, np.int32)
-            begins = np.concatenate([[True], words[1:] != words[:-1]])
+        for encoding in encodings:
+            words = np.array(encoding.word_ids, np.int32)  # of none where no word has a piece
+            begins = np.diff(words, prepend=-1) != 0
             encoding.truncate(limit - special, direction=tokenizer.settings.truncation_side)
             kept = (
                 slice(len(encoding)) if tokenizer.settings.truncation_side == "right" else slice(-len(encoding), None)

@@ -118,6 +118,18 @@ def test_entities_are_predicted_where_the_labels_are_iob2(world, tmp_path, label
         assert not whether or [len(row["entities"]) for row in said] == [int(i == 99) for i in range(130)]
 
 
+def test_a_row_whose_words_have_no_piece_is_predicted_and_scored_as_nothing(world, tmp_path):
+    labels, model = ("O", "B-X", "I-X"), str(tmp_path)
+    build_head(TokenClassification, STUDENT, 0, labels).save_pretrained(model, load_tokenizer(world.tokenizer))
+    rows = [{"words": ["reda"], "tags": ["O"]}, {"words": ["\u200b", "\x01"], "tags": ["O", "B-X"]}]
+    one, other = predictions(model, open_table(rows), roles=Roles(tokens="words"))
+    assert one["predicted"] != [None]
+    assert (other["predicted"], other["scores"], other["entities"]) == ([None, None], [None, None], [])
+    (alone,) = predictions(model, open_table(rows[1:]), roles=Roles(tokens="words"))
+    assert alone == other
+    assert score_rows(model, rows[1:], roles=Roles(tokens="words", tags="tags")).metrics["accuracy"] == 50.0
+
+
 def test_the_length_at_which_rows_are_cut_is_told(world, tmp_path, capsys):
     for head, roles, labels in (
         (TokenClassification, Roles(tokens="text"), ("x", "y")),

@@ -29,6 +29,17 @@ def test_a_word_without_a_piece_does_not_shift_the_others(tokenizer):
     assert row.cut == 0
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_a_sentence_whose_words_have_no_piece_is_a_row_of_special_tokens(tokenizer, monkeypatch, side):
+    monkeypatch.setattr(tokenizer, "settings", dataclasses.replace(tokenizer.settings, truncation_side=side))
+    (row, other) = word_rows(tokenizer, [["\x01", "\u200b"], ["red"]])
+    assert row.row.ids.tolist() == [tokenizer.ids.cls, tokenizer.ids.sep]
+    assert row.words.tolist() == [-1, -1]
+    assert row.first.tolist() == [False, False]
+    assert row.cut == 0
+    assert other.words.tolist() == [-1, 0, -1]
+
+
 @pytest.mark.parametrize(("length", "words", "cut"), [(6, [0, 1, 2, 2], 1), (5, [0, 1, 2], 1), (4, [0, 1], 2)])
 def test_words_beyond_the_length_are_counted(tokenizer, length, words, cut):
     (row,) = word_rows(tokenizer, [["red", "to", "blues", "goes"]], max_length=length)
@@ -45,8 +56,7 @@ def test_words_cut_on_the_left_keep_their_first_pieces_only(tokenizer, monkeypat
 
 
 def test_what_is_no_sentence_of_words_is_refused(tokenizer):
-    for empty in ([], ["\x01", ""]):
-        refused(lambda empty=empty: word_rows(tokenizer, [["red"], empty]), by="text.words.word_rows", row=2)
+    refused(lambda: word_rows(tokenizer, [["red"], []]), by="text.words.word_rows", row=2)
     refused(lambda: word_rows(tokenizer, ["red goes"]), by="text.words.word_rows", row=1)
     refused(lambda: word_rows(tokenizer, [["red", None]]), by="text.tokenizer.check_text")
     for length in (2, 65):
