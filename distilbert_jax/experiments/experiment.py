@@ -99,7 +99,8 @@ def _check_text(config: ExperimentConfig, corpus: Path, files: Sequence[Path]) -
 
 
 def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequence[Stage]) -> None:
-    """Raise InputError, before any work, for what would stop a later stage: a model, a variant or a task that is not there."""
+    """Raise InputError, before any work, for what would stop a later stage: a model, a variant or a task that is not there, runs
+    that were fine-tuned otherwise."""
     tasks: list[str] = []
     if "glue" in stages:
         seeds = dict.fromkeys(seed for variant in variants for seed in variant.seeds)
@@ -120,6 +121,7 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
         architecture = _architecture(variant, models)
         if "glue" in stages:
             check_shape(config.glue_of(variant), tasks, variant.seeds, architecture, variant.name)
+            check_tuned(config, variant)
         if "pretrain" in stages and not has_weights(config.run_of(variant) / "model"):
             trained = variant.pretrain
             for place in (trained.init.source, trained.teacher) if trained else (variant.model,):

@@ -69,7 +69,12 @@ def swept(config: ExperimentConfig, field: str, values: Sequence[str], read: Rea
 
 def _check_field(field: str, name: str, there: Mapping[str, Any], kind: str) -> None:
     """Raise InputError unless values of this field make variants."""
-    if name in _NOT_SWEPT or (name not in there and not name.startswith("loss.own.")):
+    if name in _NOT_SWEPT:
+        raise InputError(
+            f"--sweep {field}: the experiment says it of each variant (its directory, model, tasks and seeds)",
+            field="--sweep",
+        )
+    if name not in there and not name.startswith("loss.own."):
         hint = nearest(name, [one for one in there if one not in _NOT_SWEPT])
         raise InputError(f"--sweep {field}: no such field of a {kind} config; {hint}", field="--sweep", hint=hint)
     if is_free(name.removeprefix(_GLUE)):

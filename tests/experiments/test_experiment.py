@@ -263,7 +263,14 @@ def test_what_lies_there_is_compared_with_the_config_at_every_stage(world, prepa
     ask("report")
     for field, value in (("length", 8), ("optimizer.learning_rate", 0.5), ("epochs", 2)):
         file.write_text(to_json(change(tuning, **{field.replace(".", "__"): value})))
-        refused(lambda: ask("report"), by="experiments.experiment.check_tuned", path="encoder/glue/sst2-0", field=field)
+        for stage in ("glue", "report"):
+            refused(
+                lambda stage=stage: ask(stage),
+                by="experiments.experiment.check_tuned",
+                path="encoder/glue/sst2-0",
+                field=field,
+            )
+    file.write_text(to_json(tuning))
     shutil.rmtree(tmp_path / "encoder")
     BertModel(BERT, rngs=nnx.Rngs(6)).save_pretrained(tmp_path / "encoder", load_tokenizer(world.tokenizer))
     for stage in ("glue", "report"):
