@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from distilbert_jax.errors import InputError
 from distilbert_jax.training.batches import PerEpoch, best_fit, epoch_generator
@@ -41,9 +42,11 @@ class Packing(NamedTuple):
     column: np.ndarray
     segment: np.ndarray
 
-    def tokens(self, values: Sequence[np.ndarray], shape: PackedShape, fill: int = 0) -> np.ndarray:
-        """One value a token, [length of an example] each → int32 [R, T], `fill` where there is no token."""
-        packed = np.full((shape.rows, shape.length), fill, np.int32)
+    def tokens(
+        self, values: Sequence[np.ndarray], shape: PackedShape, fill: int = 0, dtype: DTypeLike = np.int32
+    ) -> np.ndarray:
+        """One value a token, or several, [length of an example, …] each → [R, T, …], `fill` where there is no token."""
+        packed = np.full((shape.rows, shape.length, *values[0].shape[1:]), fill, dtype)
         for row, column, value in zip(self.row, self.column, values, strict=True):
             packed[row, column : column + len(value)] = value
         return packed
@@ -53,6 +56,14 @@ class Packing(NamedTuple):
         packed = np.zeros((shape.rows, shape.segments, *values.shape[1:]), values.dtype)
         packed[self.row, self.segment - 1] = values
         return packed
+
+    def of_tokens(self, packed: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+        """What a head gave for every token of the examples, [R, T, …] → [length of an example, …] each.
+
+        lengths: of all examples.
+        """
+        places = zip(self.row, self.column, lengths[self.indices], strict=True)
+        return [packed[row, column : column + length] for row, column, length in places]
 
     def of_examples(self, packed: np.ndarray) -> np.ndarray:
         """What a head gave for every example, [R, S, …] → [n, …]."""

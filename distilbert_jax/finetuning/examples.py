@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from distilbert_jax.finetuning.batches import PackedShape, Packing
-from distilbert_jax.finetuning.ragged import Rows
+from distilbert_jax.finetuning.ragged import Ragged, Rows
 from distilbert_jax.text.tokenizer import Row
 
 
@@ -17,13 +17,15 @@ class Examples:
     """Tokenised rows of one split. A kind of task adds what is learned of them, its fields with a value an example.
 
     rows: of their own lengths; cut: how many were longer than the length limit; labelled: bool [n], False of a copy whose label is
-    a teacher's to say, None: all are.
+    a teacher's to say, None: all are; taught: what a teacher's head gave for each, float32 [n, …], or for its tokens, [length, …]
+    each, None: it was not asked.
     """
 
     rows: Sequence[Row]
     cut: int = dataclasses.field(kw_only=True)
     labelled: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
     importance: np.ndarray | None = dataclasses.field(default=None, kw_only=True)
+    taught: np.ndarray | Ragged | None = dataclasses.field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -61,7 +63,7 @@ class Examples:
         Returns:
             input_ids, token_type_ids, position_ids (from 0 in every example) and segment_ids (0: padding) int32 [R, T]; weights
             float32, 0 where there is no example, [R, S]; labelled float32 [R, S] where not all are; importance float32 [R, S] where
-            it is not 1; and what a kind adds.
+            it is not 1; taught float32 [R, S, …] or [R, T, …] where a teacher was asked; and what a kind adds.
         """
         rows = [self.rows[index] for index in packing.indices]
         batch = {
@@ -77,6 +79,11 @@ class Examples:
             batch["labelled"] = packing.examples(self.labelled[packing.indices].astype(np.float32), shape)
         if self.importance is not None:
             batch["importance"] = packing.examples(self.importance[packing.indices].astype(np.float32), shape)
+        if isinstance(self.taught, Ragged):
+            theirs = [self.taught[index] for index in packing.indices]
+            batch["taught"] = packing.tokens(theirs, shape, dtype=np.float32)
+        elif self.taught is not None:
+            batch["taught"] = packing.examples(self.taught[packing.indices], shape)
         return batch
 
 

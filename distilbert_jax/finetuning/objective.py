@@ -28,6 +28,13 @@ def layer_terms(config: DistillConfig) -> tuple[Weighted, ...]:
     return weighted_terms(config, "distill")
 
 
+def asks_once(config: DistillConfig, stage: Stage) -> bool:
+    """Whether the steps of a stage need nothing of a teacher but its answers. These do not change while the student learns, and are
+    asked once, before the first step, for all epochs and seeds.
+    """
+    return bool(config.teacher) and (stage == "answers" or (stage == "together" and not layer_terms(config)))
+
+
 def supervised(
     kind: Kind,
     graphdef: nnx.GraphDef,
@@ -43,7 +50,8 @@ def supervised(
     the frozen ones; projections of its terms are among the others.
 
     Batches are those of `Examples.packed`. What is not labelled is learned from the teacher alone. Losses of answers are divided by
-    the kind's count, of labelled or not, terms of layers by the tokens.
+    the kind's count, of labelled or not, terms of layers by the tokens. A batch with `taught` holds the teacher's answers: it is
+    not asked, and needs no parameters (`asks_once`).
 
     Args:
         dtype: of the matmuls of projections.
@@ -76,10 +84,22 @@ def supervised(
         parts = {name: Part(kind.over, share) for name, share in zip((to_labels, to_teacher), shares, strict=True)}
         parts = {**(parts if stage != "layers" else {}), **{one.term.metric: part_of(one) for one in asked}}
 
+    def distance(
+        config: DistillConfig, outputs: jax.Array, theirs: jax.Array, batch: Batch, counts: Metrics
+    ) -> jax.Array:
+        heat = counts["distill_temperature"] if isinstance(config.temperature, Schedule) else config.temperature
+        return kind.distance(outputs, theirs, batch, heat)
+
     def sums(params: Params, frozen: Params, batch: Batch, counts: Metrics) -> Metrics:
         model, terms = merge(graphdef, of_model(params)), {}
         if teacher is None or config is None:
             return {to_labels: kind.loss(outputs_of(kind, model, batch, batch["rngs"]), batch)}
+        if "taught" in batch:
+            outputs = outputs_of(kind, model, batch, batch["rngs"])
+            return {
+                to_labels: kind.loss(outputs, batch),
+                to_teacher: distance(config, outputs, batch["taught"], batch, counts),
+            }
         taught_by = merge(teacher, frozen)
         of_student, of_teacher = all_reads(asked, model.config, taught_by.config)
         encode = read if stage == "layers" else _encode
@@ -92,9 +112,7 @@ def supervised(
         if stage != "layers":
             with jax.named_scope("teacher"):
                 their_outputs = _outputs(kind, taught_by, theirs, batch, None)
-            heat = config.temperature
-            heat = counts["distill_temperature"] if isinstance(heat, Schedule) else heat
-            terms[to_teacher] = kind.distance(outputs, their_outputs, batch, heat)
+            terms[to_teacher] = distance(config, outputs, their_outputs, batch, counts)
         student, other = compared(model, taught_by, asked, params, dtype)
         segment_ids = batch["segment_ids"]
         at = Tokens((segment_ids > 0).astype(jnp.float32), None, segment_ids)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -13,14 +14,18 @@ from jax.sharding import Mesh
 from tokenizers import Tokenizer
 
 from distilbert_jax.base.hub import locate
+from distilbert_jax.base.progress import progress
 from distilbert_jax.config import DistillConfig, FinetuneConfig, ModelConfig
 from distilbert_jax.errors import InputError, few, warn_once
 from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning.augment import augmented, check_proposer, load_proposer
+from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.examples import Examples
-from distilbert_jax.finetuning.kinds import kind_of
+from distilbert_jax.finetuning.kinds import Kind, kind_of
 from distilbert_jax.finetuning.kinds.kind import AT_ONCE
 from distilbert_jax.finetuning.labels import label_order
+from distilbert_jax.finetuning.predictor import predictor
+from distilbert_jax.finetuning.ragged import Ragged
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models.heads import ModelWithHead, SequenceClassification
 from distilbert_jax.models.hf_format import read_config
@@ -132,6 +137,34 @@ def with_copies(examples: Examples, config: FinetuneConfig, tokenizer: Tokenizer
     return augmented(examples, asked, proposer, tokenizer)
 
 
+def taught(
+    examples: Examples, kind: Kind, teacher: "Teacher", shape: PackedShape, pad_id: int, mesh: Mesh, name: str
+) -> Examples:
+    """Examples with what a teacher's head gives for each.
+
+    Args:
+        shape: of the batches in which it is asked.
+        name: of the teacher.
+
+    Raises:
+        NotFiniteError: an answer is not finite.
+    """
+    assert teacher.graphdef is not None
+    done = 0
+    with progress(f"asking {name}", len(examples)) as say:
+
+        def given_to(packing: Packing, outputs: np.ndarray, examples: Examples) -> Sequence[np.ndarray]:
+            nonlocal done
+            say(done := done + len(packing.indices))
+            return (
+                packing.of_tokens(outputs, examples.lengths) if kind.of_tokens else list(packing.of_examples(outputs))
+            )
+
+        ask = predictor(kind, teacher.graphdef, shape, pad_id, mesh, f"distill.teacher = {name}", given_to=given_to)
+        answers = ask(sharding.put(teacher.params, sharding.shardings(teacher.params, mesh)), examples)
+    return dataclasses.replace(examples, taught=Ragged.of(answers) if kind.of_tokens else np.stack(answers))
+
+
 def load_model(config: FinetuneConfig, task: Task) -> ModelWithHead:
     """The encoder and head of a directory, its labels in the task's order; a new head where it has none or other labels."""
     kind = kind_of(task)
@@ -205,7 +238,7 @@ def _in_order(params: Params, order: Sequence[int], own: str) -> Params:
 
 
 class Teacher(NamedTuple):
-    """A model of the task that is distilled from: its graph (None: there is no teacher), parameters, and config."""
+    """A model of the task that is distilled from: its graph (None: there is no teacher), parameters on the host, and config."""
 
     graphdef: nnx.GraphDef | None
     params: Params
@@ -260,9 +293,7 @@ def _teachers_order(name: str, teacher: ModelConfig, config: FinetuneConfig, tas
     return order
 
 
-def load_teacher(
-    name: str, config: FinetuneConfig, task: Task, tokenizer: Tokenizer, data: Data, mesh: Mesh
-) -> Teacher:
+def load_teacher(name: str, config: FinetuneConfig, task: Task, tokenizer: Tokenizer, data: Data) -> Teacher:
     """A teacher, its labels in the task's order.
 
     Raises:
@@ -286,4 +317,4 @@ def load_teacher(
         )
     graphdef, params = split(teacher)
     params = sharding.pad_vocabulary(params if order is None else _in_order(params, order, kind.own))
-    return Teacher(graphdef, sharding.put(params, sharding.shardings(params, mesh)), teacher.config)
+    return Teacher(graphdef, jax.device_get(params), teacher.config)

@@ -12,7 +12,7 @@ from distilbert_jax.text.tokenizer import Row
 
 
 class _Part(NamedTuple):
-    """Arrays end to end: values [sum of n], and where each begins and the last one ends, int64 [n + 1]."""
+    """Arrays end to end: values [sum of n, …], and where each begins and the last one ends, int64 [n + 1]."""
 
     values: np.ndarray
     places: np.ndarray
@@ -26,8 +26,8 @@ class _Part(NamedTuple):
 
 
 class Ragged(Sequence[np.ndarray]):
-    """Arrays [n] of several n and one dtype, 8 bytes each beside their values; an array of its own has more than 100. What is taken
-    out is a view. They lie in parts, as they were joined, since an array of all would be a copy of them while it is made."""
+    """Arrays [n, …] of several n and one dtype, 8 bytes each beside their values; an array of its own has more than 100. What is
+    taken out is a view. They lie in parts, as they were joined, since an array of all would be a copy of them while it is made."""
 
     def __init__(self, parts: Iterable[_Part]):
         self._parts = [part for part in parts if part.count]

@@ -18,7 +18,7 @@ from optax import GradientTransformation
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError, InputError, NotFiniteError
 from distilbert_jax.finetuning import datasets, objective, preparation
-from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
+from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, packings, wide_enough
 from distilbert_jax.finetuning.checkpoints import Run, goes_on
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.identity import BATCHES
@@ -98,8 +98,9 @@ class Tuning:
             self._load_teacher(config.teacher)  # what is wrong with it is told before copies are made
             self.train_rows = preparation.with_copies(self.data.train, config, self.tokenizer)
         self.shape = packed_shape(self.train_rows.lengths, config.batch_size)
-        shared_by = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * config.optimizer.accumulate
-        self.placed_shape = self.shape.for_mesh(shared_by)
+        devices = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        self.placed_shape = self.shape.for_mesh(devices * config.optimizer.accumulate)
+        self.asked_shape = self.shape.for_mesh(devices)
         self.epochs = config.epochs or self.task.epochs
         self.per_epoch = per_epoch = self._batches(config).batches_per_epoch
         self.stages = [Stage("together", 0, self.epochs * per_epoch)]
@@ -126,7 +127,13 @@ class Tuning:
     def _load_teacher(self, name: str) -> Teacher:
         if not name:
             return NO_TEACHER
-        return preparation.load_teacher(name, self.config, self.task, self.tokenizer, self.data, self.mesh)
+        return preparation.load_teacher(name, self.config, self.task, self.tokenizer, self.data)
+
+    @functools.lru_cache(maxsize=1)  # noqa: B019 (as above)
+    def _taught_rows(self, name: str) -> Examples:
+        """The rows to train on with the teacher's answers to them."""
+        teacher, mesh = self._load_teacher(name), self.mesh
+        return preparation.taught(self.train_rows, self.kind, teacher, self.asked_shape, self.pad_id, mesh, name)
 
     def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[RunResult]:
         """Train these runs, side by side when there is more than one, from where they were interrupted, and score them: the results
@@ -183,6 +190,9 @@ class Tuning:
             params: of each run as the stage begins; of one that goes on from within it only their names and shapes count.
         """
         config, several, steps = self.config, len(runs) > 1, stage.stop - stage.start
+        asked = objective.asks_once(config.distill, stage.learned)
+        rows = self._taught_rows(shared_teacher([one.config for one in runs])) if asked else self.train_rows
+        frozen: Params = {} if asked else sharding.put(teacher.params, sharding.shardings(teacher.params, self.mesh))
         optimizer = optimizer_of(config, params[0], self.model_config.num_hidden_layers, steps)
         rate = schedule(config.optimizer, steps)
         pairs = zip(runs, params, strict=True)
@@ -195,9 +205,9 @@ class Tuning:
         selects = config.select and stage is self.stages[-1]
         state = fit(
             state,
-            self._step_of(stage, len(runs), teacher, optimizer, state),
-            teacher.params,
-            functools.partial(self._placed, [self._batches(one.config) for one in runs]),
+            self._step_of(stage, len(runs), teacher, optimizer, state, frozen),
+            frozen,
+            functools.partial(self._placed, rows, [self._batches(one.config) for one in runs]),
             dataclasses.replace(config.run, eval_every=self.per_epoch),
             self.steps,
             lambda step: rate(step - stage.start),
@@ -215,7 +225,13 @@ class Tuning:
         return [*map(of_run, range(len(runs)))] if several else [trained]
 
     def _step_of(
-        self, stage: Stage, seeds: int, teacher: Teacher, optimizer: GradientTransformation, state: TrainState
+        self,
+        stage: Stage,
+        seeds: int,
+        teacher: Teacher,
+        optimizer: GradientTransformation,
+        state: TrainState,
+        frozen: Params,
     ) -> Callable[..., Any]:
         """The train step of a stage, which is compiled once."""
         key = seeds, teacher.graphdef, stage
@@ -231,7 +247,7 @@ class Tuning:
                 steps=stage.stop - stage.start,
             )
             accumulate = self.config.optimizer.accumulate
-            held, given = held_of(self.config, state.params), (learned, optimizer, state, teacher.params)
+            held, given = held_of(self.config, state.params), (learned, optimizer, state, frozen)
             self._steps[key] = make_train_step(*given, self.mesh, accumulate, held=held, stacked=seeds > 1)
         return self._steps[key]
 
@@ -268,22 +284,33 @@ class Tuning:
         asked = objective.layer_terms(config.distill)
         return params | draw_projections(asked, self.model_config, teacher.config, config.run.seed)
 
-    def _placed(self, batches: Sequence[RandomBatches], start: int, stop: int) -> Iterator[dict[str, jax.Array]]:
+    def _placed(
+        self, examples: Examples, batches: Sequence[RandomBatches], start: int, stop: int
+    ) -> Iterator[dict[str, jax.Array]]:
         where = sharding.batch_sharding(self.mesh, stacked=len(batches) > 1)
         for k in range(start, stop):
-            rows = [self.train_rows.packed(one.batch(k), self.placed_shape, self.pad_id) for one in batches]
+            rows = [examples.packed(one.batch(k), self.placed_shape, self.pad_id) for one in batches]
             whole = rows[0] if len(rows) == 1 else {name: np.stack([row[name] for row in rows]) for name in rows[0]}
             yield sharding.put(whole, where)
 
+    @functools.cached_property
+    def _batches_asked(self) -> int:
+        """In how many batches a teacher is asked for all rows."""
+        return sum(1 for _ in packings(self.train_rows.lengths, self.asked_shape))
+
     def _flops(self, teacher: Teacher) -> float:
-        """FLOPs of a run's steps. Where layers alone are learned, nothing above them is computed."""
+        """FLOPs of a run's steps, and of asking its teacher, who answers for several seeds at once. Where layers alone are learned,
+        nothing above them is computed."""
         rows, length, total = self.placed_shape.rows, self.placed_shape.length, 0.0
         for stage in self.stages:
             reads = None
             if stage.learned == "layers" and teacher.config:
                 reads = all_reads(objective.layer_terms(self.config.distill), self.model_config, teacher.config)
-            frozen = self.config.freeze == "encoder"
-            step = cost.tuning_flops(self.model_config, rows, length, teacher.config, reads, frozen=frozen)
+            taught_by, frozen = teacher.config, self.config.freeze == "encoder"
+            if taught_by and objective.asks_once(self.config.distill, stage.learned):
+                total += self._batches_asked * cost.tuning_flops(taught_by, self.asked_shape.rows, length, frozen=True)
+                taught_by = None
+            step = cost.tuning_flops(self.model_config, rows, length, taught_by, reads, frozen=frozen)
             total += (stage.stop - stage.start) * step
         return total
 

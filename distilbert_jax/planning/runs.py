@@ -146,10 +146,26 @@ class Finetuning:
         return self.config.optimizer.accumulate
 
     @property
+    def stage(self) -> Literal["together", "layers"]:
+        """What a step learns; of two kinds of steps those of layers are meant, which cost more."""
+        return "layers" if self.config.distill.layer_epochs else "together"
+
+    @property
+    def asks_once(self) -> bool:
+        """Whether steps find their teacher's answers in the batch."""
+        from distilbert_jax.finetuning.objective import asks_once
+
+        return self.teacher is not None and asks_once(self.config.distill, self.stage)
+
+    @property
     def models(self) -> str:
         layers = counted(self.config.distill.layer_epochs, "epoch") if self.config.distill.layer_epochs else ""
-        alike = f"; {layers} of layers alone, whose steps are taken to cost what the others do" if layers else ""
-        return _described(self.model, self.teacher, self.dtype) + alike
+        beside = (
+            f"; {layers} of layers alone: of answers a step is taken to cost as much, and costs less" if layers else ""
+        )
+        if self.asks_once:
+            beside = "; the teacher is asked once, before the first step, and that pass is not counted"
+        return _described(self.model, self.teacher, self.dtype) + beside
 
     @property
     def dtype(self) -> Dtype:
@@ -159,8 +175,8 @@ class Finetuning:
         """Of a step of all seeds over all devices."""
         from distilbert_jax.training.cost import tuning_flops
 
-        frozen = self.config.freeze == "encoder"
-        return self.seeds * tuning_flops(self.model, self.rows, self.length, self.teacher, frozen=frozen)
+        frozen, teacher = self.config.freeze == "encoder", None if self.asks_once else self.teacher
+        return self.seeds * tuning_flops(self.model, self.rows, self.length, teacher, frozen=frozen)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,11 +16,11 @@ from distilbert_jax.config import Activations, ModelConfig
 from distilbert_jax.finetuning import optimizer as tuning_optimizer
 from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.kinds import kind_of
-from distilbert_jax.finetuning.objective import layer_terms, supervised
+from distilbert_jax.finetuning.objective import layer_terms, outputs_of, supervised
 from distilbert_jax.finetuning.tasks import find_task
 from distilbert_jax.models import EncoderModel, MaskedLM
 from distilbert_jax.models.layers import activations_dtype
-from distilbert_jax.models.params import Params, held_weights, split
+from distilbert_jax.models.params import Params, held_weights, merge, split
 from distilbert_jax.models.pretrained import PretrainedModel
 from distilbert_jax.pipelines.base import compiled_call
 from distilbert_jax.pipelines.features import FeatureExtraction
@@ -32,7 +32,7 @@ from distilbert_jax.pretraining.setup import head_of, held_of, new_projections, 
 from distilbert_jax.pretraining.together import company
 from distilbert_jax.text.tokenizer import stack
 from distilbert_jax.training import sharding, terms
-from distilbert_jax.training.projections import draw_projections
+from distilbert_jax.training.projections import draw_projections, of_model
 from distilbert_jax.training.step import first_state, make_step_together, make_train_step
 
 _MASK_ID = 103  # any will do
@@ -101,7 +101,7 @@ def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
         asked = layer_terms(config.distill)
         terms.check_terms(asked, 0, run.model, teacher)
         params |= jax.eval_shape(lambda: draw_projections(asked, run.model, teacher, config.run.seed))
-    stage = "answers" if config.distill.layer_epochs else "together"  # of two kinds of steps the one that comes last
+    stage = run.stage
     objective = supervised(kind, graphdef, teacher_graphdef, config.distill, dtype=jnp.dtype(dtype), stage=stage)
     optimizer = tuning_optimizer.optimizer_of(config, params, run.model.num_hidden_layers, run.steps)
     held, several = tuning_optimizer.held_of(config, params), run.seeds > 1
@@ -109,7 +109,10 @@ def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
     shape = PackedShape(run.rows, run.length, run.segments)
     example = kind.blank(run.model, labelled=np.ones(1, bool) if config.augment.copies else None)
     place = np.zeros(1, int)
-    packed = example.packed(Packing(place, place, place, place + 1), shape, 0)
+    packed: dict[str, Any] = example.packed(Packing(place, place, place, place + 1), shape, 0)
+    if run.asks_once:
+        answers = lambda params, batch: outputs_of(kind, merge(graphdef, params), batch, None)
+        packed["taught"], frozen = jax.eval_shape(answers, of_model(params), packed), {}
     seeds = lambda array: jax.ShapeDtypeStruct((run.seeds,) * several + array.shape, array.dtype)
     state, batch = jax.tree.map(seeds, state), {name: seeds(array) for name, array in packed.items()}
     accumulate = config.optimizer.accumulate

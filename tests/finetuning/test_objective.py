@@ -12,6 +12,7 @@ from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_
 from distilbert_jax.finetuning.kinds import KINDS
 from distilbert_jax.finetuning.kinds.sentences import SentenceExamples
 from distilbert_jax.finetuning.predictor import predictor
+from distilbert_jax.finetuning.preparation import Teacher, taught
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.params import merge, split
 from distilbert_jax.text.tokenizer import Row, stack
@@ -64,14 +65,25 @@ def packed(examples):
     return packing, examples.packed(packing, shape, 0)
 
 
+def asked(kind, examples, teacher):
+    """Examples with what a teacher says of them."""
+    given, shape = Teacher(*split(teacher), teacher.config), packed_shape(examples.lengths, SIZE)
+    return taught(examples, kind, given, shape, 0, sharding.make_mesh(MeshConfig()), "x")
+
+
 @pytest.mark.parametrize("labels", [1, 3])
-@pytest.mark.parametrize(("config", "distilled"), [(BERT, False), (STUDENT, True)], ids=["bert", "distilbert"])
-def test_packed_rows_have_the_losses_and_gradients_of_padded_ones(config, distilled, labels):
+@pytest.mark.parametrize(
+    ("config", "distilled", "once"),
+    [(BERT, False, False), (STUDENT, True, False), (STUDENT, True, True)],
+    ids=["bert", "distilbert", "distilbert-once"],
+)
+def test_packed_rows_have_the_losses_and_gradients_of_padded_ones(config, distilled, once, labels):
     examples = examples_of(100, labels)
-    packing, batch = packed(examples)
-    assert batch["segment_ids"].max() > 1
     model, teacher = classifier(config, labels, 1), classifier(BERT, labels, 2)
+    packing, batch = packed(asked(kind_with(labels), examples, teacher) if once else examples)
+    assert batch["segment_ids"].max() > 1
     (graphdef, params), (of_teacher, frozen) = split(model), split(teacher)
+    frozen = {} if once else frozen
     distill = DistillConfig(teacher="x", alpha=0.3, temperature=1.5)
     given = objective.supervised(kind_with(labels), graphdef, of_teacher if distilled else None, distill)
     keys = jax.random.split(jax.random.key(0), len(batch["input_ids"]))

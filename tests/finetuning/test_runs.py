@@ -674,6 +674,40 @@ def test_each_seed_may_have_a_teacher_of_its_own(folder, tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_a_teacher_is_asked_once_for_all_epochs_and_seeds(folder, tuned, tmp_path, monkeypatch):
+    """With the losses of a teacher that every step asks, also on a mesh."""
+    teacher = str(Path(tuned[0].run.directory) / "model")
+    given = {"distill__teacher": teacher, "epochs": 2}
+    asked, frozen = [], []
+    taught, fit = module.preparation.taught, module.fit
+    monkeypatch.setattr(module.preparation, "taught", lambda *all: asked.append(all[-1]) or taught(*all))
+    monkeypatch.setattr(module, "fit", lambda *all, **more: frozen.append(all[2]) or fit(*all, **more))
+    once = seeds_of(folder, tmp_path / "once", (0, 1), **given)
+    found = finetune_seeds(once)
+    assert asked == [teacher]
+    assert frozen == [{}, {}]
+    cut = change(once[0], mesh=MeshConfig(2, 2, 2), optimizer__accumulate=2, run__directory=str(tmp_path / "cut"))
+    tune(cut)
+    np.testing.assert_allclose(losses_of(cut), losses_of(once[0]), rtol=1e-4)
+    monkeypatch.setattr(module.objective, "asks_once", lambda *_: False)
+    always = seeds_of(folder, tmp_path / "always", (0, 1), **given)
+    results = finetune_seeds(always)
+    assert len(asked) == 2
+    assert all(frozen[3:])
+    for one, other in zip(once, always, strict=True):
+        np.testing.assert_allclose(losses_of(one), losses_of(other), rtol=1e-5)
+    assert found[0].flops < results[0].flops
+
+
+def test_a_teacher_whose_answers_are_not_finite_is_refused(folder, tuned, tmp_path):
+    model = SequenceClassification.from_pretrained(Path(tuned[0].run.directory) / "model")
+    model.classifier.kernel[...] = 3e38 * jnp.sign(model.classifier.kernel[...])
+    model.save_pretrained(tmp_path / "teacher", load_tokenizer(folder / "student"))
+    config = tuning(folder, tmp_path / "run", distill__teacher=str(tmp_path / "teacher"), epochs=1)
+    refused(lambda: tune(config), "distill.teacher", by="models.ranges.check_finite", path="teacher")
+
+
 def relabelled(source, directory, labels, order=(0, 1)):
     """A classifier with other names, each at another id: the same function where the names go along."""
     model = SequenceClassification.from_pretrained(source)

@@ -285,9 +285,14 @@ def test_fine_tuning_on_data_at_hand_is_planned_in_its_packed_shape(world, monke
 
 def test_a_teacher_s_pass_is_counted_and_has_the_labels_of_the_task():
     alone = run_of(TUNING)
-    taught = run_of(dataclasses.replace(TUNING, distill=DistillConfig(teacher="bert-base-uncased")))
+    of = lambda **distill: run_of(dataclasses.replace(TUNING, distill=DistillConfig("bert-base-uncased", **distill)))
+    taught, layers, first = of(), of(hidden=HiddenConfig(1.0)), of(hidden=HiddenConfig(1.0), layer_epochs=1)
     assert taught.teacher.num_hidden_layers == 12
-    assert taught.flops() > 1.6 * alone.flops()
+    assert layers.flops() == first.flops() > 1.6 * alone.flops()
+    assert taught.flops() == alone.flops()
+    assert [one.asks_once for one in (alone, taught, layers, first)] == [False, True, False, False]
+    assert "asked once" in taught.models
+    assert "asked once" not in layers.models + first.models
 
 
 def test_copies_of_rows_and_epochs_of_layers_are_planned_too():

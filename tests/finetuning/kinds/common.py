@@ -15,7 +15,7 @@ from distilbert_jax.models.params import merge, split
 from distilbert_jax.training.objective import alone
 from distilbert_jax.training.step import local_gradients
 from tests import runs
-from tests.finetuning.test_objective import packed
+from tests.finetuning.test_objective import asked, packed
 from tests.runs import change
 
 ALPHA, TEMPERATURE = 0.3, 1.5
@@ -64,7 +64,8 @@ def trained(folder, task, splits, seeds=(0, 1), **changes):
 
 
 def assert_packed_is_padded(kind, examples, model, teacher, formula, *, over):
-    """Loss and gradients of a packed batch in two micro-batches, with a teacher, beside those of the plain formula.
+    """Loss and gradients of a packed batch in two micro-batches, with a teacher that is asked in the step or was asked before,
+    beside those of the plain formula.
 
     formula: (model, teacher, indices) → the mean of the loss and of the distance from the teacher. over: what the batch counts.
     """
@@ -77,7 +78,7 @@ def assert_packed_is_padded(kind, examples, model, teacher, formula, *, over):
     keys = jax.random.split(jax.random.key(0), len(batch["input_ids"]))
     assert {name: int(value) for name, value in given.prepare(keys, batch)[1].items()} == over(packing.indices)
 
-    def packed_step(params):
+    def packed_step(params, frozen, batch):
         ready, counts = given.prepare(keys, batch)
         ((grads, metrics),) = local_gradients(alone(given), (params,), frozen, {**ready, "rngs": None}, (counts,), 2)
         return metrics["loss"], grads
@@ -86,13 +87,15 @@ def assert_packed_is_padded(kind, examples, model, teacher, formula, *, over):
         own, distance = formula(merge(graphdef, params), teacher, packing.indices)
         return (1 - ALPHA) * own + ALPHA * distance
 
-    (loss, grads), (expected, wanted) = (jax.jit(one)(params) for one in (packed_step, jax.value_and_grad(padded_loss)))
-    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    expected, wanted = jax.jit(jax.value_and_grad(padded_loss))(params)
     norm = np.sqrt(sum(float(jnp.sum(value**2)) for value in wanted.values()))
-    for name, value in wanted.items():
-        own, away = float(jnp.linalg.norm(value)), float(jnp.linalg.norm(grads[name] - value))
-        is_noise = own < 1e-5 * norm  # key biases have no gradient, nor has a bias that all choices share
-        assert away <= 1e-5 * (norm if is_noise else max(own, 0.01 * norm)), (name, own, away, norm)
+    for arguments in ((frozen, batch), ({}, packed(asked(kind, examples, teacher))[1])):
+        loss, grads = jax.jit(packed_step)(params, *arguments)
+        assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+        for name, value in wanted.items():
+            own, away = float(jnp.linalg.norm(value)), float(jnp.linalg.norm(grads[name] - value))
+            is_noise = own < 1e-5 * norm  # key biases have no gradient, nor has a bias that all choices share
+            assert away <= 1e-5 * (norm if is_noise else max(own, 0.01 * norm)), (name, own, away, norm)
 
 
 def divergence(ours, theirs):
