@@ -118,7 +118,7 @@ def windows_of_each(tokenizer):
     return [slice(*pair) for pair in itertools.pairwise(ends)]
 
 
-def test_a_sentence_without_a_word_to_read_is_told_by_its_row_of_the_split(tokenizer, monkeypatch):
-    table = {"tokens": [["reda"]] * 9 + [["\u0001"]], "tags": [["O"]] * 10, "label": [0] * 10}
+def test_a_sentence_without_words_is_told_by_its_row_of_the_split(tokenizer, monkeypatch):
+    table = {"tokens": [["reda"]] * 9 + [[]], "tags": [["O"]] * 10, "label": [0] * 10}
     for at_once in (4, 1000):
         refused(lambda n=at_once: encoded(test_tokens.TOY, table, tokenizer, n, monkeypatch), row=8)
