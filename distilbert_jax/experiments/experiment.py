@@ -121,7 +121,7 @@ def check(config: ExperimentConfig, variants: Sequence[Variant], stages: Sequenc
         architecture = _architecture(variant, models)
         if "glue" in stages:
             check_shape(config.glue_of(variant), tasks, variant.seeds, architecture, variant.name)
-            check_tuned(config, variant)
+            check_settings(config, variant, tasks)
         if "pretrain" in stages and not has_weights(config.run_of(variant) / "model"):
             trained = variant.pretrain
             for place in (trained.init.source, trained.teacher) if trained else (variant.model,):
@@ -264,14 +264,22 @@ def check_made(config: ExperimentConfig, variant: Variant) -> None:
 
 
 def check_tuned(config: ExperimentConfig, variant: Variant) -> None:
-    """Raise InputError where a variant was fine-tuned otherwise than the config describes now, the fields that a sweep chooses
-    among aside, with a setting that was chosen among others than the sweep has now, or on other rows or with another teacher."""
-    base, tried = config.run_of(variant) / "glue", config.sweep.tried()
+    """Raise InputError as `check_settings`, or where a variant's setting was chosen among others than the sweep has now."""
+    check_settings(config, variant, config.tasks)
+    base = config.run_of(variant) / "glue"
     for task, seed in asked_of(config, variant):
+        if config_of(directory := base / f"{task}-{seed}") is not None:
+            check_chosen(choice_of(task, directory), config.sweep, base / "choice" / task)
+
+
+def check_settings(config: ExperimentConfig, variant: Variant, tasks: Sequence[str]) -> None:
+    """Raise InputError where a variant was fine-tuned on some tasks otherwise than the config describes now, the fields that a
+    sweep chooses among aside, or on other rows or with another teacher."""
+    base, tried, tuning = config.run_of(variant) / "glue", config.sweep.tried(), config.glue_of(variant)
+    for task, seed in asked_of(dataclasses.replace(config, tasks=tuple(tasks)), variant):
         directory = base / f"{task}-{seed}"
         if (old := config_of(directory)) is None:
             continue
-        tuning = config.glue_of(variant)
         epochs = tuning.epochs or find_task(task).epochs
         run = dataclasses.replace(tuning.run, seed=seed)
         now = dataclasses.replace(tuning, task=task, epochs=epochs, run=run)
@@ -285,7 +293,6 @@ def check_tuned(config: ExperimentConfig, variant: Variant) -> None:
                 path=directory,
                 field=changed[0].field,
             )
-        check_chosen(choice_of(task, directory), config.sweep, base / "choice" / task)
 
 
 def asked_of(config: ExperimentConfig, variant: Variant) -> list[tuple[str, int]]:

@@ -71,7 +71,7 @@ def _check_field(field: str, name: str, there: Mapping[str, Any], kind: str) -> 
     """Raise InputError unless values of this field make variants."""
     if name in _NOT_SWEPT:
         raise InputError(
-            f"--sweep {field}: the experiment says it of each variant (its directory, model, tasks and seeds)",
+            f"--sweep {field}: the experiment says it of each variant (model, seeds, directory) or of all (tasks)",
             field="--sweep",
         )
     if name not in there and not name.startswith("loss.own."):

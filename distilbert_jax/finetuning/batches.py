@@ -74,8 +74,8 @@ def packings(lengths: np.ndarray, shape: PackedShape) -> Iterator[Packing]:
     """All examples in batches of as few rows as they fit into, those of one row in one batch."""
     row, column, segment = best_fit(lengths, shape.length)
     batch, row = np.divmod(row, shape.rows)
-    for number in range(batch.max() + 1):
-        indices = np.flatnonzero(batch == number)
+    order = np.argsort(batch, kind="stable")
+    for indices in np.split(order, np.flatnonzero(np.diff(batch[order])) + 1):
         yield Packing(indices, row[indices], column[indices], segment[indices])
 
 

@@ -16,15 +16,14 @@ from tokenizers import Tokenizer
 from distilbert_jax.base.hub import locate
 from distilbert_jax.base.progress import progress
 from distilbert_jax.config import DistillConfig, FinetuneConfig, ModelConfig
-from distilbert_jax.errors import InputError, few, warn_once
+from distilbert_jax.errors import InputError, NotFiniteError, few, warn_once
 from distilbert_jax.finetuning import datasets
 from distilbert_jax.finetuning.augment import augmented, check_proposer, load_proposer
-from distilbert_jax.finetuning.batches import PackedShape, Packing
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.kinds import Kind, kind_of
 from distilbert_jax.finetuning.kinds.kind import AT_ONCE
 from distilbert_jax.finetuning.labels import label_order
-from distilbert_jax.finetuning.predictor import predictor
+from distilbert_jax.finetuning.predictor import Outputs
 from distilbert_jax.finetuning.ragged import Ragged
 from distilbert_jax.finetuning.tasks import Task
 from distilbert_jax.models.heads import ModelWithHead, SequenceClassification
@@ -137,32 +136,35 @@ def with_copies(examples: Examples, config: FinetuneConfig, tokenizer: Tokenizer
     return augmented(examples, asked, proposer, tokenizer)
 
 
-def taught(
-    examples: Examples, kind: Kind, teacher: "Teacher", shape: PackedShape, pad_id: int, mesh: Mesh, name: str
-) -> Examples:
+def taught(examples: Examples, kind: Kind, teacher: "Teacher", outputs: Outputs, mesh: Mesh, name: str) -> Examples:
     """Examples with what a teacher's head gives for each.
 
     Args:
-        shape: of the batches in which it is asked.
+        outputs: of the teacher.
         name: of the teacher.
 
     Raises:
         NotFiniteError: an answer is not finite.
     """
-    assert teacher.graphdef is not None
-    done = 0
-    with progress(f"asking {name}", len(examples)) as say:
-
-        def given_to(packing: Packing, outputs: np.ndarray, examples: Examples) -> Sequence[np.ndarray]:
-            nonlocal done
-            say(done := done + len(packing.indices))
-            return (
-                packing.of_tokens(outputs, examples.lengths) if kind.of_tokens else list(packing.of_examples(outputs))
-            )
-
-        ask = predictor(kind, teacher.graphdef, shape, pad_id, mesh, f"distill.teacher = {name}", given_to=given_to)
-        answers = ask(sharding.put(teacher.params, sharding.shardings(teacher.params, mesh)), examples)
-    return dataclasses.replace(examples, taught=Ragged.of(answers) if kind.of_tokens else np.stack(answers))
+    params = sharding.put(teacher.params, sharding.shardings(teacher.params, mesh))
+    lengths, done, answers = examples.lengths, 0, np.empty(0)
+    starts = np.cumsum(lengths) - lengths
+    try:
+        with progress(f"asking {name}", len(examples)) as say:
+            for packing, given in outputs(params, examples, name):
+                if not done:  # now the shape is known
+                    values = int(lengths.sum()) if kind.of_tokens else len(examples)
+                    answers = np.empty((values, *given.shape[2:]), np.float32)
+                if kind.of_tokens:
+                    for index, one in zip(packing.indices, packing.of_tokens(given, lengths), strict=True):
+                        answers[starts[index] : starts[index] + len(one)] = one
+                else:
+                    answers[packing.indices] = packing.of_examples(given)
+                done += len(packing.indices)
+                say(done)
+    except NotFiniteError as error:
+        raise NotFiniteError(f"distill.teacher = {error}", path=name, field="distill.teacher") from None
+    return dataclasses.replace(examples, taught=Ragged.cut(answers, lengths) if kind.of_tokens else answers)
 
 
 def load_model(config: FinetuneConfig, task: Task) -> ModelWithHead:
@@ -293,11 +295,14 @@ def _teachers_order(name: str, teacher: ModelConfig, config: FinetuneConfig, tas
     return order
 
 
-def load_teacher(name: str, config: FinetuneConfig, task: Task, tokenizer: Tokenizer, data: Data) -> Teacher:
+def load_teacher(
+    name: str, config: FinetuneConfig, task: Task, tokenizer: Tokenizer, data: Data, mesh: Mesh
+) -> Teacher:
     """A teacher, its labels in the task's order.
 
     Raises:
-        InputError: it has no head of the task's kind, other labels or another tokenizer, or too few positions.
+        InputError: it has no head of the task's kind, other labels or another tokenizer, or too few positions; the mesh does not
+            divide it.
     """
     kind, run, where = kind_of(task), config.run, f"distill.teacher = {name}"
     teacher = kind.head.from_pretrained(name, dtype=jnp.dtype(run.dtype), activations=run.activations, new_head=False)
@@ -317,4 +322,5 @@ def load_teacher(name: str, config: FinetuneConfig, task: Task, tokenizer: Token
         )
     graphdef, params = split(teacher)
     params = sharding.pad_vocabulary(params if order is None else _in_order(params, order, kind.own))
+    sharding.shardings(params, mesh)
     return Teacher(graphdef, jax.device_get(params), teacher.config)

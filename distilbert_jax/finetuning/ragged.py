@@ -41,6 +41,11 @@ class Ragged(Sequence[np.ndarray]):
         return cls([_Part(np.concatenate(arrays), np.cumsum([0, *map(len, arrays)], dtype=np.int64))])
 
     @classmethod
+    def cut(cls, values: np.ndarray, lengths: np.ndarray) -> Self:
+        """What lies end to end in `values`, not copied."""
+        return cls([_Part(values, np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))])
+
+    @classmethod
     def joined(cls, several: Sequence[Self]) -> Self:
         """All of them, one after the other."""
         return cls(part for one in several for part in one._parts)

@@ -49,7 +49,7 @@ class RunResult:
     batches: Literal["similar lengths", "random"] = (
         "similar lengths"  # what an example shared its batch with; once the former
     )
-    flops: float = 0.0  # of training, with its teacher's forward passes
+    flops: float = 0.0  # of training, with its teacher's forward passes in the steps
     # {file of a submission: fingerprint of the test split that it predicts}
     tested: Mapping[str, str] = field(default_factory=dict)
     diverged: str  # why, or empty

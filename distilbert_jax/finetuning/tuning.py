@@ -18,14 +18,14 @@ from optax import GradientTransformation
 from distilbert_jax.config import FinetuneConfig
 from distilbert_jax.errors import DivergedError, InputError, NotFiniteError
 from distilbert_jax.finetuning import datasets, objective, preparation
-from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, packings, wide_enough
+from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
 from distilbert_jax.finetuning.checkpoints import Run, goes_on
 from distilbert_jax.finetuning.examples import Examples
 from distilbert_jax.finetuning.identity import BATCHES
 from distilbert_jax.finetuning.kinds import kind_of
 from distilbert_jax.finetuning.optimizer import held_of, optimizer_of
 from distilbert_jax.finetuning.predictions import write_predictions
-from distilbert_jax.finetuning.predictor import predictor
+from distilbert_jax.finetuning.predictor import Outputs, packed_outputs, predictor
 from distilbert_jax.finetuning.preparation import NO_TEACHER, Teacher
 from distilbert_jax.finetuning.results import RunResult
 from distilbert_jax.finetuning.tasks import find_task
@@ -93,14 +93,16 @@ class Tuning:
         preparation.check_sizes(config, model, self.tokenizer, self.data)
         self.model_config = model.config
         self.graphdef, _ = split(model)
+        self._teacher = "", NO_TEACHER  # the last one, by its directory, and its answers
+        self._outputs: dict[nnx.GraphDef, Outputs] = {}
         self.train_rows = preparation.weighted(self.data.train, config)
         if config.augment.copies:
             self._load_teacher(config.teacher)  # what is wrong with it is told before copies are made
             self.train_rows = preparation.with_copies(self.data.train, config, self.tokenizer)
+        self._taught = "", self.train_rows
         self.shape = packed_shape(self.train_rows.lengths, config.batch_size)
         devices = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         self.placed_shape = self.shape.for_mesh(devices * config.optimizer.accumulate)
-        self.asked_shape = self.shape.for_mesh(devices)
         self.epochs = config.epochs or self.task.epochs
         self.per_epoch = per_epoch = self._batches(config).batches_per_epoch
         self.stages = [Stage("together", 0, self.epochs * per_epoch)]
@@ -123,23 +125,34 @@ class Tuning:
     def _batches(self, config: FinetuneConfig) -> RandomBatches:
         return RandomBatches(self.train_rows.lengths, config.batch_size, config.run.seed, self.shape)
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 (both end with the runs of a task)
     def _load_teacher(self, name: str) -> Teacher:
-        if not name:
-            return NO_TEACHER
-        return preparation.load_teacher(name, self.config, self.task, self.tokenizer, self.data)
+        if name != self._teacher[0]:
+            self._teacher = "", NO_TEACHER
+            teacher = preparation.load_teacher(name, self.config, self.task, self.tokenizer, self.data, self.mesh)
+            self._teacher = name, teacher
+        return self._teacher[1]
 
-    @functools.lru_cache(maxsize=1)  # noqa: B019 (as above)
     def _taught_rows(self, name: str) -> Examples:
         """The rows to train on with the teacher's answers to them."""
-        teacher, mesh = self._load_teacher(name), self.mesh
-        return preparation.taught(self.train_rows, self.kind, teacher, self.asked_shape, self.pad_id, mesh, name)
+        if name != self._taught[0]:
+            self._taught = "", self.train_rows
+            teacher = self._load_teacher(name)
+            graphdef = teacher.graphdef
+            assert graphdef is not None, "who asks has a teacher"
+            if graphdef not in self._outputs:
+                self._outputs[graphdef] = packed_outputs(self.kind, graphdef, self.shape, self.pad_id, self.mesh)
+            outputs = self._outputs[graphdef]
+            self._taught = name, preparation.taught(self.train_rows, self.kind, teacher, outputs, self.mesh, name)
+        return self._taught[1]
 
     def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[RunResult]:
         """Train these runs, side by side when there is more than one, from where they were interrupted, and score them: the results
         of `finetune_seeds`."""
-        teacher = self._load_teacher(shared_teacher(configs))
+        name = shared_teacher(configs)
+        teacher = self._load_teacher(name)
         started, why = time.perf_counter(), {}
+        if any(objective.asks_once(self.config.distill, stage.learned) for stage in self.stages):
+            self._taught_rows(name)  # what is wrong with its answers is told before anything is trained
         with goes_on(configs, directories, self.steps, why) as runs:
             self._announce(runs)
             try:
@@ -293,23 +306,15 @@ class Tuning:
             whole = rows[0] if len(rows) == 1 else {name: np.stack([row[name] for row in rows]) for name in rows[0]}
             yield sharding.put(whole, where)
 
-    @functools.cached_property
-    def _batches_asked(self) -> int:
-        """In how many batches a teacher is asked for all rows."""
-        return sum(1 for _ in packings(self.train_rows.lengths, self.asked_shape))
-
     def _flops(self, teacher: Teacher) -> float:
-        """FLOPs of a run's steps, and of asking its teacher, who answers for several seeds at once. Where layers alone are learned,
-        nothing above them is computed."""
+        """FLOPs of a run's steps. Where layers alone are learned, nothing above them is computed."""
         rows, length, total = self.placed_shape.rows, self.placed_shape.length, 0.0
         for stage in self.stages:
             reads = None
             if stage.learned == "layers" and teacher.config:
                 reads = all_reads(objective.layer_terms(self.config.distill), self.model_config, teacher.config)
-            taught_by, frozen = teacher.config, self.config.freeze == "encoder"
-            if taught_by and objective.asks_once(self.config.distill, stage.learned):
-                total += self._batches_asked * cost.tuning_flops(taught_by, self.asked_shape.rows, length, frozen=True)
-                taught_by = None
+            asked, frozen = objective.asks_once(self.config.distill, stage.learned), self.config.freeze == "encoder"
+            taught_by = None if asked else teacher.config
             step = cost.tuning_flops(self.model_config, rows, length, taught_by, reads, frozen=frozen)
             total += (stage.stop - stage.start) * step
         return total

@@ -146,9 +146,11 @@ class Finetuning:
         return self.config.optimizer.accumulate
 
     @property
-    def stage(self) -> Literal["together", "layers"]:
-        """What a step learns; of two kinds of steps those of layers are meant, which cost more."""
-        return "layers" if self.config.distill.layer_epochs else "together"
+    def stage(self) -> Literal["together", "layers", "answers"]:
+        """What a step learns; of two kinds of steps it is one of those that cost more."""
+        if not (self.teacher and self.config.distill.layer_epochs):
+            return "together"
+        return "layers" if self._flops_of("layers") > self._flops_of("answers") else "answers"
 
     @property
     def asks_once(self) -> bool:
@@ -159,12 +161,12 @@ class Finetuning:
 
     @property
     def models(self) -> str:
-        layers = counted(self.config.distill.layer_epochs, "epoch") if self.config.distill.layer_epochs else ""
-        beside = (
-            f"; {layers} of layers alone: of answers a step is taken to cost as much, and costs less" if layers else ""
-        )
+        beside = ""
+        if layers := self.config.distill.layer_epochs:
+            alike = f"every step is taken to cost what one of {self.stage} does, which costs more"
+            beside = f"; {counted(layers, 'epoch')} of layers alone: {alike}"
         if self.asks_once:
-            beside = "; the teacher is asked once, before the first step, and that pass is not counted"
+            beside += "; the teacher is asked for answers once, before the first step, and that pass is not counted"
         return _described(self.model, self.teacher, self.dtype) + beside
 
     @property
@@ -173,10 +175,17 @@ class Finetuning:
 
     def flops(self) -> float:
         """Of a step of all seeds over all devices."""
-        from distilbert_jax.training.cost import tuning_flops
+        return self.seeds * self._flops_of(self.stage)
 
-        frozen, teacher = self.config.freeze == "encoder", None if self.asks_once else self.teacher
-        return self.seeds * tuning_flops(self.model, self.rows, self.length, teacher, frozen=frozen)
+    def _flops_of(self, stage: Literal["together", "layers", "answers"]) -> float:
+        from distilbert_jax.finetuning.objective import asks_once, layer_terms
+        from distilbert_jax.training.cost import tuning_flops
+        from distilbert_jax.training.terms import all_reads
+
+        distill, frozen = self.config.distill, self.config.freeze == "encoder"
+        teacher = None if self.teacher and asks_once(distill, stage) else self.teacher
+        reads = all_reads(layer_terms(distill), self.model, teacher) if teacher and stage == "layers" else None
+        return tuning_flops(self.model, self.rows, self.length, teacher, reads, frozen=frozen)
 
 
 @dataclass(frozen=True, kw_only=True)

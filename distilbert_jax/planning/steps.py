@@ -32,7 +32,7 @@ from distilbert_jax.pretraining.setup import head_of, held_of, new_projections, 
 from distilbert_jax.pretraining.together import company
 from distilbert_jax.text.tokenizer import stack
 from distilbert_jax.training import sharding, terms
-from distilbert_jax.training.projections import draw_projections, of_model
+from distilbert_jax.training.projections import draw_projections
 from distilbert_jax.training.step import first_state, make_step_together, make_train_step
 
 _MASK_ID = 103  # any will do
@@ -100,9 +100,9 @@ def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
         teacher_graphdef, frozen = _abstract(kind.head, teacher, dtype, activations)
         asked = layer_terms(config.distill)
         terms.check_terms(asked, 0, run.model, teacher)
-        params |= jax.eval_shape(lambda: draw_projections(asked, run.model, teacher, config.run.seed))
-    stage = run.stage
-    objective = supervised(kind, graphdef, teacher_graphdef, config.distill, dtype=jnp.dtype(dtype), stage=stage)
+        if run.stage != "answers":
+            params |= jax.eval_shape(lambda: draw_projections(asked, run.model, teacher, config.run.seed))
+    objective = supervised(kind, graphdef, teacher_graphdef, config.distill, dtype=jnp.dtype(dtype), stage=run.stage)
     optimizer = tuning_optimizer.optimizer_of(config, params, run.model.num_hidden_layers, run.steps)
     held, several = tuning_optimizer.held_of(config, params), run.seeds > 1
     state = jax.eval_shape(lambda params: first_state(params, optimizer, config.run.seed), params)
@@ -112,7 +112,7 @@ def _finetuning(run: Finetuning, mesh: Mesh) -> Step:
     packed: dict[str, Any] = example.packed(Packing(place, place, place, place + 1), shape, 0)
     if run.asks_once:
         answers = lambda params, batch: outputs_of(kind, merge(graphdef, params), batch, None)
-        packed["taught"], frozen = jax.eval_shape(answers, of_model(params), packed), {}
+        packed["taught"], frozen = jax.eval_shape(answers, params, packed), {}
     seeds = lambda array: jax.ShapeDtypeStruct((run.seeds,) * several + array.shape, array.dtype)
     state, batch = jax.tree.map(seeds, state), {name: seeds(array) for name, array in packed.items()}
     accumulate = config.optimizer.accumulate

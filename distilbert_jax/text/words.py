@@ -52,7 +52,7 @@ def word_rows(
                 f"sentence {number} is a {type(sentence).__name__} ({sentence!r:.60}); expected a list of words",
                 row=number,
             )
-        if not sentence:
+        if not len(sentence):
             raise InputError(f"sentence {number} has no words", row=number)
         for word in sentence:
             check_text(word, f"sentence {number}: a word")

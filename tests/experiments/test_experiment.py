@@ -266,11 +266,20 @@ def test_what_lies_there_is_compared_with_the_config_at_every_stage(world, prepa
         for stage in ("glue", "report"):
             refused(
                 lambda stage=stage: ask(stage),
-                by="experiments.experiment.check_tuned",
+                by="experiments.experiment.check_settings",
                 path="encoder/glue/sst2-0",
                 field=field,
             )
     file.write_text(to_json(tuning))
+    tried = [{"learning_rate": rate, "score": 50.0} for rate in (5e-3, 1e-3)]
+    choice = {"runs": 2, "chosen": {"learning_rate": 5e-3}, "settings": tried, "seeds": [0]}
+    place = tmp_path / "toy/encoder/glue/choice/sst2"
+    place.mkdir(parents=True)
+    write_json(place / "choice.json", choice)
+    config, narrow = change(config, sweep__learning_rate=(5e-3, 1e-3, 2e-2)), config
+    ask("glue")  # chooses again
+    refused(lambda: ask("report"), by="glue.sweep.check_chosen", path="choice/sst2", field="sweep")
+    config = narrow
     shutil.rmtree(tmp_path / "encoder")
     BertModel(BERT, rngs=nnx.Rngs(6)).save_pretrained(tmp_path / "encoder", load_tokenizer(world.tokenizer))
     for stage in ("glue", "report"):

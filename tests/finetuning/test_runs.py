@@ -705,7 +705,8 @@ def test_a_teacher_whose_answers_are_not_finite_is_refused(folder, tuned, tmp_pa
     model.classifier.kernel[...] = 3e38 * jnp.sign(model.classifier.kernel[...])
     model.save_pretrained(tmp_path / "teacher", load_tokenizer(folder / "student"))
     config = tuning(folder, tmp_path / "run", distill__teacher=str(tmp_path / "teacher"), epochs=1)
-    refused(lambda: tune(config), "distill.teacher", by="models.ranges.check_finite", path="teacher")
+    refused(lambda: tune(config), by="finetuning.preparation.taught", path="teacher", field="distill.teacher")
+    assert not (tmp_path / "run/metrics.jsonl").exists()
 
 
 def relabelled(source, directory, labels, order=(0, 1)):

@@ -12,6 +12,7 @@ from distilbert_jax.config import (
     AugmentConfig,
     DataConfig,
     DistillConfig,
+    EmbeddingsConfig,
     FinetuneConfig,
     HiddenConfig,
     ModelConfig,
@@ -286,13 +287,15 @@ def test_fine_tuning_on_data_at_hand_is_planned_in_its_packed_shape(world, monke
 def test_a_teacher_s_pass_is_counted_and_has_the_labels_of_the_task():
     alone = run_of(TUNING)
     of = lambda **distill: run_of(dataclasses.replace(TUNING, distill=DistillConfig("bert-base-uncased", **distill)))
-    taught, layers, first = of(), of(hidden=HiddenConfig(1.0)), of(hidden=HiddenConfig(1.0), layer_epochs=1)
+    taught, layers = of(), of(hidden=HiddenConfig(1.0))
+    first, low = of(hidden=HiddenConfig(1.0), layer_epochs=1), of(embeddings=EmbeddingsConfig(1.0), layer_epochs=1)
     assert taught.teacher.num_hidden_layers == 12
     assert layers.flops() == first.flops() > 1.6 * alone.flops()
-    assert taught.flops() == alone.flops()
-    assert [one.asks_once for one in (alone, taught, layers, first)] == [False, True, False, False]
-    assert "asked once" in taught.models
-    assert "asked once" not in layers.models + first.models
+    assert taught.flops() == low.flops() == alone.flops()
+    assert [one.stage for one in (alone, taught, layers, first, low)] == [*3 * ["together"], "layers", "answers"]
+    assert [one.asks_once for one in (alone, taught, layers, first, low)] == [False, True, False, False, True]
+    assert all("asked for answers once" in one.models for one in (taught, low))
+    assert "asked for" not in layers.models + first.models
 
 
 def test_copies_of_rows_and_epochs_of_layers_are_planned_too():
