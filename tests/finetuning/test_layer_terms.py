@@ -171,8 +171,8 @@ def test_layers_come_first_and_then_answers_where_layers_have_epochs_of_their_ow
     assert max(rates[:10]) == max(rates[10:]) == pytest.approx(1e-3), "each stage warms up and decays"
     assert sum(entry["examples"] for entry in first) == 2 * 40
     rows, length, _ = Tuning(config).placed_shape
-    passes = 3 * forward_flops(STUDENT, length, 0.0) + forward_flops(WIDER, length, 0.0)
-    assert result.flops == pytest.approx(15 * rows * length * passes)
+    student, teacher = (forward_flops(one, length, 0.0) for one in (STUDENT, WIDER))
+    assert result.flops == pytest.approx(rows * length * (15 * 3 * student + 10 * teacher)), "asked once for answers"
     card = (tmp_path / "0/model/README.md").read_text()
     assert "2 epochs of layers and then 1 epoch, 15 steps" in card
     assert "(1 − α) · labels + α · teacher + " in card

@@ -11,7 +11,7 @@ from distilbert_jax.finetuning import objective
 from distilbert_jax.finetuning.batches import RandomBatches, packed_shape, wide_enough
 from distilbert_jax.finetuning.kinds import KINDS
 from distilbert_jax.finetuning.kinds.sentences import SentenceExamples
-from distilbert_jax.finetuning.predictor import predictor
+from distilbert_jax.finetuning.predictor import packed_outputs, predictor
 from distilbert_jax.finetuning.preparation import Teacher, taught
 from distilbert_jax.models import SequenceClassification
 from distilbert_jax.models.params import merge, split
@@ -67,8 +67,9 @@ def packed(examples):
 
 def asked(kind, examples, teacher):
     """Examples with what a teacher says of them."""
-    given, shape = Teacher(*split(teacher), teacher.config), packed_shape(examples.lengths, SIZE)
-    return taught(examples, kind, given, shape, 0, sharding.make_mesh(MeshConfig()), "x")
+    given, mesh = Teacher(*split(teacher), teacher.config), sharding.make_mesh(MeshConfig())
+    outputs = packed_outputs(kind, given.graphdef, packed_shape(examples.lengths, SIZE), 0, mesh)
+    return taught(examples, kind, given, outputs, mesh, "x")
 
 
 @pytest.mark.parametrize("labels", [1, 3])
