@@ -101,8 +101,8 @@ class Tuning:
             self.train_rows = preparation.with_copies(self.data.train, config, self.tokenizer)
         self._taught = "", self.train_rows
         self.shape = packed_shape(self.train_rows.lengths, config.batch_size)
-        devices = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        self.placed_shape = self.shape.for_mesh(devices * config.optimizer.accumulate)
+        shared_by = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * config.optimizer.accumulate
+        self.placed_shape = self.shape.for_mesh(shared_by)
         self.epochs = config.epochs or self.task.epochs
         self.per_epoch = per_epoch = self._batches(config).batches_per_epoch
         self.stages = [Stage("together", 0, self.epochs * per_epoch)]
@@ -132,8 +132,8 @@ class Tuning:
             self._teacher = name, teacher
         return self._teacher[1]
 
-    def _taught_rows(self, name: str) -> Examples:
-        """The rows to train on with the teacher's answers to them."""
+    def _ask(self, name: str) -> None:
+        """Let `_taught` be the rows to train on with this teacher's answers to them."""
         if name != self._taught[0]:
             self._taught = "", self.train_rows
             teacher = self._load_teacher(name)
@@ -143,7 +143,6 @@ class Tuning:
                 self._outputs[graphdef] = packed_outputs(self.kind, graphdef, self.shape, self.pad_id, self.mesh)
             outputs = self._outputs[graphdef]
             self._taught = name, preparation.taught(self.train_rows, self.kind, teacher, outputs, self.mesh, name)
-        return self._taught[1]
 
     def train(self, configs: Sequence[FinetuneConfig], directories: Sequence[Path]) -> list[RunResult]:
         """Train these runs, side by side when there is more than one, from where they were interrupted, and score them: the results
@@ -152,7 +151,7 @@ class Tuning:
         teacher = self._load_teacher(name)
         started, why = time.perf_counter(), {}
         if any(objective.asks_once(self.config.distill, stage.learned) for stage in self.stages):
-            self._taught_rows(name)  # what is wrong with its answers is told before anything is trained
+            self._ask(name)  # what is wrong with its answers is told before anything is trained
         with goes_on(configs, directories, self.steps, why) as runs:
             self._announce(runs)
             try:
@@ -204,7 +203,7 @@ class Tuning:
         """
         config, several, steps = self.config, len(runs) > 1, stage.stop - stage.start
         asked = objective.asks_once(config.distill, stage.learned)
-        rows = self._taught_rows(shared_teacher([one.config for one in runs])) if asked else self.train_rows
+        rows = self._taught[1] if asked else self.train_rows
         frozen: Params = {} if asked else sharding.put(teacher.params, sharding.shardings(teacher.params, self.mesh))
         optimizer = optimizer_of(config, params[0], self.model_config.num_hidden_layers, steps)
         rate = schedule(config.optimizer, steps)

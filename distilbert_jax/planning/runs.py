@@ -162,7 +162,7 @@ class Finetuning:
     @property
     def models(self) -> str:
         beside = ""
-        if layers := self.config.distill.layer_epochs:
+        if (layers := self.config.distill.layer_epochs) and self.stage != "together":
             alike = f"every step is taken to cost what one of {self.stage} does, which costs more"
             beside = f"; {counted(layers, 'epoch')} of layers alone: {alike}"
         if self.asks_once:
